@@ -1,0 +1,31 @@
+"""The exceptions that users see. Each message names the operation, the operands and the user's own line."""
+
+from __future__ import annotations
+
+
+class DlcError(Exception):
+    """Base of every error that dlc raises on purpose."""
+
+
+class ShapeError(DlcError, ValueError):
+    """Operand shapes that do not fit the operation."""
+
+
+class DTypeError(DlcError, TypeError):
+    """Operand dtypes that do not fit the operation."""
+
+
+class IndexOutOfRange(DlcError, IndexError):
+    """A concrete index outside its axis."""
+
+
+class TraceError(DlcError, RuntimeError):
+    """A traced value used where only a concrete one can be: `if`, `item()`, or after its trace has ended."""
+
+
+class VerifyError(DlcError):
+    """An IR that breaks its own rules: a bug in a pass, named with the pass and the node."""
+
+
+class ParseError(DlcError, ValueError):
+    """Text that is not valid IR; names the line."""

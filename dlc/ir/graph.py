@@ -1,0 +1,213 @@
+"""The Graph IR: immutable, hash-consed nodes over whole tensors.
+
+A `Node` is one operation on tensors. Nodes are unique: building the same operation on the same inputs twice gives the
+same object, so common subexpressions never exist. `loc` (the user's source line) is not part of a node's identity.
+Leaves are `param` nodes, each with an identity of its own. A `Graph` names the parameters and the outputs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from dlc.ir.dtypes import DType
+
+
+class Loc(NamedTuple):
+    """A line of the user's program."""
+
+    file: str
+    line: int
+    function: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class TensorType(NamedTuple):
+    """Element type and static shape."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def __str__(self) -> str:
+        return f"{self.dtype.short}[{','.join(map(str, self.shape))}]"
+
+
+class Node:
+    """One operation. `type` is a TensorType, or a tuple of them for operations with several results (see `item`)."""
+
+    __slots__ = ("op", "inputs", "attrs", "type", "loc", "data", "serial", "__weakref__")
+
+    op: str
+    inputs: tuple[Node, ...]
+    attrs: dict[str, Any]
+    type: Any
+    loc: Loc | None
+    data: Any  # payload of a param outside any graph (the frontend's buffer or cell); never part of the IR
+    serial: int  # creation order: inputs always have smaller numbers
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.type.shape)
+
+    def __repr__(self) -> str:
+        return f"<{self.op} {self.type}>"
+
+    def __reduce__(self):
+        raise TypeError("Graph IR nodes are not picklable; print and parse the graph instead")
+
+
+_table: weakref.WeakValueDictionary[tuple, Node] = weakref.WeakValueDictionary()
+_serials = itertools.count()
+
+
+def _key_of(value: Any) -> Any:
+    # 1 == 1.0 == True and 0.0 == -0.0 in Python, but they are different attributes
+    if type(value) is float:
+        return ("float", repr(value))
+    if type(value) is bool:
+        return ("bool", value)
+    if type(value) is tuple:
+        return tuple(map(_key_of, value))
+    return value
+
+
+def make(op: str, inputs: Sequence[Node] = (), loc: Loc | None = None, **attrs: Any) -> Node:
+    """The node `op(inputs, **attrs)`; its type comes from the operation's row. Raises ShapeError or DTypeError."""
+    inputs = tuple(inputs)
+    key = (op, tuple(map(id, inputs)), tuple((k, _key_of(attrs[k])) for k in sorted(attrs)))
+    node = _table.get(key)
+    if node is not None:
+        return node
+    from dlc.ir.ops import OPS  # the table needs Node; one import at first use breaks the circle
+
+    node = Node()
+    node.op, node.inputs, node.attrs, node.loc, node.data = op, inputs, attrs, loc, None
+    node.type = OPS[op].infer(tuple(i.type for i in inputs), attrs)
+    node.serial = next(_serials)
+    _table[key] = node
+    return node
+
+
+def param(type: TensorType, name: str = "", loc: Loc | None = None, data: Any = None) -> Node:
+    """A new leaf with an identity of its own."""
+    node = Node()
+    node.op, node.inputs, node.type, node.loc, node.data = "param", (), type, loc, data
+    node.attrs = {"name": name}
+    node.serial = next(_serials)
+    return node
+
+
+_unique = itertools.count()
+
+
+def unique() -> int:
+    """A number never given before: makes a `tag` or `barrier` node distinct from all others."""
+    return next(_unique)
+
+
+class Graph:
+    """A function from `params` to `outputs`. Every leaf reached from the outputs is in `params`."""
+
+    __slots__ = ("params", "outputs", "name", "__weakref__")
+
+    def __init__(self, params: Sequence[Node], outputs: Sequence[Node], name: str = "main"):
+        self.params = tuple(params)
+        self.outputs = tuple(outputs)
+        self.name = name
+
+    def nodes(self) -> list[Node]:
+        """All nodes the outputs need, inputs first, in a deterministic order."""
+        return topological(self.outputs)
+
+    def __repr__(self) -> str:
+        from dlc.ir.graph_text import print_graph
+
+        return print_graph(self)
+
+
+def topological(roots: Iterable[Node], stop: Callable[[Node], bool] | None = None) -> list[Node]:
+    """Nodes reachable from `roots`, inputs before users. Nodes for which `stop` holds are listed but not entered."""
+    out: list[Node] = []
+    seen: set[int] = set()
+    stack: list[tuple[Node, bool]] = [(r, False) for r in reversed(list(roots))]
+    while stack:
+        node, entered = stack.pop()
+        if entered:
+            out.append(node)
+            continue
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        stack.append((node, True))
+        if stop is None or not stop(node):
+            stack.extend((i, False) for i in reversed(node.inputs) if id(i) not in seen)
+    return out
+
+
+def substitute(roots: Sequence[Node], mapping: dict[Node, Node]) -> list[Node]:
+    """`roots` rebuilt with the nodes of `mapping` replaced. Sub-graphs in attributes are closed and stay as they are."""
+    done: dict[Node, Node] = dict(mapping)
+    for node in topological(roots, stop=lambda n: n in mapping):
+        if node not in done:
+            ins = [done[i] for i in node.inputs]
+            same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
+            done[node] = node if same else make(node.op, ins, node.loc, **node.attrs)
+    return [done[r] for r in roots]
+
+
+def inline(graph: Graph, args: Sequence[Node]) -> list[Node]:
+    """The outputs of `graph` applied to `args`."""
+    return substitute(graph.outputs, dict(zip(graph.params, args, strict=True)))
+
+
+def rewrite(graph: Graph, rule: Callable[[Node, tuple[Node, ...]], Node | None]) -> Graph:
+    """One walk, inputs first: `rule(node, new_inputs)` gives the replacement, or None to rebuild the node as it is."""
+    done: dict[Node, Node] = {p: p for p in graph.params}
+    for node in graph.nodes():
+        if node in done:
+            continue
+        ins = tuple(done[i] for i in node.inputs)
+        new = rule(node, ins)
+        if new is None:
+            same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
+            new = node if same else make(node.op, ins, node.loc, **node.attrs)
+        done[node] = new
+    return Graph(graph.params, [done[o] for o in graph.outputs], graph.name)
+
+
+def structure(graph: Graph) -> tuple:
+    """A hashable description of the graph up to the identity of its nodes: equal for equal programs."""
+    number: dict[Node, int] = {p: i for i, p in enumerate(graph.params)}
+    rows: list[tuple] = [(p.type,) for p in graph.params]
+    for node in graph.nodes():
+        if node in number:
+            continue
+        attrs = tuple(
+            (k, structure(v) if isinstance(v, Graph) else _key_of(v))
+            for k, v in sorted(node.attrs.items())
+            if k != "uid"
+        )
+        rows.append((node.op, tuple(number[i] for i in node.inputs), attrs, node.type))
+        number[node] = len(number)
+    return (len(graph.params), tuple(rows), tuple(number[o] for o in graph.outputs))
