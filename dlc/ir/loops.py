@@ -1,0 +1,369 @@
+"""The Loop IR: one small language for every kernel on every target.
+
+A kernel is a list of buffers and one statement. Expressions are pure and hash-consed, so an equal subexpression is the
+same object and is computed once where its axes allow. Everything a kernel does to memory is a `Store`.
+
+Expressions (`Expr.op`; `dtype` is the result's):
+    const(value)            axis(name, extent)      a loop variable, int64, 0 <= axis < extent
+    load(buffer; index..., [predicate])             0 where the predicate is false; then the address is not touched
+    any row of ir/scalar.py, and
+    cast(x)  bitcast(x)  select(c, a, b)  fma(a, b, c)
+
+Statements:
+    Seq(body...)            in order
+    For(axis, extent, body, kind, lanes)
+        serial      in order
+        unroll      in order, extent is a constant and every copy is written out
+        vector      `lanes` iterations at a time, the last group masked; iterations must be independent, except that a
+                    combining Store to a place that does not depend on the axis folds the lanes (horizontal reduction)
+        parallel    iterations may run at the same time on different threads; outermost only, one per kernel
+        grid, warp, lane, pipeline    the GPU's kinds
+    If(cond, then, other)   under a vector axis the condition may differ by lane: it then masks the stores inside
+    Alloc(buffer)           a buffer that lives until the enclosing Seq ends; contents undefined at first
+    Store(buffer, index, value, combine, predicate)
+                            combine: None to overwrite, or a scalar op (add mul max min and or): b = op(b, value)
+    Sync()                  all threads of a block (GPU)
+
+Buffers: `global` ones are the kernel's parameters, addressed by one flat element offset. `shared` (scratch of one
+parallel iteration: a CPU thread's stack, a GPU block's shared memory) and `reg` have a shape and as many indices as
+axes, row-major. Every index of a `reg` buffer is a constant, an unrolled axis, or a vector axis that walks one whole
+dimension of extent `lanes` by itself: so a target can keep it in registers. A vector load across the rows of a reg
+tile is a register transpose.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dlc.ir import dtypes
+from dlc.ir.dtypes import DType
+from dlc.ir.graph import Loc
+from dlc.ir.scalar import SCALAR_OPS
+
+KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")
+SPACES = ("global", "shared", "reg")
+COMBINES = ("add", "mul", "max", "min", "and", "or")
+
+
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """Typed memory. `shape` counts elements; a global buffer is flat, of extent size."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    space: str = "global"
+    note: str = ""  # what it holds, for the dump: '%x f32[100,784]'
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+class Expr:
+    """A pure scalar expression (a vector of them under a vector axis)."""
+
+    __slots__ = ("op", "args", "attr", "dtype", "axes", "__weakref__")
+
+    op: str
+    args: tuple[Expr, ...]
+    attr: Any  # const: value; axis: (name, extent, uid); load: Buffer
+    dtype: DType
+    axes: frozenset[Expr]  # the axes it depends on
+
+    def __repr__(self) -> str:
+        from dlc.ir.loops_text import print_expr
+
+        return print_expr(self)
+
+    # arithmetic for writing index expressions and kernels by hand
+    def __add__(self, other: Expr | int) -> Expr:
+        return binary("add", self, other)
+
+    def __radd__(self, other: int) -> Expr:
+        return binary("add", other, self)
+
+    def __sub__(self, other: Expr | int) -> Expr:
+        return binary("sub", self, other)
+
+    def __rsub__(self, other: int) -> Expr:
+        return binary("sub", other, self)
+
+    def __mul__(self, other: Expr | int) -> Expr:
+        return binary("mul", self, other)
+
+    def __rmul__(self, other: int) -> Expr:
+        return binary("mul", other, self)
+
+    def __floordiv__(self, other: Expr | int) -> Expr:
+        return binary("floordiv", self, other)
+
+    def __mod__(self, other: Expr | int) -> Expr:
+        return binary("mod", self, other)
+
+    def __lt__(self, other: Expr | int) -> Expr:
+        return binary("lt", self, other)
+
+    def __le__(self, other: Expr | int) -> Expr:
+        return binary("le", self, other)
+
+
+_table: weakref.WeakValueDictionary[tuple, Expr] = weakref.WeakValueDictionary()
+
+
+def _make(op: str, args: tuple[Expr, ...], attr: Any, dtype: DType) -> Expr:
+    key_attr = (type(attr), repr(attr)) if op == "const" else id(attr) if op == "load" else attr
+    key = (op, tuple(map(id, args)), key_attr, dtype)
+    expr = _table.get(key)
+    if expr is None:
+        expr = Expr()
+        expr.op, expr.args, expr.attr, expr.dtype = op, args, attr, dtype
+        if op == "axis":
+            expr.axes = frozenset((expr,))
+        elif len(args) == 1:
+            expr.axes = args[0].axes
+        else:
+            expr.axes = frozenset().union(*(a.axes for a in args))
+        _table[key] = expr
+    return expr
+
+
+def const(value: Any, dtype: DType = dtypes.int64) -> Expr:
+    value = float(value) if dtype.is_float else bool(value) if dtype.is_bool else int(value)
+    return _make("const", (), value, dtype)
+
+
+_axis_serial = iter(range(1 << 62))
+
+
+def axis(name: str, extent: int) -> Expr:
+    """A new loop variable with 0 <= value < extent, distinct from all others of the same name."""
+    return _make("axis", (), (name, int(extent), next(_axis_serial)), dtypes.int64)
+
+
+def load(buffer: Buffer, *index: Expr | int, predicate: Expr | None = None) -> Expr:
+    args = tuple(as_expr(i) for i in index)
+    assert len(args) == len(buffer.shape), (buffer.name, len(args), buffer.shape)
+    return _make("load", args if predicate is None else (*args, predicate), buffer, buffer.dtype)
+
+
+def load_parts(expr: Expr) -> tuple[Buffer, tuple[Expr, ...], Expr | None]:
+    """(buffer, indices, predicate or None) of a load."""
+    n = len(expr.attr.shape)
+    return expr.attr, expr.args[:n], expr.args[n] if len(expr.args) > n else None
+
+
+def op(name: str, *args: Expr, dtype: DType | None = None) -> Expr:
+    """A scalar operation; `dtype` only for cast and bitcast. No simplification: see `passes/index_math.py`."""
+    if name in ("cast", "bitcast"):
+        if args[0].dtype is dtype:
+            return args[0]
+        result = dtype
+    elif name == "select":
+        result = args[1].dtype
+    elif name == "fma":
+        result = args[0].dtype
+    else:
+        row = SCALAR_OPS[name]
+        result = args[0].dtype if row.result == "same" else dtypes.by_name(row.result)
+    return _make(name, args, None, result)
+
+
+def cast(x: Expr, dtype: DType) -> Expr:
+    return op("cast", x, dtype=dtype)
+
+
+def as_expr(value: Expr | int) -> Expr:
+    return value if isinstance(value, Expr) else const(value)
+
+
+def binary(name: str, a: Expr | float, b: Expr | float) -> Expr:
+    """`op` that turns a Python number into a constant of the other operand's type."""
+    if not isinstance(a, Expr):
+        a = const(a, b.dtype)
+    if not isinstance(b, Expr):
+        b = const(b, a.dtype)
+    return op(name, a, b)
+
+
+class Stmt:
+    """Base of the statements."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Seq(Stmt):
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class For(Stmt):
+    axis: Expr
+    extent: Expr  # usually a constant; at most the axis' own extent
+    body: Stmt
+    kind: str = "serial"
+    lanes: int = 0  # for vector loops
+
+
+@dataclass(frozen=True, eq=False)
+class If(Stmt):
+    cond: Expr
+    then: Stmt
+    other: Stmt | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Alloc(Stmt):
+    buffer: Buffer
+
+
+@dataclass(frozen=True, eq=False)
+class Store(Stmt):
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    value: Expr
+    combine: str | None = None
+    predicate: Expr | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sync(Stmt):
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One generated function. `params` are global buffers in argument order; those in `writes` are written.
+
+    `tasks` is the extent of the parallel loop (1 without one), `grain` how many tasks a thread takes at a time.
+    """
+
+    name: str
+    params: tuple[Buffer, ...]
+    writes: frozenset[Buffer]
+    body: Stmt
+    schedule: Any = None
+    locs: tuple[Loc, ...] = ()
+    flops: int = 0
+    bytes: int = 0
+    meta: dict = field(default_factory=dict)
+
+    @property
+    def parallel(self) -> For | None:
+        """The outermost parallel loop, if any."""
+        stmt = self.body
+        while isinstance(stmt, Seq) and len(stmt.body) == 1:
+            stmt = stmt.body[0]
+        return stmt if isinstance(stmt, For) and stmt.kind == "parallel" else None
+
+    @property
+    def tasks(self) -> int:
+        loop = self.parallel
+        return loop.extent.attr if loop is not None else 1
+
+
+def seq(*stmts: Stmt) -> Stmt:
+    """A Seq with nested Seqs flattened; one statement stands for itself. (A Seq with an Alloc keeps its scope.)"""
+    flat: list[Stmt] = []
+    for s in stmts:
+        if isinstance(s, Seq) and not any(isinstance(x, Alloc) for x in s.body):
+            flat.extend(s.body)
+        else:
+            flat.append(s)
+    return flat[0] if len(flat) == 1 else Seq(tuple(flat))
+
+
+def loop(axis_: Expr, body: Stmt, kind: str = "serial", extent: Expr | int | None = None, lanes: int = 0) -> For:
+    """A For over the whole axis, or over `extent` of it."""
+    return For(axis_, as_expr(axis_.attr[1] if extent is None else extent), body, kind, lanes)
+
+
+def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, combine: str | None = None,
+          predicate: Expr | None = None) -> Store:
+    return Store(buffer, tuple(as_expr(i) for i in index), value, combine, predicate)
+
+
+def children(stmt: Stmt) -> tuple[Stmt, ...]:
+    if isinstance(stmt, Seq):
+        return stmt.body
+    if isinstance(stmt, For):
+        return (stmt.body,)
+    if isinstance(stmt, If):
+        return (stmt.then,) if stmt.other is None else (stmt.then, stmt.other)
+    return ()
+
+
+def walk(stmt: Stmt) -> Iterator[Stmt]:
+    """All statements, outermost first."""
+    yield stmt
+    for child in children(stmt):
+        yield from walk(child)
+
+
+def exprs(stmt: Stmt) -> tuple[Expr, ...]:
+    """The expressions that stand directly in one statement."""
+    if isinstance(stmt, For):
+        return (stmt.extent,)
+    if isinstance(stmt, If):
+        return (stmt.cond,)
+    if isinstance(stmt, Store):
+        return (*stmt.index, stmt.value) if stmt.predicate is None else (*stmt.index, stmt.value, stmt.predicate)
+    return ()
+
+
+def map_expr(expr: Expr, rule: Callable[[Expr, tuple[Expr, ...]], Expr | None], memo: dict[Expr, Expr]) -> Expr:
+    """Rebuild an expression inside out: `rule(old, new_args)` gives a replacement or None to keep the operation."""
+    stack = [expr]
+    while stack:
+        e = stack[-1]
+        if e in memo:
+            stack.pop()
+            continue
+        missing = [a for a in e.args if a not in memo]
+        if missing:
+            stack.extend(missing)
+            continue
+        stack.pop()
+        args = tuple(memo[a] for a in e.args)
+        new = rule(e, args)
+        if new is None:
+            same = all(a is b for a, b in zip(args, e.args, strict=True))
+            new = e if same else _make(e.op, args, e.attr, e.dtype)
+        memo[e] = new
+    return memo[expr]
+
+
+def map_stmt(stmt: Stmt, expr: Callable[[Expr], Expr], rule: Callable[[Stmt], Stmt | None] | None = None) -> Stmt:
+    """Rebuild a statement with every expression mapped; `rule(rebuilt)` may replace a statement on the way up."""
+    if isinstance(stmt, Seq):
+        new: Stmt = Seq(tuple(map_stmt(s, expr, rule) for s in stmt.body))
+    elif isinstance(stmt, For):
+        new = For(expr(stmt.axis), expr(stmt.extent), map_stmt(stmt.body, expr, rule), stmt.kind, stmt.lanes)
+    elif isinstance(stmt, If):
+        other = None if stmt.other is None else map_stmt(stmt.other, expr, rule)
+        new = If(expr(stmt.cond), map_stmt(stmt.then, expr, rule), other)
+    elif isinstance(stmt, Store):
+        pred = None if stmt.predicate is None else expr(stmt.predicate)
+        new = Store(stmt.buffer, tuple(map(expr, stmt.index)), expr(stmt.value), stmt.combine, pred)
+    else:
+        new = stmt
+    if rule is not None:
+        replaced = rule(new)
+        if replaced is not None:
+            return replaced
+    return new
+
+
+def substitute(stmt: Stmt, mapping: dict[Expr, Expr]) -> Stmt:
+    """Replace axes (or any expressions) throughout a statement."""
+    memo = dict(mapping)
+    return map_stmt(stmt, lambda e: map_expr(e, lambda old, args: None, memo))

@@ -1,0 +1,88 @@
+"""A compiled step before emission: kernels in order over one arena.
+
+Every tensor that lives outside a kernel is a `Slot`. Inputs and outputs come from the caller, `arena` slots are packed
+into one allocation by the memory plan. A `Launch` runs one kernel on slots; a `Repeat` runs its body `count` times
+(`scan`), where a slot may advance by a number of elements an iteration or alternate between two places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dlc.ir.dtypes import DType
+from dlc.ir.graph import TensorType
+from dlc.ir.loops import Kernel
+
+
+@dataclass(eq=False)
+class Slot:
+    """Memory of one tensor. `kind` is input, output or arena; `index` is the argument's number, `offset` the arena's."""
+
+    name: str
+    dtype: DType
+    size: int  # elements
+    kind: str
+    index: int = -1
+    offset: int = -1
+    alias: Slot | None = None  # a donated output lives in its input
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Ref:
+    """A slot as a kernel's argument. Inside a Repeat the address is base + (start + step * iteration) elements.
+
+    With `swap` the slot alternates with another from one iteration to the next (a carry): odd iterations use `swap`.
+    """
+
+    slot: Slot
+    start: int = 0
+    step: int = 0
+    swap: Slot | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    kernel: Kernel
+    args: tuple[Ref, ...]
+    tasks: int = 1
+    grain: int = 1  # tasks a thread takes at a time; grain >= tasks runs on the calling thread alone
+
+
+@dataclass(frozen=True, eq=False)
+class Repeat:
+    count: int
+    body: tuple[Launch | Repeat, ...]
+
+
+@dataclass(eq=False)
+class Program:
+    """`inputs` and `outputs` are slots in the caller's order; `arena_bytes` is the size of the shared scratch."""
+
+    name: str
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+    steps: tuple[Launch | Repeat, ...]
+    input_types: tuple[TensorType, ...] = ()
+    output_types: tuple[TensorType, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    arena_bytes: int = 0
+    donate: tuple[tuple[int, int], ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+    def kernels(self) -> list[Kernel]:
+        """Distinct kernels in the order of first use."""
+        found: dict[int, Kernel] = {}
+
+        def visit(steps):
+            for s in steps:
+                if isinstance(s, Repeat):
+                    visit(s.body)
+                else:
+                    found.setdefault(id(s.kernel), s.kernel)
+
+        visit(self.steps)
+        return list(found.values())
