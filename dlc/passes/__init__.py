@@ -1,0 +1,1 @@
+"""Graph -> Graph: derivatives, batching, simplification; Graph -> kernels: fusion and memory plan."""
