@@ -2,7 +2,7 @@
 
 Every tensor that lives outside a kernel is a `Slot`. Inputs and outputs come from the caller, `arena` slots are packed
 into one allocation by the memory plan. A `Launch` runs one kernel on slots; a `Repeat` runs its body `count` times
-(`scan`), where a slot may advance by a number of elements an iteration or alternate between two places.
+(`scan`), where a slot may advance by a number of elements an iteration.
 """
 
 from __future__ import annotations
@@ -33,15 +33,14 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Ref:
-    """A slot as a kernel's argument. Inside a Repeat the address is base + (start + step * iteration) elements.
+    """A slot as a kernel's argument: its address is base + start + sum(steps[d] * iteration of Repeat d) elements.
 
-    With `swap` the slot alternates with another from one iteration to the next (a carry): odd iterations use `swap`.
+    `steps` has one entry for each enclosing Repeat, outermost first; missing entries are 0.
     """
 
     slot: Slot
     start: int = 0
-    step: int = 0
-    swap: Slot | None = None
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
