@@ -15,7 +15,7 @@ class Dataset:
     """Base of all datasets: define `__len__` and `__getitem__(index) -> sample`.
 
     Define also `__getitems__(indices) -> batch`, where `indices` is an int64 array, and the loader reads whole batches
-    with one call: it returns the stacked arrays (an array, a tuple, a dict of them) or, as in PyTorch, a list of samples.
+    with one call: it returns the stacked arrays (an array, a tuple, a dict of them), or a list of samples as in torch.
     """
 
     def __len__(self) -> int:

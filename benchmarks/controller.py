@@ -1,0 +1,192 @@
+"""Runs the peers of a case against each other: checks every one, then times them in alternating turns."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.case import Arrays, Case, Floor, differences
+from benchmarks.worker import Started, checked_outputs, environment, main
+
+WARM_UP = 0.5  # seconds, at least
+
+
+class PeerFailed(RuntimeError):
+    """A peer could not be built, run, or gave wrong results; the message is its traceback or the difference."""
+
+
+@dataclass
+class Measured:
+    """One peer of one case: seconds of one iteration in every round, or why there are none."""
+
+    started: Started | None = None
+    warm_start: float | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+    rounds: list[float] = field(default_factory=list)
+    failure: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def spread(self) -> float:
+        """Half of the interquartile range over the median."""
+        low, _, high = statistics.quantiles(self.rounds, n=4)
+        return (high - low) / 2 / self.seconds
+
+
+@dataclass
+class CaseResult:
+    """All peers of one case."""
+
+    name: str
+    floor: Floor
+    peers: dict[str, Measured]
+
+    def rival(self, peer: str) -> str | None:
+        """The fastest of the others, dlc left out."""
+        others = [name for name, got in self.peers.items() if got.rounds and name not in (peer, "dlc")]
+        return min(others, key=lambda name: self.peers[name].seconds, default=None)
+
+    def speedup(self, peer: str) -> float | None:
+        """The median over the rounds of the rival's time over this peer's, in the same round."""
+        rival = self.rival(peer)
+        if rival is None or not self.peers[peer].rounds:
+            return None
+        pairs = zip(self.peers[rival].rounds, self.peers[peer].rounds, strict=True)
+        return statistics.median(theirs / own for theirs, own in pairs)
+
+
+class Worker:
+    """A worker process; it is stopped (SIGSTOP) whenever it has nothing to answer, so that its threads cannot spin."""
+
+    def __init__(self, case: str, peer: str, inputs: Arrays | None, threads: int, cache: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=main, args=(theirs, case, peer, inputs, threads), daemon=True)
+        with _environment(environment(threads, cache)):
+            self.process.start()
+        theirs.close()
+        self.started = self._answer()
+
+    def ask(self, *order: Any) -> Any:
+        """Send an order, let the worker run until it has answered."""
+        os.kill(self.process.pid, signal.SIGCONT)
+        self.pipe.send(order)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            kind, value = self.pipe.recv()
+        except EOFError:
+            self.process.join(5)
+            raise PeerFailed(f"the process died with exit code {self.process.exitcode}") from None
+        if kind == "error":
+            raise PeerFailed(value)
+        if self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGSTOP)
+        return value
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    old = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(old)
+
+
+def measure(
+    case: Case,
+    peers: Sequence[str],
+    *,
+    threads: int = 2,
+    rounds: int = 15,
+    turn: float = 0.25,
+    warm_start: bool = False,
+    report: Callable[[str], None] = print,
+) -> CaseResult:
+    """Check and time the peers of a case.
+
+    Args:
+        threads: for each peer.
+        rounds: in each, every peer has one turn; the order rotates.
+        turn: seconds of one turn, about; one iteration at least.
+        warm_start: time the first call once more, in a new process that finds the disk caches filled.
+        report: gets a word on what is going on.
+    """
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as workers:
+
+        def start(peer: str, inputs: Arrays | None, cache: str) -> Worker:
+            worker = Worker(case.name, peer, inputs, threads, Path(folder) / cache)
+            workers.callback(worker.close)
+            return worker
+
+        report("reference")
+        inputs, expected, flops = start("reference", None, "reference").started
+        if case.check_with:
+            checked_inputs, expected, flops = start("reference", case.check_with, "reference").started
+        result = CaseResult(case.name, case.floor(inputs, flops), {peer: Measured() for peer in peers})
+        ready: dict[str, Worker] = {}
+        for peer, measured in result.peers.items():
+            report(f"{peer}: first call and check")
+            try:
+                if case.check_with:
+                    checked = start(peer, checked_inputs, f"{peer}-check")
+                    measured.errors = _check(checked, expected, case)
+                    checked.close()
+                worker = start(peer, inputs, peer)
+                measured.started = worker.started
+                if not case.check_with:
+                    measured.errors = _check(worker, expected, case)
+                if warm_start:
+                    again = start(peer, inputs, peer)
+                    measured.warm_start = again.started.first_call
+                    again.close()
+                ready[peer] = worker
+            except (PeerFailed, ValueError) as error:
+                measured.failure = str(error).strip()
+        _time(ready, result, rounds, turn, report)
+        return result
+
+
+def _check(worker: Worker, expected: Arrays, case: Case) -> dict[str, float]:
+    got = checked_outputs(lambda: worker.ask("outputs"), lambda k: worker.ask("run", k))
+    return differences(got, expected, case)
+
+
+def _time(
+    ready: dict[str, Worker], result: CaseResult, rounds: int, turn: float, report: Callable[[str], None]
+) -> None:
+    iterations = {}
+    for peer, worker in ready.items():
+        report(f"{peer}: warm-up")
+        spent, count = 0.0, 1
+        while spent < WARM_UP:
+            last = worker.ask("run", count)
+            spent += last
+            iterations[peer] = max(1, round(turn / last * count))
+            count = min(2 * count, iterations[peer])
+    order = list(ready)
+    for number in range(rounds):
+        report(f"round {number + 1} of {rounds}")
+        for peer in order:
+            seconds = ready[peer].ask("run", iterations[peer]) / iterations[peer]
+            result.peers[peer].rounds.append(seconds)
+        order = order[1:] + order[:1]
