@@ -67,7 +67,7 @@ def main(
             results.append(result)
             for peer, got in result.peers.items():
                 if got.failure:
-                    console.print(f"[red]{name}: {peer} failed[/]\n{got.failure}", markup=True, highlight=False)
+                    console.print(f"{name}: {peer} failed\n{got.failure}", markup=False, highlight=False)
             report.write(results, machine, os.getloadavg()[0], f"{now:%Y-%m-%d %H:%M}", path)
     console.print(report.terminal(results, machine))
     console.print(report.headline(machine, os.getloadavg()[0]), report.LEGEND, sep="\n", style="dim")

@@ -8,7 +8,7 @@ import signal
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,13 @@ class Worker:
         return value
 
     def close(self) -> None:
-        self.process.kill()
+        """End the process, in good order if it can: torch.compile's helpers hold semaphores."""
+        if self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGCONT)
+            with suppress(OSError):
+                self.pipe.send(("stop",))
+            self.process.join(5)
+            self.process.kill()
         self.process.join()
 
 

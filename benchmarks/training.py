@@ -56,8 +56,8 @@ def training_case(training: Training) -> Case:
             "dlc": lambda inputs: _dlc(training, inputs),
         },
         floor=_floor,
-        # Adam's first steps have the size lr wherever the gradient is not zero, so the rounding of small gradients shows
-        # in the update at full size: it is compared as one vector, loosely. The losses after it tell whether it was right.
+        # Adam's first step has the size lr wherever the gradient is not zero, so the rounding of small gradients shows in
+        # the update at full size: it is compared as one vector, loosely. The losses after it tell whether it was right.
         tolerance={"loss": 2e-2, "update": 0.6} if training.bf16 else {"loss": 1e-3, "update": 0.1},
         check_with={"dropout": np.zeros(())} if training.dropout else {},
     )
@@ -91,8 +91,8 @@ def _inputs(training: Training) -> Arrays:
 
 
 def _floor(inputs: Arrays, counted: float) -> Floor:
-    """Flops as the reference counted them. Bytes: each parameter and its two Adam moments are read and written once, the
-    batch is read once; activations and gradients are taken to stay in the caches."""
+    """Flops as the reference counted them. Bytes: each parameter and its two Adam moments are read and written once,
+    the batch is read once; activations and gradients are taken to stay in the caches."""
     params = sum(array.size for array in _part(inputs, PARAM).values())
     return Floor(counted, 6 * 4.0 * params + sum(array.nbytes for array in _part(inputs, BATCH).values()))
 
@@ -108,7 +108,7 @@ def _torch(training: Training, inputs: Arrays, *, compiled: bool = False, refere
     model.to(dtype)
     batch = [torch.from_numpy(array) for array in _part(inputs, BATCH).values()]
     batch = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in batch]
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)  # torch's fastest, also on the CPU
     last: list[Any] = [None]
 
     def forward(*batch: Any) -> Any:
@@ -181,6 +181,8 @@ def _jax(training: Training, inputs: Arrays) -> Program:
 
 def _dlc(training: Training, inputs: Arrays) -> Program:
     import dlc
+    import dlc.nn.functional
+    import dlc.optim
 
     model = training.model(dlc, float(inputs["dropout"]))
     model.load_state_dict(_part(inputs, PARAM) | _part(inputs, BUFFER))
