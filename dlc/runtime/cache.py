@@ -67,7 +67,9 @@ class DiskCache:
             return
         path = self._path(key)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # private: what lies here is executed
+            # Private, since what lies here is executed. (With `parents`, the mode is for the last folder only.)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             _write_aside(path, _HEADER.pack(_MAGIC, _VERSION, len(data), _digest(key, data)), data)
         except OSError as error:
             self._warn("write", f"dlc cannot write to its cache {self.directory} ({error}); continuing without")

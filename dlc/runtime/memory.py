@@ -5,8 +5,7 @@ A training step allocates the same sizes again and again. Handing fresh pages to
 
 There is no lock. A Buffer is freed wherever the garbage collector happens to run: in any thread, inside a kernel
 call's Python wrapper, inside `allocate` itself. So the shared state is only lists and dicts whose single operations
-(`append`, `pop`, item assignment) are atomic in CPython, and no total is kept that two threads could update at once:
-totals are summed when someone asks.
+(`append`, `pop`, item assignment) are atomic in CPython; totals are summed when someone asks.
 """
 
 from __future__ import annotations
@@ -138,11 +137,13 @@ class _Bytes:
 
 def stats() -> MemoryStats:
     """What the allocator holds now. Blocks that change hands in other threads meanwhile may be counted either way."""
+    global _held_bytes
     held = list(_held.values())
+    _held_bytes = sum(held)
     cached = [(len(blocks), capacity) for capacity, blocks in list(_classes.items())]
     cached_bytes = sum(count * capacity for count, capacity in cached)
     cached_blocks = sum(count for count, _ in cached)
-    return MemoryStats(sum(held), sum(held) - cached_bytes, cached_bytes, len(held) - cached_blocks, cached_blocks)
+    return MemoryStats(_held_bytes, _held_bytes - cached_bytes, cached_bytes, len(held) - cached_blocks, cached_blocks)
 
 
 def release_cached(keep_bytes: int = 0) -> int:
@@ -180,7 +181,7 @@ def _physical_bytes() -> int:
 
 _cache_limit = _physical_bytes() // 4
 
-_held_bytes = 0  # as of the last block taken from the system or handed back: cached bytes cannot exceed it
+_held_bytes = 0  # the sum of _held: cached bytes cannot exceed it
 
 # Only once dlc holds more than may be cached does a free look at how much is cached. Summing takes some 10 us, so it is
 # done for large blocks, and for every _SWEEPth block of a small class.
@@ -220,22 +221,22 @@ def _fresh_block(nbytes: int, capacity: int) -> int:
             f"{_readable(now.live_bytes)} in {now.live_blocks} live buffers and {_readable(now.cached_bytes)} cached"
         )
     _held[address] = capacity
-    _count_held()
+    _count_held(capacity)
     return address
 
 
 def _free_block(address: int, capacity: int) -> None:
     del _held[address]
-    _count_held()
+    _count_held(-capacity)
     if capacity >= HUGE_PAGE:
         _libc.munmap(address, _mapped_bytes(capacity))
     else:
         _libc.free(address)
 
 
-def _count_held() -> None:
+def _count_held(change: int) -> None:
     global _held_bytes
-    _held_bytes = sum(list(_held.values()))
+    _held_bytes += change  # CPython changes threads only at calls and jumps, and `stats` counts anew
 
 
 def _readable(nbytes: int) -> str:

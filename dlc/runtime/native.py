@@ -33,6 +33,9 @@ class IRError(RuntimeError):
         self.text = text
 
 
+_LINK_HINT = ": the object does not define it, is damaged, or uses a symbol that is neither imported nor in the process"
+
+
 class LinkError(RuntimeError):
     """Object code that cannot be loaded here: damaged, or with a symbol that nobody provides."""
 
@@ -104,7 +107,7 @@ class Library:
             try:
                 tracker = builder.link(_linker(), f"dlc{next(_serial)}")
             except RuntimeError as error:
-                raise LinkError(f"cannot load object code: {error}") from None
+                raise LinkError(f"cannot load object code ({error}){_LINK_HINT}") from None
             library = cls(tracker)
         library._addresses.update((name, tracker[name]) for name in exports)
         return library
@@ -117,7 +120,7 @@ class Library:
                 try:
                     tracker = _linker().lookup(self._trackers[0].name, symbol)
                 except RuntimeError as error:
-                    raise LinkError(f"cannot link {symbol!r}: {error}") from None
+                    raise LinkError(f"cannot link {symbol!r} ({error}){_LINK_HINT}") from None
                 self._trackers.append(tracker)
                 address = self._addresses[symbol] = tracker[symbol]
         return address

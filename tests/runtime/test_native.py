@@ -1,0 +1,177 @@
+"""IR text to running code."""
+
+import ctypes
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+from dlc.codegen.target import LEVELS
+from dlc.runtime import host, native
+
+
+def constant(value: int, symbol: str = "kernel") -> str:
+    return f"define void @{symbol}(ptr %out) {{\n  store i64 {value}, ptr %out\n  ret void\n}}\n"
+
+
+def result(call) -> int:
+    out = ctypes.c_int64(-1)
+    call(ctypes.addressof(out))
+    return out.value
+
+
+def axpy(lanes: int) -> str:
+    """args: n, x, y; y[i] = 2.5 * x[i] + y[i] with vectors of `lanes` floats; n a multiple of it."""
+    vector = f"<{lanes} x float>"
+    return f"""
+declare {vector} @llvm.fma.v{lanes}f32({vector}, {vector}, {vector})
+define void @axpy(ptr %args) {{
+entry:
+  %i.at = alloca i64
+  store i64 0, ptr %i.at
+  %n = load i64, ptr %args
+  %xp = getelementptr i8, ptr %args, i64 8
+  %x = load ptr, ptr %xp
+  %yp = getelementptr i8, ptr %args, i64 16
+  %y = load ptr, ptr %yp
+  br label %loop
+loop:
+  %i = load i64, ptr %i.at
+  %xi = getelementptr float, ptr %x, i64 %i
+  %yi = getelementptr float, ptr %y, i64 %i
+  %xv = load {vector}, ptr %xi, align 4
+  %yv = load {vector}, ptr %yi, align 4
+  %r = call {vector} @llvm.fma.v{lanes}f32({vector} %xv, {vector} splat (float 2.5), {vector} %yv)
+  store {vector} %r, ptr %yi, align 4
+  %next = add i64 %i, {lanes}
+  store i64 %next, ptr %i.at
+  %more = icmp slt i64 %next, %n
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}
+"""
+
+
+@pytest.mark.parametrize("passes", native.PIPELINES)
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level_and_pipeline_runs(level, passes):
+    own = host.detect()
+    if not own.is_x86 or LEVELS.index(level) > LEVELS.index(own.level):
+        pytest.skip(f"the host has no {level}")
+    target = own.with_features(level)
+    library = native.Library.load(native.compile_object(axpy(target.lanes(4)), target, passes=passes))
+    x, y = np.arange(256, dtype=np.float32), np.ones(256, np.float32)
+    arguments = np.array([x.size, x.ctypes.data, y.ctypes.data], np.int64)
+    library.function("axpy")(arguments.ctypes.data)
+    np.testing.assert_array_equal(y, 2.5 * x + 1)
+
+
+@pytest.mark.skipif(host.detect().level != "avx512", reason="needs AVX-512")
+def test_levels_use_their_registers():
+    target = host.detect()
+    assert "zmm" in native.assembly(axpy(16), target)
+    for level, register in (("avx2", "ymm"), ("sse2", "xmm")):
+        text = native.assembly(axpy(16), target.with_features(level))
+        assert register in text and "zmm" not in text
+    assert "alloca" not in native.optimised_ir(axpy(16), target)
+    assert "alloca" in native.optimised_ir(axpy(16), target, passes="none")
+
+
+def test_equal_names_do_not_clash():
+    target = host.detect()
+    libraries = [native.Library.load(native.compile_object(constant(value), target)) for value in range(5)]
+    assert [result(library.function("kernel")) for library in libraries] == list(range(5))
+    again = native.Library.load(native.compile_object(constant(3), target), exports=("kernel",))
+    assert again.address("kernel") not in {library.address("kernel") for library in libraries}
+
+
+def test_imports_and_the_process_own_symbols():
+    target = host.detect()
+    helper = native.Library.load(native.compile_object(constant(41), target))
+    text = """
+@bias = global i64 1
+declare void @helper(ptr)
+declare i64 @labs(i64)
+define void @kernel(ptr %out) {
+  call void @helper(ptr %out)
+  %v = load i64, ptr %out
+  %b = load i64, ptr @bias
+  %s = add i64 %v, %b
+  %n = sub i64 0, %s
+  %r = call i64 @labs(i64 %n)
+  store i64 %r, ptr %out
+  ret void
+}"""
+    library = native.Library.load(native.compile_object(text, target), {"helper": helper.address("kernel")})
+    assert result(library.function("kernel")) == 42
+    ctypes.c_int64.from_address(library.address("bias")).value = 59
+    assert result(library.function("kernel")) == 100
+
+
+def test_function_keeps_its_library_loaded():
+    call = native.Library.load(native.compile_object(constant(7), host.detect())).function("kernel")
+    for value in range(20):  # dead libraries are unloaded by later loads
+        gc.collect()
+        assert result(native.Library.load(native.compile_object(constant(value), host.detect())).function("kernel")) == value
+    assert result(call) == 7
+
+
+def test_parse_error_names_the_line():
+    text = "define void @f(ptr %p) {\n  %x = load i32, ptr %p\n  %y = fadd float %x, 1.0\n  ret void\n}\n"
+    with pytest.raises(native.IRError, match="line 3: .*'%x' defined with type 'i32'") as error:
+        native.compile_object(text, host.detect())
+    assert error.value.line == 3
+    assert error.value.text == "%y = fadd float %x, 1.0"
+    with pytest.raises(native.IRError, match="does not dominate all uses"):
+        native.compile_object("""define i32 @f(i1 %c) {
+  br i1 %c, label %a, label %b
+a:
+  %x = add i32 1, 1
+  br label %b
+b:
+  ret i32 %x
+}""", host.detect())
+    with pytest.raises(ValueError, match="unknown pass pipeline 'fastest'; expected one of none, fast"):
+        native.compile_object(text, host.detect(), passes="fastest")
+
+
+def test_link_errors():
+    target = host.detect()
+    text = "declare void @nobody_has_this(ptr)\ndefine void @kernel(ptr %p) {\n  call void @nobody_has_this(ptr %p)\n  ret void\n}"
+    code = native.compile_object(text, target)
+    with pytest.raises(native.LinkError, match="uses a symbol that is neither imported"):
+        native.Library.load(code, exports=("kernel",))
+    with pytest.raises(native.LinkError, match="absent"):
+        native.Library.load(native.compile_object(constant(1), target)).address("absent")
+    with pytest.raises(native.LinkError):
+        native.Library.load(b"this is no object file").address("kernel")
+    with pytest.raises(native.LinkError):
+        native.Library.load(code[: len(code) // 2]).address("kernel")
+
+
+def test_object_key_depends_on_everything():
+    target = host.detect()
+    base = native.object_key("x", target)
+    assert base == native.object_key("x", target.with_threads(99))
+    assert len({base, native.object_key("y", target), native.object_key("x", target, opt_level=1),
+                native.object_key("x", target, passes="none")}) == 4
+
+
+def test_from_many_threads():
+    failures = []
+
+    def work(seed: int) -> None:
+        for step in range(6):
+            value = seed * 1000 + step
+            library = native.Library.load(native.compile_object(constant(value), host.detect()))
+            if result(library.function("kernel")) != value:
+                failures.append(value)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
