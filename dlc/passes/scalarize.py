@@ -1,0 +1,208 @@
+"""Graph nodes as scalar expressions: the value of one element of a tensor, as a Loop IR expression of its index.
+
+`Elements.value(node, index)` pulls the expression through views (index maps), elementwise operations and predicates
+down to the tensors that live in memory, which become loads. This is where fusion happens: whatever is not in memory is
+computed on the spot. Half floats are computed in float32; only a `cast` node and a store round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dlc.ir import dtypes, loops
+from dlc.ir.graph import Node
+from dlc.ir.loops import Buffer, Expr
+from dlc.ir.scalar import SCALAR_OPS
+from dlc.passes.index_math import both, flatten, simplify, unflatten
+
+Index = tuple[Expr, ...]
+
+
+class Elements:
+    """Pulls element expressions; `memory(node)` gives the buffer of a node that is in memory, else None.
+
+    `accesses` remembers for every load which node it reads and at which (logical) index.
+    """
+
+    def __init__(self, memory: Callable[[Node], Buffer | None], layout: dict[Node, tuple[int, ...]] | None = None):
+        self._memory = memory
+        self._layout = layout or {}
+        self._memo: dict[tuple, Expr] = {}
+        self.accesses: dict[Expr, tuple[Node, Index]] = {}
+
+    def value(self, node: Node, index: Index, guard: Expr | None = None) -> Expr:
+        """The element of `node` at `index`, in the compute type of its dtype; loads happen only where `guard` holds."""
+        key = (node, index, guard)
+        found = self._memo.get(key)
+        if found is None:
+            buffer = self._memory(node)
+            found = self._load(node, buffer, index, guard) if buffer is not None else self._rule(node, index, guard)
+            self._memo[key] = found
+        return found
+
+    def compute(self, node: Node, index: Index, guard: Expr | None = None) -> Expr:
+        """Like `value`, but `node` itself is computed even if it is in memory."""
+        return self._rule(node, index, guard)
+
+    def offset(self, node: Node, index: Index) -> Expr:
+        """The element offset of `index` in the memory of `node`."""
+        order = self._layout.get(node)
+        if order is None:
+            return flatten(index, node.shape)
+        return flatten(tuple(index[a] for a in order), tuple(node.shape[a] for a in order))
+
+    def _load(self, node: Node, buffer: Buffer, index: Index, guard: Expr | None) -> Expr:
+        raw = loops.load(buffer, self.offset(node, index), predicate=guard)
+        self.accesses[raw] = (node, index)
+        return loops.cast(raw, node.dtype.compute)
+
+    def _rule(self, node: Node, index: Index, guard: Expr | None) -> Expr:
+        if node.op in SCALAR_OPS:
+            return loops.op(node.op, *(self.value(i, index, guard) for i in node.inputs))
+        return _RULES[node.op](self, node, index, guard)
+
+
+def rounded(value: Expr, dtype: dtypes.DType) -> Expr:
+    """`value` rounded to `dtype`, in the compute type of `dtype`."""
+    out = loops.cast(value, dtype)
+    return loops.cast(out, dtype.compute)
+
+
+def _const(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    return loops.const(n.attrs["value"], n.dtype.compute)
+
+
+def _iota(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    return rounded(index[n.attrs["axis"]], n.dtype) if n.dtype.is_half else loops.cast(
+        index[n.attrs["axis"]], n.dtype)
+
+
+def _cast(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    x = els.value(n.inputs[0], index, guard)
+    if n.dtype.is_bool:
+        return loops.op("ne", x, loops.const(0, x.dtype)) if not x.dtype.is_bool else x
+    return rounded(x, n.dtype)
+
+
+def _bitcast(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    x = loops.cast(els.value(n.inputs[0], index, guard), n.inputs[0].dtype)
+    return loops.cast(loops.op("bitcast", x, dtype=n.dtype), n.dtype.compute)
+
+
+def _select(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    cond, a, b = (els.value(i, index, guard) for i in n.inputs)
+    return loops.op("select", cond, a, b)
+
+
+def _reshape(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    return els.value(n.inputs[0], unflatten(flatten(index, n.shape), n.inputs[0].shape), guard)
+
+
+def _permute(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    inner: list[Expr] = [loops.const(0)] * n.ndim
+    for k, a in enumerate(n.attrs["axes"]):
+        inner[a] = index[k]
+    return els.value(n.inputs[0], tuple(inner), guard)
+
+
+def _broadcast(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    src = n.inputs[0]
+    inner = tuple(
+        index[a] if d != 1 else loops.const(0) for a, d in zip(n.attrs["axes"], src.shape, strict=True)
+    )
+    return els.value(src, inner, guard)
+
+
+def _slice(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    inner = tuple(
+        simplify(i * st + lo) for i, lo, st in zip(index, n.attrs["start"], n.attrs["step"], strict=True)
+    )
+    return els.value(n.inputs[0], inner, guard)
+
+
+def _flip(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    inner = tuple(
+        simplify(n.shape[a] - 1 - i) if a in n.attrs["axes"] else i for a, i in enumerate(index)
+    )
+    return els.value(n.inputs[0], inner, guard)
+
+
+def _pad(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    src = n.inputs[0]
+    inside: Expr | None = None
+    inner = []
+    for i, d, lo, gap in zip(index, src.shape, n.attrs["low"], n.attrs["interior"], strict=True):
+        at = simplify(i - lo)
+        step = gap + 1
+        inside = both(inside, simplify(loops.op("le", loops.const(0), at)))
+        inside = both(inside, simplify(loops.op("lt", at, loops.const((d - 1) * step + 1))))
+        if step > 1:
+            inside = both(inside, simplify(loops.op("eq", at % step, loops.const(0))))
+            at = simplify(at // step)
+        inner.append(at)
+    fill = loops.const(n.attrs["value"], n.dtype.compute)
+    if inside is None or (inside.op == "const" and inside.attr):
+        return els.value(src, tuple(inner), guard)
+    if inside.op == "const":
+        return fill
+    return loops.op("select", inside, els.value(src, tuple(inner), both(guard, inside)), fill)
+
+
+def _window(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    src, at = n.inputs[0], n.attrs
+    inner = list(index[: src.ndim])
+    taps = index[src.ndim :]
+    for a, tap, stride, dilation in zip(at["axes"], taps, at["strides"], at["dilations"], strict=True):
+        inner[a] = simplify(inner[a] * stride + tap * dilation)
+    return els.value(src, tuple(inner), guard)
+
+
+def _gather(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    src, idx = n.inputs
+    axis = n.attrs["axis"]
+    picked = els.value(idx, index[axis : axis + idx.ndim], guard)
+    at = clamped(picked, src.shape[axis])
+    return els.value(src, (*index[:axis], at, *index[axis + idx.ndim :]), guard)
+
+
+def clamped(index: Expr, extent: int) -> Expr:
+    """An integer expression of any type as an index that cannot leave 0..extent-1."""
+    wide = loops.cast(index, dtypes.int64)
+    low = loops.op("max", wide, loops.const(0))
+    return simplify(loops.op("min", low, loops.const(extent - 1)))
+
+
+def _concat(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    axis = n.attrs["axis"]
+    at, start, pieces = index[axis], 0, []
+    for part in n.inputs:
+        if part.shape[axis]:
+            pieces.append((start, part))
+            start += part.shape[axis]
+    out: Expr | None = None
+    for start, part in reversed(pieces):
+        here = simplify(at - start)
+        own = simplify(loops.op("lt", at, loops.const(start + part.shape[axis])))
+        low = simplify(loops.op("le", loops.const(start), at))
+        inside = both(guard, both(low, own))
+        if inside is not None and inside.op == "const" and inside.attr:
+            inside = None
+        if inside is not None and inside.op == "const":
+            continue
+        value = els.value(part, (*index[:axis], here, *index[axis + 1 :]), inside)
+        out = value if out is None else loops.op("select", own, value, out)
+    assert out is not None
+    return out
+
+
+def _through(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    return els.value(n.inputs[0], index, guard)
+
+
+_RULES = {
+    "const": _const, "iota": _iota, "cast": _cast, "bitcast": _bitcast, "select": _select, "reshape": _reshape,
+    "permute": _permute, "broadcast": _broadcast, "slice": _slice, "flip": _flip, "pad": _pad, "window": _window,
+    "gather": _gather, "concat": _concat, "stop_gradient": _through, "tag": _through, "barrier": _through,
+}
+
+INLINE = frozenset(_RULES) | frozenset(SCALAR_OPS)  # operations whose elements can be computed on the spot
