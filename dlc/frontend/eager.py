@@ -1,0 +1,220 @@
+"""Running outside jit: pending values are computed when somebody looks, by executables cached by graph structure.
+
+A value that has been computed stays on its node (`node.data`), so that graphs built on it earlier find it. A Tensor whose
+value has no gradient to anything lets go of its history then: its node becomes a fresh leaf.
+"""
+
+from __future__ import annotations
+
+import random
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlc.frontend import trace as tracing
+from dlc.frontend.location import here
+from dlc.frontend.trace import execution, leaf_cell, leaked, register_leaf, state
+from dlc.ir import dtypes
+from dlc.ir.errors import TraceError
+from dlc.ir.graph import Graph, Node, TensorType, param, structure, substitute, topological
+from dlc.runtime.memory import Buffer, allocate, as_ndarray
+
+if TYPE_CHECKING:
+    from dlc.frontend.tensor import Tensor
+    from dlc.runtime.executable import Executable
+
+MAX_PENDING = 1000  # operations: a longer pending graph is run even if nobody looks
+CACHED_EXECUTABLES = 1024
+
+# Cells assigned or differentiated, not yet computed: id -> weak reference. They are computed with the next value that
+# anybody looks at, so that a training loop which prints only its loss does not drag its whole past along.
+_pending: dict[int, weakref.ref[Tensor]] = {}
+_since_check = 0
+_next_check = MAX_PENDING
+_jitter = random.Random(1)
+
+
+def leaf(buffer: Buffer, type: TensorType) -> Node:
+    """A leaf node whose value is in `buffer`."""
+    node = param(type, data=buffer)
+    if buffer.owner is not None:
+        # Memory that belongs to somebody else. This second reference keeps it from ever looking exclusively ours, so that
+        # it is never written in place.
+        node.attrs["borrowed"] = buffer
+    return node
+
+
+def array_node(array: np.ndarray, shared: bool) -> Node:
+    """A leaf with the content of `array`: copied now, or, for a shared array in a trace, read at every call."""
+    type = TensorType(dtypes.from_numpy(array.dtype), array.shape)
+    if state.trace is not None and shared:
+        trace = state.trace
+        while trace.kind != "jit" and trace.parent is not None:
+            trace = trace.parent
+        if trace.kind == "jit" and trace is state.trace:
+            return trace.array(array, type)
+    return leaf(array_buffer(array), type)
+
+
+def array_buffer(array: np.ndarray) -> Buffer:
+    """A Buffer of our own with the content of `array`."""
+    buffer = allocate(array.nbytes)
+    as_ndarray(buffer, array.shape, array.dtype.newbyteorder("="))[...] = array
+    return buffer
+
+
+def mark_pending(cell: Tensor) -> None:
+    """`cell` holds a value that must not stay pending for long."""
+    if cell._node.data is None:
+        _pending[id(cell)] = weakref.ref(cell)
+
+
+def count(cell: Tensor) -> None:
+    """Called for each Tensor made outside a trace: now and then, run a pending graph that has grown too long."""
+    global _since_check, _next_check
+    _since_check += 1
+    if _since_check >= _next_check:
+        _since_check = 0
+        # Not a fixed interval: a loop that carries several chains must not be met always at the same one.
+        _next_check = MAX_PENDING // 2 + _jitter.randrange(64)
+        if len(topological([cell._node], stop=_known)) > MAX_PENDING:
+            realize(cell)
+
+
+def _known(node: Node) -> bool:
+    return node.data is not None
+
+
+def history(root: Node) -> list[Node]:
+    """The nodes that a gradient of `root` passes through."""
+    return topological([root], stop=lambda n: n.op == "stop_gradient" or leaf_cell(n) is not None)
+
+
+def realize(*tensors: Tensor) -> None:
+    """Compute the values of `tensors`, all at once, together with all assigned Tensors that are still pending."""
+    if state.trace is not None:
+        return
+    for t in tensors:
+        if t._owner is not None:
+            raise leaked(t)
+    with execution:
+        cells = {id(t): t for t in tensors if t._node.data is None}
+        if not cells:
+            return
+        for ref in list(_pending.values()):
+            cell = ref()
+            if cell is not None and cell._node.data is None:
+                cells[id(cell)] = cell
+        _pending.clear()
+        compute([c._node for c in cells.values()])
+        for cell in cells.values():
+            settle(cell)
+
+
+def settle(cell: Tensor) -> None:
+    """After its value was computed: let go of the history, unless a gradient may still be asked through it."""
+    node = cell._node
+    if node.op == "param":
+        return
+    if cell._requires_grad and leaf_cell(node) is cell:
+        cell._node = leaf(node.data, node.type)
+        register_leaf(cell._node, cell)
+    elif not tracing.differentiable(node):
+        cell._node = leaf(node.data, node.type)
+
+
+def compute(roots: list[Node]) -> None:
+    """Fill in `data` of `roots`."""
+    roots = [r for r in dict.fromkeys(roots) if r.data is None]
+    if not roots:
+        return
+    outputs = expanded(roots)
+    graph, buffers = cut(outputs)
+    executable = compiled(graph)
+    results = executable.run(buffers)
+    for root, buffer in zip(roots, results, strict=True):
+        root.data = buffer
+
+
+def expanded(roots: list[Node]) -> list[Node]:
+    """`roots` without `vjp` nodes. Derivatives need the whole history, computed values included, so this comes first."""
+    if not any(n.op == "vjp" for n in topological(roots, stop=_known)):
+        return roots
+    from dlc.passes.vjp import expand
+
+    params = [n for n in topological(roots) if n.op == "param"]
+    return list(expand(Graph(params, roots)).outputs)
+
+
+def cut(outputs: list[Node]) -> tuple[Graph, list[Buffer]]:
+    """The graph from known values to `outputs`, and the Buffers of its parameters."""
+    mapping: dict[Node, Node] = {}
+    params: list[Node] = []
+    buffers: list[Buffer] = []
+    for node in topological(outputs, stop=_known):
+        if node.data is not None:
+            mapping[node] = param(node.type)
+            params.append(mapping[node])
+            buffers.append(node.data)
+        elif node.op == "param":
+            raise TraceError(f"a traced value was used after its trace, at {here()}")
+    return Graph(params, substitute(outputs, mapping), "eager"), buffers
+
+
+_executables: OrderedDict[tuple, Executable] = OrderedDict()
+
+
+def compiled(graph: Graph, donate: tuple[tuple[int, int], ...] = ()) -> Executable:
+    """The executable of `graph`, from the cache if an equal graph was compiled before."""
+    from dlc.runtime.driver import compile_graph
+
+    key = (structure(graph), donate)
+    found = _executables.get(key)
+    if found is None:
+        found = _executables[key] = compile_graph(graph, donate, graph.name)
+        while len(_executables) > CACHED_EXECUTABLES:
+            _executables.popitem(last=False)
+    else:
+        _executables.move_to_end(key)
+    return found
+
+
+def view(tensor: Tensor, what: str) -> np.ndarray:
+    """A NumPy view of the value. In a trace this is an error, unless the value depends on no input at all."""
+    trace = state.trace
+    if trace is not None:
+        node = constant(tensor, what)
+    else:
+        realize(tensor)
+        node = None
+    with execution:  # the view is taken under the lock: from then on the Buffer is visibly in use
+        node = node or tensor._node
+        return as_ndarray(node.data, node.shape, tensor._node.dtype.np)
+
+
+_INSTEAD = {
+    "bool()": "use dlc.where (or dlc.scan for a loop), or pass the condition as a Python bool or in static_argnums",
+    "repr()": "return it",
+}
+_DEFAULT_INSTEAD = "return it from the function and look at it outside, or pass it as a static argument (static_argnums)"
+
+
+def constant(tensor: Tensor, what: str) -> Node:
+    node = tensor._read()
+    walk = topological([node])
+    if any(n.op == "param" and n.data is None or n.op in ("tag", "vjp") for n in walk):
+        trace: Any = state.trace
+        raise TraceError(
+            f"{what} needs a value, but this {tensor.dtype.name} {tensor.shape} tensor has none while "
+            f"{trace.name or 'the function'} is being traced by {trace.kind}: "
+            f"{_INSTEAD.get(what, _DEFAULT_INSTEAD)}\n  at {here()}"
+        )
+    saved, state.trace = state.trace, None
+    try:
+        with execution:
+            compute([node])
+    finally:
+        state.trace = saved
+    return node

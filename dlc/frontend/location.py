@@ -1,0 +1,74 @@
+"""The user's line: where an operation was called from, and errors that say so."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from dlc.ir.errors import DlcError, DTypeError, ShapeError
+from dlc.ir.graph import Loc
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def here() -> Loc:
+    """The innermost line on the stack that is not in the dlc package."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if not code.co_filename.startswith(_PACKAGE):
+            return Loc(code.co_filename, frame.f_lineno, code.co_name)
+        frame = frame.f_back
+    return Loc("<dlc>", 0)
+
+
+def describe(value: Any) -> str:
+    """How an operand appears in an error: `float32 (3, 4)` for a tensor, the value itself for a number."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is not None and shape is not None:
+        return f"{getattr(dtype, 'name', dtype)} {tuple(shape)}"
+    if isinstance(value, (list, tuple)) and value and any(hasattr(v, "shape") for v in value):
+        return "[" + ", ".join(map(describe, value)) + "]"
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
+    """A copy of `error` that names the public operation, its operands and the user's line."""
+    reason = str(error)
+    head, colon, rest = reason.partition(": ")
+    if colon and head.split(" ")[0].replace(".", "").isidentifier() and " " not in head:
+        reason = rest  # the name of the IR operation means nothing to the user
+    text = f"{name}: {reason}"
+    shown = [describe(v) for v in operands if v is not None]
+    if shown:
+        text += f"\n  operands: {', '.join(shown)}"
+    loc = here()
+    text += f"\n  at {loc}" + (f", in {loc.function}" if loc.function else "")
+    out = type(error)(text)
+    out.loc = loc  # also marks the error as complete: an outer public function passes it on unchanged
+    return out
+
+
+def public(fn: F | None = None, *, name: str | None = None) -> F:
+    """Decorator for a public operation: a ShapeError or DTypeError from inside gets the user's line and the operands."""
+    if fn is None:
+        return functools.partial(public, name=name)  # type: ignore[return-value]
+    shown = name or fn.__name__
+
+    @functools.wraps(fn)
+    def call(*args, **kwargs):
+        try:
+            return fn(*args, **kwargs)
+        except (ShapeError, DTypeError) as error:
+            if getattr(error, "loc", None) is not None:
+                raise
+            located = locate(error, shown, args)
+        raise located
+
+    return call  # type: ignore[return-value]

@@ -1,0 +1,459 @@
+"""`Tensor`: a cell that holds one immutable value, a node of the Graph IR.
+
+The value is either at hand (the node carries a Buffer in `data`) or still to be computed. Assigning to a Tensor rebinds the
+cell; no operation ever changes a value. Shape and dtype belong to the cell and never change: compiled functions that read a
+cell rely on it. Operators and most methods are attached by `dlc.frontend.methods`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dlc.frontend import eager
+from dlc.frontend.location import here, public
+from dlc.frontend.trace import leaked, leaf_cell, leaves_of, register_leaf, state, unregister_leaf
+from dlc.frontend.trace import differentiable as _differentiable
+from dlc.ir import build, dtypes
+from dlc.ir.dtypes import DType
+from dlc.ir.errors import DTypeError, ShapeError, TraceError
+from dlc.ir.graph import Node, TensorType, make, unique
+from dlc.runtime.memory import Buffer
+
+
+class Tensor:
+    """A tensor of any dlc dtype and shape.
+
+    `Tensor(data, dtype=None, requires_grad=False)` copies a NumPy array, a (nested) list, a number or takes the value of
+    another Tensor. Python floats become float32 and Python integers int64 unless `dtype` says otherwise.
+    """
+
+    __slots__ = ("_node", "_owner", "_weak", "_requires_grad", "_grad", "__weakref__")
+    __hash__ = object.__hash__  # `==` is elementwise; a Tensor in a dict or a set is itself
+    __array_priority__ = 1000  # NumPy's operators give way to ours
+
+    def __init__(self, data: Any, dtype: DType | None = None, requires_grad: bool = False):
+        self._node = as_node(data, dtype)
+        self._owner = state.trace
+        self._weak = False
+        self._requires_grad = False
+        self._grad = None
+        if requires_grad:
+            self.requires_grad = True
+
+    # --- the value ---
+
+    @property
+    def node(self) -> Node:
+        """The Graph IR node of the current value, as the current trace sees it."""
+        node = self._read()
+        return build.cast(node, self.dtype) if self._weak else node
+
+    def _read(self) -> Node:
+        trace = state.trace
+        if self._owner is trace:
+            return self._node
+        if trace is None:
+            raise leaked(self)
+        return trace.read(self)
+
+    def _write(self, node: Node) -> None:
+        """Rebind the cell. The type must be the cell's; gradients flow through (see `assign` for the other way)."""
+        trace = state.trace
+        if self._owner is trace:
+            self._node = node
+            if trace is None:
+                eager.mark_pending(self)
+        elif trace is None:
+            raise leaked(self)
+        else:
+            trace.write(self, node)
+
+    def rebind(self, value: Any) -> Tensor:
+        """Rebind to `value` of the same shape, cast to this dtype, letting gradients through: `x[i] = v`, `x += y`."""
+        self._write(self._fitted(value, "in-place operation"))
+        return self
+
+    @public(name="assign")
+    def assign(self, value: Any) -> Tensor:
+        """Rebind to `value` (same shape and dtype), with no gradient to what it came from. Returns the Tensor itself."""
+        node = make("stop_gradient", (self._fitted(value, "assign", exact=True),), here())
+        if self._requires_grad:
+            node = make("tag", (node,), node.loc, uid=unique())
+            register_leaf(node, self)
+        self._write(node)
+        return self
+
+    def _fitted(self, value: Any, what: str, exact: bool = False) -> Node:
+        number = not isinstance(value, Tensor) and isinstance(value, (bool, int, float))
+        node = build.const(value, self._node.dtype) if number else as_node(value)
+        if node.shape != self._node.shape:
+            if node.shape != () or exact and not number:
+                raise ShapeError(f"{what}: a value of shape {node.shape} for a tensor of shape {self._node.shape}")
+            node = build.broadcast_to(node, self._node.shape)
+        if node.dtype is not self._node.dtype:
+            if exact and not isinstance(value, (list, np.ndarray)):
+                raise DTypeError(f"{what}: a {node.dtype.name} value for a {self._node.dtype.name} tensor; cast it first")
+            node = build.cast(node, self._node.dtype)
+        return node
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._node.type.shape
+
+    @property
+    def dtype(self) -> DType:
+        dtype = self._node.type.dtype
+        # A Python float keeps its 64 bits until it meets a typed operand; on its own it is a default float.
+        return dtypes.float32 if self._weak and dtype is dtypes.float64 else dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self._node.type.shape)
+
+    @property
+    def size(self) -> int:
+        return self._node.type.size
+
+    @property
+    def device(self) -> str:
+        data = self._node.data
+        return data.device if data is not None else "cpu"
+
+    # --- gradients ---
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether `backward()` reaches a Tensor that wants gradients from here. Set it on leaves: parameters, inputs."""
+        return self._requires_grad or _differentiable(self._read())
+
+    @requires_grad.setter
+    def requires_grad(self, on: bool) -> None:
+        if on and not self.dtype.is_float:
+            raise DTypeError(f"requires_grad: only float tensors have gradients, this one is {self.dtype.name}\n  at {here()}")
+        if on == self._requires_grad:
+            return
+        node = self._read()
+        if on:
+            if node.op != "param" or leaf_cell(node) is not None:  # a computed or shared value: give it a name of its own
+                node = make("tag", (make("stop_gradient", (node,), here()),), here(), uid=unique())
+                self._write(node)
+            self._requires_grad = True
+            register_leaf(node, self)
+        else:
+            self._requires_grad = False
+            if leaf_cell(node) is self:
+                unregister_leaf(node)
+
+    def requires_grad_(self, on: bool = True) -> Tensor:
+        self.requires_grad = on
+        return self
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What `backward()` has accumulated for this Tensor, or None."""
+        trace = state.trace
+        return self._grad if self._owner is trace else _foreign_trace(self).read_grad(self)
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None and (value.shape != self.shape or value.dtype is not self.dtype):
+            raise ShapeError(
+                f"grad: a {value.dtype.name} {value.shape} gradient for a {self.dtype.name} {self.shape} tensor\n  at {here()}"
+            )
+        if self._owner is state.trace:
+            self._grad = value
+        else:
+            _foreign_trace(self).write_grad(self, value)
+
+    def backward(self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False) -> None:
+        """Add the gradients of this tensor to `.grad` of every requires_grad Tensor that it was computed from.
+
+        `gradient` is the cotangent; left out, the tensor must hold one element. As in PyTorch, the history is spent
+        afterwards unless `retain_graph`, and the gradients carry none themselves unless `create_graph`.
+        """
+        trace = state.trace
+        if trace is not None and trace.kind != "jit":
+            raise TraceError(f"backward() inside {trace.kind}, at {here()}: use dlc.grad there")
+        loc, root = here(), self._read()
+        if gradient is None and root.type.size != 1:
+            raise ShapeError(f"backward: needs a scalar or a gradient; this tensor has shape {self.shape}\n  at {loc}")
+        if not self.dtype.is_float:
+            raise DTypeError(f"backward: a {self.dtype.name} tensor has no gradient\n  at {loc}")
+        leaves = leaves_of([root])
+        if not leaves:
+            raise TraceError(
+                f"backward: this tensor was not computed from any Tensor with requires_grad (or backward() was already "
+                f"called on it, or it was made under no_grad)\n  at {loc}"
+            )
+        cotangent = build.like(root, 1, loc) if gradient is None else _cotangent(gradient, root)
+        bundle = make("vjp", (root, cotangent, *leaves), loc, outputs=1)
+        for k, leaf in enumerate(leaves):
+            cell, grad = leaf_cell(leaf), build.item(bundle, k, loc)
+            if not create_graph:
+                grad = make("stop_gradient", (grad,), loc)
+            held = cell.grad
+            if held is None:
+                cell.grad = wrap(grad)
+                if trace is None:
+                    eager.mark_pending(cell.grad)
+            else:
+                held._write(build.op("add", held._read(), grad, loc=loc))
+        if trace is not None:
+            trace.consumed.update(eager.history(root))
+        if not (retain_graph or create_graph) and not self._requires_grad:
+            self._write(make("stop_gradient", (root,), loc))
+
+    def detach(self) -> Tensor:
+        """The same value, with no gradient to what it came from."""
+        return wrap(make("stop_gradient", (self._read(),), here()), weak=self._weak)
+
+    # --- looking at the value ---
+
+    def realize(self) -> Tensor:
+        """Compute the value now (inside a trace: nothing to do). Returns the Tensor itself."""
+        if state.trace is None:
+            eager.realize(self)
+        return self
+
+    def numpy(self) -> np.ndarray:
+        """The value as a read-only NumPy array without a copy; its content never changes."""
+        array = eager.view(self, "numpy()")
+        array.flags.writeable = False
+        return array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = eager.view(self, "a NumPy function")
+        array.flags.writeable = False
+        if dtype is not None and np.dtype(dtype) != array.dtype:
+            if copy is False:
+                raise ValueError(f"a {self.dtype.name} tensor cannot become an array of {np.dtype(dtype)} without a copy")
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def item(self) -> bool | int | float:
+        """The only element, as a Python number."""
+        return self._scalar("item()")
+
+    def tolist(self) -> Any:
+        return eager.view(self, "tolist()").tolist()
+
+    def _scalar(self, what: str) -> Any:
+        if self.size != 1:
+            raise ShapeError(f"{what}: needs a tensor of one element, this one has shape {self.shape}\n  at {here()}")
+        return eager.view(self, what).reshape(-1)[0].item()
+
+    def __bool__(self) -> bool:
+        return bool(self._scalar("bool()"))
+
+    def __int__(self) -> int:
+        return int(self._scalar("int()"))
+
+    def __float__(self) -> float:
+        return float(self._scalar("float()"))
+
+    def __index__(self) -> int:
+        if not self.dtype.is_int or self.ndim:
+            raise DTypeError(f"index: needs an integer scalar, not {self.dtype.name} {self.shape}\n  at {here()}")
+        return self._scalar("index()")
+
+    def __repr__(self) -> str:
+        kind = f"dtype={self.dtype.name}" + (", requires_grad=True" if self._requires_grad else "")
+        if state.trace is not None or self._owner is not None:
+            return f"Tensor(<traced>, shape={self.shape}, {kind})"
+        body = np.array2string(eager.view(self, "repr()"), separator=", ", prefix="Tensor(")
+        return f"Tensor({body}, {kind})" if self.size else f"Tensor([], shape={self.shape}, {kind})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        from dlc.frontend.trace import stand_in
+
+        out = memo[id(self)] = stand_in(self)
+        out._owner, out._requires_grad = state.trace, False
+        out._node = self._read()
+        out.requires_grad = self._requires_grad
+        return out
+
+    def __reduce__(self):
+        return (_rebuild, (type(self), np.array(self.numpy()), self._weak, self._requires_grad, getattr(self, "__dict__", {})))
+
+
+def _rebuild(cls: type, array: np.ndarray, weak: bool, requires_grad: bool, attributes: dict) -> Tensor:
+    out = cls.__new__(cls)
+    Tensor.__init__(out, array)
+    out._weak = weak
+    getattr(out, "__dict__", {}).update(attributes)
+    out.requires_grad = requires_grad
+    return out
+
+
+def _foreign_trace(cell: Tensor):
+    if state.trace is None:
+        raise leaked(cell)
+    return state.trace
+
+
+def _cotangent(gradient: Any, root: Node) -> Node:
+    node = build.cast(as_node(gradient), root.dtype)
+    if node.shape != root.shape:
+        raise ShapeError(f"backward: a gradient of shape {node.shape} for a tensor of shape {root.shape}\n  at {here()}")
+    return node
+
+
+def wrap(node: Node, weak: bool = False) -> Tensor:
+    """A new Tensor that holds `node`. `weak` marks a value that takes its dtype from what it meets, like a Python number."""
+    out = _new(Tensor)
+    trace = state.trace
+    if state.no_grad and node.type.dtype.is_float and node.op not in ("const", "stop_gradient"):
+        node = make("stop_gradient", (node,), node.loc)
+    out._node, out._owner, out._weak, out._requires_grad, out._grad = node, trace, weak, False, None
+    if trace is None:
+        eager.count(out)
+    return out
+
+
+_new: Callable[[type], Tensor] = object.__new__
+
+
+def from_buffer(buffer: Buffer, type: TensorType) -> Tensor:
+    """A new Tensor over a Buffer that holds its value."""
+    out = _new(Tensor)
+    out._node, out._owner, out._weak, out._requires_grad, out._grad = eager.leaf(buffer, type), state.trace, False, False, None
+    return out
+
+
+# --- operands ----------------------------------------------------------------------------------------------------
+
+
+def as_node(x: Any, dtype: DType | None = None) -> Node:
+    """The node of an operand: a Tensor, a Python number, a NumPy array or scalar, or a nested list of these.
+
+    Python floats become float32, integers int64. Arrays are copied. Raises DTypeError for what dlc has no dtype of.
+    """
+    if isinstance(x, Tensor):
+        if dtype is not None:
+            return build.cast(x._read(), dtype, here())
+        return x.node
+    if isinstance(x, (bool, int, float)):
+        dtype = dtype or _PYTHON_DEFAULT[_kind(x)]
+        return _number(x, dtype)
+    if isinstance(x, (list, tuple)) and _holds_tensor(x):
+        parts = [as_node(v, dtype) for v in x]
+        common = dtypes.promote(*(p.dtype for p in parts))
+        if any(p.shape != parts[0].shape for p in parts):
+            raise ShapeError(f"tensor: elements have shapes {', '.join(str(p.shape) for p in parts)}")
+        rows = [build.reshape(build.cast(p, common), (1, *p.shape)) for p in parts]
+        return make("concat", rows, here(), axis=0)
+    array = _as_array(x, dtype)
+    # The array of a caller may change later: a trace reads it again at every call.
+    return eager.array_node(array, x is array or array.base is not None)
+
+
+def _as_array(x: Any, dtype: DType | None) -> np.ndarray:
+    if isinstance(x, (np.ndarray, np.generic)):
+        array = np.asarray(x)
+    else:
+        try:
+            array = np.array(x)
+        except (ValueError, TypeError) as e:
+            raise ShapeError(f"tensor: {e}") from None
+        # Python floats and integers in lists take the defaults; what came with a dtype (an object with __array__) keeps it
+        if isinstance(x, (list, tuple)) and dtype is None and not _holds_numpy(x):
+            if array.dtype == np.float64:
+                array = array.astype(np.float32)
+            elif array.size and array.dtype.kind in "iu":
+                array = array.astype(np.int64)
+            elif not array.size and array.dtype == np.float64:
+                array = array.astype(np.float32)
+    if dtype is not None and array.dtype != dtype.np:
+        if array.dtype.kind in "OUSMmVc" and array.dtype not in dtypes._BY_NP:
+            raise DTypeError(f"tensor: cannot make {dtype.name} from {array.dtype}")
+        if dtype.is_bool or not (array.dtype.kind == "f" and dtype.is_int):
+            return array.astype(dtype.np)
+        with np.errstate(invalid="ignore"):
+            return array.astype(dtype.np)
+    try:
+        dtypes.from_numpy(array.dtype)
+    except TypeError as e:
+        raise DTypeError(f"tensor: {e}") from None
+    return array
+
+
+def _holds_tensor(x: Any) -> bool:
+    return any(isinstance(v, Tensor) or isinstance(v, (list, tuple)) and _holds_tensor(v) for v in x)
+
+
+def _holds_numpy(x: Any) -> bool:
+    # the first element speaks for a list: a long list of numbers must not be walked twice
+    while isinstance(x, (list, tuple)) and x:
+        x = x[0]
+    return isinstance(x, (np.ndarray, np.generic)) and not isinstance(x, float)
+
+
+_PYTHON_DEFAULT = {"b": dtypes.bool_, "i": dtypes.int64, "f": dtypes.float32}
+_RANK = {"b": 0, "i": 1, "u": 1, "f": 2}
+
+
+def _kind(x: Any) -> str:
+    return "b" if isinstance(x, bool) else "i" if isinstance(x, int) else "f"
+
+
+def _number(x: Any, dtype: DType) -> Node:
+    if dtype.is_int and not isinstance(x, float):
+        low, high = dtypes.limits(dtype)
+        if not low <= x <= high:
+            raise DTypeError(f"tensor: the number {x} does not fit {dtype.name}")
+    if dtype.is_int and isinstance(x, float) and (x != x or x in (float("inf"), float("-inf"))):
+        raise DTypeError(f"tensor: the number {x} does not fit {dtype.name}")
+    return build.const(x, dtype, (), here())
+
+
+def is_weak(x: Any) -> bool:
+    """Whether an operand takes its dtype from what it meets: a Python number, or a Tensor made from one by `jit`."""
+    return x._weak if isinstance(x, Tensor) else isinstance(x, (bool, int, float))
+
+
+def result_dtype(*operands: Any) -> DType:
+    """The dtype in which `operands` meet: the array API's lattice, int with float giving that float, and Python numbers
+    giving way to any tensor of their kind or a higher one."""
+    strong, weak = [], ""
+    for x in operands:
+        if isinstance(x, DType):
+            strong.append(x)
+        elif isinstance(x, Tensor):
+            if x._weak:
+                weak = max(weak, x.dtype.kind, key=lambda k: _RANK.get(k, -1))
+            else:
+                strong.append(x._node.type.dtype)
+        elif isinstance(x, (bool, int, float)):
+            weak = max(weak, _kind(x), key=lambda k: _RANK.get(k, -1))
+        elif isinstance(x, Node):
+            strong.append(x.dtype)
+        else:
+            strong.append(as_node(x).dtype)
+    if not strong:
+        return _PYTHON_DEFAULT["i" if weak == "u" else weak]
+    out = dtypes.promote(*strong)
+    if weak and _RANK[weak] > _RANK[out.kind]:
+        return _PYTHON_DEFAULT["i" if weak == "u" else weak]
+    return out
+
+
+def promote(*operands: Any) -> list[Node]:
+    """The operands' nodes, cast to their common dtype. Shapes stay as they are."""
+    operands = tuple(x if isinstance(x, (Tensor, bool, int, float, Node)) else as_node(x) for x in operands)
+    dtype, out = result_dtype(*operands), []
+    for x in operands:
+        if isinstance(x, Tensor):
+            node = x._read()
+        elif isinstance(x, Node):
+            node = x
+        else:
+            out.append(_number(x, dtype))
+            continue
+        out.append(node if node.type.dtype is dtype else build.cast(node, dtype, here()))
+    return out
