@@ -178,7 +178,9 @@ def _linker() -> llvm.LLJIT:
     global _linker_instance
     if _linker_instance is None:
         _initialise_llvm()
-        _linker_instance = llvm.create_lljit_compiler(suppress_errors=True)
+        # JITLink puts an object's sections into one mapping. The small code model needs them within 2 GiB of each
+        # other, and the older linker maps each by itself, with room for a large tensor between them.
+        _linker_instance = llvm.create_lljit_compiler(use_jit_link=True, suppress_errors=True)
     return _linker_instance
 
 
