@@ -55,11 +55,8 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
     return out
 
 
-def public(fn: F | None = None, *, name: str | None = None) -> F:
+def user_errors(fn: F) -> F:
     """Decorator for a public operation: a ShapeError or DTypeError from inside gets the user's line and the operands."""
-    if fn is None:
-        return functools.partial(public, name=name)  # type: ignore[return-value]
-    shown = name or fn.__name__
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
@@ -68,7 +65,8 @@ def public(fn: F | None = None, *, name: str | None = None) -> F:
         except (ShapeError, DTypeError) as error:
             if getattr(error, "loc", None) is not None:
                 raise
-            located = locate(error, shown, args)
+            # the name at the time of the call: functions made by a factory get theirs after decoration
+            located = locate(error, call.__name__.strip("_"), args)
         raise located
 
     return call  # type: ignore[return-value]

@@ -7,14 +7,15 @@ cell rely on it. Operators and most methods are attached by `dlc.frontend.method
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from dlc.frontend import eager
-from dlc.frontend.location import here, public
-from dlc.frontend.trace import leaked, leaf_cell, leaves_of, register_leaf, state, unregister_leaf
+from dlc.frontend.location import here, user_errors
+from dlc.frontend.trace import leaf_cell, leaked, leaves_of, register_leaf, state, unregister_leaf
 from dlc.frontend.trace import differentiable as _differentiable
 from dlc.ir import build, dtypes
 from dlc.ir.dtypes import DType
@@ -76,7 +77,7 @@ class Tensor:
         self._write(self._fitted(value, "in-place operation"))
         return self
 
-    @public(name="assign")
+    @user_errors
     def assign(self, value: Any) -> Tensor:
         """Rebind to `value` (same shape and dtype), with no gradient to what it came from. Returns the Tensor itself."""
         node = make("stop_gradient", (self._fitted(value, "assign", exact=True),), here())
@@ -407,7 +408,7 @@ def _number(x: Any, dtype: DType) -> Node:
         low, high = dtypes.limits(dtype)
         if not low <= x <= high:
             raise DTypeError(f"tensor: the number {x} does not fit {dtype.name}")
-    if dtype.is_int and isinstance(x, float) and (x != x or x in (float("inf"), float("-inf"))):
+    if dtype.is_int and isinstance(x, float) and not math.isfinite(x):
         raise DTypeError(f"tensor: the number {x} does not fit {dtype.name}")
     return build.const(x, dtype, (), here())
 
