@@ -7,10 +7,12 @@ Leaves are `param` nodes, each with an identity of its own. A `Graph` names the 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dlc.ir.dtypes import DType
@@ -79,6 +81,18 @@ class Node:
 
 _table: weakref.WeakValueDictionary[tuple, Node] = weakref.WeakValueDictionary()
 _serials = itertools.count()
+_here = threading.local()
+
+
+@contextlib.contextmanager
+def located(loc: Loc | None) -> Iterator[None]:
+    """Nodes made inside without a `loc` get this one: a pass uses it to keep the user's line on what it derives."""
+    before = getattr(_here, "loc", None)
+    _here.loc = loc
+    try:
+        yield
+    finally:
+        _here.loc = before
 
 
 def _key_of(value: Any) -> Any:
@@ -102,7 +116,8 @@ def make(op: str, inputs: Sequence[Node] = (), loc: Loc | None = None, **attrs: 
     from dlc.ir.ops import OPS  # the table needs Node; one import at first use breaks the circle
 
     node = Node()
-    node.op, node.inputs, node.attrs, node.loc, node.data = op, inputs, attrs, loc, None
+    node.op, node.inputs, node.attrs, node.data = op, inputs, attrs, None
+    node.loc = loc if loc is not None else getattr(_here, "loc", None)
     node.type = OPS[op].infer(tuple(i.type for i in inputs), attrs)
     node.serial = next(_serials)
     _table[key] = node
