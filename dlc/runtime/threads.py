@@ -107,8 +107,8 @@ class _System(NamedTuple):
 
     declarations: str
     pause: str
-    sleep: str  # until `state` is no longer %seen_state, or a while
-    wake: str  # up to %count sleepers
+    sleep: str  # until `state` is no longer %seen_state, or a while; %slept (i64) is 0 only if `wake` counted it
+    wake: str  # up to %count sleepers; %woke (i64) is how many
     clock_monotonic: int
     sig_setmask: int
 
@@ -130,16 +130,16 @@ def _system(platform_name: str, machine: str) -> _System:
         return _System(
             f"{declare_pause}\ndeclare i64 @syscall(i64, ...)",
             pause,
-            f"{call}, i64 {_FUTEX_WAIT_PRIVATE}, i32 %seen_state, ptr null)",
-            f"{call}, i64 {_FUTEX_WAKE_PRIVATE}, i32 %count)",
+            f"%slept = {call}, i64 {_FUTEX_WAIT_PRIVATE}, i32 %seen_state, ptr null)",
+            f"%woke = {call}, i64 {_FUTEX_WAKE_PRIVATE}, i32 %count)",
             clock_monotonic=1,
             sig_setmask=2,
         )
     return _System(
         f"{declare_pause}\ndeclare i32 @usleep(i32)",
         pause,
-        "call i32 @usleep(i32 100)",
-        "add i32 0, 0",
+        "%polled = call i32 @usleep(i32 100)\n  %slept = add i64 0, -1",
+        "%woke = add i64 0, 0",
         clock_monotonic=6 if darwin else 1,
         sig_setmask=3 if darwin else 2,
     )
@@ -302,7 +302,7 @@ entry:
   %%mine = trunc i64 %%epoch_int to i32
   br label %%idle
 idle:                                                  ; %%seen: the generation already worked on (1: none)
-  %%seen = phi i32 [ 1, %%entry ], [ %%seen, %%woken ], [ %%generation_done, %%leave ]
+  %%seen = phi i32 [ 1, %%entry ], [ %%seen, %%up ], [ %%generation_done, %%leave ]
   %%start = call i64 @nanoseconds()
   %%deadline = add i64 %%start, %(spin)d
   br label %%watch
@@ -337,10 +337,14 @@ lie_down:
   %%may_sleep = and i1 %%still_mine, %%not_came
   br i1 %%may_sleep, label %%sleep, label %%woken
 sleep:
-  %%slept = %(sleep)s
-  br label %%woken
+  %(sleep)s
+  ; Whoever wakes us has counted us out already: until we run again, others must not spend a system call on us.
+  %%counted_out = icmp eq i64 %%slept, 0
+  br i1 %%counted_out, label %%up, label %%woken
 woken:
   %%c1 = atomicrmw sub ptr @sleepers, i32 1 seq_cst
+  br label %%up
+up:
   %%epoch_woken = load atomic i32, ptr @epoch acquire, align 4
   %%go_home = icmp ne i32 %%epoch_woken, %%mine
   br i1 %%go_home, label %%home, label %%idle
@@ -386,7 +390,9 @@ define internal i64 @nanoseconds() nounwind {
 }
 
 define internal void @wake(i32 %%count) noinline nounwind {
-  %%woke = %(wake)s
+  %(wake)s
+  %%woke_32 = trunc i64 %%woke to i32
+  %%c = atomicrmw sub ptr @sleepers, i32 %%woke_32 seq_cst
   ret void
 }
 

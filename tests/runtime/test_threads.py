@@ -271,12 +271,12 @@ def test_interrupt_is_delivered_after_the_call():
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         start = time.monotonic()
         try:
-            for _ in range(100_000):
+            while time.monotonic() - start < 5:
                 parallel(nothing, None, 100_000, 1)
         except KeyboardInterrupt:
-            print("interrupted", time.monotonic() - start < 5)
+            print("interrupted")
     """)
-    assert done.stdout.split() == ["interrupted", "True"], done.stderr
+    assert done.stdout.split() == ["interrupted"], done.stderr
 
 
 def test_one_thread_starts_no_worker():
