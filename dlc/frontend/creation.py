@@ -1,0 +1,330 @@
+"""Making tensors. The default dtypes are float32 for floats, int64 for integers and bool for bools."""
+
+from __future__ import annotations
+
+import builtins
+import math
+import operator
+
+import numpy as np
+
+from dlc.frontend import eager
+from dlc.frontend.location import here, user_errors
+from dlc.frontend.manipulation import broadcast_nodes, shape_tuple
+from dlc.frontend.tensor import Tensor, as_node, promote, result_dtype, wrap
+from dlc.ir import build as b
+from dlc.ir import dtypes
+from dlc.ir.dtypes import DType
+from dlc.ir.errors import DTypeError, ShapeError
+from dlc.ir.graph import Node
+
+
+def host_constant(array: np.ndarray) -> Node:
+    """A leaf with the content of a host array, which is copied: it never changes, in a trace either."""
+    return eager.array_node(np.asarray(array), False)
+
+
+def _dtype(name: str, dtype, default: DType) -> DType:
+    if dtype is None:
+        return default
+    if not isinstance(dtype, DType):
+        raise DTypeError(f"{name}: {dtype!r} is not a dlc dtype such as dlc.float32")
+    return dtype
+
+
+def _device(name: str, device) -> None:
+    if device not in (None, "cpu"):
+        raise ShapeError(f"{name}: no device {device!r}; this build runs on 'cpu'")
+
+
+@user_errors
+def asarray(obj, dtype: DType | None = None, *, device: str | None = None, copy: bool | None = None) -> Tensor:
+    """A tensor of a Tensor, a NumPy array, a (nested) list, a number, or anything with `__dlpack__`.
+
+    Host arrays are copied (`from_dlpack` shares memory). `copy` has no effect on tensors: they are values.
+    """
+    _device("asarray", device)
+    if dtype is not None:
+        dtype = _dtype("asarray", dtype, dtypes.float32)
+    if isinstance(obj, Tensor) and (dtype is None or dtype is obj.dtype):
+        return wrap(obj.node)
+    if hasattr(obj, "__dlpack__") and not isinstance(obj, (Tensor, np.ndarray)):
+        from dlc.frontend.interop import from_dlpack
+
+        obj = from_dlpack(obj, copy=True)
+    return wrap(as_node(obj, dtype))
+
+
+@user_errors
+def tensor(data, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+    """PyTorch's name of `asarray`, with `requires_grad`."""
+    out = wrap(asarray(data, dtype).detach().node) if isinstance(data, Tensor) else asarray(data, dtype)
+    if requires_grad:
+        out.requires_grad = True
+    return out
+
+
+@user_errors
+def full(shape, fill_value, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
+    """A tensor filled with a number (or a scalar tensor), of that number's dtype unless given."""
+    _device("full", device)
+    size, loc = _extents("full", shape), here()
+    value = as_node(fill_value, _dtype("full", dtype, None))
+    if value.ndim:
+        raise ShapeError(f"full: the value has shape {value.shape}, not ()")
+    return wrap(b.const(value.attrs["value"], value.dtype, size, loc) if value.op == "const"
+                else b.broadcast_to(value, size, loc))  # fmt: skip
+
+
+def _extents(name: str, shape) -> tuple[int, ...]:
+    size = shape_tuple(name, shape)
+    if builtins.any(d < 0 for d in size):
+        raise ShapeError(f"{name}: {size} has a negative extent")
+    return size
+
+
+def _filled(name: str, args: tuple, value, dtype: DType | None, device: str | None, requires_grad: bool) -> Tensor:
+    _device(name, device)
+    if not args:
+        raise ShapeError(f"{name}: needs a shape; () makes a scalar")
+    shape = _extents(name, args[0] if len(args) == 1 else args)
+    out = wrap(b.const(value, _dtype(name, dtype, dtypes.float32), shape, here()))
+    if requires_grad:
+        out.requires_grad = True
+    return out
+
+
+@user_errors
+def zeros(*shape, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of a shape given as one sequence or as several integers."""
+    return _filled("zeros", shape, 0, dtype, device, requires_grad)
+
+
+@user_errors
+def ones(*shape, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Ones of a shape given as one sequence or as several integers."""
+    return _filled("ones", shape, 1, dtype, device, requires_grad)
+
+
+@user_errors
+def empty(*shape, dtype: DType | None = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """A tensor to be filled later. Its elements are zeros: nothing in dlc is ever uninitialised."""
+    return _filled("empty", shape, 0, dtype, device, requires_grad)
+
+
+def _like(name: str, x, value, dtype: DType | None) -> Tensor:
+    n = as_node(x)
+    return wrap(b.const(value, _dtype(name, dtype, n.dtype), n.shape, here()))
+
+
+@user_errors
+def zeros_like(x, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
+    """Zeros in the shape and dtype of `x`."""
+    return _like("zeros_like", x, 0, dtype)
+
+
+@user_errors
+def ones_like(x, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
+    """Ones in the shape and dtype of `x`."""
+    return _like("ones_like", x, 1, dtype)
+
+
+@user_errors
+def empty_like(x, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
+    """`empty` in the shape and dtype of `x`."""
+    return _like("empty_like", x, 0, dtype)
+
+
+@user_errors
+def full_like(x, fill_value, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
+    """A number (or scalar tensor) in the shape and dtype of `x`."""
+    n = as_node(x)
+    return full(n.shape, fill_value, dtype=_dtype("full_like", dtype, n.dtype))
+
+
+@user_errors
+def arange(start, /, stop=None, step=1, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
+    """Numbers from `start` (0 if it is the only argument) up to, not including, `stop`, `step` apart.
+
+    int64 for integers, float32 otherwise. The bounds are Python numbers: they fix the shape.
+    """
+    _device("arange", device)
+    start, stop = (0, start) if stop is None else (start, stop)
+    start, stop, step = (v.item() if isinstance(v, (Tensor, np.generic)) else v for v in (start, stop, step))
+    if not step:
+        raise ShapeError("arange: the step is 0")
+    whole = builtins.all(isinstance(v, int) for v in (start, stop, step))
+    dtype = _dtype("arange", dtype, dtypes.int64 if whole else dtypes.float32)
+    count = -((start - stop) // step) if whole else math.ceil((stop - start) / step)
+    count, loc = builtins.max(count, 0), here()
+    # floats are laid out in float64, so that the last of many is as exact as the first
+    work = dtype if dtype.is_int else dtypes.float64
+    line = b.iota((count,), 0, work, loc)
+    line = b.op("mul", line, b.like(line, step), loc=loc) if step != 1 else line
+    line = b.op("add", line, b.like(line, start), loc=loc) if start else line
+    return wrap(b.cast(line, dtype, loc))
+
+
+@user_errors
+def linspace(start, stop, num: int, *, dtype: DType | None = None, endpoint: bool = True, device=None) -> Tensor:
+    """`num` numbers evenly spaced from `start` to `stop`, the latter included unless `endpoint` is False."""
+    _device("linspace", device)
+    num, loc = operator.index(num), here()
+    if num < 0:
+        raise ShapeError(f"linspace: {num} numbers")
+    dtype = _dtype("linspace", dtype, dtypes.float32)
+    ends = [as_node(v, dtypes.float64) for v in (start, stop)]
+    lo, hi = broadcast_nodes("linspace", *ends, loc=loc)
+    shape, axes = (num, *lo.shape), range(1, lo.ndim + 1)
+    lo, hi = b.broadcast(lo, shape, axes, loc), b.broadcast(hi, shape, axes, loc)
+    gaps = builtins.max(num - 1 if endpoint else num, 1)
+    line = b.iota(shape, 0, dtypes.float64, loc)
+    part = b.op("div", b.op("mul", b.op("sub", hi, lo, loc=loc), line, loc=loc), b.like(line, gaps), loc=loc)
+    out = b.op("add", lo, part, loc=loc)
+    if endpoint and num > 1:
+        out = b.select(b.op("eq", line, b.like(line, num - 1), loc=loc), hi, out, loc)
+    return wrap(b.cast(out, dtype, loc))
+
+
+@user_errors
+def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: DType | None = None, device=None) -> Tensor:
+    """Ones on the diagonal `k` (> 0 lies above the main one), zeros elsewhere."""
+    _device("eye", device)
+    shape, loc = _extents("eye", (n_rows, n_rows if n_cols is None else n_cols)), here()
+    row, column = b.iota(shape, 0, dtypes.int64, loc), b.iota(shape, 1, dtypes.int64, loc)
+    row = b.op("add", row, b.like(row, k), loc=loc) if k else row
+    return wrap(b.cast(b.op("eq", row, column, loc=loc), _dtype("eye", dtype, dtypes.float32), loc))
+
+
+def _triangle(name: str, x, k: int, lower: bool) -> Tensor:
+    n, loc = as_node(x), here()
+    if n.ndim < 2:
+        raise ShapeError(f"{name}: needs at least two dimensions, got shape {n.shape}")
+    row, column = b.iota(n.shape, n.ndim - 2, dtypes.int64, loc), b.iota(n.shape, n.ndim - 1, dtypes.int64, loc)
+    edge = b.op("add", row, b.like(row, k), loc=loc) if k else row
+    keep = b.op("le", column, edge, loc=loc) if lower else b.op("le", edge, column, loc=loc)
+    return wrap(b.select(keep, n, b.like(n, 0), loc))
+
+
+@user_errors
+def tril(x, *, k: int = 0) -> Tensor:
+    """`x` with the elements above diagonal `k` of its matrices set to zero."""
+    return _triangle("tril", x, k, True)
+
+
+@user_errors
+def triu(x, *, k: int = 0) -> Tensor:
+    """`x` with the elements below diagonal `k` of its matrices set to zero."""
+    return _triangle("triu", x, k, False)
+
+
+@user_errors
+def meshgrid(*arrays, indexing: str = "xy") -> list[Tensor]:
+    """Coordinates of a grid from one vector for each axis; 'xy' swaps the first two axes, 'ij' does not."""
+    if indexing not in ("xy", "ij"):
+        raise ShapeError(f"meshgrid: indexing is 'xy' or 'ij', not {indexing!r}")
+    nodes, loc = promote(*arrays) if arrays else [], here()
+    for n in nodes:
+        if n.ndim > 1:
+            raise ShapeError(f"meshgrid: needs vectors, got shape {n.shape}")
+    shape = [n.type.size for n in nodes]
+    order = list(range(len(nodes)))
+    if indexing == "xy" and len(nodes) > 1:
+        order[:2] = 1, 0
+    grid = [shape[k] for k in order]
+    flat = [b.reshape(n, (n.type.size,), loc) for n in nodes]
+    return [wrap(b.broadcast(n, grid, (order.index(k),), loc)) for k, n in enumerate(flat)]
+
+
+@user_errors
+def one_hot(x, num_classes: int = -1, *, dtype: DType | None = None) -> Tensor:
+    """int64 (or `dtype`) [..., num_classes]: 1 where the last position equals x, 0 elsewhere (all 0 if out of range).
+
+    Without `num_classes` the largest element decides, which only works on concrete tensors.
+    """
+    n, loc = as_node(x), here()
+    if not n.dtype.is_int:
+        raise DTypeError(f"one_hot: needs integers, got {n.dtype.name}{list(n.shape)}")
+    if num_classes == -1:
+        from dlc.frontend.searching import host_array
+
+        num_classes = int(host_array("one_hot", x, "the number of classes is not given").max(initial=-1)) + 1
+    shape = (*n.shape, operator.index(num_classes))
+    wide = b.broadcast(b.cast(n, dtypes.int64, loc), shape, range(n.ndim), loc)
+    same = b.op("eq", wide, b.iota(shape, n.ndim, dtypes.int64, loc), loc=loc)
+    return wrap(b.cast(same, _dtype("one_hot", dtype, dtypes.int64), loc))
+
+
+# -- dtypes ---------------------------------------------------------------------------------------------------------
+
+
+class finfo:
+    """Limits of a float dtype: bits, eps, max, min, smallest_normal, dtype."""
+
+    def __init__(self, type):
+        import ml_dtypes
+
+        self.dtype = type.dtype if isinstance(type, Tensor) else type
+        if not isinstance(self.dtype, DType) or not self.dtype.is_float:
+            raise DTypeError(f"finfo: {self.dtype!r} is not a float dtype\n  at {here()}")
+        info = ml_dtypes.finfo(self.dtype.np)
+        self.bits = self.dtype.bits
+        self.eps, self.max, self.min = float(info.eps), float(info.max), float(info.min)
+        self.smallest_normal = self.tiny = float(info.smallest_normal)
+
+    def __repr__(self) -> str:
+        return f"finfo({self.dtype}, bits={self.bits}, eps={self.eps}, min={self.min}, max={self.max})"
+
+
+class iinfo:
+    """Limits of an integer dtype: bits, max, min, dtype."""
+
+    def __init__(self, type):
+        self.dtype = type.dtype if isinstance(type, Tensor) else type
+        if not isinstance(self.dtype, DType) or not self.dtype.is_int:
+            raise DTypeError(f"iinfo: {self.dtype!r} is not an integer dtype\n  at {here()}")
+        self.bits = self.dtype.bits
+        self.min, self.max = dtypes.limits(self.dtype)
+
+    def __repr__(self) -> str:
+        return f"iinfo({self.dtype}, bits={self.bits}, min={self.min}, max={self.max})"
+
+
+@user_errors
+def result_type(*arrays_and_dtypes) -> DType:
+    """The dtype that operands (tensors, dtypes, Python numbers) meet in."""
+    if not arrays_and_dtypes:
+        raise DTypeError("result_type: no operands")
+    return result_dtype(*arrays_and_dtypes)
+
+
+@user_errors
+def can_cast(from_, to: DType) -> bool:
+    """Whether promotion may turn the dtype (of the tensor) `from_` into `to`."""
+    source = from_.dtype if isinstance(from_, Tensor) else from_
+    return dtypes.promote(source, to) is to
+
+
+_KINDS = {
+    "bool": "b",
+    "signed integer": "i",
+    "unsigned integer": "u",
+    "integral": "iu",
+    "real floating": "f",
+    "complex floating": "",
+    "numeric": "iuf",
+}
+
+
+@user_errors
+def isdtype(dtype: DType, kind) -> bool:
+    """Whether a dtype is `kind`: a dtype, a kind of the array API ('integral', 'real floating', ...), or a tuple."""
+    if isinstance(kind, tuple):
+        return builtins.any(isdtype(dtype, k) for k in kind)
+    if isinstance(kind, DType):
+        return dtype is kind
+    if kind not in _KINDS:
+        raise DTypeError(f"isdtype: unknown kind {kind!r}; choose from {', '.join(_KINDS)}")
+    return dtype.kind in _KINDS[kind]
+
+

@@ -1,0 +1,623 @@
+"""Elementwise functions: arithmetic, comparison, logic, bits, exponentials, trigonometry.
+
+Operands broadcast by NumPy's rule and promote by the array API's, with Python numbers weakly typed. Functions that are
+defined on floats only take integers and bools as float32. Unless a docstring says otherwise, the result has the common
+shape and dtype of the operands; ShapeError and DTypeError name the function and the operands.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Callable
+
+from dlc.frontend.location import here, user_errors
+from dlc.frontend.manipulation import broadcast_nodes, spread
+from dlc.frontend.tensor import Tensor, as_node, is_weak, promote, wrap
+from dlc.ir import build as b
+from dlc.ir import dtypes
+from dlc.ir.dtypes import DType
+from dlc.ir.errors import DTypeError, ShapeError
+from dlc.ir.graph import Loc, Node
+
+# -- building blocks ------------------------------------------------------------------------------------------------
+
+
+def as_float(x: Node, loc: Loc | None) -> Node:
+    """`x`, an integer or bool tensor as float32."""
+    return x if x.dtype.is_float else b.cast(x, dtypes.float32, loc)
+
+
+def wide(x: Node, loc: Loc | None) -> Node:
+    """`x` as a float in the type that kernels compute in: half types as float32, integers as float32."""
+    x = as_float(x, loc)
+    return b.cast(x, x.dtype.compute, loc)
+
+
+def _all_weak(*operands) -> bool:
+    return builtins.all(is_weak(x) for x in operands)
+
+
+def _result(node: Node, *operands) -> Tensor:
+    """A Tensor that is weakly typed if it came from Python numbers only."""
+    return wrap(node, weak=not node.dtype.is_bool and _all_weak(*operands))
+
+
+def operands(name: str, *args, loc: Loc | None) -> list[Node]:
+    """Promoted and broadcast nodes."""
+    return broadcast_nodes(name, *promote(*args), loc=loc)
+
+
+def _needs(name: str, kinds: str, what: str, *nodes: Node) -> None:
+    for n in nodes:
+        if n.dtype.kind not in kinds:
+            got = ", ".join(f"{m.dtype.name}{list(m.shape)}" for m in nodes)
+            raise DTypeError(f"{name}: needs {what}, got {got}")
+
+
+def const_like(x: Node, value, loc: Loc | None = None) -> Node:
+    return b.like(x, value, loc)
+
+
+# -- one operand ----------------------------------------------------------------------------------------------------
+
+
+def _unary_float(name: str, op: str, doc: str) -> Callable:
+    def f(x) -> Tensor:
+        loc = here()
+        n = as_float(as_node(x), loc)
+        return _result(b.op(op, n, loc=loc), x)
+
+    f.__name__ = f.__qualname__ = name
+    f.__doc__ = doc
+    return user_errors(f)
+
+
+def _rounding(name: str, doc: str) -> Callable:
+    def f(x) -> Tensor:
+        n = as_node(x)
+        return _result(b.op(name, n, loc=here()) if n.dtype.is_float else n, x)
+
+    f.__name__ = f.__qualname__ = name
+    f.__doc__ = doc
+    return user_errors(f)
+
+
+exp = _unary_float("exp", "exp", "e to the power of x.")
+expm1 = _unary_float("expm1", "expm1", "exp(x) - 1, accurate near 0.")
+log = _unary_float("log", "log", "Natural logarithm; log(0) is -inf, NaN below.")
+log1p = _unary_float("log1p", "log1p", "log(1 + x), accurate near 0.")
+log2 = _unary_float("log2", "log2", "Logarithm to base 2.")
+sqrt = _unary_float("sqrt", "sqrt", "Square root; NaN below 0.")
+rsqrt = _unary_float("rsqrt", "rsqrt", "1 / sqrt(x).")
+sin = _unary_float("sin", "sin", "Sine of x in radians.")
+cos = _unary_float("cos", "cos", "Cosine of x in radians.")
+tan = _unary_float("tan", "tan", "Tangent of x in radians.")
+asin = _unary_float("asin", "asin", "Arc sine in [-pi/2, pi/2]; NaN outside [-1, 1].")
+acos = _unary_float("acos", "acos", "Arc cosine in [0, pi]; NaN outside [-1, 1].")
+atan = _unary_float("atan", "atan", "Arc tangent in [-pi/2, pi/2].")
+sinh = _unary_float("sinh", "sinh", "Hyperbolic sine.")
+cosh = _unary_float("cosh", "cosh", "Hyperbolic cosine.")
+tanh = _unary_float("tanh", "tanh", "Hyperbolic tangent.")
+asinh = _unary_float("asinh", "asinh", "Inverse hyperbolic sine.")
+acosh = _unary_float("acosh", "acosh", "Inverse hyperbolic cosine; NaN below 1.")
+atanh = _unary_float("atanh", "atanh", "Inverse hyperbolic tangent; NaN outside [-1, 1].")
+erf = _unary_float("erf", "erf", "Error function, 2/sqrt(pi) times the integral of exp(-t*t) from 0 to x.")
+
+floor = _rounding("floor", "Largest integer not above x; integers unchanged.")
+ceil = _rounding("ceil", "Smallest integer not below x; integers unchanged.")
+trunc = _rounding("trunc", "x without its fraction; integers unchanged.")
+_rint = _rounding("round", "Nearest integer, ties to even; integers unchanged.")
+
+
+@user_errors
+def round(x, decimals: int = 0) -> Tensor:
+    """Nearest integer, ties to even; with `decimals`, nearest multiple of 10**-decimals. Integers unchanged."""
+    if not decimals:
+        return _rint(x)
+    return divide(_rint(multiply(x, 10.0**decimals)), 10.0**decimals)
+
+
+@user_errors
+def abs(x) -> Tensor:
+    """Absolute value. Not for bool."""
+    n = as_node(x)
+    _needs("abs", "iuf", "a number", n)
+    return _result(n if n.dtype.kind == "u" else b.op("abs", n, loc=here()), x)
+
+
+@user_errors
+def negative(x) -> Tensor:
+    """-x; unsigned integers wrap. Not for bool."""
+    n = as_node(x)
+    _needs("negative", "iuf", "a number (for bool, use logical_not)", n)
+    return _result(b.op("neg", n, loc=here()), x)
+
+
+@user_errors
+def positive(x) -> Tensor:
+    """x itself. Not for bool."""
+    n = as_node(x)
+    _needs("positive", "iuf", "a number", n)
+    return _result(n, x)
+
+
+@user_errors
+def sign(x) -> Tensor:
+    """-1, 0 or 1 by the sign of x; NaN for NaN. Not for bool."""
+    n = as_node(x)
+    _needs("sign", "iuf", "a number", n)
+    return _result(b.op("sign", n, loc=here()), x)
+
+
+@user_errors
+def signbit(x) -> Tensor:
+    """bool: whether the sign bit is set (-0.0 and NaNs with a sign included)."""
+    return wrap(_signbit(as_node(x), here()))
+
+
+_BITS = {8: dtypes.int8, 16: dtypes.int16, 32: dtypes.int32, 64: dtypes.int64}
+
+
+def _signbit(x: Node, loc: Loc | None) -> Node:
+    if x.dtype.is_float:
+        x = b.make("bitcast", (x,), loc, dtype=_BITS[x.dtype.bits])
+    if x.dtype.kind != "i":
+        return b.const(False, dtypes.bool_, x.shape, loc)
+    return b.op("lt", x, const_like(x, 0), loc=loc)
+
+
+@user_errors
+def square(x) -> Tensor:
+    """x * x."""
+    return multiply(x, x)
+
+
+@user_errors
+def reciprocal(x) -> Tensor:
+    """1 / x; integers as float32."""
+    loc = here()
+    n = as_float(as_node(x), loc)
+    return _result(b.op("div", const_like(n, 1), n, loc=loc), x)
+
+
+@user_errors
+def log10(x) -> Tensor:
+    """Logarithm to base 10."""
+    loc = here()
+    n = as_float(as_node(x), loc)
+    w = b.op("log2", b.cast(n, n.dtype.compute, loc), loc=loc)
+    return _result(b.cast(b.op("mul", w, const_like(w, math.log10(2)), loc=loc), n.dtype, loc), x)
+
+
+@user_errors
+def exp2(x) -> Tensor:
+    """2 to the power of x."""
+    loc = here()
+    n = as_float(as_node(x), loc)
+    return _result(b.op("pow", const_like(n, 2), n, loc=loc), x)
+
+
+@user_errors
+def sigmoid(x) -> Tensor:
+    """1 / (1 + exp(-x)), which neither overflows nor loses small values."""
+    loc = here()
+    n = as_float(as_node(x), loc)
+    w = b.cast(n, n.dtype.compute, loc)
+    one = const_like(w, 1)
+    out = b.op("div", one, b.op("add", one, b.op("exp", b.op("neg", w, loc=loc), loc=loc), loc=loc), loc=loc)
+    return _result(b.cast(out, n.dtype, loc), x)
+
+
+@user_errors
+def isnan(x) -> Tensor:
+    """bool: whether x is NaN; False for integers."""
+    n, loc = as_node(x), here()
+    return wrap(b.op("ne", n, n, loc=loc) if n.dtype.is_float else b.const(False, dtypes.bool_, n.shape, loc))
+
+
+@user_errors
+def isinf(x) -> Tensor:
+    """bool: whether x is infinite; False for integers."""
+    n, loc = as_node(x), here()
+    if not n.dtype.is_float:
+        return wrap(b.const(False, dtypes.bool_, n.shape, loc))
+    return wrap(b.op("eq", b.op("abs", n, loc=loc), const_like(n, math.inf), loc=loc))
+
+
+@user_errors
+def isfinite(x) -> Tensor:
+    """bool: whether x is neither NaN nor infinite; True for integers."""
+    n, loc = as_node(x), here()
+    return wrap(_isfinite(n, loc))
+
+
+def _isfinite(n: Node, loc: Loc | None) -> Node:
+    if not n.dtype.is_float:
+        return b.const(True, dtypes.bool_, n.shape, loc)
+    return b.op("lt", b.op("abs", n, loc=loc), const_like(n, math.inf), loc=loc)
+
+
+@user_errors
+def nan_to_num(x, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+    """x with NaN replaced by `nan` and infinities by `posinf` and `neginf` (the dtype's extremes if None)."""
+    n, loc = as_node(x), here()
+    if not n.dtype.is_float:
+        return wrap(n)
+    low, high = dtypes.limits(n.dtype)
+    for bad, value in ((math.inf, high if posinf is None else posinf), (-math.inf, low if neginf is None else neginf)):
+        n = b.select(b.op("eq", n, const_like(n, bad), loc=loc), const_like(n, value), n, loc)
+    return wrap(b.select(b.op("ne", n, n, loc=loc), const_like(n, nan), n, loc))
+
+
+# -- arithmetic on two ----------------------------------------------------------------------------------------------
+
+
+def _arithmetic(name: str, op: str, on_bool: str | None, doc: str) -> Callable:
+    def f(x1, x2) -> Tensor:
+        loc = here()
+        a, c = operands(name, x1, x2, loc=loc)
+        if a.dtype.is_bool:
+            if on_bool is None:
+                _needs(name, "iuf", "numbers", a, c)
+            return wrap(b.op(on_bool, a, c, loc=loc))
+        return _result(b.op(op, a, c, loc=loc), x1, x2)
+
+    f.__name__ = f.__qualname__ = name
+    f.__doc__ = doc
+    return user_errors(f)
+
+
+add = _arithmetic("add", "add", "or", "x1 + x2; integers wrap; bools: logical or.")
+subtract = _arithmetic("subtract", "sub", None, "x1 - x2; integers wrap. Not for two bools.")
+multiply = _arithmetic("multiply", "mul", "and", "x1 * x2; integers wrap; bools: logical and.")
+floor_divide = _arithmetic(
+    "floor_divide", "floordiv", None, "The largest integer not above x1 / x2; integer division by 0 gives 0."
+)
+remainder = _arithmetic(
+    "remainder", "mod", None, "x1 - x2 * floor(x1 / x2): the sign of x2; integer remainder by 0 is 0."
+)
+maximum = _arithmetic("maximum", "max", "or", "The larger of the two; NaN if either is.")
+minimum = _arithmetic("minimum", "min", "and", "The smaller of the two; NaN if either is.")
+mod = remainder
+
+
+@user_errors
+def divide(x1, x2) -> Tensor:
+    """x1 / x2 in floating point: two integers divide as float32."""
+    loc = here()
+    a, c = (as_float(n, loc) for n in operands("divide", x1, x2, loc=loc))
+    return _result(b.op("div", a, c, loc=loc), x1, x2)
+
+
+true_divide = divide
+
+
+@user_errors
+def fmod(x1, x2) -> Tensor:
+    """The remainder of x1 / x2 rounded towards zero: the sign of x1; integer remainder by 0 is 0."""
+    loc = here()
+    a, c = operands("fmod", x1, x2, loc=loc)
+    _needs("fmod", "iuf", "numbers", a, c)
+    if a.dtype.kind == "u":
+        return _result(b.op("mod", a, c, loc=loc), x1, x2)
+    m = b.op("mod", b.op("abs", a, loc=loc), b.op("abs", c, loc=loc), loc=loc)
+    negative_a = _signbit(a, loc)
+    return _result(b.select(negative_a, b.op("neg", m, loc=loc), m, loc), x1, x2)
+
+
+@user_errors
+def pow(x1, x2) -> Tensor:
+    """x1 to the power of x2.
+
+    A small constant exponent becomes multiplications, 0.5 a square root. Integers wrap; a negative integer exponent of
+    an integer gives 0 (1 or -1 for bases of 1 and -1), and is an error where it is a Python number.
+    """
+    loc = here()
+    if isinstance(x2, (int, float)) and not isinstance(x2, bool):
+        base = as_node(x1)
+        if base.dtype.is_bool:
+            base = promote(x1, x2)[0]
+        if base.dtype.is_int and isinstance(x2, int):
+            if x2 < 0:
+                raise DTypeError(f"pow: {base.dtype.name} to the negative power {x2}; cast to a float first")
+            return _result(_power(base, x2, loc), x1, x2)
+        small = float(x2)
+        base = promote(x1, x2)[0]
+        if base.dtype.is_float and (small.is_integer() and builtins.abs(small) <= 8 or builtins.abs(small) == 0.5):
+            w = b.cast(base, base.dtype.compute, loc)
+            w = b.op("sqrt", w, loc=loc) if builtins.abs(small) == 0.5 else _power(w, int(builtins.abs(small)), loc)
+            w = b.op("div", const_like(w, 1), w, loc=loc) if small < 0 else w
+            return _result(b.cast(w, base.dtype, loc), x1, x2)
+    a, c = operands("pow", x1, x2, loc=loc)
+    _needs("pow", "iuf", "numbers", a, c)
+    return _result(b.op("pow", a, c, loc=loc) if a.dtype.is_float else _integer_power(a, c, loc), x1, x2)
+
+
+power = pow
+
+
+def _power(x: Node, n: int, loc: Loc | None) -> Node:
+    """x multiplied with itself, by repeated squaring; exact for integers of any size of n."""
+    if n == 0:
+        return const_like(x, 1, loc)
+    out = None
+    while True:
+        if n & 1:
+            out = x if out is None else b.op("mul", out, x, loc=loc)
+        n >>= 1
+        if not n:
+            return out
+        x = b.op("mul", x, x, loc=loc)
+
+
+def _integer_power(x: Node, e: Node, loc: Loc | None) -> Node:
+    one, zero = const_like(x, 1), const_like(x, 0)
+    out, base, left = one, x, e
+    for _ in range(x.dtype.bits):
+        odd = b.op("ne", b.op("and", left, one, loc=loc), zero, loc=loc)
+        out = b.op("mul", out, b.select(odd, base, one, loc), loc=loc)
+        base, left = b.op("mul", base, base, loc=loc), b.op("shr", left, one, loc=loc)
+    if x.dtype.kind == "u":
+        return out
+    minus = const_like(x, -1)
+    odd = b.op("ne", b.op("and", e, one, loc=loc), zero, loc=loc)
+    inverse = b.select(b.op("eq", x, one, loc=loc), one, zero, loc)
+    inverse = b.select(b.op("eq", x, minus, loc=loc), b.select(odd, minus, one, loc), inverse, loc)
+    return b.select(b.op("lt", e, zero, loc=loc), inverse, out, loc)
+
+
+@user_errors
+def atan2(x1, x2) -> Tensor:
+    """The angle of the point (x2, x1) in [-pi, pi]."""
+    loc = here()
+    a, c = (as_float(n, loc) for n in operands("atan2", x1, x2, loc=loc))
+    return _result(b.op("atan2", a, c, loc=loc), x1, x2)
+
+
+@user_errors
+def hypot(x1, x2) -> Tensor:
+    """sqrt(x1**2 + x2**2) without overflow on the way; inf if either is infinite."""
+    loc = here()
+    a, c = operands("hypot", x1, x2, loc=loc)
+    result = as_float(a, loc).dtype
+    a, c = (b.op("abs", wide(n, loc), loc=loc) for n in (a, c))
+    big, small = b.op("max", a, c, loc=loc), b.op("min", a, c, loc=loc)
+    zero, one, inf = const_like(a, 0), const_like(a, 1), const_like(a, math.inf)
+    t = b.op("div", small, b.select(b.op("eq", big, zero, loc=loc), one, big, loc), loc=loc)
+    out = b.op("mul", big, b.op("sqrt", b.op("add", one, b.op("mul", t, t, loc=loc), loc=loc), loc=loc), loc=loc)
+    infinite = b.op("or", b.op("eq", a, inf, loc=loc), b.op("eq", c, inf, loc=loc), loc=loc)
+    return _result(b.cast(b.select(infinite, inf, out, loc), result, loc), x1, x2)
+
+
+@user_errors
+def logaddexp(x1, x2) -> Tensor:
+    """log(exp(x1) + exp(x2)) without overflow on the way."""
+    loc = here()
+    a, c = operands("logaddexp", x1, x2, loc=loc)
+    result = as_float(a, loc).dtype
+    a, c = wide(a, loc), wide(c, loc)
+    big = b.op("max", a, c, loc=loc)
+    apart = b.op("neg", b.op("abs", b.op("sub", a, c, loc=loc), loc=loc), loc=loc)
+    # equal infinities have no difference
+    apart = b.select(b.op("eq", a, c, loc=loc), const_like(a, 0), apart, loc)
+    out = b.op("add", big, b.op("log1p", b.op("exp", apart, loc=loc), loc=loc), loc=loc)
+    return _result(b.cast(out, result, loc), x1, x2)
+
+
+@user_errors
+def copysign(x1, x2) -> Tensor:
+    """The magnitude of x1 with the sign bit of x2."""
+    loc = here()
+    a, c = (as_float(n, loc) for n in operands("copysign", x1, x2, loc=loc))
+    differ = b.op("xor", _signbit(a, loc), _signbit(c, loc), loc=loc)
+    return _result(b.select(differ, b.op("neg", a, loc=loc), a, loc), x1, x2)
+
+
+@user_errors
+def nextafter(x1, x2) -> Tensor:
+    """The float next to x1 in the direction of x2."""
+    loc = here()
+    a, c = (as_float(n, loc) for n in operands("nextafter", x1, x2, loc=loc))
+    bits = _BITS[a.dtype.bits]
+    i = b.make("bitcast", (a,), loc, dtype=bits)
+    # as sign-magnitude integers, a step away from zero adds one and a step towards it takes one
+    zero = const_like(a, 0)
+    away = b.op("eq", b.op("lt", a, c, loc=loc), b.op("lt", zero, a, loc=loc), loc=loc)
+    stepped = b.op("add", i, b.select(away, const_like(i, 1), const_like(i, -1), loc), loc=loc)
+    out = b.make("bitcast", (stepped,), loc, dtype=a.dtype)
+    lowest = 1 - (1 << (bits.bits - 1))  # the smallest negative number: the sign bit and one
+    first = b.select(b.op("lt", zero, c, loc=loc), const_like(i, 1), const_like(i, lowest), loc)
+    out = b.select(b.op("eq", a, zero, loc=loc), b.make("bitcast", (first,), loc, dtype=a.dtype), out, loc)
+    out = b.select(b.op("eq", a, c, loc=loc), c, out, loc)
+    nan = b.op("or", b.op("ne", a, a, loc=loc), b.op("ne", c, c, loc=loc), loc=loc)
+    return _result(b.select(nan, const_like(a, math.nan), out, loc), x1, x2)
+
+
+# -- comparison -----------------------------------------------------------------------------------------------------
+
+
+def _comparison(name: str, op: str, swap: bool, doc: str) -> Callable:
+    def f(x1, x2) -> Tensor:
+        loc = here()
+        a, c = operands(name, x1, x2, loc=loc)
+        return wrap(b.op(op, *((c, a) if swap else (a, c)), loc=loc))
+
+    f.__name__ = f.__qualname__ = name
+    f.__doc__ = doc
+    return user_errors(f)
+
+
+equal = _comparison("equal", "eq", False, "bool: x1 == x2; NaN equals nothing.")
+not_equal = _comparison("not_equal", "ne", False, "bool: x1 != x2.")
+less = _comparison("less", "lt", False, "bool: x1 < x2.")
+less_equal = _comparison("less_equal", "le", False, "bool: x1 <= x2.")
+greater = _comparison("greater", "lt", True, "bool: x1 > x2.")
+greater_equal = _comparison("greater_equal", "le", True, "bool: x1 >= x2.")
+
+
+@user_errors
+def isclose(x1, x2, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+    """bool: |x1 - x2| <= atol + rtol * |x2|, or equal; NaNs are close to each other only with `equal_nan`."""
+    loc = here()
+    a, c = (wide(n, loc) for n in operands("isclose", x1, x2, loc=loc))
+    apart = b.op("abs", b.op("sub", a, c, loc=loc), loc=loc)
+    room = b.op("mul", b.op("abs", c, loc=loc), const_like(c, rtol), loc=loc)
+    near = b.op("le", apart, b.op("add", room, const_like(c, atol), loc=loc), loc=loc)
+    near = b.op("and", near, _isfinite(c, loc), loc=loc)
+    near = b.op("or", near, b.op("eq", a, c, loc=loc), loc=loc)
+    if equal_nan:
+        both = b.op("and", b.op("ne", a, a, loc=loc), b.op("ne", c, c, loc=loc), loc=loc)
+        near = b.op("or", near, both, loc=loc)
+    return wrap(near)
+
+
+@user_errors
+def allclose(x1, x2, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Whether all elements are close. Looks at the values, so not on traced tensors."""
+    n = isclose(x1, x2, rtol, atol, equal_nan).node
+    return bool(wrap(b.reduce(n, "all", range(n.ndim), here())))
+
+
+@user_errors
+def array_equal(x1, x2) -> bool:
+    """Whether shapes and all elements are equal. Looks at the values, so not on traced tensors."""
+    if as_node(x1).shape != as_node(x2).shape:
+        return False
+    n = equal(x1, x2).node
+    return bool(wrap(b.reduce(n, "all", range(n.ndim), here())))
+
+
+# -- logic and bits -------------------------------------------------------------------------------------------------
+
+
+def truth(x: Node, loc: Loc | None) -> Node:
+    """bool: x != 0."""
+    return b.cast(x, dtypes.bool_, loc)
+
+
+def _logical(name: str, op: str, doc: str) -> Callable:
+    def f(x1, x2) -> Tensor:
+        loc = here()
+        nodes = broadcast_nodes(name, as_node(x1), as_node(x2), loc=loc)
+        return wrap(b.op(op, *(truth(n, loc) for n in nodes), loc=loc))
+
+    f.__name__ = f.__qualname__ = name
+    f.__doc__ = doc
+    return user_errors(f)
+
+
+logical_and = _logical("logical_and", "and", "bool: both are non-zero.")
+logical_or = _logical("logical_or", "or", "bool: at least one is non-zero.")
+logical_xor = _logical("logical_xor", "xor", "bool: exactly one is non-zero.")
+
+
+@user_errors
+def logical_not(x) -> Tensor:
+    """bool: x is zero."""
+    loc = here()
+    return wrap(b.op("not", truth(as_node(x), loc), loc=loc))
+
+
+def _bitwise(name: str, op: str, kinds: str, doc: str) -> Callable:
+    what = "integers or bools" if "b" in kinds else "integers"
+
+    def f(x1, x2) -> Tensor:
+        loc = here()
+        a, c = operands(name, x1, x2, loc=loc)
+        _needs(name, kinds, what, a, c)
+        return _result(b.op(op, a, c, loc=loc), x1, x2)
+
+    f.__name__ = f.__qualname__ = name
+    f.__doc__ = doc
+    return user_errors(f)
+
+
+bitwise_and = _bitwise("bitwise_and", "and", "biu", "x1 & x2, bit by bit.")
+bitwise_or = _bitwise("bitwise_or", "or", "biu", "x1 | x2, bit by bit.")
+bitwise_xor = _bitwise("bitwise_xor", "xor", "biu", "x1 ^ x2, bit by bit.")
+bitwise_left_shift = _bitwise("bitwise_left_shift", "shl", "iu", "x1 << x2; 0 from the width of the type on.")
+bitwise_right_shift = _bitwise("bitwise_right_shift", "shr", "iu", "x1 >> x2; the sign is shifted in.")
+
+
+@user_errors
+def bitwise_invert(x) -> Tensor:
+    """~x: every bit (of a bool: the truth value) inverted."""
+    n = as_node(x)
+    _needs("bitwise_invert", "biu", "an integer or bool", n)
+    return _result(b.op("not", n, loc=here()), x)
+
+
+bitwise_not = bitwise_invert
+
+
+# -- choice ---------------------------------------------------------------------------------------------------------
+
+
+@user_errors
+def where(condition, x1, x2) -> Tensor:
+    """x1 where `condition` is non-zero, x2 elsewhere; all three broadcast."""
+    loc = here()
+    cond = truth(as_node(condition), loc)
+    cond, a, c = broadcast_nodes("where", cond, *promote(x1, x2), loc=loc)
+    return _result(b.select(cond, a, c, loc), x1, x2)
+
+
+@user_errors
+def clip(x, min=None, max=None) -> Tensor:
+    """x limited to [min, max]; either may be None or a tensor that broadcasts to x. NaN stays NaN."""
+    loc = here()
+    given = [v for v in (min, max) if v is not None]
+    if not given:
+        return wrap(as_node(x))
+    nodes = operands("clip", x, *given, loc=loc)
+    _needs("clip", "iuf", "numbers", *nodes)
+    out = nodes.pop(0)
+    if min is not None:
+        out = b.op("max", out, nodes.pop(0), loc=loc)
+    if max is not None:
+        out = b.op("min", out, nodes.pop(0), loc=loc)
+    return _result(out, x, *given)
+
+
+clamp = clip
+
+
+@user_errors
+def lerp(start, end, weight) -> Tensor:
+    """start + weight * (end - start)."""
+    return add(start, multiply(weight, subtract(end, start)))
+
+
+@user_errors
+def astype(x, dtype: DType, *, copy: bool = True) -> Tensor:
+    """x converted: float to integer truncates and saturates (NaN gives 0), anything to bool is x != 0.
+
+    `copy` is accepted and has no effect: tensors are values.
+    """
+    if not isinstance(dtype, DType):
+        raise DTypeError(f"astype: {dtype!r} is not a dlc dtype such as dlc.float32")
+    return wrap(b.cast(as_node(x), dtype, here()))
+
+
+@user_errors
+def stop_gradient(x) -> Tensor:
+    """x, through which no gradient flows."""
+    return wrap(b.make("stop_gradient", (as_node(x),), here()))
+
+
+@user_errors
+def bitcast(x, dtype: DType) -> Tensor:
+    """The same bits read as another dtype of the same width."""
+    n = as_node(x)
+    if n.dtype.itemsize != dtype.itemsize or n.dtype.is_bool or dtype.is_bool:
+        raise DTypeError(f"bitcast: {n.dtype.name} cannot be read as {dtype.name}")
+    return wrap(n if n.dtype is dtype else b.make("bitcast", (n,), here(), dtype=dtype))
+
+
+def full_like_node(x: Node, value, loc: Loc | None) -> Node:
+    """A Python number or a scalar tensor in the shape and dtype of `x`."""
+    n = b.cast(as_node(value), x.dtype, loc)
+    if n.ndim:
+        raise ShapeError(f"expected a scalar, got shape {n.shape}")
+    return spread(n, x.shape, loc)

@@ -1,0 +1,384 @@
+"""Linear algebra on `contract`: products of every kind accumulate in float32 or wider and keep the operands' dtype."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from dlc.frontend.elementwise import wide
+from dlc.frontend.location import here, user_errors
+from dlc.frontend.manipulation import (
+    broadcast_shape,
+    matrix_transpose,
+    normalize_axes,
+    normalize_axis,
+    shape_tuple,
+    spread,
+)
+from dlc.frontend.reductions import fold
+from dlc.frontend.tensor import Tensor, as_node, promote, wrap
+from dlc.ir import build as b
+from dlc.ir import dtypes
+from dlc.ir.errors import DTypeError, ShapeError
+from dlc.ir.graph import Loc, Node
+
+__all__ = [
+    "bmm", "diagonal", "dot", "einsum", "matmul", "matrix_norm", "matrix_transpose", "norm", "outer", "tensordot",
+    "trace", "vecdot", "vector_norm",
+]  # fmt: skip
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def _numbers(name: str, *operands) -> list[Node]:
+    nodes = promote(*operands)
+    if nodes[0].dtype.is_bool:
+        raise DTypeError(f"{name}: not defined for bool; cast first")
+    return nodes
+
+
+def contract_labels(a: Node, la: str, c: Node, lc: str, out: str, loc: Loc | None) -> Node:
+    """The product of `a` and `c`, axes named by letters, summed over every letter that `out` lacks.
+
+    A letter that only one operand has and `out` lacks is summed first; where an operand has extent 1 and the other
+    more, the axis is dropped (broadcasting).
+    """
+    shared = set(la) & set(lc)
+    uneven = {x for x in shared if a.shape[la.index(x)] != c.shape[lc.index(x)]}
+    a, la = _drop(a, la, {x for x in uneven if a.shape[la.index(x)] == 1}, loc)
+    c, lc = _drop(c, lc, {x for x in uneven if c.shape[lc.index(x)] == 1}, loc)
+    a, la = _sum_out(a, la, set(la) - set(lc) - set(out), loc)
+    c, lc = _sum_out(c, lc, set(lc) - set(la) - set(out), loc)
+    return b.contract(a, c, f"{la},{lc}->{out}", None, loc)
+
+
+def _drop(x: Node, labels: str, gone: set[str], loc: Loc | None) -> tuple[Node, str]:
+    keep = [k for k, letter in enumerate(labels) if letter not in gone]
+    return b.reshape(x, [x.shape[k] for k in keep], loc), "".join(labels[k] for k in keep)
+
+
+def _sum_out(x: Node, labels: str, gone: set[str], loc: Loc | None) -> tuple[Node, str]:
+    axes = [k for k, letter in enumerate(labels) if letter in gone]
+    return b.reduce(x, "sum", axes, loc), "".join(letter for letter in labels if letter not in gone)
+
+
+@user_errors
+def matmul(x1, x2) -> Tensor:
+    """The matrix product over the last two axes; leading axes broadcast; a 1-d operand is a row (x1) or column (x2).
+
+    [..., m, k] x [..., k, n] -> [..., m, n]. Raises ShapeError for a scalar or where k differs.
+    """
+    loc = here()
+    a, c = _numbers("matmul", x1, x2)
+    if not a.ndim or not c.ndim:
+        raise ShapeError(f"matmul: needs at least one dimension each, got shapes {a.shape} and {c.shape}")
+    if a.shape[-1] != c.shape[-2 if c.ndim > 1 else 0]:
+        raise ShapeError(f"matmul: shapes {a.shape} and {c.shape} do not fit: {a.shape[-1]} columns meet "
+                         f"{c.shape[-2 if c.ndim > 1 else 0]} rows")  # fmt: skip
+    batch = max(a.ndim, c.ndim) - 2
+    broadcast_shape("matmul", a.shape[:-2], c.shape[:-2])
+    names = _LETTERS[: max(batch, 0)]
+    la = names[batch - (a.ndim - 2) :] + "YX" if a.ndim > 1 else "X"
+    lc = names[batch - (c.ndim - 2) :] + "XZ" if c.ndim > 1 else "X"
+    return wrap(contract_labels(a, la, c, lc, names + "Y" * (a.ndim > 1) + "Z" * (c.ndim > 1), loc))
+
+
+@user_errors
+def dot(x1, x2) -> Tensor:
+    """NumPy's dot for scalars, vectors and matrices: the product, the inner product, the matrix product."""
+    from dlc.frontend.elementwise import multiply
+
+    a, c = as_node(x1), as_node(x2)
+    if not a.ndim or not c.ndim:
+        return multiply(x1, x2)
+    return matmul(x1, x2) if c.ndim <= 2 else tensordot(x1, x2, ((-1,), (-2,)))
+
+
+@user_errors
+def bmm(x1, x2) -> Tensor:
+    """The products of two stacks of matrices: [b, m, k] x [b, k, n] -> [b, m, n]."""
+    a, c = as_node(x1), as_node(x2)
+    if a.ndim != 3 or c.ndim != 3 or a.shape[0] != c.shape[0]:
+        raise ShapeError(f"bmm: needs [b, m, k] and [b, k, n], got shapes {a.shape} and {c.shape}")
+    return matmul(x1, x2)
+
+
+@user_errors
+def tensordot(x1, x2, axes=2) -> Tensor:
+    """The sum of products over `axes`: the last n of x1 with the first n of x2, or two sequences of axes.
+
+    The result has the remaining axes of x1, then those of x2.
+    """
+    loc = here()
+    a, c = _numbers("tensordot", x1, x2)
+    if isinstance(axes, int):
+        if not 0 <= axes <= min(a.ndim, c.ndim):
+            raise ShapeError(f"tensordot: cannot sum over {axes} axes of shapes {a.shape} and {c.shape}")
+        axes = (tuple(range(a.ndim - axes, a.ndim)), tuple(range(axes)))
+    first, second = (normalize_axes("tensordot", s, n.ndim) for s, n in zip(axes, (a, c), strict=True))
+    if [a.shape[k] for k in first] != [c.shape[k] for k in second]:
+        raise ShapeError(f"tensordot: axes {first} of shape {a.shape} do not match axes {second} of shape {c.shape}")
+    la = list(_LETTERS[: a.ndim])
+    lc = list(_LETTERS[a.ndim : a.ndim + c.ndim])
+    for i, j in zip(first, second, strict=True):
+        lc[j] = la[i]
+    out = [x for x in la if x not in lc] + [x for x in lc if x not in la]
+    return wrap(contract_labels(a, "".join(la), c, "".join(lc), "".join(out), loc))
+
+
+@user_errors
+def vecdot(x1, x2, *, axis: int = -1) -> Tensor:
+    """The inner products along `axis`; the other axes broadcast."""
+    loc = here()
+    a, c = _numbers("vecdot", x1, x2)
+    if not a.ndim or not c.ndim:
+        raise ShapeError(f"vecdot: needs at least one dimension each, got shapes {a.shape} and {c.shape}")
+    ndim = max(a.ndim, c.ndim)
+    k = normalize_axis("vecdot", axis, min(a.ndim, c.ndim)) - min(a.ndim, c.ndim)
+    if a.shape[k] != c.shape[k]:
+        raise ShapeError(f"vecdot: axis {axis} has extents {a.shape[k]} and {c.shape[k]} (shapes {a.shape}, {c.shape})")
+    broadcast_shape("vecdot", a.shape, c.shape)
+    names = _LETTERS[:ndim]
+    return wrap(contract_labels(a, names[ndim - a.ndim :], c, names[ndim - c.ndim :], names.replace(names[k], ""), loc))
+
+
+inner = vecdot
+
+
+@user_errors
+def outer(x1, x2) -> Tensor:
+    """All products of the elements of two vectors: [n], [m] -> [n, m]."""
+    a, c = _numbers("outer", x1, x2)
+    if a.ndim != 1 or c.ndim != 1:
+        raise ShapeError(f"outer: needs two vectors, got shapes {a.shape} and {c.shape}")
+    shape, loc = (a.shape[0], c.shape[0]), here()
+    return wrap(b.op("mul", b.broadcast(a, shape, (0,), loc), b.broadcast(c, shape, (1,), loc), loc=loc))
+
+
+# -- diagonals ------------------------------------------------------------------------------------------------------
+
+
+def diagonal_node(x: Node, axis1: int, axis2: int, offset: int, loc: Loc | None) -> Node:
+    """The elements with position i on `axis1` and i + `offset` on `axis2`, as the last axis. Views only."""
+    rest = [k for k in range(x.ndim) if k not in (axis1, axis2)]
+    x = b.permute(x, (*rest, axis1, axis2), loc)
+    *lead, rows, columns = x.shape
+    r0, c0 = max(-offset, 0), max(offset, 0)
+    n = max(min(rows - r0, columns - c0), 0)
+    if not n:
+        return b.reshape(b.slice_(x, (0,) * x.ndim, (*lead, 0, 0), None, loc), (*lead, 0), loc)
+    x = b.slice_(x, (*(0 for _ in lead), r0, c0), (*lead, r0 + n, c0 + n), None, loc)
+    flat = b.reshape(x, (*lead, n * n), loc)
+    return b.slice_(flat, (0,) * flat.ndim, flat.shape, (*(1 for _ in lead), n + 1), loc)
+
+
+@user_errors
+def diagonal(x, *, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Tensor:
+    """The diagonal of the matrices in two axes (the last two), as the last axis; `offset` > 0 lies above it."""
+    n = as_node(x)
+    i, j = normalize_axis("diagonal", axis1, n.ndim), normalize_axis("diagonal", axis2, n.ndim)
+    if i == j:
+        raise ShapeError(f"diagonal: axis {i} twice")
+    return wrap(diagonal_node(n, i, j, offset, here()))
+
+
+@user_errors
+def diag(x, offset: int = 0) -> Tensor:
+    """A matrix's diagonal, or, of a vector, the matrix that has it as its diagonal."""
+    n, loc = as_node(x), here()
+    if n.ndim == 2:
+        return diagonal(x, offset=offset)
+    if n.ndim != 1:
+        raise ShapeError(f"diag: needs a vector or a matrix, got shape {n.shape}")
+    size, k = n.shape[0] + abs(offset), n.shape[0]
+    # n + 1 apart in the flattened square: each element, then n zeros
+    flat = b.pad(b.reshape(n, (k, 1), loc), (0, 0), (0, k), None, 0, loc)
+    square = b.reshape(b.slice_(b.reshape(flat, (k * (k + 1),), loc), (0,), (k * k,), None, loc), (k, k), loc)
+    low = (max(-offset, 0), max(offset, 0))
+    return wrap(b.pad(square, low, (size - k - low[0], size - k - low[1]), None, 0, loc))
+
+
+@user_errors
+def trace(x, *, offset: int = 0, dtype=None) -> Tensor:
+    """The sum of the diagonal of the matrices in the last two axes."""
+    from dlc.frontend.reductions import sum as total
+
+    if as_node(x).ndim < 2:
+        raise ShapeError(f"trace: needs at least two dimensions, got shape {as_node(x).shape}")
+    return total(diagonal(x, offset=offset), -1, dtype=dtype)
+
+
+# -- norms ----------------------------------------------------------------------------------------------------------
+
+
+@user_errors
+def vector_norm(x, *, axis=None, keepdims: bool = False, ord: float = 2) -> Tensor:
+    """The `ord`-norm over `axis` (all axes if None): any number, inf, -inf, or 0 for the count of non-zeros.
+
+    The gradient of the 2-norm at 0 is 0.
+    """
+    n, loc = as_node(x), here()
+    axes = normalize_axes("vector_norm", axis, n.ndim)
+    w = wide(n, loc)
+    result = n.dtype if n.dtype.is_float else w.dtype
+    size = b.op("abs", w, loc=loc)
+    if ord in (math.inf, -math.inf):
+        if math.prod(n.shape[a] for a in axes) == 0:
+            raise ShapeError(f"vector_norm: no elements to reduce over axes {axes} of shape {n.shape}")
+        out = fold(size, "max" if ord > 0 else "min", axes, keepdims, loc)
+    elif ord == 0:
+        out = fold(b.cast(b.op("ne", w, b.like(w, 0), loc=loc), w.dtype, loc), "sum", axes, keepdims, loc)
+    elif ord == 1:
+        out = fold(size, "sum", axes, keepdims, loc)
+    elif ord == 2:
+        squares = fold(b.op("mul", w, w, loc=loc), "sum", axes, keepdims, loc)
+        zero = b.op("eq", squares, b.like(squares, 0), loc=loc)
+        root = b.op("sqrt", b.select(zero, b.like(squares, 1), squares, loc), loc=loc)
+        out = b.select(zero, b.like(squares, 0), root, loc)
+    else:
+        total = fold(b.op("pow", size, b.like(size, ord), loc=loc), "sum", axes, keepdims, loc)
+        out = b.op("pow", total, b.like(total, 1 / ord), loc=loc)
+    return wrap(b.cast(out, result, loc))
+
+
+@user_errors
+def matrix_norm(x, *, keepdims: bool = False, ord="fro") -> Tensor:
+    """The norm of the matrices in the last two axes: 'fro', 1, -1, inf, -inf (largest or smallest line sum)."""
+    n, loc = as_node(x), here()
+    if n.ndim < 2:
+        raise ShapeError(f"matrix_norm: needs at least two dimensions, got shape {n.shape}")
+    if ord == "fro":
+        return vector_norm(x, axis=(-2, -1), keepdims=keepdims)
+    if ord not in (1, -1, math.inf, -math.inf):
+        raise ShapeError(f"matrix_norm: order {ord!r} is not supported; choose from 'fro', 1, -1, inf, -inf")
+    first, second = (n.ndim - 2, n.ndim - 1) if abs(ord) == 1 else (n.ndim - 1, n.ndim - 2)
+    w = wide(n, loc)
+    sums = fold(b.op("abs", w, loc=loc), "sum", (first,), True, loc)
+    out = fold(sums, "max" if ord > 0 else "min", (second,), True, loc)
+    out = out if keepdims else b.reshape(out, n.shape[:-2], loc)
+    return wrap(b.cast(out, n.dtype if n.dtype.is_float else w.dtype, loc))
+
+
+@user_errors
+def norm(x, ord=None, axis=None, keepdims: bool = False) -> Tensor:
+    """The 2-norm of all elements or over `axis`; `ord` as in vector_norm, or 'fro' for matrices."""
+    if ord == "fro":
+        return vector_norm(x, axis=axis, keepdims=keepdims)
+    return vector_norm(x, axis=axis, keepdims=keepdims, ord=2 if ord is None else ord)
+
+
+# -- einsum ---------------------------------------------------------------------------------------------------------
+
+
+@user_errors
+def einsum(subscripts: str, *operands) -> Tensor:
+    """The sum of products that `subscripts` describes, as in NumPy: 'ij,jk->ik', 'i...,i...', 'ii->i', 'ij,jk'.
+
+    Any number of operands, contracted pair by pair from the left; repeated letters take diagonals; '...' stands for
+    axes that broadcast. Raises ShapeError where the letters do not fit the shapes.
+    """
+    loc = here()
+    if not operands:
+        raise ShapeError("einsum: no operands")
+    nodes = _numbers("einsum", *operands)
+    terms, out = _parse_einsum(subscripts, [n.shape for n in nodes])
+    work = [_take_diagonals(n, t, loc) for n, t in zip(nodes, terms, strict=True)]
+    node, labels = work[0]
+    for k, (other, other_labels) in enumerate(work[1:], 1):
+        later = set(out).union(*(w[1] for w in work[k + 1 :]))
+        union = labels + "".join(x for x in other_labels if x not in labels)
+        keep = "".join(x for x in (out if k == len(work) - 1 else union) if x in later and x in union)
+        node, labels = contract_labels(node, labels, other, other_labels, keep, loc), keep
+    node, labels = _sum_out(node, labels, set(labels) - set(out), loc)
+    return wrap(b.permute(node, [labels.index(x) for x in out], loc))
+
+
+def _parse_einsum(text: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[str], str]:
+    """One string of letters for each operand, and the result's; every '...' spelled out with letters of its own."""
+    text = text.replace(" ", "")
+    left, arrow, out = text.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(shapes):
+        raise ShapeError(f"einsum '{text}': {len(terms)} terms for {len(shapes)} operands")
+    used = {x for x in text if x.isalpha()}
+    spare = [x for x in _LETTERS if x not in used]
+    depth = 0
+    for t, s in zip(terms, shapes, strict=True):
+        letters = t.replace("...", "", 1)
+        if not all(x.isalpha() and x.isascii() for x in letters):
+            raise ShapeError(f"einsum '{text}': '{t}' is not made of letters and at most one '...'")
+        if "..." in t:
+            depth = max(depth, len(s) - len(letters))
+        if len(s) < len(letters) or ("..." not in t and len(s) != len(letters)):
+            raise ShapeError(f"einsum '{text}': '{t}' does not fit shape {s}")
+    dots = "".join(spare[:depth])
+    full = []
+    for t, s in zip(terms, shapes, strict=True):
+        n = len(s) - len(t.replace("...", ""))
+        full.append(t.replace("...", dots[depth - n :] if n else ""))
+    if not arrow:
+        counts = Counter(x for t in terms for x in t if x.isalpha())
+        out = "..." * ("..." in left) + "".join(sorted(x for x, c in counts.items() if c == 1))
+    elif depth and "..." not in out:
+        raise ShapeError(f"einsum '{text}': the result lacks the '...' of the operands")
+    letters = out.replace("...", "", 1)
+    if len(set(letters)) != len(letters) or not set(letters) <= {x for t in terms for x in t}:
+        raise ShapeError(f"einsum '{text}': '{out}' repeats a letter or has one that no operand has")
+    sizes: dict[str, int] = {}
+    for t, s in zip(full, shapes, strict=True):
+        for x, d in zip(t, s, strict=True):
+            have = sizes.setdefault(x, d)
+            if have != d and not (x in dots and 1 in (have, d)):
+                raise ShapeError(f"einsum '{text}': '{x}' is {have} and {d} in shapes {', '.join(map(str, shapes))}")
+            sizes[x] = d if have == 1 else have
+    return full, out.replace("...", dots)
+
+
+def _take_diagonals(x: Node, labels: str, loc: Loc | None) -> tuple[Node, str]:
+    while len(set(labels)) < len(labels):
+        letter = next(c for c in labels if labels.count(c) > 1)
+        i = labels.index(letter)
+        j = labels.index(letter, i + 1)
+        x = diagonal_node(x, i, j, 0, loc)
+        labels = "".join(c for k, c in enumerate(labels) if k not in (i, j)) + letter
+    return x, labels
+
+
+@user_errors
+def kron(x1, x2) -> Tensor:
+    """The Kronecker product of two tensors of the same number of dimensions."""
+    a, c = _numbers("kron", x1, x2)
+    if a.ndim != c.ndim:
+        raise ShapeError(f"kron: shapes {a.shape} and {c.shape} differ in the number of dimensions")
+    loc = here()
+    shape = [d for pair in zip(a.shape, c.shape, strict=True) for d in pair]
+    left = b.broadcast(a, shape, range(0, 2 * a.ndim, 2), loc)
+    right = b.broadcast(c, shape, range(1, 2 * a.ndim, 2), loc)
+    whole = [m * n for m, n in zip(a.shape, c.shape, strict=True)]
+    return wrap(b.reshape(b.op("mul", left, right, loc=loc), whole, loc))
+
+
+@user_errors
+def cross(x1, x2, *, axis: int = -1) -> Tensor:
+    """The cross product of vectors of three elements along `axis`; the other axes broadcast."""
+    loc = here()
+    a, c = _numbers("cross", x1, x2)
+    shape = broadcast_shape("cross", a.shape, c.shape)
+    k = normalize_axis("cross", axis, len(shape))
+    if a.shape[k - len(shape)] != 3 or c.shape[k - len(shape)] != 3:
+        raise ShapeError(f"cross: axis {axis} of shapes {a.shape} and {c.shape} does not have three elements")
+    from dlc.frontend.elementwise import multiply, subtract
+    from dlc.frontend.manipulation import roll
+
+    p, q = wrap(spread(a, shape, loc)), wrap(spread(c, shape, loc))
+    return subtract(multiply(roll(p, -1, k), roll(q, 1, k)), multiply(roll(p, 1, k), roll(q, -1, k)))
+
+
+@user_errors
+def identity_like(shape, dtype=dtypes.float32) -> Tensor:
+    """Identity matrices of `shape` [..., n, n]."""
+    s = shape_tuple("identity_like", shape)
+    loc = here()
+    same = b.op("eq", b.iota(s, len(s) - 2, dtypes.int64, loc), b.iota(s, len(s) - 1, dtypes.int64, loc), loc=loc)
+    return wrap(b.cast(same, dtype, loc))
