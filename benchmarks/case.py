@@ -40,7 +40,7 @@ class Case:
         inputs: makes the inputs, weights included; runs beside the reference only, the peers get copies.
         programs: for each peer, and for `reference` (float64), the way from inputs to a `Program`.
         floor: from the inputs and the flops that the reference counted (0 if it cannot count) to the `Floor`.
-        tolerance: the largest error of each checked output, relative to the reference in the L2 norm.
+        tolerance: the largest error of each checked output (`name@iteration`), relative to the reference, in the L2 norm.
         check_with: inputs replaced for the check: what makes a random case comparable.
     """
 
@@ -63,7 +63,7 @@ def differences(got: Arrays, expected: Arrays, case: Case) -> dict[str, float]:
             raise ValueError(f"{name} has shape {have.shape}, not {want.shape}")
         error = float(np.linalg.norm(have.astype(np.float64) - want) / max(np.linalg.norm(want), 1e-30))
         errors[name] = error
-        allowed = case.tolerance[name.partition("@")[0]]
+        allowed = case.tolerance[name]
         if not error <= allowed:  # also refuses NaN
             raise ValueError(f"{name} is wrong: relative error {error:.2g}, allowed {allowed:.2g}")
     return errors

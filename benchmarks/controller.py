@@ -7,7 +7,7 @@ import os
 import signal
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,11 +46,16 @@ class Measured:
 
 @dataclass
 class CaseResult:
-    """All peers of one case."""
+    """All peers of one case.
+
+    `disturbance` is the share of the machine's processor time that went to other processes during the timed turns;
+    above a few percent the times are not worth quoting (OpenMP's spinning barriers suffer most).
+    """
 
     name: str
     floor: Floor
     peers: dict[str, Measured]
+    disturbance: float | None = None
 
     def rival(self, peer: str) -> str | None:
         """The fastest of the others, dlc left out."""
@@ -190,9 +195,23 @@ def _time(
             iterations[peer] = max(1, round(turn / last * count))
             count = min(2 * count, iterations[peer])
     order = list(ready)
+    own, busy, total = _processor_time(ready.values())
     for number in range(rounds):
         report(f"round {number + 1} of {rounds}")
         for peer in order:
             seconds = ready[peer].ask("run", iterations[peer]) / iterations[peer]
             result.peers[peer].rounds.append(seconds)
         order = order[1:] + order[:1]
+    own_after, busy_after, total_after = _processor_time(ready.values())
+    if total_after > total:
+        result.disturbance = max(0.0, (busy_after - busy - (own_after - own)) / (total_after - total))
+
+
+def _processor_time(workers: Iterable[Worker]) -> tuple[int, int, int]:
+    """Ticks spent since boot: by the workers, by all processes, and by all with the idle time."""
+    own = 0
+    for worker in workers:
+        fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()
+        own += int(fields[11]) + int(fields[12])  # utime and stime
+    ticks = [int(text) for text in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+    return own, sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # 3 idle, 4 waiting for the disk

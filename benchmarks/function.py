@@ -92,5 +92,5 @@ def function_case(
             "dlc": dlc_program,
         },
         floor=lambda arrays, counted: floor,
-        tolerance={"result": tolerance},
+        tolerance={"result@1": tolerance, "result@4": tolerance},
     )

@@ -24,8 +24,9 @@ def floor_seconds(case: CaseResult, machine: Machine) -> float:
 def rows(case: CaseResult, machine: Machine) -> list[list[str]]:
     """The table's rows of one case: first its floor, then its peers."""
     floor = floor_seconds(case, machine)
+    busy = "" if case.disturbance is None else f"others {case.disturbance:.0%}"
     work = [f"{case.floor.flops / 1e9:.3g} GFLOP", f"{case.floor.bytes / 1e6:.3g} MB"]
-    table = [[case.name, "floor", f"{floor * 1e3:.3g}", "", "", "", *work, "", "", ""]]
+    table = [[case.name, "floor", f"{floor * 1e3:.3g}", "", busy, "", *work, "", "", ""]]
     table += [["", peer, *_cells(case, peer, got, floor)] for peer, got in case.peers.items()]
     return table
 
@@ -58,7 +59,8 @@ def headline(machine: Machine, load_after: float) -> str:
 
 LEGEND = (
     "ms: median over the rounds; +-: half the interquartile range; vs fastest: median over the rounds of the fastest "
-    "other peer's time (dlc not counted) over this one's; x floor: time over what the machine's limits allow; peak MB: "
+    "other peer's time (dlc not counted) over this one's; x floor: time over what the machine's limits allow; others: "
+    "processor time that other processes took meanwhile; peak MB: "
     "resident memory up to the end of the first call, and what of it came after the import."
 )
 
