@@ -33,7 +33,7 @@ def _cheap(node: Node) -> bool:
 # --------------------------------------------------------------------------------------------------- what depends on what
 
 
-def _dependence(body: Graph) -> list[int]:
+def dependence(body: Graph) -> list[int]:
     """For each output of `body`, the bit set of the parameters it has a derivative in."""
     bits = {p: 1 << k for k, p in enumerate(body.params) if p.dtype.is_float}
     for node in body.nodes():
@@ -60,7 +60,7 @@ class _Flow(NamedTuple):
 
 def _flow(node: Node, cts: Sequence[Ct], need: Sequence[bool]) -> _Flow:
     n_const, n_carry = node.attrs["consts"], node.attrs["carry"]
-    depends = _dependence(node.attrs["body"])
+    depends = dependence(node.attrs["body"])
     active = sum(1 << k for k, wanted in enumerate(need) if wanted)
     for _ in range(n_carry):  # a derivative enters one more carry a round at most
         active |= sum(1 << (n_const + k) for k in range(n_carry) if depends[k] & active and not active >> (n_const + k) & 1)

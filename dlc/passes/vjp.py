@@ -441,16 +441,15 @@ def _scatter_set(node: Node, ct: Node, need: tuple[bool, ...]) -> tuple[Ct, Ct]:
     """Only the update that stayed has a gradient: a second scatter finds which one that is for each row."""
     base, index, updates = node.inputs
     axis = node.attrs["axis"]
-    d_base = d_updates = None
-    if need[0]:
-        d_base = scatter(ct, index, zeros(updates), axis, "set")
-    if need[2]:
-        d_updates = gather(ct, index, axis)
-        if index.type.size > 1:
-            number = B.reshape(B.iota((index.type.size,), 0), index.shape)
-            winner = scatter(B.const(-1, number.dtype, (base.shape[axis],)), index, number, 0, "set")
-            stays = make("eq", (gather(winner, index, 0), number))
-            d_updates = where(along(stays, updates.shape, axis), d_updates)
+    d_base = scatter(ct, index, zeros(updates), axis, "set") if need[0] else None
+    if not need[2]:
+        return d_base, None
+    d_updates = gather(ct, index, axis)
+    if index.type.size > 1:
+        number = B.reshape(B.iota((index.type.size,), 0), index.shape)
+        winner = scatter(B.const(-1, number.dtype, (base.shape[axis],)), index, number, 0, "set")
+        stays = make("eq", (gather(winner, index, 0), number))
+        d_updates = where(along(stays, updates.shape, axis), d_updates)
     return d_base, d_updates
 
 
@@ -458,30 +457,41 @@ def _scatter_add(node: Node, ct: Node, need: tuple[bool, ...]) -> tuple[Ct, Ct]:
     return ct, gather(ct, node.inputs[1], node.attrs["axis"]) if need[2] else None
 
 
-def _scatter_mul(node: Node, ct: Node, need: tuple[bool, ...]) -> tuple[Ct, Ct]:
-    """An update's factor is the product of all others at its row: counted zeros keep the division away from 0/0."""
+def other_factors(node: Node) -> Node:
+    """For scatter-mul: for each update, the product of the base and all other updates at its row, also with zeros."""
     base, index, updates = node.inputs
     axis = node.attrs["axis"]
-    d_base = scatter(ct, index, updates, axis, "mul") if need[0] else None
-    if not need[2]:
-        return d_base, None
     zero = make("eq", (updates, zeros(updates)))
+    one = where(zero, B.like(updates, 1))
     safe = B.select(zero, B.like(updates, 1), updates)
-    count = gather(scatter(zeros(base), index, where(zero, B.like(updates, 1)), axis, "add"), index, axis)
     product = gather(scatter(base, index, safe, axis, "mul"), index, axis)
-    alone = make("eq", (count, where(zero, B.like(updates, 1))))  # no zero among the others
-    return d_base, mul(gather(ct, index, axis), where(alone, div(product, safe)))
+    count = gather(scatter(zeros(base), index, one, axis, "add"), index, axis)
+    return where(make("eq", (count, one)), div(product, safe))  # no zero among the others
+
+
+def _scatter_mul(node: Node, ct: Node, need: tuple[bool, ...]) -> tuple[Ct, Ct]:
+    _, index, updates = node.inputs
+    axis = node.attrs["axis"]
+    return (
+        scatter(ct, index, updates, axis, "mul") if need[0] else None,
+        mul(gather(ct, index, axis), other_factors(node)) if need[2] else None,
+    )
+
+
+def scatter_ties(node: Node) -> tuple[Node, Node, Node]:
+    """For scatter-max and -min: where the base is the result, where an update is, and how many share each row."""
+    base, index, updates = node.inputs
+    axis, wide = node.attrs["axis"], node.dtype.compute
+    own = make("eq", (base, node))
+    hit = make("eq", (updates, gather(node, index, axis)))
+    return own, hit, scatter(B.cast(own, wide), index, B.cast(hit, wide), axis, "add")
 
 
 def _scatter_extremum(node: Node, ct: Node, need: tuple[bool, ...]) -> tuple[Ct, Ct]:
-    base, index, updates = node.inputs
-    axis = node.attrs["axis"]
-    own = make("eq", (base, node))
-    hit = make("eq", (updates, gather(node, index, axis)))
-    wide = node.dtype.compute
-    count = scatter(B.cast(own, wide), index, B.cast(hit, wide), axis, "add")
-    share = B.cast(div(B.cast(ct, wide), count), ct.dtype)
-    return where(own, share) if need[0] else None, where(hit, gather(share, index, axis)) if need[2] else None
+    own, hit, count = scatter_ties(node)
+    share = B.cast(div(B.cast(ct, count.dtype), count), ct.dtype)
+    spread = gather(share, node.inputs[1], node.attrs["axis"])
+    return where(own, share) if need[0] else None, where(hit, spread) if need[2] else None
 
 
 _SCATTER = {
