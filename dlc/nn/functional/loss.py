@@ -1,0 +1,239 @@
+"""Loss functions. `reduction` is 'mean', 'sum' or 'none' everywhere.
+
+PyTorch's deprecated `size_average` and `reduce` are not here; what follows `weight` is given by keyword.
+"""
+
+from __future__ import annotations
+
+import math
+
+import dlc
+from dlc import Tensor
+from dlc.nn.functional.activation import logsigmoid
+from dlc.nn.functional.precision import narrow, widen
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Cross entropy of the logits `input` (N, C, d1, ...) or (C,) with `target`.
+
+    `target` holds class numbers (N, d1, ...), of which those equal to `ignore_index` do not count, or probabilities of
+    the shape of `input`. `weight` (C,) scales each class. With 'mean', class numbers divide by the total weight of
+    their classes, probabilities by N * d1 * ...
+
+    The class is picked by comparing with the class numbers rather than by gathering, so that forward and backward are
+    reductions and elementwise work over rows, which fuse.
+    """
+    _check_reduction("cross_entropy", reduction)
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"cross_entropy: label_smoothing {label_smoothing} is outside [0, 1]")
+    axis = _class_axis("cross_entropy", input)
+    as_probabilities = tuple(input.shape) == tuple(target.shape) and _is_float(target)
+    if not as_probabilities:
+        _check_classes("cross_entropy", input, target, axis)
+    _check_weight("cross_entropy", weight, input.shape[axis])
+
+    x, out = widen(input)
+    classes = x.shape[axis]
+    m = dlc.stop_gradient(dlc.max(x, axis=axis, keepdims=True))
+    lse = dlc.log(dlc.sum(dlc.exp(x - m), axis=axis, keepdims=True)) + m
+    w = None if weight is None else _along(weight, axis, x.ndim)
+
+    if as_probabilities:
+        p = target if label_smoothing == 0.0 else target * (1.0 - label_smoothing) + label_smoothing / classes
+        terms = p * (lse - x)
+        losses = dlc.sum(terms if w is None else terms * w, axis=axis)
+        if reduction == "mean":
+            return narrow(dlc.sum(losses) / max(1, math.prod(losses.shape)), out)
+        return narrow(_reduce(losses, reduction), out)
+
+    hit = _hits(target, axis, classes)
+    lse1 = dlc.squeeze(lse, axis=axis)
+    nll = lse1 - dlc.sum(dlc.where(hit, x, 0), axis=axis)
+    picked_weight = None
+    if w is not None:
+        picked_weight = dlc.sum(dlc.where(hit, w, 0), axis=axis)
+        nll = nll * picked_weight
+    if label_smoothing > 0.0:
+        smooth = classes * lse1 - dlc.sum(x, axis=axis) if w is None else dlc.sum(w * (lse - x), axis=axis)
+        nll = (1.0 - label_smoothing) * nll + (label_smoothing / classes) * smooth
+    return narrow(_reduce_classes(nll, target, picked_weight, ignore_index, reduction), out)
+
+
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """-input[target] for log-probabilities `input` (N, C, d1, ...) or (C,) and class numbers `target` (N, d1, ...)."""
+    _check_reduction("nll_loss", reduction)
+    axis = _class_axis("nll_loss", input)
+    _check_classes("nll_loss", input, target, axis)
+    _check_weight("nll_loss", weight, input.shape[axis])
+    hit = _hits(target, axis, input.shape[axis])
+    nll = -dlc.sum(dlc.where(hit, input, 0), axis=axis)
+    picked_weight = None
+    if weight is not None:
+        w = _along(weight, axis, input.ndim)
+        picked_weight = dlc.sum(dlc.where(hit, w, 0), axis=axis)
+        nll = nll * picked_weight
+    return _reduce_classes(nll, target, picked_weight, ignore_index, reduction)
+
+
+def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+    """(input - target)^2. Raises ShapeError where the shapes differ: nothing broadcasts silently."""
+    _check_pair("mse_loss", input, target, reduction)
+    d = input - target
+    return _reduce(d * d, reduction)
+
+
+def l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+    """|input - target|."""
+    _check_pair("l1_loss", input, target, reduction)
+    return _reduce(dlc.abs(input - target), reduction)
+
+
+def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """0.5 d^2 / beta where |d| < beta, else |d| - 0.5 beta, with d = input - target."""
+    _check_pair("smooth_l1_loss", input, target, reduction)
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss: beta {beta} is negative")
+    d = dlc.abs(input - target)
+    return _reduce(d if beta == 0 else dlc.where(d < beta, d * d * (0.5 / beta), d - 0.5 * beta), reduction)
+
+
+def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """0.5 d^2 where |d| < delta, else delta (|d| - 0.5 delta), with d = input - target."""
+    _check_pair("huber_loss", input, target, reduction)
+    if delta <= 0:
+        raise ValueError(f"huber_loss: delta {delta} is not positive")
+    d = dlc.abs(input - target)
+    return _reduce(dlc.where(d < delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """-(pos_weight y log(sigmoid(x)) + (1 - y) log(1 - sigmoid(x))), stable for all x."""
+    _check_pair("binary_cross_entropy_with_logits", input, target, reduction)
+    if pos_weight is None:
+        losses = (1.0 - target) * input - logsigmoid(input)
+    else:
+        losses = (1.0 - target) * input - (1.0 + (pos_weight - 1.0) * target) * logsigmoid(input)
+    return _reduce(losses if weight is None else losses * weight, reduction)
+
+
+def binary_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
+) -> Tensor:
+    """-(y log(p) + (1 - y) log(1 - p)) for probabilities p; each logarithm is at least -100."""
+    _check_pair("binary_cross_entropy", input, target, reduction)
+    losses = -(target * _clamped_log(input) + (1.0 - target) * _clamped_log(1.0 - input))
+    return _reduce(losses if weight is None else losses * weight, reduction)
+
+
+def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """target (log(target) - input) for log-probabilities `input`; 0 where target is 0.
+
+    'batchmean' divides the sum by the first extent, which is the mathematical divergence.
+    """
+    _check_pair("kl_div", input, target, "sum" if reduction == "batchmean" else reduction)
+    if log_target:
+        losses = dlc.exp(target) * (target - input)
+    else:
+        positive = target > 0
+        safe = dlc.where(positive, target, 1)
+        losses = dlc.where(positive, target * dlc.log(safe), 0) - target * input
+    if reduction == "batchmean":
+        return dlc.sum(losses) / (input.shape[0] if input.ndim else 1)
+    return _reduce(losses, reduction)
+
+
+# -- what the losses share ------------------------------------------------------------------------------------------
+
+
+def _clamped_log(p: Tensor) -> Tensor:
+    y = dlc.log(p)
+    return dlc.where(y < -100.0, -100.0, y)
+
+
+def _reduce(losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return losses
+    return dlc.mean(losses) if reduction == "mean" else dlc.sum(losses)
+
+
+def _reduce_classes(
+    nll: Tensor, target: Tensor, picked_weight: Tensor | None, ignore_index: int, reduction: str
+) -> Tensor:
+    """Drop the ignored positions of `nll` and reduce; 'mean' divides by the total weight of what is left."""
+    valid = target != ignore_index
+    nll = dlc.where(valid, nll, 0)
+    if reduction != "mean":
+        return _reduce(nll, reduction)
+    counted = dlc.astype(valid, nll.dtype)
+    return dlc.sum(nll) / dlc.sum(counted if picked_weight is None else counted * picked_weight)
+
+
+def _hits(target: Tensor, axis: int, classes: int) -> Tensor:
+    """True where the class number along `axis` is the target's."""
+    target = dlc.expand_dims(target, axis=axis)
+    return target == _along(dlc.arange(classes, dtype=target.dtype), axis, target.ndim)
+
+
+def _along(row: Tensor, axis: int, ndim: int) -> Tensor:
+    """A 1-D tensor shaped to broadcast along `axis` of a tensor of `ndim` dimensions."""
+    return dlc.reshape(row, tuple(-1 if k == axis else 1 for k in range(ndim)))
+
+
+def _is_float(x: Tensor) -> bool:
+    return dlc.isdtype(x.dtype, "real floating")
+
+
+def _class_axis(name: str, input: Tensor) -> int:
+    if input.ndim == 0:
+        raise dlc.ShapeError(f"{name}: input is (C,) or (N, C, ...), not a scalar")
+    return 0 if input.ndim == 1 else 1
+
+
+def _check_classes(name: str, input: Tensor, target: Tensor, axis: int) -> None:
+    shape = tuple(input.shape)
+    if not dlc.isdtype(target.dtype, "integral"):
+        raise dlc.DTypeError(
+            f"{name}: target of shape {tuple(target.shape)} and dtype {target.dtype} is neither class numbers "
+            f"(integers) nor probabilities of the shape {shape} of input"
+        )
+    want = shape[:axis] + shape[axis + 1 :]
+    if tuple(target.shape) != want:
+        raise dlc.ShapeError(f"{name}: input {shape} needs class numbers of shape {want}, got {tuple(target.shape)}")
+
+
+def _check_weight(name: str, weight: Tensor | None, classes: int) -> None:
+    if weight is not None and tuple(weight.shape) != (classes,):
+        raise dlc.ShapeError(f"{name}: weight has shape {tuple(weight.shape)}, expected ({classes},)")
+
+
+def _check_reduction(name: str, reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{name}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
+
+
+def _check_pair(name: str, input: Tensor, target: Tensor, reduction: str) -> None:
+    _check_reduction(name, reduction)
+    if tuple(input.shape) != tuple(target.shape):
+        raise dlc.ShapeError(f"{name}: input {tuple(input.shape)} and target {tuple(target.shape)} differ in shape")

@@ -1,0 +1,81 @@
+"""Recurrent layers over a sequence, each one `dlc.scan`: compile time does not grow with the length.
+
+The inputs' products with `w_ih` do not depend on the state, so they are one matmul over all steps before the scan; what is
+left inside is the product with `w_hh` and elementwise work. Layouts and gate orders are PyTorch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import dlc
+from dlc import Tensor
+from dlc.nn.functional.activation import relu, sigmoid
+
+State = tuple[Tensor, ...]
+# (projected input (B, gates * H), state, w_hh (gates * H, H), b_hh or None) -> new state, whose first part is the output
+Cell = Callable[[Tensor, State, Tensor, Tensor | None], State]
+
+
+def rnn_tanh_cell(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None) -> State:
+    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh)."""
+    return (dlc.tanh(_recurrent(projected, state, w_hh, b_hh)),)
+
+
+def rnn_relu_cell(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None) -> State:
+    """h' = relu(W_ih x + b_ih + W_hh h + b_hh)."""
+    return (relu(_recurrent(projected, state, w_hh, b_hh)),)
+
+
+def lstm_cell(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None) -> State:
+    """Gates i, f, g, o: c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c')."""
+    i, f, g, o = dlc.chunk(_recurrent(projected, state, w_hh, b_hh), 4, axis=-1)
+    c = sigmoid(f) * state[1] + sigmoid(i) * dlc.tanh(g)
+    return sigmoid(o) * dlc.tanh(c), c
+
+
+def gru_cell(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None) -> State:
+    """Gates r, z, n: n = tanh(W_in x + b_in + r (W_hn h + b_hn)), h' = (1 - z) n + z h."""
+    h = state[0]
+    recurrent = dlc.matmul(h, dlc.matrix_transpose(w_hh))
+    if b_hh is not None:
+        recurrent = recurrent + b_hh
+    xr, xz, xn = dlc.chunk(projected, 3, axis=-1)
+    hr, hz, hn = dlc.chunk(recurrent, 3, axis=-1)
+    r, z = sigmoid(xr + hr), sigmoid(xz + hz)
+    n = dlc.tanh(xn + r * hn)
+    return (n + z * (h - n),)
+
+
+def _recurrent(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
+    out = projected + dlc.matmul(state[0], dlc.matrix_transpose(w_hh))
+    return out if b_hh is None else out + b_hh
+
+
+def recurrent_layer(
+    cell: Cell,
+    input: Tensor,
+    state: State,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, State]:
+    """One direction of one layer: input (T, B, I), state parts (B, H) -> (outputs (T, B, H), last state).
+
+    With `reverse` the sequence is read from its end; output t still belongs to input t.
+    """
+    projected = dlc.matmul(input, dlc.matrix_transpose(w_ih))
+    if b_ih is not None:
+        projected = projected + b_ih
+    inner = b_hh
+    if b_hh is not None and cell is not gru_cell:  # the GRU's b_hn is scaled by a gate; elsewhere it is a constant term
+        projected, inner = projected + b_hh, None
+
+    def step(carry: State, x: Tensor) -> tuple[State, Tensor]:
+        new = cell(x, carry, w_hh, inner)
+        return new, new[0]
+
+    last, outputs = dlc.scan(step, tuple(state), projected, reverse=reverse)
+    return outputs, last
