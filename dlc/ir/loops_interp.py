@@ -1,0 +1,432 @@
+"""The Loop IR's meaning, executed: `run(kernel, arrays)`, `run_program(program, arrays)` and `evaluate_expr(expr, env)`.
+
+`run` is the oracle for schedules and emitters. It turns a kernel once into a Python function, one line an operation,
+and runs that: integers are Python ints wrapped to their type, floats NumPy scalars of their type (so halves round
+after every operation; `fma` rounds once). Loops run iteration by iteration; parallel and grid loops in an order shuffled by
+`seed`, so that a kernel which depends on the order is found by two seeds. An index outside its dimension, a read of
+reg or shared memory that nothing was written to, and a `Sync` between lanes (not supported here) raise InterpError.
+
+Conditions are what they say: where an If or a predicate is false, nothing inside it is evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
+import numpy as np
+
+from dlc.ir import dtypes
+from dlc.ir.dtypes import DType
+from dlc.ir.errors import DlcError
+from dlc.ir.loops import Alloc, Buffer, Expr, For, If, Kernel, Seq, Stmt, Store, Sync, load_parts, walk
+from dlc.ir.loops_text import print_expr, print_stmt
+from dlc.ir.loops_verify import interval
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.ir.scalar import SCALAR_OPS
+
+
+class InterpError(DlcError):
+    """A kernel that did what no kernel may: an access outside a buffer, or a read of what was never written."""
+
+
+def run(kernel: Kernel, arrays: Sequence[np.ndarray], seed: int = 0) -> None:
+    """Run a kernel on flat arrays, one a parameter, of the parameter's dtype and size; results are written in place.
+
+    Arrays may share memory, as the buffers of an in-place kernel do. Raises InterpError.
+    """
+    if len(arrays) != len(kernel.params):
+        raise InterpError(f"kernel {kernel.name} has {len(kernel.params)} parameters, got {len(arrays)} arrays")
+    for b, a in zip(kernel.params, arrays, strict=True):
+        if a.dtype != b.dtype.np or a.shape != (b.size,):
+            raise InterpError(f"kernel {kernel.name}: {b.name} is {b.dtype.name}[{b.size}], got {a.dtype}{list(a.shape)}")
+    with np.errstate(all="ignore"):
+        compile_kernel(kernel)(list(arrays), random.Random(seed))
+
+
+def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -> list[np.ndarray]:
+    """Run every step on copies of the inputs and return the outputs. The arena starts as NaN (integers: -1).
+
+    Raises InterpError, also for a Ref that reaches outside its slot.
+    """
+    arena = np.full(program.arena_bytes, 0xFF, np.uint8)
+    memory: dict[Slot, np.ndarray] = {}
+
+    def place(slot: Slot) -> np.ndarray:
+        if slot not in memory:
+            if slot.alias is not None:
+                memory[slot] = place(slot.alias)
+            elif slot.kind == "arena":
+                if slot.offset < 0 or slot.offset + slot.nbytes > program.arena_bytes:
+                    raise InterpError(f"slot {slot.name} lies outside the arena of {program.arena_bytes} bytes")
+                memory[slot] = arena[slot.offset : slot.offset + slot.nbytes].view(slot.dtype.np)
+            elif slot.kind == "input":
+                memory[slot] = np.array(arrays[program.inputs.index(slot)], slot.dtype.np).reshape(-1)
+            else:
+                memory[slot] = np.full(slot.nbytes, 0xFF, np.uint8).view(slot.dtype.np)
+        return memory[slot]
+
+    def window(ref: Ref, param: Buffer, iterations: tuple[int, ...]) -> np.ndarray:
+        start = ref.start + sum(s * i for s, i in zip(ref.steps, iterations, strict=False))
+        whole = place(ref.slot)
+        if not 0 <= start <= start + param.size <= whole.size:
+            raise InterpError(f"{param.name} takes elements {start} to {start + param.size} of slot {ref.slot.name}, "
+                              f"which has {whole.size}")
+        return whole[start : start + param.size]
+
+    def visit(steps: Sequence[Launch | Repeat], iterations: tuple[int, ...]) -> None:
+        for step in steps:
+            if isinstance(step, Repeat):
+                for i in range(step.count):
+                    visit(step.body, (*iterations, i))
+            else:
+                windows = [window(r, p, iterations) for r, p in zip(step.args, step.kernel.params, strict=True)]
+                run(step.kernel, windows, seed)
+
+    for slot in program.inputs:
+        place(slot)
+    visit(program.steps, ())
+    types = program.output_types
+    return [place(s).reshape(types[i].shape) if types else place(s) for i, s in enumerate(program.outputs)]
+
+
+# ---------------------------------------------------------------- conversion and fused multiply-add, on arrays
+
+
+def convert(x: np.ndarray, dtype: DType) -> np.ndarray:
+    """`cast`: float to int truncates and saturates with NaN -> 0, to bool is `!= 0`, int to int wraps."""
+    floats = x.dtype.kind not in "biu"
+    if dtype.is_bool:
+        return x != 0
+    if not (dtype.is_int and floats):
+        return x.astype(dtype.np)
+    whole = np.trunc(x.astype(np.float64))
+    low, high = dtypes.limits(dtype)
+    inside = (whole > float(low)) & (whole < float(high))  # float(2**63 - 1) rounds up: hence strict
+    out = np.where(inside, whole, 0).astype(dtype.np)
+    out = np.where(whole >= float(high), np.array(high, dtype.np), out)
+    return np.where(whole <= float(low), np.array(low, dtype.np), out)
+
+
+def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c rounded once: through float64 for smaller types; for float64 from error-free products and sums.
+
+    The float64 form is exact to the last rounding except in the range of denormals.
+    """
+    if a.dtype != np.float64:
+        return (a.astype(np.float64) * b.astype(np.float64) + c.astype(np.float64)).astype(a.dtype)
+    product = a * b
+    ah, al = _split(a)
+    bh, bl = _split(b)
+    error = ((ah * bh - product) + ah * bl + al * bh) + al * bl
+    total = product + c
+    back = total - product
+    rest = (product - (total - back)) + (c - back)
+    exact = total + (rest + error)
+    return np.where(np.isfinite(exact), exact, total)
+
+
+def _split(x):
+    """Upper and lower half of a float64's digits (Veltkamp)."""
+    t = 134217729.0 * x
+    high = t - (t - x)
+    return high, x - high
+
+
+def operation(e: Expr, args: Sequence[np.ndarray], fuse: bool = True) -> np.ndarray:
+    """One operation (not const, axis or load) on arrays, or NumPy scalars, of the operands' dtypes."""
+    if e.op == "cast":
+        return convert(np.asarray(args[0]), e.dtype)
+    if e.op == "bitcast":
+        x = np.ascontiguousarray(args[0]).view(np.uint8 if e.dtype.is_bool else e.dtype.np)
+        return (x != 0 if e.dtype.is_bool else x).reshape(np.shape(args[0]))
+    if e.op == "select":
+        return np.where(*args)
+    if e.op == "fma":
+        return fused(*args) if fuse else args[0] * args[1] + args[2]
+    return SCALAR_OPS[e.op].numpy(*args)
+
+
+def evaluate_expr(expr: Expr, env: Mapping[Any, Any], fuse: bool = True) -> np.ndarray:
+    """An expression on arrays. `env` gives a value for axes and for any other subexpressions, and an array for each
+    Buffer loaded from. With `fuse` False, fma rounds twice, as on a machine that has none.
+    """
+    memo: dict[Expr, np.ndarray] = {k: np.asarray(v, k.dtype.np) for k, v in env.items() if isinstance(k, Expr)}
+    stack = [expr]
+    with np.errstate(all="ignore"):
+        while stack:
+            e = stack[-1]
+            missing = [a for a in e.args if a not in memo] if e not in memo else []
+            if missing:
+                stack.extend(missing)
+                continue
+            stack.pop()
+            if e in memo:
+                continue
+            args = [memo[a] for a in e.args]
+            if e.op == "const":
+                memo[e] = np.array(e.attr, e.dtype.np)
+            elif e.op == "load":
+                memo[e] = _gather(e, args, env)
+            elif e.op == "axis":
+                raise InterpError(f"axis {e.attr[0]} has no value")
+            else:
+                memo[e] = np.asarray(operation(e, args, fuse))
+    return memo[expr]
+
+
+def _gather(e: Expr, args: list[np.ndarray], env: Mapping[Any, Any]) -> np.ndarray:
+    buffer, index, predicate = load_parts(e)
+    source = np.asarray(env[buffer]).reshape(buffer.shape)
+    places = np.broadcast_arrays(*args[: len(index)]) if index else []
+    inside = np.broadcast_to(args[-1] if predicate is not None else True, np.shape(places[0]) if places else ())
+    for i, n in zip(places, buffer.shape, strict=True):
+        if np.any(inside & ((i < 0) | (i >= n))):
+            raise InterpError(f"index outside {buffer.name}{list(buffer.shape)} in {print_expr(e)}")
+    safe = tuple(np.where(inside, i, 0) for i in places)
+    return np.where(inside, source[safe], np.array(0, buffer.dtype.np))
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def compile_kernel(kernel: Kernel):
+    """A Python function (arrays, random) -> None that runs the kernel; kept in the kernel's `meta`."""
+    if "interp" not in kernel.meta:
+        kernel.meta["interp"] = _Compiler(kernel).function()
+    return kernel.meta["interp"]
+
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*"}
+_COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "and": "&", "or": "|", "xor": "^"}
+_BOOL = {"not": "not {0}", "max": "{0} or {1}", "min": "{0} and {1}"}
+_INT = {
+    "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "neg": "-{0}", "abs": "abs({0})",
+    "sign": "({0} > 0) - ({0} < 0)", "not": "~{0}", "max": "max({0}, {1})", "min": "min({0}, {1})",
+    "floordiv": "{0} // {1} if {1} else 0", "mod": "{0} % {1} if {1} else 0",
+    "shl": "{0} << {1} if 0 <= {1} < {bits} else 0", "shr": "{0} >> ({1} if 0 <= {1} < {bits} else {bits})",
+}
+_MAY_WRAP = {"add", "sub", "mul", "neg", "abs", "not", "floordiv", "shl"}
+
+
+class _Compiler:
+    """Writes the Python function of one kernel. `self.globals` is what the text refers to."""
+
+    def __init__(self, kernel: Kernel):
+        self.kernel = kernel
+        self.lines: list[str] = []
+        self.globals: dict[str, Any] = {"fail": _fail, "bits": _bits, "to_int": _to_int}
+        self.names: dict[Any, str] = {}
+        self.intervals: dict[Expr, tuple[int, int]] = {}
+        self.depth = 1
+
+    def function(self):
+        self.line("(" + "".join(f"{self.name(b, 'g')}, " for b in self.kernel.params) + ") = arrays")
+        inside = list(walk(self.kernel.body))
+        lanes = any(isinstance(s, For) and s.kind in ("lane", "warp") for s in inside)
+        if lanes and any(isinstance(s, Sync) for s in inside):
+            raise InterpError(f"kernel {self.kernel.name}: lanes that wait for each other cannot be interpreted")
+        self.statement(self.kernel.body)
+        text = "def kernel(arrays, order):\n" + "\n".join(self.lines) + "\n"
+        exec(compile(text, f"<interp {self.kernel.name}>", "exec"), self.globals)  # noqa: S102  our own text, from typed IR
+        return self.globals["kernel"]
+
+    def line(self, text: str) -> None:
+        self.lines.append("  " * self.depth + text)
+
+    def name(self, thing: Any, letter: str) -> str:
+        return self.names.setdefault(thing, f"{letter}{len(self.names)}")
+
+    def given(self, value: Any, letter: str = "k") -> str:
+        """A name for a Python object that the text uses."""
+        name = f"{letter}{len(self.globals)}"
+        self.globals[name] = value
+        return name
+
+    def indented(self, stmt: Stmt) -> None:
+        self.depth += 1
+        self.statement(stmt)
+        self.line("pass")
+        self.depth -= 1
+
+    def statement(self, stmt: Stmt) -> None:
+        if isinstance(stmt, Seq):
+            for s in stmt.body:
+                self.statement(s)
+        elif isinstance(stmt, Alloc):
+            b = stmt.buffer
+            self.line(f"{self.name(b, 'm')} = [None] * {b.size}")
+        elif isinstance(stmt, For):
+            extent = self.value(stmt.extent, {}, stmt)
+            if stmt.extent.op != "const":
+                self.line(f"if {extent} > {stmt.axis.attr[1]}: fail({self.given(stmt)}, 'extent', {extent})")
+            loop = f"range({extent})"
+            if stmt.kind in ("parallel", "grid"):
+                loop = f"order.sample({loop}, len({loop}))"
+            self.line(f"for {self.name(stmt.axis, 'a')} in {loop}:")
+            self.indented(stmt.body)
+        elif isinstance(stmt, If):
+            self.line(f"if {self.value(stmt.cond, {}, stmt)}:")
+            self.indented(stmt.then)
+            if stmt.other is not None:
+                self.line("else:")
+                self.indented(stmt.other)
+        elif isinstance(stmt, Store):
+            self.store(stmt)
+
+    def store(self, stmt: Store) -> None:
+        memo: dict[Expr, str] = {}
+        if stmt.predicate is not None:
+            self.line(f"if {self.value(stmt.predicate, memo, stmt)}:")
+            self.depth += 1
+        place = self.place(stmt.buffer, stmt.index, memo, stmt)
+        value = self.value(stmt.value, memo, stmt)
+        if stmt.combine is not None:
+            old = self.read(stmt.buffer, place, stmt)
+            value = self.apply(stmt.combine, stmt.buffer.dtype, [old, value])
+        self.line(f"{place} = {value}")
+        if stmt.predicate is not None:
+            self.depth -= 1
+
+    def place(self, b: Buffer, index: Sequence[Expr], memo: dict[Expr, str], stmt: Stmt) -> str:
+        """Text of the element, after lines that check the indices."""
+        terms = []
+        for d, (e, n) in enumerate(zip(index, b.shape, strict=True)):
+            i = self.value(e, memo, stmt)
+            low, high = interval(e, self.intervals)
+            if not 0 <= low <= high < n:
+                self.line(f"if not 0 <= {i} < {n}: fail({self.given(stmt)}, {self.given(b)}, {i})")
+            stride = math.prod(b.shape[d + 1 :])
+            terms.append(i if stride == 1 else f"{i} * {stride}")
+        return f"{self.name(b, 'g')}[{' + '.join(terms) or '0'}]"
+
+    def read(self, b: Buffer, place: str, stmt: Stmt) -> str:
+        t = self.temporary()
+        if b.space == "global":
+            self.line(f"{t} = {place}" if b.dtype.is_float else f"{t} = {place}.item()")
+        else:
+            self.line(f"{t} = {place}")
+            self.line(f"if {t} is None: fail({self.given(stmt)}, {self.given(b)}, None)")
+        return t
+
+    def temporary(self) -> str:
+        return self.name(object(), "t")
+
+    def value(self, root: Expr, memo: dict[Expr, str], stmt: Stmt) -> str:
+        """A name or literal for an expression, after the lines that compute it."""
+        stack = [root]
+        while stack:
+            e = stack[-1]
+            if e in memo:
+                stack.pop()
+                continue
+            if e.op == "load":
+                stack.pop()
+                memo[e] = self.load(e, memo, stmt)
+                continue
+            missing = [a for a in e.args if a not in memo]
+            if missing:
+                stack.extend(missing)
+                continue
+            stack.pop()
+            memo[e] = self.single(e, [memo[a] for a in e.args])
+        return memo[root]
+
+    def load(self, e: Expr, memo: dict[Expr, str], stmt: Stmt) -> str:
+        buffer, index, predicate = load_parts(e)
+        if predicate is None:
+            return self.read(buffer, self.place(buffer, index, memo, stmt), stmt)
+        t = self.temporary()
+        self.line(f"{t} = {self.literal(0, buffer.dtype)}")
+        self.line(f"if {self.value(predicate, memo, stmt)}:")
+        self.depth += 1
+        self.line(f"{t} = {self.read(buffer, self.place(buffer, index, dict(memo), stmt), stmt)}")
+        self.depth -= 1
+        return t
+
+    def literal(self, value: Any, dtype: DType) -> str:
+        return self.given(dtype.np.type(value)) if dtype.is_float else repr(bool(value) if dtype.is_bool else int(value))
+
+    def single(self, e: Expr, args: list[str]) -> str:
+        if e.op == "const":
+            return self.literal(e.attr, e.dtype)
+        if e.op == "axis":
+            return self.names[e]
+        if e.op == "select":
+            return self.assign(f"{args[1]} if {args[0]} else {args[2]}")
+        if e.op == "cast":
+            return self.cast(args[0], e.args[0].dtype, e.dtype)
+        if e.op == "bitcast":
+            of, to = self.given(e.args[0].dtype.np), self.given(e.dtype)
+            return self.assign(f"bits({args[0]}, {of}, {to})")
+        if e.op == "fma":
+            return self.assign(f"{self.given(fused)}({', '.join(args)})[()]")
+        low, high = (0, 0) if e.dtype.is_float else interval(e, self.intervals)
+        limits = (0, 0) if e.dtype.is_float else dtypes.limits(e.dtype)
+        return self.apply(e.op, e.args[0].dtype, args, wraps=(low, high) == limits)
+
+    def assign(self, text: str) -> str:
+        t = self.temporary()
+        self.line(f"{t} = {text}")
+        return t
+
+    def apply(self, name: str, dtype: DType, args: list[str], wraps: bool = True) -> str:
+        if name in _COMPARE:
+            text = f"{args[0]} {_COMPARE[name]} {args[1]}"
+        elif dtype.is_bool:
+            text = _BOOL[name].format(*args)
+        elif dtype.is_float:
+            row = SCALAR_OPS[name]
+            text = f"{args[0]} {_INFIX[name]} {args[1]}" if name in _INFIX else f"{self.given(row.numpy)}({', '.join(args)})"
+            if name not in _INFIX:  # a zero-dimensional array, or the wider type that a ufunc of halves may give
+                text = f"{self.given(dtype.np.type)}({text})"
+        elif name == "threefry":
+            text = f"int({self.given(SCALAR_OPS[name].numpy)}({', '.join(args)}))"
+        else:
+            text = _INT[name].format(*args, bits=dtype.bits)
+            if wraps and name in _MAY_WRAP:
+                return self.wrap(self.assign(text), dtype)
+        return self.assign(text)
+
+    def wrap(self, name: str, dtype: DType) -> str:
+        low, high = dtypes.limits(dtype)
+        self.line(f"if not {low} <= {name} <= {high}: {name} = ({name} - {low}) % {1 << dtype.bits} + {low}")
+        return name
+
+    def cast(self, x: str, source: DType, target: DType) -> str:
+        if target.is_bool:
+            return self.assign(f"bool({x} != 0)")
+        if target.is_float:
+            # astype, because a constructor rounds a large Python int twice, and bfloat16's takes none
+            exact = x if source.is_float or source.is_bool else f"{self.given(source.np.type)}({x})"
+            return self.assign(f"{self.given(target.np.type)}({x})" if exact is x
+                               else f"{exact}.astype({self.given(target.np)})")
+        if source.is_float:
+            return self.assign(f"to_int({x}, {self.given(target)})")
+        whole = self.assign(f"int({x})")
+        low, high = dtypes.limits(target)
+        inside = not source.is_bool and (low <= dtypes.limits(source)[0] and dtypes.limits(source)[1] <= high)
+        return whole if inside or source.is_bool else self.wrap(whole, target)
+
+
+def _to_int(x, dtype: DType) -> int:
+    low, high = dtypes.limits(dtype)
+    x = float(x)
+    return 0 if math.isnan(x) else low if x <= low else high if x >= high else int(x)
+
+
+def _bits(x, of: np.dtype, to: DType):
+    value = np.array(x, of).view(np.uint8 if to.is_bool else to.np)[()]
+    return value if to.is_float else bool(value) if to.is_bool else int(value)
+
+
+def _fail(stmt: Stmt, what: Buffer | str, index: int | None) -> None:
+    text = print_stmt(stmt).split("\n", 1)[0].strip()
+    if what == "extent":
+        raise InterpError(f"an extent of {index} exceeds the axis' own\n    {text}")
+    if index is None:
+        raise InterpError(f"read of {what.space} buffer {what.name} where nothing was written\n    {text}")
+    raise InterpError(f"index {index} outside {what.name} of shape {list(what.shape)}\n    {text}")

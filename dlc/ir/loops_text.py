@@ -1,0 +1,594 @@
+"""Loop IR as text: `print_kernel`, `print_stmt`, `print_expr` and `parse_kernel`. `parse(print(k))` prints the same page.
+
+    kernel softmax_0(x: f32[64], out: f32[64] writes)  # schedule: RowReduce(lanes=16); flops: 320; at train.py:12
+      # x: %x f32[4,16]
+      for r in 4 parallel:
+        alloc m: reg f32[1]
+        m[0] = -inf
+        for c in min(n, 16) of 16:           # an extent that is not the axis' own
+          m[0] max= x[r*16 + c]
+        if r < 3:
+          out[r] = exp(m[0]) if r != 1       # a predicated store
+        else:
+          out[r] = x[r + 1 if r < 9]         # a predicated load
+
+Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the others are calls, `f32(x)` is a cast and
+`bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
+an integer is int64 and a float is float32. Names are unique among those in scope. Subexpressions that a large
+statement uses more than once are named by `let` lines before it: they share by identity, so they parse as they were.
+`scope:` is a nested Seq that bounds the life of its Allocs. Not printed: `meta`, and the function of a Loc.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from dlc.ir import dtypes
+from dlc.ir.dtypes import DType
+from dlc.ir.errors import ParseError
+from dlc.ir.graph import Loc
+from dlc.ir.loops import (
+    COMBINES,
+    KINDS,
+    Alloc,
+    Buffer,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Seq,
+    Stmt,
+    Store,
+    Sync,
+    axis,
+    const,
+    exprs,
+    load,
+    load_parts,
+    op,
+    seq,
+    store,
+)
+from dlc.ir.scalar import SCALAR_OPS
+
+_COMPARE = 0
+_LEVELS = (("==", "!=", "<", "<="), ("|",), ("^",), ("&",), ("<<", ">>"), ("+", "-"), ("*", "/", "//", "%"))
+_PRECEDENCE = {symbol: level for level, symbols in enumerate(_LEVELS) for symbol in symbols}
+_BY_SYMBOL = {row.symbol: row.name for row in SCALAR_OPS.values() if row.symbol}
+_ATOM = len(_LEVELS)
+_TYPES = {d.short: d for d in dtypes.ALL}
+_RESERVED = {*_TYPES, *SCALAR_OPS, *KINDS, "cast", "bitcast", "select", "fma", "inf", "nan", "true", "false", "if",
+             "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "kernel"}
+_COMBINE_SIGN = {name: (SCALAR_OPS[name].symbol or name) + "=" for name in COMBINES}
+_LET_ABOVE = 40  # statements with fewer nodes are written out in full
+_LET_SIZE = 4  # smaller subexpressions are repeated rather than named
+
+
+class Quoted(str):
+    """A schedule read back from text: prints as it was written."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+# ---------------------------------------------------------------- printing
+
+
+def print_kernel(kernel: Kernel) -> str:
+    """The kernel as a page of text."""
+    names = _Names({}, set(_RESERVED))
+    params = ", ".join(
+        f"{names.add(b, b.name)}: {_type(b)}{' writes' if b in kernel.writes else ''}" for b in kernel.params
+    )
+    facts = []
+    if kernel.schedule is not None:
+        facts.append(f"schedule: {kernel.schedule!r}")
+    if kernel.flops:
+        facts.append(f"flops: {kernel.flops}")
+    if kernel.bytes:
+        facts.append(f"bytes: {kernel.bytes}")
+    if kernel.locs:
+        facts.append("at " + ", ".join(map(str, kernel.locs)))
+    lines = [f"kernel {kernel.name}({params})" + (f"  # {'; '.join(facts)}" if facts else "")]
+    lines += [f"  # {names.of[b]}: {b.note}" for b in kernel.params if b.note]
+    lines += _block(kernel.body, names, "  ")
+    return "\n".join(lines) + "\n"
+
+
+def print_stmt(stmt: Stmt) -> str:
+    """A statement for an error message; free axes and buffers go by their own names."""
+    return "\n".join(_statement(stmt, _Names({}, set(_RESERVED)), ""))
+
+
+def print_expr(expr: Expr) -> str:
+    """An expression on one line: `let t0 = ...; x*t0 + t0` where it is large and shares parts."""
+    lines, names = _lets((expr,), _Names({}, set(_RESERVED)), "")
+    return "; ".join([*lines, _Printer(names).text(expr, None, 0)])
+
+
+class _Names:
+    """Printed names of the buffers, axes and let-expressions in scope."""
+
+    def __init__(self, of: dict[Buffer | Expr, str], taken: set[str]):
+        self.of = of
+        self.taken = taken
+
+    def child(self) -> _Names:
+        return _Names(dict(self.of), set(self.taken))
+
+    def add(self, thing: Buffer | Expr, wanted: str) -> str:
+        base = name = re.sub(r"\W", "_", wanted) if wanted and not wanted[0].isdigit() else f"_{wanted}"
+        count = 0
+        while name in self.taken:
+            count += 1
+            name = f"{base}_{count}"
+        self.taken.add(name)
+        self.of[thing] = name
+        return name
+
+
+def _type(buffer: Buffer) -> str:
+    return f"{buffer.dtype.short}[{','.join(map(str, buffer.shape))}]"
+
+
+def _block(stmt: Stmt, names: _Names, pad: str) -> list[str]:
+    """The lines of a body: a Seq that is the whole body needs no `scope:`."""
+    body = list(_flat(stmt))
+    while len(body) == 1 and isinstance(body[0], Seq):
+        body = list(_flat(body[0]))
+    names = names.child()
+    lines = [line for s in body for line in _statement(s, names, pad)]
+    return lines or [pad + "pass"]
+
+
+def _flat(stmt: Stmt) -> Iterator[Stmt]:
+    for s in stmt.body if isinstance(stmt, Seq) else (stmt,):
+        if isinstance(s, Seq) and not any(isinstance(x, Alloc) for x in s.body):
+            yield from _flat(s)
+        else:
+            yield s
+
+
+def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
+    if isinstance(stmt, Seq):
+        return [pad + "scope:", *_block(stmt, names, pad + "  ")]
+    if isinstance(stmt, Alloc):
+        b = stmt.buffer
+        return [f"{pad}alloc {names.add(b, b.name)}: {b.space} {_type(b)}" + (f"  # {b.note}" if b.note else "")]
+    if isinstance(stmt, Sync):
+        return [pad + "sync"]
+    lets, scope = _lets(exprs(stmt), names, pad)
+    printer = _Printer(scope)
+    if isinstance(stmt, For):
+        inner = names.child()
+        whole = stmt.extent.op == "const" and stmt.extent.attr == stmt.axis.attr[1]
+        head = f"{inner.add(stmt.axis, stmt.axis.attr[0])} in "
+        head += f"{stmt.axis.attr[1]}" if whole else f"{printer.index(stmt.extent)} of {stmt.axis.attr[1]}"
+        kind = "" if stmt.kind == "serial" and not stmt.lanes else f" {stmt.kind}"
+        lanes = f"({stmt.lanes})" if stmt.lanes else ""
+        return [*lets, f"{pad}for {head}{kind}{lanes}:", *_block(stmt.body, inner, pad + "  ")]
+    if isinstance(stmt, If):
+        lines = [*lets, f"{pad}if {printer.text(stmt.cond, dtypes.bool_, 0)}:", *_block(stmt.then, names, pad + "  ")]
+        return lines if stmt.other is None else [*lines, f"{pad}else:", *_block(stmt.other, names, pad + "  ")]
+    assert isinstance(stmt, Store), stmt
+    sign = "=" if stmt.combine is None else _COMBINE_SIGN.get(stmt.combine, f"{stmt.combine}=")
+    value = printer.text(stmt.value, stmt.buffer.dtype, 0)
+    place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+    tail = "" if stmt.predicate is None else f" if {printer.text(stmt.predicate, dtypes.bool_, 0)}"
+    return [*lets, f"{pad}{place} {sign} {value}{tail}"]
+
+
+def _lets(roots: tuple[Expr, ...], names: _Names, pad: str) -> tuple[list[str], _Names]:
+    """`let` lines for what a large statement shares, and the names with those added."""
+    order: list[Expr] = []
+    size: dict[Expr, int] = {}
+    uses: Counter[Expr] = Counter()
+    stack = [(r, False) for r in reversed(roots)]
+    while stack:
+        e, entered = stack.pop()
+        if entered:
+            if e not in size:
+                size[e] = 1 + sum(size[a] for a in e.args)
+                order.append(e)
+                uses.update(e.args)
+        elif e not in size:
+            stack.append((e, True))
+            stack.extend((a, False) for a in reversed(e.args))
+    uses.update(roots)
+    if sum(size[r] for r in roots) <= _LET_ABOVE:
+        return [], names
+    inner, lines = names.child(), []
+    for e in order:
+        if uses[e] > 1 and size[e] >= _LET_SIZE:
+            text = _Printer(inner).text(e, None, 0)
+            lines.append(f"{pad}let {inner.add(e, f't{len(lines)}')} = {text}")
+    return lines, inner
+
+
+def _told(e: Expr) -> bool:
+    """Whether the text of `e` tells its type without help."""
+    while True:
+        if e.op == "const":
+            return e.dtype.is_bool
+        row = SCALAR_OPS.get(e.op)
+        if e.op not in ("select", "fma") and (row is None or row.result != "same"):
+            return True
+        args = e.args[1:] if e.op == "select" else e.args
+        if any(_told(a) for a in args[1:]):
+            return True
+        e = args[0]
+
+
+class _Printer:
+    def __init__(self, names: _Names):
+        self.names = names
+
+    def name(self, thing: Buffer | Expr) -> str:
+        known = self.names.of.get(thing)
+        return known or (thing.name if isinstance(thing, Buffer) else thing.attr[0])
+
+    def index(self, e: Expr) -> str:
+        return self.text(e, dtypes.int64, 0)
+
+    def text(self, e: Expr, expected: DType | None, level: int) -> str:
+        """`e` where the reader expects type `expected` (None: unknown) and binding at least `level`."""
+        if e in self.names.of or e.op == "axis":
+            return self.name(e)
+        if e.op == "const":
+            return _literal(e, expected)
+        if e.op == "load":
+            buffer, index, predicate = load_parts(e)
+            tail = "" if predicate is None else f" if {self.text(predicate, dtypes.bool_, 0)}"
+            return f"{self.name(buffer)}[{', '.join(map(self.index, index))}{tail}]"
+        if e.op == "cast":
+            return f"{e.dtype.short}({self.text(e.args[0], None, 0)})"
+        if e.op == "bitcast":
+            return f"bitcast({self.text(e.args[0], None, 0)}, {e.dtype.short})"
+        types = _operand_types(e.op, expected, [a.dtype if a in self.names.of or _told(a) else None for a in e.args])
+        row = SCALAR_OPS.get(e.op)
+        if row is None or not row.symbol:
+            return f"{e.op}({', '.join(self.text(a, t, 0) for a, t in zip(e.args, types, strict=True))})"
+        own = _PRECEDENCE[row.symbol]
+        left = self.text(e.args[0], types[0], own + (own == _COMPARE))
+        right = self.text(e.args[1], types[1], own + 1)
+        tight = row.symbol in ("*", "%", "//") and re.fullmatch(r"\w+", left) and re.fullmatch(r"\w+", right)
+        text = f"{left}{row.symbol}{right}" if tight else f"{left} {row.symbol} {right}"
+        return f"({text})" if own < level else text
+
+
+def _operand_types(name: str, expected: DType | None, told: list[DType | None]) -> list[DType | None]:
+    """The type that each operand's surroundings tell: the result's, a sibling's, or the one the operation fixes."""
+    if name == "threefry":
+        return [dtypes.uint32] * 4
+    head: list[DType | None] = []
+    if name == "select":
+        head, told = [dtypes.bool_], told[1:]
+    if name not in ("select", "fma") and SCALAR_OPS[name].result != "same":
+        expected = None  # a comparison's operands have a type of their own
+    if expected is None:
+        expected = next((t for t in told if t is not None), None)
+    return head + [expected] * len(told)
+
+
+def _literal(e: Expr, expected: DType | None) -> str:
+    if e.dtype.is_bool:
+        return "true" if e.attr else "false"
+    natural = dtypes.int64 if e.dtype.is_int else dtypes.float32
+    return repr(e.attr) if e.dtype is (expected or natural) else f"{e.attr!r}:{e.dtype.short}"
+
+
+# ---------------------------------------------------------------- parsing
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<num>\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|\d+|(?:inf|nan)\b)|(?P<word>[^\W\d]\w*)"
+    r"|(?P<sign><<|>>|//|==|!=|<=|[-+*/%&|^<()\[\],:]))"
+)
+_HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:  # (.*))?$")
+_BUFFER = re.compile(r"(\w+): (?:(\w+) )?(\w+)\[([\d,]*)\](?:( writes))?(?:  # (.*))?$")
+_FOR = re.compile(r"for (\w+) in (?:(.+) of )?(\d+)(?: (\w+))?(?:\((\d+)\))?:$")
+_STORE = re.compile(r" (=|[+*&|]=|max=|min=) ")
+_SIGN_COMBINE = {sign: name for name, sign in _COMBINE_SIGN.items()}
+
+
+def parse_kernel(text: str) -> Kernel:
+    """The kernel written in `text`. Raises ParseError naming the line."""
+    lines = [(n, raw.rstrip()) for n, raw in enumerate(text.splitlines(), 1) if raw.strip()]
+    if not lines:
+        raise ParseError("no kernel: the text is empty")
+    return _Parser(lines).kernel()
+
+
+class _Parser:
+    def __init__(self, lines: list[tuple[int, str]]):
+        self.lines = lines
+        self.at = 0
+
+    def fail(self, message: str) -> ParseError:
+        number, raw = self.lines[min(self.at, len(self.lines) - 1)]
+        return ParseError(f"line {number}: {message}\n    {raw.strip()}")
+
+    def kernel(self) -> Kernel:
+        match = _HEADER.match(self.lines[0][1])
+        if not match:
+            raise self.fail("expected 'kernel name(parameters)'")
+        name, params, facts = match.groups()
+        notes = {}
+        self.at = 1
+        while self.at < len(self.lines) and self.lines[self.at][1].startswith("  # "):
+            key, _, note = self.lines[self.at][1][4:].partition(": ")
+            notes[key] = note
+            self.at += 1
+        at, self.at = self.at, 0
+        buffers, writes = [], []
+        for part in re.findall(r"\w+: [^\]]*\](?: writes)?", params):
+            buffer, written = self.buffer(part, notes)
+            buffers.append(buffer)
+            writes += [buffer] if written else []
+        extra = self.facts(facts or "")
+        self.at = at
+        body = self.block({b.name: b for b in buffers}, 2)
+        if self.at < len(self.lines):
+            raise self.fail("unexpected indentation")
+        return Kernel(name, tuple(buffers), frozenset(writes), body, **extra)
+
+    def facts(self, text: str) -> dict:
+        found: dict = {}
+        locs = re.search(r"(?:^|; )at ([^;]*:\d+)$", text)
+        if locs:
+            text = text[: locs.start()]
+            parts = (loc.rpartition(":") for loc in locs[1].split(", "))
+            found["locs"] = tuple(Loc(file, int(line)) for file, _, line in parts)
+        for key in ("bytes", "flops"):
+            number = re.search(rf"(?:^|; ){key}: (\d+)$", text)
+            if number:
+                found[key] = int(number[1])
+                text = text[: number.start()]
+        if text.startswith("schedule: "):
+            found["schedule"] = Quoted(text.removeprefix("schedule: "))
+        return found
+
+    def buffer(self, text: str, notes: dict[str, str]) -> tuple[Buffer, bool]:
+        match = _BUFFER.match(text)
+        if not match or match[3] not in _TYPES:
+            raise self.fail(f"expected 'name: type[shape]', got {text!r}")
+        name, space, short, shape, writes, note = match.groups()
+        dims = tuple(int(n) for n in shape.split(",") if n)
+        return Buffer(name, _TYPES[short], dims, space or "global", note or notes.get(name, "")), bool(writes)
+
+    def block(self, scope: dict[str, Buffer | Expr], depth: int) -> Stmt:
+        """The statements indented by `depth`; a body of one statement is that statement."""
+        scope, body = dict(scope), []
+        start = self.at
+        while self.at < len(self.lines):
+            raw = self.lines[self.at][1]
+            indent = len(raw) - len(raw.lstrip())
+            if indent < depth:
+                break
+            if indent > depth:
+                raise self.fail("unexpected indentation")
+            body += self.statement(raw.strip(), scope, depth)
+        if self.at == start:
+            raise self.fail("expected an indented block")
+        if any(isinstance(s, Alloc) for s in body):
+            return Seq(tuple(body))
+        return seq(*body) if body else Seq(())
+
+    def statement(self, text: str, scope: dict[str, Buffer | Expr], depth: int) -> list[Stmt]:
+        if text.startswith("for "):
+            return [self.loop(text, scope, depth)]
+        if text.startswith("if ") and text.endswith(":"):
+            return [self.branch(text, scope, depth)]
+        if text == "scope:":
+            self.at += 1
+            return [self.block(scope, depth + 2)]
+        made: list[Stmt] = []
+        if text.startswith("alloc "):
+            buffer, _ = self.buffer(text.removeprefix("alloc "), {})
+            scope[buffer.name] = buffer
+            made = [Alloc(buffer)]
+        elif text.startswith("let "):
+            name, _, value = text.removeprefix("let ").partition(" = ")
+            scope[name] = self.expression(value, scope, None)
+        elif text == "sync":
+            made = [Sync()]
+        elif text != "pass":
+            made = [self.store(text, scope)]
+        self.at += 1
+        return made
+
+    def loop(self, text: str, scope: dict[str, Buffer | Expr], depth: int) -> For:
+        match = _FOR.match(text)
+        if not match:
+            raise self.fail("expected 'for axis in [extent of] number [kind][(lanes)]:'")
+        name, extent, size, kind, lanes = match.groups()
+        if kind and kind not in KINDS:
+            raise self.fail(f"no loop kind {kind!r}; there are {', '.join(KINDS)}")
+        a = axis(name, int(size))
+        limit = const(int(size)) if extent is None else self.expression(extent, scope, dtypes.int64)
+        self.at += 1
+        return For(a, limit, self.block({**scope, name: a}, depth + 2), kind or "serial", int(lanes or 0))
+
+    def branch(self, text: str, scope: dict[str, Buffer | Expr], depth: int) -> If:
+        cond = self.expression(text[3:-1], scope, dtypes.bool_)
+        self.at += 1
+        then = self.block(scope, depth + 2)
+        other = None
+        if self.at < len(self.lines) and self.lines[self.at][1] == " " * depth + "else:":
+            self.at += 1
+            other = self.block(scope, depth + 2)
+        return If(cond, then, other)
+
+    def store(self, text: str, scope: dict[str, Buffer | Expr]) -> Store:
+        sign = _STORE.search(text)
+        if not sign:
+            raise self.fail("not a statement")
+        place, rest = text[: sign.start()], text[sign.end() :]
+        tokens = _Tokens(self, place, scope)
+        target = tokens.atom()
+        tokens.done()
+        if target[0] != "load" or target[3] is not None:
+            raise self.fail(f"cannot store to {place!r}")
+        buffer, index = target[1], target[2]
+        tokens = _Tokens(self, rest, scope)
+        value = tokens.build(tokens.infix(0), buffer.dtype)
+        predicate = tokens.build(tokens.infix(0), dtypes.bool_) if tokens.take("if") else None
+        tokens.done()
+        return store(buffer, [tokens.build(i, dtypes.int64) for i in index], value, _SIGN_COMBINE.get(sign[1]), predicate)
+
+    def expression(self, text: str, scope: dict[str, Buffer | Expr], expected: DType | None) -> Expr:
+        tokens = _Tokens(self, text, scope)
+        tree = tokens.infix(0)
+        tokens.done()
+        return tokens.build(tree, expected)
+
+
+class _Tokens:
+    """One line's tokens; `infix` and `atom` read a tree of tuples, `build` turns it into typed expressions.
+
+    Trees: ("expr", e), ("num", value, dtype or None), ("load", buffer, indices, predicate), ("cast", dtype, x),
+    ("bitcast", dtype, x), ("op", name, operands).
+    """
+
+    def __init__(self, parser: _Parser, text: str, scope: dict[str, Buffer | Expr]):
+        self.parser, self.scope = parser, scope
+        self.items: list[tuple[str, str]] = []
+        at, text = 0, text.rstrip()
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if not match:
+                raise parser.fail(f"cannot read {text[at:].strip()!r}")
+            self.items.append((match.lastgroup, match[match.lastgroup]))
+            at = match.end()
+        self.at = 0
+
+    def peek(self) -> tuple[str, str]:
+        return self.items[self.at] if self.at < len(self.items) else ("end", "end of line")
+
+    def take(self, text: str) -> bool:
+        if self.peek()[1] == text:
+            self.at += 1
+            return True
+        return False
+
+    def need(self, text: str) -> None:
+        if not self.take(text):
+            raise self.parser.fail(f"expected {text!r}, found {self.peek()[1]!r}")
+
+    def done(self) -> None:
+        if self.at < len(self.items):
+            raise self.parser.fail(f"unexpected {self.peek()[1]!r}")
+
+    def infix(self, level: int) -> tuple:
+        if level == _ATOM:
+            return self.atom()
+        tree = self.infix(level + 1)
+        while self.peek()[0] == "sign" and self.peek()[1] in _LEVELS[level]:
+            name = _BY_SYMBOL[self.peek()[1]]
+            self.at += 1
+            tree = ("op", name, [tree, self.infix(level + 1)])
+            if level == _COMPARE:
+                break
+        return tree
+
+    def atom(self) -> tuple:
+        if self.take("("):
+            tree = self.infix(0)
+            self.need(")")
+            return tree
+        negative = self.take("-")
+        kind, word = self.peek()
+        self.at += 1
+        if kind == "num":
+            return self.number(word, negative)
+        if kind != "word" or negative:
+            raise self.parser.fail(f"expected a value, found {word!r}")
+        if word in ("true", "false"):
+            return ("expr", const(word == "true", dtypes.bool_))
+        if self.take("("):
+            return self.call(word)
+        thing = self.scope.get(word)
+        if isinstance(thing, Buffer):
+            return self.element(thing)
+        if thing is None:
+            raise self.parser.fail(f"no {word!r} in scope")
+        return ("expr", thing)
+
+    def number(self, word: str, negative: bool) -> tuple:
+        value = float(word) if word in ("inf", "nan") or re.search(r"[.e]", word) else int(word)
+        dtype = None
+        if self.peek()[1] == ":" and self.items[self.at + 1 :][:1] and self.items[self.at + 1][1] in _TYPES:
+            dtype = _TYPES[self.items[self.at + 1][1]]
+            self.at += 2
+        return ("num", -value if negative else value, dtype)
+
+    def call(self, name: str) -> tuple:
+        args = [self.infix(0)]
+        while self.take(","):
+            if name == "bitcast":
+                dtype = _TYPES.get(self.peek()[1])
+                self.at += 1
+                self.need(")")
+                if dtype is None:
+                    raise self.parser.fail("bitcast needs a type")
+                return ("bitcast", dtype, args[0])
+            args.append(self.infix(0))
+        self.need(")")
+        if name in _TYPES:
+            return ("cast", _TYPES[name], args[0])
+        arity = 3 if name in ("select", "fma") else SCALAR_OPS[name].arity if name in SCALAR_OPS else None
+        if arity is None:
+            raise self.parser.fail(f"no operation {name!r}")
+        if len(args) != arity:
+            raise self.parser.fail(f"{name} takes {arity} operands, got {len(args)}")
+        return ("op", name, args)
+
+    def element(self, buffer: Buffer) -> tuple:
+        self.need("[")
+        index, predicate = [], None
+        while not self.take("]"):
+            if self.take("if"):
+                predicate = self.infix(0)
+            else:
+                index.append(self.infix(0))
+                self.take(",")
+        if len(index) != len(buffer.shape):
+            raise self.parser.fail(f"{buffer.name} has {len(buffer.shape)} axes, got {len(index)} indices")
+        return ("load", buffer, index, predicate)
+
+    def told(self, tree: tuple) -> DType | None:
+        """The type that the text of `tree` tells without help: `_told` for trees."""
+        kind = tree[0]
+        if kind == "expr":
+            return tree[1].dtype
+        if kind == "num":
+            return tree[2]
+        if kind == "load":
+            return tree[1].dtype
+        if kind in ("cast", "bitcast"):
+            return tree[1]
+        row = SCALAR_OPS.get(tree[1])
+        if row is not None and row.result != "same":
+            return dtypes.by_name(row.result)
+        args = tree[2][1:] if tree[1] == "select" else tree[2]
+        return next((t for t in map(self.told, args) if t is not None), None)
+
+    def build(self, tree: tuple, expected: DType | None) -> Expr:
+        kind = tree[0]
+        if kind == "expr":
+            return tree[1]
+        if kind == "num":
+            value, dtype = tree[1], tree[2] or expected
+            dtype = dtype or (dtypes.int64 if isinstance(value, int) else dtypes.float32)
+            if isinstance(value, float) and not dtype.is_float:
+                raise self.parser.fail(f"{value!r} is no {dtype.name}")
+            return const(value, dtype)
+        if kind == "load":
+            predicate = None if tree[3] is None else self.build(tree[3], dtypes.bool_)
+            return load(tree[1], *(self.build(i, dtypes.int64) for i in tree[2]), predicate=predicate)
+        if kind in ("cast", "bitcast"):
+            return op(kind, self.build(tree[2], None), dtype=tree[1])
+        _, name, args = tree
+        types = _operand_types(name, expected, [self.told(a) for a in args])
+        return op(name, *(self.build(a, t) for a, t in zip(args, types, strict=True)))

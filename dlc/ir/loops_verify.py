@@ -1,0 +1,376 @@
+"""The rules of the Loop IR, checked: `verify(kernel, where)` raises VerifyError with the statement that breaks one.
+
+- every axis and buffer is in scope; an axis is bound once on a path, a buffer allocated once and inside a Seq
+- operand and result dtypes agree, as the rows of `ir/scalar.py` say
+- at most one parallel loop, outermost; no vector loop in another; unroll extents constant
+- every index of a `reg` buffer is known after unrolling, or is a vector axis that walks one whole dimension by itself
+- global buffers are parameters, and those stored to are in `writes`
+- in a vector loop, a place that does not depend on the axis is only combined into, and not read
+- indices are inside their dimension, as far as intervals decide it: an index that is never inside is an error
+  anywhere, one that can be outside is an error where no condition guards it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dlc.ir import dtypes
+from dlc.ir.errors import VerifyError
+from dlc.ir.loops import (
+    COMBINES,
+    KINDS,
+    SPACES,
+    Alloc,
+    Buffer,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Seq,
+    Stmt,
+    Store,
+    exprs,
+    load_parts,
+    walk,
+)
+from dlc.ir.loops_text import print_expr, print_stmt
+from dlc.ir.scalar import SCALAR_OPS
+
+Interval = tuple[int, int]  # lowest and highest value, both included
+
+
+def verify(kernel: Kernel, where: str = "") -> None:
+    """Check every rule; `where` names the pass that made the kernel. Raises VerifyError."""
+    _Verifier(kernel, where).run()
+
+
+# ---------------------------------------------------------------- intervals
+
+
+def interval(e: Expr, memo: dict[Expr, Interval] | None = None) -> Interval:
+    """Bounds of an integer or bool expression, from its axes' extents and its types. `memo` may preset some."""
+    memo = {} if memo is None else memo
+    stack = [e]
+    while stack:
+        top = stack[-1]
+        missing = [a for a in _needed(top) if a not in memo]
+        if top in memo or not missing:
+            stack.pop()
+            if top not in memo:
+                memo[top] = _interval(top, memo)
+        else:
+            stack.extend(missing)
+    return memo[e]
+
+
+def _needed(e: Expr) -> tuple[Expr, ...]:
+    if e.op in ("load", "bitcast") or e.dtype.is_float:
+        return ()
+    return tuple(a for a in e.args if not a.dtype.is_float)
+
+
+def _interval(e: Expr, memo: dict[Expr, Interval]) -> Interval:
+    if e.dtype.is_float:
+        return _whole(dtypes.int64)  # never looked at
+    low, high = _whole(e.dtype)
+    if e.op == "const":
+        return int(e.attr), int(e.attr)
+    if e.op == "axis":
+        return 0, max(e.attr[1] - 1, 0)
+    rule = _RULES.get(e.op)
+    if rule is None or any(a.dtype.is_float for a in e.args):
+        return low, high
+    found = rule(*(memo[a] for a in e.args))
+    return found if found is not None and low <= found[0] and found[1] <= high else (low, high)  # else it may wrap
+
+
+def _whole(dtype: dtypes.DType) -> Interval:
+    low, high = dtypes.limits(dtype)
+    return int(low), int(high)
+
+
+def _corners(f):
+    def rule(a: Interval, b: Interval) -> Interval:
+        values = [f(x, y) for x in a for y in b]
+        return min(values), max(values)
+
+    return rule
+
+
+def _floordiv(a: Interval, b: Interval) -> Interval | None:
+    return _corners(lambda x, y: x // y)(a, b) if b[0] > 0 else None
+
+
+def _mod(a: Interval, b: Interval) -> Interval | None:
+    if b[0] <= 0:
+        return None
+    return a if 0 <= a[0] and a[1] < b[0] else (0, b[1] - 1)
+
+
+def _abs(a: Interval) -> Interval:
+    return (0 if a[0] <= 0 <= a[1] else min(abs(a[0]), abs(a[1]))), max(abs(a[0]), abs(a[1]))
+
+
+def _and(a: Interval, b: Interval) -> Interval | None:
+    bounds = [i[1] for i in (a, b) if i[0] >= 0]
+    return (0, min(bounds)) if bounds else None
+
+
+_RULES = {
+    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    "mul": _corners(lambda x, y: x * y),
+    "floordiv": _floordiv,
+    "mod": _mod,
+    "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
+    "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
+    "neg": lambda a: (-a[1], -a[0]),
+    "abs": _abs,
+    "and": _and,
+    "cast": lambda a: a,
+    "select": lambda c, a, b: (min(a[0], b[0]), max(a[1], b[1])),
+}
+
+
+def affine(e: Expr) -> dict[Expr | None, int] | None:
+    """`e` as a sum of axis * coefficient, the constant under None; None where it is not of that form."""
+    if e.op == "const":
+        return {None: e.attr}
+    if e.op == "axis":
+        return {e: 1, None: 0}
+    if e.op not in ("add", "sub", "mul"):
+        return None
+    a, b = affine(e.args[0]), affine(e.args[1])
+    if a is None or b is None:
+        return None
+    if e.op == "mul":
+        if len(a) > 1:
+            a, b = b, a
+        return {k: v * a[None] for k, v in b.items()} if len(a) == 1 else None
+    sign = -1 if e.op == "sub" else 1
+    return {k: a.get(k, 0) + sign * b.get(k, 0) for k in {**a, **b}}
+
+
+# ---------------------------------------------------------------- the rules
+
+
+class _Verifier:
+    def __init__(self, kernel: Kernel, where: str):
+        self.kernel, self.where = kernel, where
+        self.stmt: Stmt | None = None
+        self.checked: set[Expr] = set()  # dtypes are a matter of the expression alone
+        self.intervals: dict[Expr, Interval] = {}
+
+    def fail(self, message: str) -> VerifyError:
+        try:
+            text = "" if self.stmt is None else "\n    " + print_stmt(self.stmt).split("\n", 1)[0].strip()
+        except (AttributeError, TypeError):  # too broken to print
+            text = f"\n    {type(self.stmt).__name__}"
+        after = f" after {self.where}" if self.where else ""
+        return VerifyError(f"kernel {self.kernel.name}{after}: {message}{text}")
+
+    def run(self) -> None:
+        for b in self.kernel.params:
+            if b.space != "global" or len(b.shape) != 1:
+                raise self.fail(f"parameter {b.name} must be a global buffer of one dimension, is {b.space} {b.shape}")
+        if len(set(self.kernel.params)) != len(self.kernel.params):
+            raise self.fail("the same buffer is a parameter twice")
+        for b in self.kernel.writes - set(self.kernel.params):
+            raise self.fail(f"{b.name} is in writes but not a parameter")
+        self.outermost = self.kernel.parallel
+        self.allocated: set[Buffer] = set()
+        self.visit(self.kernel.body, {}, set(self.kernel.params), guarded=False)
+
+    def visit(self, stmt: Stmt, axes: dict[Expr, For], buffers: set[Buffer], guarded: bool) -> None:
+        self.stmt = stmt
+        if isinstance(stmt, Seq):
+            inner = set(buffers)
+            for s in stmt.body:
+                if isinstance(s, Alloc):
+                    self.stmt = s
+                    self.alloc(s.buffer, inner)
+                else:
+                    self.visit(s, axes, inner, guarded)
+            return
+        if isinstance(stmt, Alloc):
+            raise self.fail("an Alloc must stand in a Seq, which ends its life")
+        live = guarded
+        if isinstance(stmt, Store):
+            live = live or stmt.predicate is not None
+            self.store(stmt, axes, buffers, live)
+        for e in exprs(stmt):
+            self.expression(e, axes, buffers, live)
+        if isinstance(stmt, For):
+            self.loop(stmt, axes)
+            exact = stmt.extent.op == "const" and stmt.extent.attr == stmt.axis.attr[1] > 0
+            self.visit(stmt.body, {**axes, stmt.axis: stmt}, buffers, guarded or not exact)
+        elif isinstance(stmt, If):
+            if stmt.cond.dtype is not dtypes.bool_:
+                raise self.fail(f"the condition is {stmt.cond.dtype.name}, not bool")
+            self.visit(stmt.then, axes, buffers, True)
+            if stmt.other is not None:
+                self.visit(stmt.other, axes, buffers, True)
+
+    def alloc(self, b: Buffer, buffers: set[Buffer]) -> None:
+        if b.space not in SPACES or b.space == "global":
+            raise self.fail(f"cannot allocate a {b.space} buffer in a kernel")
+        if b in self.allocated:
+            raise self.fail(f"{b.name} is allocated twice")
+        self.allocated.add(b)
+        buffers.add(b)
+
+    def loop(self, stmt: For, axes: dict[Expr, For]) -> None:
+        if stmt.kind not in KINDS:
+            raise self.fail(f"no loop kind {stmt.kind!r}")
+        if stmt.axis.op != "axis":
+            raise self.fail("the loop variable is not an axis")
+        if stmt.axis in axes:
+            raise self.fail(f"axis {stmt.axis.attr[0]} is already bound by an enclosing loop")
+        if stmt.extent.dtype is not dtypes.int64:
+            raise self.fail(f"the extent is {stmt.extent.dtype.name}, not int64")
+        low, _ = interval(stmt.extent, self.intervals)
+        if low > stmt.axis.attr[1]:
+            raise self.fail(f"the extent exceeds the axis' own, {stmt.axis.attr[1]}")
+        if stmt.kind in ("unroll", "parallel") and stmt.extent.op != "const":
+            raise self.fail(f"the extent of a loop of kind {stmt.kind} must be a constant")
+        if stmt.kind == "parallel" and stmt is not self.outermost:
+            raise self.fail("a parallel loop must be the outermost statement, and the only one")
+        if stmt.kind == "vector":
+            if stmt.lanes < 1:
+                raise self.fail("a vector loop needs a number of lanes")
+            if any(f.kind == "vector" for f in axes.values()):
+                raise self.fail("a vector loop inside another")
+            self.lanes_are_independent(stmt)
+            self.stmt = stmt
+
+    def lanes_are_independent(self, loop: For) -> None:
+        inside = {s.buffer for s in walk(loop.body) if isinstance(s, Alloc)}
+        folded: dict[Buffer, Store] = {}
+        for s in walk(loop.body):
+            if isinstance(s, Store) and s.buffer not in inside:
+                inner = frozenset(f.axis for f in walk(loop.body) if isinstance(f, For))
+                if any((i.axes - inner) & {loop.axis} or i.axes & inner for i in s.index):
+                    continue
+                if s.combine is None and not (s.predicate is not None and loop.axis in s.predicate.axes):
+                    if not self.under_lane_condition(s, loop):
+                        self.stmt = s
+                        raise self.fail(f"every lane of {loop.axis.attr[0]} overwrites the same place")
+                elif s.combine is not None:
+                    folded[s.buffer] = s
+        for s in walk(loop.body):
+            for e in exprs(s):
+                for sub in subexpressions(e):
+                    if sub.op == "load" and sub.attr in folded:
+                        place = folded[sub.attr].index
+                        if load_parts(sub)[1] == place:
+                            self.stmt = s
+                            raise self.fail(f"reads {sub.attr.name} in the vector loop that folds its lanes into it")
+
+    def under_lane_condition(self, store: Store, loop: For) -> bool:
+        return any(isinstance(s, If) and loop.axis in s.cond.axes and any(x is store for x in walk(s))
+                   for s in walk(loop.body))
+
+    def store(self, stmt: Store, axes: dict[Expr, For], buffers: set[Buffer], guarded: bool) -> None:
+        b = stmt.buffer
+        if b not in buffers:
+            raise self.fail(f"{b.name} is not in scope")
+        if b.space == "global" and b not in self.kernel.writes:
+            raise self.fail(f"{b.name} is written but not declared in writes")
+        if stmt.value.dtype is not b.dtype:
+            raise self.fail(f"a {stmt.value.dtype.name} is stored into {b.name}, which holds {b.dtype.name}")
+        if stmt.combine is not None:
+            if stmt.combine not in COMBINES:
+                raise self.fail(f"cannot combine with {stmt.combine!r}")
+            if b.dtype.kind not in SCALAR_OPS[stmt.combine].kinds:
+                raise self.fail(f"{stmt.combine} is not defined for {b.dtype.name}")
+        if stmt.predicate is not None and stmt.predicate.dtype is not dtypes.bool_:
+            raise self.fail(f"the predicate is {stmt.predicate.dtype.name}, not bool")
+        self.place(b, stmt.index, axes, guarded)
+
+    def expression(self, e: Expr, axes: dict[Expr, For], buffers: set[Buffer], guarded: bool) -> None:
+        loose = e.axes - axes.keys()
+        if loose:
+            raise self.fail(f"axis {min(a.attr[0] for a in loose)} is not in scope")
+        for sub in subexpressions(e):
+            if sub not in self.checked:
+                self.dtypes(sub)
+                self.checked.add(sub)
+            if sub.op == "load":
+                b, index, predicate = load_parts(sub)
+                if b not in buffers:
+                    raise self.fail(f"{b.name} is not in scope")
+                self.place(b, index, axes, guarded or predicate is not None)
+
+    def dtypes(self, e: Expr) -> None:
+        types = [a.dtype for a in e.args]
+        if e.op in ("const", "axis", "cast"):
+            wrong = e.op == "axis" and e.dtype is not dtypes.int64
+        elif e.op == "load":
+            _, index, predicate = load_parts(e)
+            wrong = any(i.dtype is not dtypes.int64 for i in index)
+            wrong = wrong or (predicate is not None and predicate.dtype is not dtypes.bool_) or e.dtype is not e.attr.dtype
+        elif e.op == "bitcast":
+            wrong = types[0].itemsize != e.dtype.itemsize
+        elif e.op == "select":
+            wrong = len(types) != 3 or types[0] is not dtypes.bool_ or not types[1] is types[2] is e.dtype
+        elif e.op == "fma":
+            wrong = len(types) != 3 or any(t is not e.dtype for t in types) or not e.dtype.is_float
+        elif e.op in SCALAR_OPS:
+            row = SCALAR_OPS[e.op]
+            wrong = len(types) != row.arity or any(t is not types[0] or t.kind not in row.kinds for t in types)
+            wrong = wrong or e.dtype is not (types[0] if row.result == "same" else dtypes.by_name(row.result))
+            wrong = wrong or (e.op == "threefry" and types[0] is not dtypes.uint32)
+        else:
+            raise self.fail(f"no operation {e.op!r}")
+        if wrong:
+            names = ", ".join(t.name for t in types)
+            raise self.fail(f"{e.op} of ({names}) giving {e.dtype.name} is not typed right, in {print_expr(e)[:200]}")
+
+    def place(self, b: Buffer, index: tuple[Expr, ...], axes: dict[Expr, For], guarded: bool) -> None:
+        if len(index) != len(b.shape):
+            raise self.fail(f"{b.name} has {len(b.shape)} dimensions, got {len(index)} indices")
+        for e, size in zip(index, b.shape, strict=True):
+            if e.dtype is not dtypes.int64:
+                raise self.fail(f"an index of {b.name} is {e.dtype.name}, not int64")
+            if b.space == "reg":
+                self.reg_index(b, e, size, axes)
+            low, high = interval(e, self.intervals)
+            if any(f.extent.op == "const" and f.extent.attr == 0 for f in axes.values()):
+                continue  # never runs
+            never = low >= size or high < 0
+            reached = not guarded and (terms := affine(e)) is not None and not 0 <= _low(terms) <= _high(terms) < size
+            if never or reached:
+                if not never:
+                    low, high = _low(terms), _high(terms)
+                raise self.fail(f"index {print_expr(e)} of {b.name} runs from {low} to {high}, outside 0..{size - 1}")
+
+    def reg_index(self, b: Buffer, e: Expr, size: int, axes: dict[Expr, For]) -> None:
+        kinds = {axes[a].kind for a in e.axes if a in axes}
+        if e.op == "axis" and kinds == {"vector"}:
+            loop = axes[e]
+            if loop.lanes != size or e.attr[1] != size:
+                raise self.fail(f"vector axis {e.attr[0]} of {e.attr[1]} in {loop.lanes} lanes does not walk the whole "
+                                f"dimension of {size} of reg buffer {b.name}")
+        elif kinds - {"unroll"} or any(s.op == "load" for s in subexpressions(e)):
+            raise self.fail(f"index {print_expr(e)} of reg buffer {b.name} is neither constant after unrolling nor a "
+                            "vector axis by itself")
+
+
+def _low(terms: dict[Expr | None, int]) -> int:
+    return terms[None] + sum(min(0, c * (a.attr[1] - 1)) for a, c in terms.items() if a is not None)
+
+
+def _high(terms: dict[Expr | None, int]) -> int:
+    return terms[None] + sum(max(0, c * (a.attr[1] - 1)) for a, c in terms.items() if a is not None)
+
+
+def subexpressions(e: Expr) -> Iterator[Expr]:
+    """Every distinct expression in `e`, itself included."""
+    seen, stack = {e}, [e]
+    while stack:
+        top = stack.pop()
+        yield top
+        for a in top.args:
+            if a not in seen:
+                seen.add(a)
+                stack.append(a)

@@ -1,0 +1,159 @@
+"""Loop IR text: readable, exact, and the same after a round trip."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlc.ir import dtypes
+from dlc.ir.errors import ParseError
+from dlc.ir.loops import Buffer, Kernel, axis, const, load, loop, op, store
+from dlc.ir.loops_text import parse_kernel, print_expr, print_kernel
+from dlc.ir.loops_verify import verify
+from dlc.ir.scalar import SCALAR_OPS, threefry2x32
+from tests.ir import loops_examples as examples
+
+SOFTMAX = """\
+kernel softmax_0(x: f32[240], out: f32[240] writes)  # flops: 1200; bytes: 1920; at train.py:12, net.py:3
+  # x: %x f32[5,48]
+  for r in 5 parallel:
+    alloc m: reg f32[]
+    alloc acc: reg f32[16]
+    alloc s: reg f32[]
+    m[] = -inf
+    for l in 16 vector(16):
+      acc[l] = -inf
+    for c in 3:
+      for l in 16 vector(16):
+        acc[l] max= x[r*48 + c*16 + l]
+    for l in 16 vector(16):
+      m[] max= acc[l]
+    s[] = 0.0
+    for c in 3:
+      for l in 16 vector(16):
+        out[r*48 + c*16 + l] = exp(x[r*48 + c*16 + l] - m[])
+        s[] += out[r*48 + c*16 + l]
+    for c in 3:
+      for l in 16 vector(16):
+        out[r*48 + c*16 + l] = out[r*48 + c*16 + l] / s[]
+"""
+
+MIXED = """\
+kernel mixed(x: bf16[64], if_1: u32[4], n: i32[1], out: f64[64] writes, flags: bool[64] writes)  # schedule: {'tile': (1, 2)}
+  for i in 64 parallel:
+    alloc t: reg f64[2]  # a pair
+    t[0] = 1.5
+    t[1] = select(f64(x[i]) < -0.25, inf, -1e-300)
+    scope:
+      alloc t_1: shared f64[1]
+      t_1[0] = t[0] * (t[1] - (f64(x[i]) + 2.0))
+      out[i] = t_1[0]
+    out[i] += f64(threefry(if_1[0], if_1[1], if_1[2], if_1[3]) >> 40) if (i < 5) & (i%2 == 1)
+    if i64(n[0]) <= i:
+      flags[i] = 1:u32 + 2:u32 < 4:u32
+    else:
+      flags[i] = false
+      for i_1 in min(3, max(i64(n[0]), 0)) of 4:
+        out[i_1] max= neg(fma(f64(x[i]), f64(x[i]), nan))
+    if bitcast(x[i], u16) != 0:
+      pass
+"""
+
+
+def test_a_kernel_is_a_readable_page():
+    assert print_kernel(examples.softmax()) == SOFTMAX
+    assert print_kernel(examples.mixed()) == MIXED
+
+
+@pytest.mark.parametrize("name", examples.ALL)
+def test_round_trip(name):
+    kernel = examples.ALL[name]()
+    text = print_kernel(kernel)
+    again = parse_kernel(text)
+    assert print_kernel(again) == text
+    verify(kernel, "construction")
+    verify(again, "parsing")
+    assert (again.flops, again.bytes, again.tasks) == (kernel.flops, kernel.bytes, kernel.tasks)
+    assert [(b.dtype, b.shape, b.note) for b in again.params] == [(b.dtype, b.shape, b.note) for b in kernel.params]
+    assert [str(loc) for loc in again.locs] == [str(loc) for loc in kernel.locs]
+
+
+@pytest.mark.parametrize("name", SCALAR_OPS)
+@pytest.mark.parametrize("dtype", dtypes.ALL, ids=lambda d: d.short)
+def test_round_trip_of_every_operation_and_type(name, dtype):
+    row = SCALAR_OPS[name]
+    if dtype.kind not in row.kinds or (name == "threefry" and dtype is not dtypes.uint32):
+        pytest.skip("not defined")
+    src = Buffer("src", dtype, (8,))
+    i = axis("i", 8)
+    value = 1 if dtype.is_bool else 0.1 if dtype.is_float else 3
+    for args in ([load(src, i)] * row.arity, [const(value, dtype)] * row.arity,
+                 [const(value, dtype), load(src, i), const(-0.0 if dtype.is_float else 0, dtype), load(src, i)][: row.arity]):
+        e = op(name, *args)
+        out = Buffer("out", e.dtype, (8,))
+        kernel = Kernel("k", (src, out), frozenset({out}), loop(i, store(out, [i], e)))
+        text = print_kernel(kernel)
+        again = parse_kernel(text)
+        assert print_kernel(again) == text
+        verify(again)
+        assert [a.dtype for a in again.body.body.value.args] == [a.dtype for a in args]
+
+
+def test_precedence_and_left_association():
+    i, j = axis("i", 8), axis("j", 8)
+    sub = lambda a, b: op("sub", a, b)
+    assert print_expr(sub(sub(i, j), i)) == "i - j - i"
+    assert print_expr(sub(i, sub(j, i))) == "i - (j - i)"
+    assert print_expr((i + j) * (i + 1)) == "(i + j) * (i + 1)"
+    assert print_expr(i * 4 % 3 + j // 2) == "i*4 % 3 + j//2"
+    assert print_expr(op("eq", i < j, j <= i)) == "(i < j) == (j <= i)"
+    assert print_expr(op("shl", op("and", i, j), op("or", i, j))) == "(i & j) << (i | j)"
+    assert print_expr(i - -3) == "i - -3"
+
+
+def test_what_is_shared_is_printed_once():
+    words = [load(Buffer(f"k{n}", dtypes.uint32, (1,)), const(0)) for n in range(4)]
+
+    class Word:
+        def __init__(self, e):
+            self.e = e
+
+        def with_(self, name, other):
+            return Word(op(name, self.e, other.e if isinstance(other, Word) else const(other, dtypes.uint32)))
+
+        __add__ = lambda a, b: a.with_("add", b)
+        __xor__ = lambda a, b: a.with_("xor", b)
+        __or__ = lambda a, b: a.with_("or", b)
+        __lshift__ = lambda a, b: a.with_("shl", b)
+        __rshift__ = lambda a, b: a.with_("shr", b)
+
+    x0, x1 = threefry2x32(*map(Word, words))
+    out = Buffer("out", dtypes.uint32, (1,))
+    kernel = Kernel("k", (*(w.attr for w in words), out), frozenset({out}), store(out, [0], (x0 ^ x1).e))
+    text = print_kernel(kernel)
+    assert len(text) < 6000
+    again = parse_kernel(text)
+    assert print_kernel(again) == text
+    verify(again)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("out[i] = y[i]", "no 'y' in scope"),
+        ("out[i] = x[i, i]", "x has 1 axes, got 2 indices"),
+        ("out[i] = frob(x[i])", "no operation 'frob'"),
+        ("out[i] = exp(x[i], x[i])", "exp takes 1 operands, got 2"),
+        ("out[i] = x[i] +", "expected a value, found 'end of line'"),
+        ("out[i] = x[i] x[i]", "unexpected 'x'"),
+        ("out[1.5] = x[i]", "1.5 is no int64"),
+        ("out[i]", "not a statement"),
+        ("out[i] = x[i] ?", "cannot read '?'"),
+        ("for j in 4 sideways:", "no loop kind 'sideways'"),
+        ("for j in many:", "expected 'for axis in"),
+        ("if i < 4:", "expected an indented block"),
+    ],
+)
+def test_errors_name_the_line(line, message):
+    with pytest.raises(ParseError, match="line [34]: ") as error:
+        parse_kernel(f"kernel k(x: f32[4], out: f32[4] writes)\n  for i in 4:\n    {line}\n")
+    assert message in str(error.value)
