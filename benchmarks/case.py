@@ -40,7 +40,7 @@ class Case:
         inputs: makes the inputs, weights included; runs beside the reference only, the peers get copies.
         programs: for each peer, and for `reference` (float64), the way from inputs to a `Program`.
         floor: from the inputs and the flops that the reference counted (0 if it cannot count) to the `Floor`.
-        tolerance: the largest error of each checked output (`name@iteration`), relative to the reference, in the L2 norm.
+        tolerance: the largest error of each checked output (`name@iteration`), relative to the reference, in L2 norm.
         check_with: inputs replaced for the check: what makes a random case comparable.
     """
 

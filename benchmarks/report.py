@@ -106,6 +106,6 @@ def plot(cases: Sequence[CaseResult], path: Path) -> None:
     axes.axhline(1, color="grey", linewidth=0.8)
     axes.set_xticks(range(len(cases)), [case.name for case in cases], rotation=40, ha="right")
     axes.set_ylabel("speed against the fastest peer")
-    axes.legend()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(peers), frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
