@@ -56,7 +56,7 @@ def training_case(training: Training) -> Case:
             "dlc": lambda inputs: _dlc(training, inputs),
         },
         floor=_floor,
-        # The first loss proves the forward pass. Adam's first step has size lr wherever the gradient is not zero, so the
+        # The first loss proves the forward pass. Adam's first step is lr wherever the gradient is not zero, so the
         # rounding of small gradients shows in the update at full size: it is compared as one vector, loosely.
         tolerance={"loss@1": 5e-3, "update@1": 0.6, "loss@4": 3e-2}
         if training.bf16
