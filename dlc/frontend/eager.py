@@ -53,7 +53,7 @@ def array_node(array: np.ndarray, shared: bool) -> Node:
         trace = state.trace
         while trace.kind != "jit" and trace.parent is not None:
             trace = trace.parent
-        if trace.kind == "jit" and trace is state.trace:
+        if trace.kind == "jit":
             return trace.array(array, type)
     return leaf(array_buffer(array), type)
 
@@ -125,6 +125,11 @@ def settle(cell: Tensor) -> None:
         cell._node = leaf(node.data, node.type)
 
 
+# A second reference to the Buffer of each computed node that is not a leaf: such a Buffer never looks exclusively owned, so
+# it is never written in place. The node is an expression, and must keep the value that the expression has.
+_memo: weakref.WeakKeyDictionary[Node, Buffer] = weakref.WeakKeyDictionary()
+
+
 def compute(roots: list[Node]) -> None:
     """Fill in `data` of `roots`."""
     roots = [r for r in dict.fromkeys(roots) if r.data is None]
@@ -135,7 +140,7 @@ def compute(roots: list[Node]) -> None:
     executable = compiled(graph)
     results = executable.run(buffers)
     for root, buffer in zip(roots, results, strict=True):
-        root.data = buffer
+        root.data = _memo[root] = buffer
 
 
 def expanded(roots: list[Node]) -> list[Node]:

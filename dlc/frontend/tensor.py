@@ -15,7 +15,7 @@ import numpy as np
 
 from dlc.frontend import eager
 from dlc.frontend.location import here, user_errors
-from dlc.frontend.trace import leaf_cell, leaked, leaves_of, register_leaf, state, unregister_leaf
+from dlc.frontend.trace import leaf_cell, leaked, leaves_of, register_leaf, state, structure_changed, unregister_leaf
 from dlc.frontend.trace import differentiable as _differentiable
 from dlc.ir import build, dtypes
 from dlc.ir.dtypes import DType
@@ -136,6 +136,7 @@ class Tensor:
             raise DTypeError(f"requires_grad: only float tensors have gradients, this one is {self.dtype.name}\n  at {here()}")
         if on == self._requires_grad:
             return
+        structure_changed(self, "requires_grad", not on, on)
         node = self._read()
         if on:
             if node.op != "param" or leaf_cell(node) is not None:  # a computed or shared value: give it a name of its own

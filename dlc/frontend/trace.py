@@ -244,11 +244,14 @@ def differentiable(node: Node) -> bool:
 # One number that stands for the attributes of all nn.Modules. Each change of an attribute flips the bits that stand for
 # (module, name, old value) and for (module, name, new value), so that going back (train, eval, train) gives the number
 # from before, and the entry compiled for it. The bits are random, 64 of them: equal numbers mean equal structure.
+# Modules made after the last trace began cannot have been seen by any, so building a model changes nothing.
 structure_version: int = 0
 _bits = random.Random(0x5EED)
 _attribute_bits: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
 _object_bits: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_owner_serials: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _generations = itertools.count()
+_observed = 0  # owners with a smaller serial may have been read by a trace
 _structure_lock = threading.Lock()
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
@@ -264,7 +267,19 @@ def structure_changed(owner: Any = None, name: str = "", old: Any = UNSET, new: 
         if owner is None:
             structure_version ^= _bits.getrandbits(64)
             return
-        structure_version ^= _value_bits(owner, name, old) ^ _value_bits(owner, name, new)
+        serial = _owner_serials.get(owner)
+        if serial is None:
+            serial = _owner_serials[owner] = next(_generations)
+        if serial < _observed:
+            structure_version ^= _value_bits(owner, name, old) ^ _value_bits(owner, name, new)
+
+
+def observe() -> int:
+    """A trace begins: from now on, changes of everything that exists count. Returns the version."""
+    global _observed
+    with _structure_lock:
+        _observed = next(_generations)
+        return structure_version
 
 
 def _value_bits(owner: Any, name: str, value: Any) -> int:
@@ -280,10 +295,7 @@ def _value_bits(owner: Any, name: str, value: Any) -> int:
         except TypeError:  # neither hashable nor weakly referable: never equal to anything seen before
             identity = next(_generations)
         key = (name, identity)
-    try:
-        table = _attribute_bits.setdefault(owner, {})
-    except TypeError:
-        return _bits.getrandbits(64)
+    table = _attribute_bits.setdefault(owner, {})
     if key not in table:
         table[key] = _bits.getrandbits(64)
     return table[key]
