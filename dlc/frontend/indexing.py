@@ -113,7 +113,7 @@ def _consumed(i: Any) -> int:
 
 
 def _without_ellipsis(shape: tuple[int, ...], parts: list[Any]) -> list[Any]:
-    """The components with `...` spelled out as slices, after a marker: it separates arrays even if it stands for none."""
+    """The components with `...` spelled out as slices, after a marker: it separates arrays even where it is empty."""
     used = builtins.sum(map(_consumed, parts))
     if used > len(shape):
         raise _out_of_range(f"{used} indexes for a tensor of {len(shape)} dimensions (shape {shape})")

@@ -1,0 +1,393 @@
+"""Operators and methods of Tensor: one table, attached by `install()`.
+
+Methods have the names of the array functions, and NumPy's and PyTorch's where those differ; `dim` and `keepdim` are
+taken for `axis` and `keepdims`. Names that end in `_` rebind the Tensor to a new value and return it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from dlc.frontend import creation, elementwise, indexing, interop, linalg, random, reductions, searching, statistics
+from dlc.frontend import manipulation as shapes
+from dlc.frontend.location import here, user_errors
+from dlc.frontend.tensor import Tensor, as_node, wrap
+from dlc.ir import build as b
+from dlc.ir import dtypes
+from dlc.ir.dtypes import DType
+from dlc.ir.errors import DTypeError, ShapeError
+
+_OPERANDS = (Tensor, bool, int, float, np.ndarray, np.generic, list, tuple)
+
+# -- operators
+
+_BINARY: dict[str, Callable] = {
+    "add": elementwise.add,
+    "sub": elementwise.subtract,
+    "mul": elementwise.multiply,
+    "truediv": elementwise.divide,
+    "floordiv": elementwise.floor_divide,
+    "mod": elementwise.remainder,
+    "pow": elementwise.pow,
+    "matmul": linalg.matmul,
+    "and": elementwise.bitwise_and,
+    "or": elementwise.bitwise_or,
+    "xor": elementwise.bitwise_xor,
+    "lshift": elementwise.bitwise_left_shift,
+    "rshift": elementwise.bitwise_right_shift,
+}
+
+_COMPARE: dict[str, Callable] = {
+    "eq": elementwise.equal,
+    "ne": elementwise.not_equal,
+    "lt": elementwise.less,
+    "le": elementwise.less_equal,
+    "gt": elementwise.greater,
+    "ge": elementwise.greater_equal,
+}
+
+
+def _operator(f: Callable) -> Callable:
+    def method(self: Tensor, other: Any) -> Any:
+        return f(self, other) if isinstance(other, _OPERANDS) else NotImplemented
+
+    return method
+
+
+def _reflected(f: Callable) -> Callable:
+    def method(self: Tensor, other: Any) -> Any:
+        return f(other, self) if isinstance(other, _OPERANDS) else NotImplemented
+
+    return method
+
+
+def _in_place(f: Callable) -> Callable:
+    def method(self: Tensor, other: Any) -> Any:
+        return _rebound(self, f(self, other)) if isinstance(other, _OPERANDS) else NotImplemented
+
+    return method
+
+
+@user_errors
+def _rebound(x: Tensor, value: Tensor) -> Tensor:
+    """x holding `value`, whose shape and kind of dtype must be x's."""
+    rank = "biuf".index
+    have, got = x.dtype, value.dtype
+    if have is not got and (have.is_bool or have.is_int and not got.is_int or rank(have.kind) < 1):
+        raise DTypeError(f"in_place: a {got.name} result does not go into a {have.name} tensor; write x = x + y")
+    if value.shape != x.shape:
+        raise ShapeError(f"in_place: a result of shape {value.shape} does not go into a tensor of shape {x.shape}")
+    return x.rebind(value)
+
+
+def _divmod(x: Tensor, other: Any) -> tuple[Tensor, Tensor]:
+    return elementwise.floor_divide(x, other), elementwise.remainder(x, other)
+
+
+def _length(x: Tensor) -> int:
+    if not x.ndim:
+        raise TypeError(f"len() of a scalar tensor\n  at {here()}")
+    return x.shape[0]
+
+
+def _iterate(x: Tensor) -> Iterator[Tensor]:
+    if not x.ndim:
+        raise TypeError(f"a scalar tensor has nothing to iterate over\n  at {here()}")
+    return iter(shapes.unstack(x))
+
+
+def _contains(x: Tensor, value: Any) -> bool:
+    return bool(reductions.any(elementwise.equal(x, value)))
+
+
+_SPECIAL: dict[str, Callable] = {
+    "__neg__": lambda x: elementwise.negative(x),
+    "__pos__": lambda x: elementwise.positive(x),
+    "__abs__": lambda x: elementwise.abs(x),
+    "__invert__": lambda x: elementwise.bitwise_invert(x),
+    "__round__": lambda x, digits=0: elementwise.round(x, digits or 0),
+    "__divmod__": _divmod,
+    "__getitem__": indexing.getitem,
+    "__setitem__": indexing.setitem,
+    "__len__": _length,
+    "__iter__": _iterate,
+    "__contains__": _contains,
+    "__dlpack__": interop.dlpack,
+    "__dlpack_device__": interop.dlpack_device,
+    "__array_namespace__": interop.namespace,
+}
+
+# -- methods that are the functions of the same name
+
+_SAME_NAME: dict[Any, str] = {
+    elementwise: """
+        abs acos acosh add asin asinh atan atan2 atanh bitcast bitwise_and bitwise_invert bitwise_left_shift bitwise_not
+        bitwise_or bitwise_right_shift bitwise_xor ceil clamp clip copysign cos cosh divide equal erf exp exp2 expm1
+        floor floor_divide fmod greater greater_equal hypot isclose isfinite isinf isnan lerp less less_equal log log10 log1p
+        log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply nan_to_num negative
+        not_equal pow positive reciprocal remainder round rsqrt sigmoid sign signbit sin sinh sqrt square subtract tan
+        tanh trunc true_divide""",
+    reductions: """
+        all any argmax argmin amax amin count_nonzero cummax cummin cumprod cumsum cumulative_prod cumulative_sum diff
+        logsumexp max mean min prod std sum var""",
+    statistics: "median quantile",
+    shapes: """
+        broadcast_to chunk expand_dims flatten moveaxis pad repeat_interleave roll split squeeze swapaxes unflatten
+        unfold unsqueeze unstack""",
+    indexing: """
+        gather index_add index_copy index_fill index_select masked_fill masked_select narrow scatter scatter_add take
+        take_along_axis""",
+    linalg: "bmm diagonal dot matmul norm outer trace vecdot",
+    searching: "argsort nonzero searchsorted sort topk unique",
+    creation: "one_hot tril triu",
+}  # fmt: skip
+
+# -- methods under other names
+
+
+def _permute(x: Tensor, *axes: Any) -> Tensor:
+    """The axes in another order, given as integers or as one sequence."""
+    return shapes.permute_dims(x, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
+
+
+def _transpose(x: Tensor, *axes: Any) -> Tensor:
+    """All axes reversed; two axes swapped (PyTorch); or the order given as one sequence or as more integers (NumPy)."""
+    if len(axes) == 2:
+        return shapes.swapaxes(x, *axes)
+    return _permute(x, *axes) if axes and axes[0] is not None else shapes.transpose(x)
+
+
+def _reshape(x: Tensor, *shape: Any) -> Tensor:
+    """Another shape of the same size, given as integers or as one sequence; one extent may be -1."""
+    return shapes.reshape(x, shapes.varargs_shape("reshape", shape))
+
+
+def _expand(x: Tensor, *shape: Any) -> Tensor:
+    """`broadcast_to` with the shape given as integers or as one sequence; -1 keeps an extent."""
+    return shapes.broadcast_to(x, shapes.varargs_shape("expand", shape))
+
+
+def _tile(x: Tensor, *repetitions: Any) -> Tensor:
+    """The whole tensor side by side, so many times along each axis."""
+    return shapes.tile(x, shapes.varargs_shape("tile", repetitions))
+
+
+def _repeat(x: Tensor, repeats: Any, *tile: int, axis: int | None = None) -> Tensor:
+    """Each element `repeats` times in a row along `axis` (NumPy's meaning; PyTorch's `x.repeat(2, 3)` is `tile`)."""
+    if tile:
+        raise TypeError(f"repeat: takes one number and axis=; PyTorch's repeat(2, 3) is tile(2, 3)\n  at {here()}")
+    return shapes.repeat(x, repeats, axis)
+
+
+def _flip(x: Tensor, *axes: Any) -> Tensor:
+    """The order along the given axes (all if none) reversed."""
+    return shapes.flip(x, axes[0] if len(axes) == 1 else axes or None)
+
+
+def _copy(x: Tensor) -> Tensor:
+    """A Tensor of its own with the same value; gradients flow through."""
+    return wrap(x.node)
+
+
+def _to(x: Tensor, *targets: Any, dtype: DType | None = None, device: str | None = None) -> Tensor:
+    """x converted to a dtype, to the dtype of another tensor, or moved to a device ('cpu' is all there is here)."""
+    for t in targets:
+        if isinstance(t, Tensor):
+            dtype = t.dtype
+        elif isinstance(t, DType):
+            dtype = t
+        else:
+            device = t
+    if device not in (None, "cpu"):
+        raise DTypeError(f"to: no device {device!r}; this build runs on 'cpu'\n  at {here()}")
+    return x if dtype is None or dtype is x.dtype else elementwise.astype(x, dtype)
+
+
+def _cast(dtype: DType) -> Callable:
+    def method(x: Tensor) -> Tensor:
+        return elementwise.astype(x, dtype)
+
+    method.__doc__ = f"x converted to {dtype.name}."
+    return method
+
+
+def _same_shape_as(f: Callable) -> Callable:
+    def method(x: Tensor, other: Tensor) -> Tensor:
+        return f(x, other.shape)
+
+    method.__doc__ = "The shape of another tensor."
+    return method
+
+
+_OTHER_NAME: dict[str, Callable] = {
+    "astype": elementwise.astype,
+    "permute": _permute,
+    "permute_dims": _permute,
+    "transpose": _transpose,
+    "reshape": _reshape,
+    "view": shapes.view,
+    "expand": _expand,
+    "tile": _tile,
+    "repeat": _repeat,
+    "flip": _flip,
+    "ravel": shapes.flatten,
+    "movedim": shapes.moveaxis,
+    "unbind": shapes.unstack,
+    "view_as": _same_shape_as(shapes.reshape),
+    "reshape_as": _same_shape_as(shapes.reshape),
+    "expand_as": _same_shape_as(shapes.broadcast_to),
+    "clone": _copy,
+    "copy": _copy,
+    "contiguous": lambda x: x,
+    "cpu": lambda x: x,
+    "to": _to,
+    "float": _cast(dtypes.float32),
+    "double": _cast(dtypes.float64),
+    "half": _cast(dtypes.float16),
+    "bfloat16": _cast(dtypes.bfloat16),
+    "int": _cast(dtypes.int32),
+    "long": _cast(dtypes.int64),
+    "bool": _cast(dtypes.bool_),
+    "numel": lambda x: x.size,
+    "dim": lambda x: x.ndim,
+    "is_floating_point": lambda x: x.dtype.is_float,
+    "sub": elementwise.subtract,
+    "mul": elementwise.multiply,
+    "div": elementwise.divide,
+    "neg": elementwise.negative,
+    "eq": elementwise.equal,
+    "ne": elementwise.not_equal,
+    "lt": elementwise.less,
+    "le": elementwise.less_equal,
+    "gt": elementwise.greater,
+    "ge": elementwise.greater_equal,
+    "mm": linalg.matmul,
+    "t": shapes.transpose,
+    "where": lambda x, condition, other: elementwise.where(condition, x, other),
+}
+
+_PROPERTIES: dict[str, Callable] = {
+    "T": lambda x: shapes.transpose(x),
+    "mT": lambda x: shapes.matrix_transpose(x),
+    "at": lambda x: indexing.At(x),
+    "nbytes": lambda x: x.size * x.dtype.itemsize,
+    "itemsize": lambda x: x.dtype.itemsize,
+}
+
+# -- methods that rebind
+
+
+def _scaled(f: Callable) -> Callable:
+    def method(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+        return f(x, other if isinstance(alpha, int) and alpha == 1 else elementwise.multiply(other, alpha))
+
+    return method
+
+
+def _filled(x: Tensor, value: Any) -> Tensor:
+    return wrap(elementwise.full_like_node(x.node, value, here()))
+
+
+def _copied(x: Tensor, source: Any) -> Tensor:
+    return wrap(shapes.spread(b.cast(as_node(source), x.dtype, here()), x.shape, here()))
+
+
+def _addcmul(x: Tensor, a: Any, c: Any, *, value: Any = 1) -> Tensor:
+    return elementwise.add(x, elementwise.multiply(elementwise.multiply(a, c), value))
+
+
+def _addcdiv(x: Tensor, a: Any, c: Any, *, value: Any = 1) -> Tensor:
+    return elementwise.add(x, elementwise.multiply(elementwise.divide(a, c), value))
+
+
+_REBINDING: dict[str, Callable] = {
+    "add_": _scaled(elementwise.add),
+    "sub_": _scaled(elementwise.subtract),
+    "mul_": elementwise.multiply,
+    "div_": elementwise.divide,
+    "pow_": elementwise.pow,
+    "neg_": elementwise.negative,
+    "sqrt_": elementwise.sqrt,
+    "exp_": elementwise.exp,
+    "clamp_": elementwise.clip,
+    "clip_": elementwise.clip,
+    "lerp_": elementwise.lerp,
+    "addcmul_": _addcmul,
+    "addcdiv_": _addcdiv,
+    "zero_": lambda x: _filled(x, 0),
+    "fill_": _filled,
+    "copy_": _copied,
+    "masked_fill_": indexing.masked_fill,
+    "scatter_": indexing.scatter,
+    "scatter_add_": indexing.scatter_add,
+    "index_add_": indexing.index_add,
+    "index_copy_": indexing.index_copy,
+    "index_fill_": indexing.index_fill,
+    "uniform_": lambda x, low=0.0, high=1.0, *, generator=None: random.uniform(
+        x.shape, low, high, dtype=x.dtype, generator=generator
+    ),
+    "normal_": lambda x, mean=0.0, std=1.0, *, generator=None: random.normal(
+        x.shape, mean, std, dtype=x.dtype, generator=generator
+    ),
+    "bernoulli_": lambda x, p=0.5, *, generator=None: random.bernoulli(p, x.shape, dtype=x.dtype, generator=generator),
+}
+
+
+def _rebinding(f: Callable) -> Callable:
+    def method(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return _rebound(x, f(x, *args, **kwargs))
+
+    method.__doc__ = "Rebinds the tensor to the result of the function of the same name without `_`, and returns it."
+    return method
+
+
+_TORCH_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}
+
+
+def _with_torch_keywords(f: Callable) -> Callable:
+    """`f` as a method that also takes `dim` and `keepdim`, where it has `axis` and `keepdims`."""
+    names = inspect.signature(f).parameters
+    renamed = {theirs: ours for theirs, ours in _TORCH_KEYWORDS.items() if ours in names and theirs not in names}
+    if not renamed:
+        return f
+
+    @functools.wraps(f)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        for theirs, ours in renamed.items():
+            if theirs in kwargs:
+                kwargs[ours] = kwargs.pop(theirs)
+        return f(*args, **kwargs)
+
+    return method
+
+
+def table() -> dict[str, Any]:
+    """Every attribute that `install` gives Tensor, by name."""
+    out: dict[str, Any] = {}
+    for name, f in _BINARY.items():
+        out[f"__{name}__"], out[f"__r{name}__"], out[f"__i{name}__"] = _operator(f), _reflected(f), _in_place(f)
+    for name, f in _COMPARE.items():
+        out[f"__{name}__"] = _operator(f)
+    out.update(_SPECIAL)
+    for module, names in _SAME_NAME.items():
+        for name in names.split():
+            out[name] = _with_torch_keywords(getattr(module, name))
+    for name, f in _OTHER_NAME.items():
+        out[name] = _with_torch_keywords(f)
+    for name, f in _PROPERTIES.items():
+        out[name] = property(f)
+    for name, f in _REBINDING.items():
+        out[name] = _rebinding(f)
+    return out
+
+
+def install() -> None:
+    """Attach operators and methods to Tensor. Doing it again changes nothing."""
+    for name, attribute in table().items():
+        setattr(Tensor, name, attribute)
+    Tensor.__hash__ = object.__hash__
