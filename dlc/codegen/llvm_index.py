@@ -1,0 +1,177 @@
+"""What can be known of an index expression before it is emitted: its bounds, and its linear form in the axes.
+
+The linear form is what addresses are made of. Under a vector axis v the lane number is split off: v = base + lane, so
+`coefficient of lane` says how a vector access walks through memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dlc.ir import dtypes
+from dlc.ir.loops import Expr, axis, map_expr
+
+_FULL = (-(1 << 63), (1 << 63) - 1)
+Bounds = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """const + sum of coefficient * atom + lane * (lane number). An atom is any expression that is not linear."""
+
+    const: int
+    terms: dict[Expr, int]
+    lane: int = 0
+
+    def plus(self, other: Linear, factor: int = 1) -> Linear:
+        terms = dict(self.terms)
+        for atom, c in other.terms.items():
+            c = terms.get(atom, 0) + c * factor
+            if c:
+                terms[atom] = c
+            else:
+                terms.pop(atom, None)
+        return Linear(self.const + other.const * factor, terms, self.lane + other.lane * factor)
+
+    def times(self, factor: int) -> Linear:
+        if factor == 0:
+            return Linear(0, {})
+        return Linear(self.const * factor, {a: c * factor for a, c in self.terms.items()}, self.lane * factor)
+
+
+class VectorAxis:
+    """The vector loop being emitted: its axis, a stand-in axis for the first lane's value, and the number of lanes."""
+
+    def __init__(self, axis_: Expr, lanes: int):
+        self.axis = axis_
+        self.base = axis(f"{axis_.attr[0]}.base", axis_.attr[1])
+        self.lanes = lanes
+        self._memo: dict[Expr, Expr] = {axis_: self.base}
+
+    def at_base(self, expr: Expr) -> Expr:
+        """`expr` as it is in the first lane."""
+        return map_expr(expr, lambda old, args: None, self._memo)
+
+
+class IndexMath:
+    """Bounds and linear forms, remembered for one kernel."""
+
+    def __init__(self) -> None:
+        self._bounds: dict[Expr, Bounds] = {}
+        self._linear: dict[Expr, Linear] = {}
+        self._vector_linear: dict[Expr, Linear] = {}
+        self.vector: VectorAxis | None = None
+
+    def enter_vector(self, vector: VectorAxis | None) -> None:
+        """From now on linear forms are relative to this vector loop (or to none)."""
+        self.vector = vector
+        self._vector_linear = {}
+
+    def is_vector(self, expr: Expr) -> bool:
+        """Whether lanes may differ."""
+        return self.vector is not None and self.vector.axis in expr.axes
+
+    def linear(self, e: Expr) -> Linear:
+        memo = self._vector_linear if self.is_vector(e) else self._linear
+        found = memo.get(e)
+        if found is None:
+            found = memo[e] = self._find_linear(e)
+        return found
+
+    def _find_linear(self, e: Expr) -> Linear:
+        op, args = e.op, e.args
+        if op == "const":
+            return Linear(int(e.attr), {})
+        if op == "axis":
+            if self.vector is not None and e is self.vector.axis:
+                return Linear(0, {self.vector.base: 1}, 1)
+        elif op in ("add", "sub"):
+            return self.linear(args[0]).plus(self.linear(args[1]), 1 if op == "add" else -1)
+        elif op == "neg":
+            return self.linear(args[0]).times(-1)
+        elif op == "mul":
+            for a, b in ((args[0], args[1]), (args[1], args[0])):
+                if b.op == "const":
+                    return self.linear(a).times(b.attr)
+        elif op == "shl" and args[1].op == "const" and 0 <= args[1].attr < 63:
+            return self.linear(args[0]).times(1 << args[1].attr)
+        elif op in ("floordiv", "mod") and args[1].op == "const" and args[1].attr > 0 and self.is_vector(e):
+            split = self._split_lanes(e)
+            if split is not None:
+                return split
+        return Linear(0, {e: 1})
+
+    def _split_lanes(self, e: Expr) -> Linear | None:
+        """x // c or x % c where all lanes of a group lie between the same two multiples of c."""
+        x, c = self.linear(e.args[0]), e.args[1].attr
+        vector = self.vector
+        if any(self.is_vector(a) for a in x.terms) or x.lane < 0:
+            return None
+        group = math.gcd(x.const, c)
+        for atom, factor in x.terms.items():
+            # the base of a group of lanes is a multiple of their number
+            group = math.gcd(group, factor * vector.lanes if atom is vector.base else factor)
+        if x.lane * (vector.lanes - 1) >= group:
+            return None
+        first = Linear(0, {vector.at_base(e): 1})
+        return first if e.op == "floordiv" else first.plus(Linear(0, {}, x.lane))
+
+    def bounds(self, e: Expr) -> Bounds:
+        """The least and the greatest value of an integer expression, as far as known."""
+        found = self._bounds.get(e)
+        if found is None:
+            low, high = self._find_bounds(e)
+            least, most = dtypes.limits(e.dtype) if e.dtype.is_int else (0, 1) if e.dtype.is_bool else _FULL
+            found = self._bounds[e] = (low, high) if least <= low and high <= most else (int(least), int(most))
+        return found
+
+    def _find_bounds(self, e: Expr) -> Bounds:
+        op = e.op
+        if e.dtype.is_float:
+            return _FULL
+        if op == "const":
+            return int(e.attr), int(e.attr)
+        if op == "axis":
+            return 0, max(e.attr[1] - 1, 0)
+        if op == "select":
+            (a, b), (c, d) = self.bounds(e.args[1]), self.bounds(e.args[2])
+            return min(a, c), max(b, d)
+        if op == "cast":
+            return (-(1 << 64), 1 << 64) if e.args[0].dtype.is_float else self.bounds(e.args[0])
+        rule = _BOUNDS.get(op)
+        return rule(*(self.bounds(a) for a in e.args)) if rule is not None else (-(1 << 64), 1 << 64)
+
+    def fits32(self, e: Expr) -> bool:
+        low, high = self.bounds(e)
+        return -(1 << 31) <= low and high < 1 << 31
+
+
+def _products(a: Bounds, b: Bounds) -> Bounds:
+    ends = [x * y for x in a for y in b]
+    return min(ends), max(ends)
+
+
+def _quotients(a: Bounds, b: Bounds) -> Bounds:
+    if b[0] <= 0:
+        return -(1 << 64), 1 << 64
+    ends = [x // y for x in a for y in b]
+    return min(ends), max(ends)
+
+
+def _remainders(a: Bounds, b: Bounds) -> Bounds:
+    if b[0] <= 0:
+        return -(1 << 64), 1 << 64
+    return (0, min(a[1], b[1] - 1)) if a[0] >= 0 else (0, b[1] - 1)
+
+
+_BOUNDS = {
+    "neg": lambda a: (-a[1], -a[0]),
+    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    "mul": _products,
+    "floordiv": _quotients,
+    "mod": _remainders,
+    "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
+    "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
+}
