@@ -1,0 +1,263 @@
+"""From a prepared graph to a Program: fuse, schedule and lower each group, give every tensor a slot, order the launches.
+
+`scan` becomes a Repeat around the launches of its body, whose stacked inputs and outputs are slots that advance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from dlc.codegen import schedule as schedules
+from dlc.codegen.target import CpuTarget
+from dlc.ir import loops, schedule
+from dlc.ir.graph import Graph, Node
+from dlc.ir.loops import Buffer, Kernel
+from dlc.ir.loops_text import print_kernel
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.passes.fuse import Fused, Group, fuse
+from dlc.passes.lower import Lowered, lower_map
+from dlc.passes.lower_contract import lower_contract
+from dlc.passes.lower_ordered import lower_ordered
+from dlc.passes.lower_rows import lower_rows
+from dlc.passes.units import memory_of, own_outputs
+
+Steps = list[Launch | Repeat]
+LOWER: dict[str, Callable[..., Lowered]] = {
+    "map": lower_map,
+    "rows": lower_rows,
+    "contract": lower_contract,
+    "scatter": lower_ordered,
+    "sort": lower_ordered,
+    "cumulative": lower_ordered,
+}
+
+
+def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTarget, name: str) -> Program:
+    """The program of a graph after `layout`; its memory is not yet planned. Sizes and kinds of slots are final."""
+    builder = _Builder(target)
+    graph = own_outputs(graph)
+    inputs = tuple(Slot(_slot_name(p, k), p.dtype, p.type.size, "input", k) for k, p in enumerate(graph.params))
+    outputs = tuple(Slot(f"out{k}", o.dtype, o.type.size, "output", k) for k, o in enumerate(graph.outputs))
+    refs = {p: Ref(s) for p, s in zip(graph.params, inputs, strict=True)}
+    roots = {memory_of(o): Ref(s) for o, s in zip(graph.outputs, outputs, strict=True)}
+    steps = builder.steps(graph, refs, roots, 0)
+    program = Program(name, inputs, outputs, tuple(steps), tuple(p.type for p in graph.params),
+                      tuple(o.type for o in graph.outputs), (*inputs, *outputs, *builder.arena), donate=tuple(donate))
+    program.fused = builder.fused  # type: ignore[attr-defined]
+    return _in_place(program, donate, builder)
+
+
+def _slot_name(p: Node, k: int) -> str:
+    return p.attrs.get("name") or f"p{k}"
+
+
+class _Builder:
+    def __init__(self, target: CpuTarget):
+        self.target = target
+        self.arena: list[Slot] = []
+        self.kernels: dict[str, Kernel] = {}
+        self.names: dict[str, int] = {}
+        self.fused: list[Fused] = []
+
+    def slot(self, name: str, dtype, size: int) -> Slot:
+        self.arena.append(Slot(name, dtype, size, "arena"))
+        return self.arena[-1]
+
+    def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int) -> Steps:
+        """The launches of a graph whose parameters and outputs already have places."""
+        fused = fuse(graph)
+        self.fused.append(fused)
+        refs = dict(refs)
+        refs.update(roots)
+        out: Steps = []
+        for group in fused.groups:
+            if all(u.node.op != "scan" and u.node.type.size == 0 for u in group.units if u.kind != "sort"):
+                continue
+            if group.kind == "scan":
+                out += self.scan(group.units[0].node, refs, fused, depth)
+            else:
+                out.append(self.launch(fused, group, refs))
+        return out
+
+    def ref(self, node: Node, refs: dict[Node, Ref]) -> Ref:
+        if node not in refs:
+            refs[node] = Ref(self.slot(f"{node.op}{len(self.arena)}", node.dtype, node.type.size))
+        return refs[node]
+
+    def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
+        sched = schedules.choose(fused, group, self.target)
+        lowered = LOWER[group.kind](fused, group, sched)
+        kernel = self.share(lowered.kernel)
+        args = tuple(self.ref(n, refs) for n in lowered.nodes)
+        tasks = kernel.tasks
+        work = schedules.work_ns(fused, group, kernel.bytes)
+        return Launch(kernel, args, tasks, self.grain(tasks, work))
+
+    def grain(self, tasks: int, work_ns: float) -> int:
+        """Small kernels stay on one thread; others are dealt out in a few pieces a thread."""
+        if work_ns < schedules.FORK_NS or self.target.threads == 1:
+            return tasks
+        return max(1, tasks // (self.target.threads * 8))
+
+    def share(self, kernel: Kernel) -> Kernel:
+        """Equal kernels are compiled once; different ones get different names."""
+        text = print_kernel(replace(kernel, name="kernel", locs=(), params=kernel.params))
+        found = self.kernels.get(text)
+        if found is not None:
+            return found
+        n = self.names.get(kernel.name, 0)
+        self.names[kernel.name] = n + 1
+        kernel = replace(kernel, name=f"{kernel.name}_{n}")
+        self.kernels[text] = kernel
+        return kernel
+
+    def copy(self, source: Ref, goal: Ref) -> Launch:
+        """A launch that copies one slot to another of the same type."""
+        slot = goal.slot
+        size, lanes = slot.size, max(1, min(self.target.lanes(slot.dtype.itemsize), 64))
+        src = Buffer("src", slot.dtype, (size,))
+        dst = Buffer("dst", slot.dtype, (size,))
+        i = loops.axis("i", size)
+        body = loops.loop(i, loops.store(dst, (i,), loops.load(src, i)), "vector", None, lanes)
+        kernel = Kernel("copy", (src, dst), frozenset((dst,)), body, schedule.Map(lanes), (), 0, 2 * slot.nbytes)
+        return Launch(self.share(kernel), (source, goal))
+
+    def scan(self, node: Node, refs: dict[Node, Ref], fused: Fused, depth: int) -> Steps:
+        """A Repeat over the launches of the body."""
+        at = node.attrs
+        body: Graph = own_outputs(at["body"])
+        n_const, n_carry, length = at["consts"], at["carry"], at["length"]
+        items = {n.attrs["index"]: n for n in fused.graph.nodes() if n.op == "item" and n.inputs[0] is node}
+        source = [self.ref(memory_of(i), refs) for i in node.inputs]
+        steps: Steps = []
+        inner: dict[Node, Ref] = {}
+
+        def moving(ref: Ref, size: int) -> Ref:
+            """Row t of a stacked tensor; reversed scans walk it from the end."""
+            start, step = (ref.start + (length - 1) * size, -size) if at["reverse"] else (ref.start, size)
+            return Ref(ref.slot, start, (*ref.steps, *(0,) * (depth - len(ref.steps)), step))
+
+        carries: list[Ref] = []
+        for k in range(n_carry):
+            p = body.params[n_const + k]
+            place = self.ref(items[k], refs) if k in items else Ref(self.slot("carry", p.dtype, p.type.size))
+            carries.append(place)
+            if place.slot.size:
+                steps.append(self.copy(source[n_const + k], place))
+        for k, p in enumerate(body.params):
+            if k < n_const:
+                inner[p] = source[k]
+            elif k < n_const + n_carry:
+                inner[p] = carries[k - n_const]
+            else:
+                inner[p] = moving(source[k], p.type.size)
+        roots: dict[Node, Ref] = {}
+        new: list[Ref] = []
+        for k, o in enumerate(body.outputs):
+            if k < n_carry:
+                place = Ref(self.slot("next", o.dtype, o.type.size))
+                new.append(place)
+            elif k in items:
+                place = moving(self.ref(items[k], refs), o.type.size)
+            else:
+                place = Ref(self.slot("unused", o.dtype, o.type.size))
+            roots[memory_of(o)] = place
+        inside = self.steps(body, inner, roots, depth + 1)
+        inside += [self.copy(a, b) for a, b in zip(new, carries, strict=True) if b.slot.size]
+        if length:
+            steps.append(Repeat(length, tuple(inside)))
+        return steps
+
+
+def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Builder) -> Program:
+    """Let donated outputs live in their inputs where nothing reads the input afterwards; copy at the end otherwise."""
+    steps = list(program.steps)
+    copies: Steps = []
+    for p, o in donate:
+        source, goal = program.inputs[p], program.outputs[o]
+        if _safe(steps, source, goal):
+            goal.alias = source
+            continue
+        aside = builder.slot(f"new_{source.name}", goal.dtype, goal.size)
+        steps = [_replaced(s, goal, aside) for s in steps]
+        goal.alias = source
+        copies.append(builder.copy(Ref(aside), Ref(goal)))
+    program.steps = (*steps, *copies)
+    program.slots = (*program.inputs, *program.outputs, *builder.arena)
+    return program
+
+
+def _touches(step: Launch | Repeat, slot: Slot) -> bool:
+    if isinstance(step, Launch):
+        return any(r.slot is slot for r in step.args)
+    return any(_touches(s, slot) for s in step.body)
+
+
+def _safe(steps: Steps, source: Slot, goal: Slot) -> bool:
+    """Is writing `goal` into the memory of `source` unnoticeable?"""
+    writers = [k for k, s in enumerate(steps) if _touches(s, goal)]
+    readers = [k for k, s in enumerate(steps) if _touches(s, source)]
+    if not writers:
+        return False
+    first = writers[0]
+    if any(k > first for k in readers):
+        return False
+    step = steps[first]
+    if first not in readers:
+        return True
+    return isinstance(step, Launch) and _elementwise(step, source, goal)
+
+
+def _elementwise(step: Launch, source: Slot, goal: Slot) -> bool:
+    """Does the kernel read `source` only at the very place of `goal` that it then writes?"""
+    if not isinstance(step.kernel.schedule, schedule.Map | schedule.Contract):
+        return False
+    reads = {b for b, r in zip(step.kernel.params, step.args, strict=True) if r.slot is source}
+    writes = {b for b, r in zip(step.kernel.params, step.args, strict=True) if r.slot is goal}
+    written: set[loops.Expr] = set()
+    read: set[loops.Expr] = set()
+    for stmt in loops.walk(step.kernel.body):
+        if isinstance(stmt, loops.Store) and stmt.buffer in writes:
+            written.add(stmt.index[0])
+        for e in loops.exprs(stmt):
+            read |= _load_places(e, reads, set())
+    return len(written) == 1 and read <= written
+
+
+def _load_places(e: loops.Expr, buffers: set[Buffer], seen: set[loops.Expr]) -> set[loops.Expr]:
+    out: set[loops.Expr] = set()
+    stack = [e]
+    while stack:
+        x = stack.pop()
+        if x in seen:
+            continue
+        seen.add(x)
+        if x.op == "load" and x.attr in buffers:
+            out.add(x.args[0])
+        stack.extend(x.args)
+    return out
+
+
+def _replaced(step: Launch | Repeat, old: Slot, new: Slot) -> Launch | Repeat:
+    if isinstance(step, Repeat):
+        return Repeat(step.count, tuple(_replaced(s, old, new) for s in step.body))
+    args = tuple(Ref(new, r.start, r.steps) if r.slot is old else r for r in step.args)
+    return Launch(step.kernel, args, step.tasks, step.grain)
+
+
+def threads_min_tasks(target: CpuTarget) -> int:
+    """How many independent pieces keep the threads busy."""
+    return max(1, target.threads) * 2 if target.threads > 1 else 1
+
+
+def tile_rule(target: CpuTarget) -> Callable[[Node], tuple[bool, int, int]]:
+    """(swap, mr, nr) of the target's schedule for a contraction node."""
+
+    def rule(node: Node) -> tuple[bool, int, int]:
+        s = schedules.contract(node, target)
+        return s.swap, s.mr, s.nr
+
+    return rule
+
+

@@ -1,0 +1,152 @@
+"""The choice of a schedule: from a group's shapes and the target's numbers to a record of `ir/schedule.py`.
+
+Everything is decided by small cost formulas over the target's vector width, registers and caches. The choice for a
+contraction depends on shapes alone, because the layout pass packs operands for it before groups exist.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dlc.codegen.target import CpuTarget
+from dlc.ir import schedule
+from dlc.ir.dtypes import DType
+from dlc.ir.graph import Node
+from dlc.ir.ops import split_spec
+from dlc.passes.fuse import Fused, Group
+from dlc.passes.lower import cost_of, map_extents, transposed_axis
+from dlc.passes.lower_contract import label_sizes, parts_of
+from dlc.passes.lower_rows import best_vector_axis, inner_axes
+
+CHUNK_BYTES = 32 << 10  # what one task of a pointwise kernel touches in its widest tensor
+FORK_NS = 4000  # kernels estimated to take less run on the calling thread
+NS_PER_BYTE = 0.05  # one core streaming
+NS_PER_OP = 0.06  # one core, one vectorised scalar operation
+
+
+def pow2_at_most(n: int) -> int:
+    return 1 << (n.bit_length() - 1) if n > 0 else 1
+
+
+def lanes_for(target: CpuTarget, dtypes: Sequence[DType], extent: int) -> int:
+    """Vector lanes for elements of these dtypes along an axis: full registers of the widest compute type up to 4
+    bytes (8-byte types then take several registers), no more lanes than the axis can use."""
+    widest = max((min(d.compute.itemsize, 8) for d in dtypes if not d.is_bool), default=4)
+    full = max(2, target.vector_bytes // min(widest, 8))
+    need = 1 << max(0, (extent - 1).bit_length())
+    return max(1, min(full, need))
+
+
+def group_dtypes(group: Group) -> list[DType]:
+    return [u.node.dtype for u in group.units if u.kind in ("map", "reduce", "contract")]
+
+
+def choose(fused: Fused, group: Group, target: CpuTarget) -> schedule.Schedule:
+    """The schedule of one group."""
+    if group.kind == "map":
+        return _map(fused, group, target)
+    if group.kind == "rows":
+        return _rows(fused, group, target)
+    if group.kind == "contract":
+        return contract(group.units[0].node, target)
+    return schedule.Plain(lanes_for(target, [group.units[0].node.inputs[-1].dtype], 1 << 20))
+
+
+def _map(fused: Fused, group: Group, target: CpuTarget) -> schedule.Map:
+    extents = map_extents(fused, group)
+    dtypes = group_dtypes(group)
+    lanes = lanes_for(target, dtypes, extents[-1] if extents else 1)
+    chunk = max(lanes, CHUNK_BYTES // max(d.itemsize for d in dtypes))
+    across = transposed_axis(fused, group, extents)
+    if across is not None and lanes >= 4 and extents[across] >= lanes // 2 and extents[-1] >= lanes // 2:
+        return schedule.Map(lanes, chunk, lanes)
+    return schedule.Map(lanes, chunk)
+
+
+def _rows(fused: Fused, group: Group, target: CpuTarget) -> schedule.Schedule:
+    dtypes = group_dtypes(group) + [u.node.inputs[0].dtype for u in group.units if u.kind == "reduce"]
+    across, axis = best_vector_axis(fused, group)
+    rows = group.rows or ()
+    if across:
+        n = rows[axis]
+        lanes = lanes_for(target, dtypes, n)
+        blocks = math.prod(rows) // n * -(-n // lanes)
+        unroll = next(u for u in (4, 2, 1) if u == 1 or (blocks // u >= 4 * target.threads and n >= lanes * u))
+        return schedule.Columns(lanes, unroll, axis)
+    inner = max((math.prod(a.attr[1] for a in inner_axes(group, u)) for u in group.units), default=1)
+    last = max((inner_axes(group, u)[-1].attr[1] for u in group.units if inner_axes(group, u)), default=1)
+    lanes = lanes_for(target, dtypes, last)
+    unroll = 4 if last >= 8 * lanes else 2 if last >= 2 * lanes else 1
+    per = max(1, CHUNK_BYTES // (4 * max(1, inner)))
+    per = min(per, max(1, math.prod(rows) // (4 * target.threads)))
+    return schedule.Rows(lanes, unroll, per)
+
+
+def swapped(node: Node) -> bool:
+    """Do the vectors run along the first operand's labels? They do when the result's last label is its own."""
+    a, b, out = split_spec(node.attrs["spec"])
+    sizes = label_sizes(node)
+    wide = [x for x in out if sizes[x] != 1]
+    for x in reversed(wide):
+        if (x in a) != (x in b):
+            return x in a
+    return False
+
+
+def contract(node: Node, target: CpuTarget) -> schedule.Contract:
+    """Register tile and blocking for a contraction, by shapes."""
+    swap = swapped(node)
+    sizes = label_sizes(node)
+    parts = parts_of(node.attrs["spec"], sizes, swap)
+    m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
+    outer = math.prod(sizes[x] for x in parts.batch)
+    near = sizes[parts.columns[-1]] if parts.columns else 1
+    dtype = node.inputs[0].dtype.compute
+    lanes = lanes_for(target, [dtype], near)
+    mr, nr = register_tile(m, n, k, lanes, target)
+    m_tiles, n_tiles = -(-m // mr), -(-n // nr)
+    budget = max(1, target.l2_bytes // 2)
+    mb = max(1, min(m_tiles, budget // (mr * k * dtype.itemsize + 1)))
+    mb = -(-m_tiles // -(-m_tiles // mb))  # equal blocks
+    blocks = outer * -(-m_tiles // mb)
+    want = 4 * target.threads
+    nb = n_tiles if blocks >= want else -(-n_tiles // min(n_tiles, -(-want // blocks)))
+    if outer * -(-n_tiles // nb) * -(-m_tiles // mb) < want:
+        mb = -(-m_tiles // min(m_tiles, -(-want // (outer * -(-n_tiles // nb)))))
+    return schedule.Contract(lanes, mr, nr, mb, nb, swap)
+
+
+def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> tuple[int, int]:
+    """(rows, columns) of the accumulator tile with the least estimated time: padding, loads against FMAs, and the
+    cost of starting and storing a tile over its inner range."""
+    registers = target.vector_registers
+    best, best_cost = (1, lanes), math.inf
+    for vectors in range(1, 5):
+        nr = vectors * lanes
+        most = min(m, (registers - vectors - 1) // vectors, 28)
+        if most < 1 or (vectors > 1 and nr - lanes >= n):
+            continue
+        for limit in range(max(1, most // 2), most + 1):
+            mr = -(-m // -(-m // limit))  # even tiles
+            tiles = -(-m // mr) * -(-n // nr)
+            # an FMA of latency 4 on one or two ports needs enough independent sums
+            busy = max(mr * vectors, 8, (mr + vectors) * 0.55)
+            cost = tiles * (k * busy + 2 * mr * vectors + 30)
+            if cost < best_cost * 0.999:
+                best, best_cost = (mr, nr), cost
+    return best
+
+
+def estimate_ns(flops: float, nbytes: float) -> float:
+    """A rough single-thread time of a kernel, to decide whether to fork."""
+    return max(flops * 0.012, nbytes * NS_PER_BYTE)
+
+
+def work_ns(fused: Fused, group: Group, nbytes: int) -> float:
+    """Estimated single-thread time of a group."""
+    if group.kind == "contract":
+        sizes = label_sizes(group.units[0].node)
+        return 2 * math.prod(sizes.values()) * 0.01
+    ops = sum(u.size * (2 + sum(map(cost_of, u.values))) for u in group.units)
+    return max(ops * NS_PER_OP, nbytes * NS_PER_BYTE)

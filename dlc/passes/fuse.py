@@ -1,0 +1,285 @@
+"""Fusion: units are gathered into groups, one group a kernel.
+
+Units are taken in order. A unit joins the group of something it reads (or of a sibling that reads the same memory)
+when all it needs from that group is row-local: computed by the same row of the group's outer loop. Three kinds:
+
+    map       units over one common domain, element by element
+    rows      reductions with the same surviving axes, and maps over those axes and inner ones; inside one row the
+              units run in order, so softmax, layernorm, batchnorm and cross-entropy are one group each
+    contract  one contraction and the maps over its result (the epilogue)
+
+Anything else (scatter, sort, cumulative, scan) stands alone. Joining must not create a cycle between groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dlc.ir.graph import Graph, Node
+from dlc.ir.loops import Expr
+from dlc.passes.index_math import flatten
+from dlc.passes.units import Unit, UnitTable, memory_of
+
+SERIAL_LIMIT = 1 << 15  # elements below which a kernel may run without parallel rows
+MIN_ROWS = 8  # rows needed to keep the threads busy
+
+
+@dataclass(eq=False)
+class Group:
+    """Units computed by one kernel. `rows` are the extents of the shared outer axes (None while undetermined) and
+    `row_axes[u]` the axes of u's own domain that stand for them."""
+
+    kind: str
+    units: list[Unit] = field(default_factory=list)
+    rows: tuple[int, ...] | None = None
+    row_axes: dict[Unit, tuple[Expr, ...]] = field(default_factory=dict)
+    deps: set[Group] = field(default_factory=set)
+
+    def member(self, node: Node) -> Unit | None:
+        return next((u for u in self.units if u.node is node), None)
+
+
+@dataclass(eq=False)
+class Fused:
+    """The grouped graph: groups in execution order and, per node, whether its memory is needed outside its group."""
+
+    graph: Graph
+    table: UnitTable
+    groups: list[Group]
+    stored: set[Node]
+
+
+def _extents(axes: tuple[Expr, ...]) -> tuple[int, ...]:
+    return tuple(a.attr[1] for a in axes)
+
+
+def _hits(u: Unit, g: Group) -> list[tuple[Unit, tuple[Expr, ...]]]:
+    """Members of g that u reads, with the index (axes of extent 1 left out)."""
+    found = []
+    for node, index in u.loads.values():
+        m = g.member(node)
+        if m is not None:
+            found.append((m, tuple(i for i, d in zip(index, node.shape, strict=True) if d != 1)))
+    return found
+
+
+def _shared_loads(u: Unit, m: Unit) -> bool:
+    """Do two units over equal domains read some big memory at the same place?"""
+    if _extents(u.axes) != _extents(m.axes):
+        return False
+    own = {(node, tuple(_position(i, u) for i in index)) for node, index in u.loads.values()}
+    other = {(node, tuple(_position(i, m) for i in index)) for node, index in m.loads.values()}
+    return any(node.type.size * 2 > u.size for node, _ in own & other)
+
+
+def _position(i: Expr, u: Unit) -> object:
+    if i.op == "axis":
+        return ("axis", u.axes.index(i))
+    return ("const", i.attr) if i.op == "const" else i
+
+
+def _fit_map(u: Unit, g: Group) -> bool:
+    """Can u join a group of plain maps (as a map)?"""
+    first = g.units[0]
+    if _extents(u.axes) != _extents(first.axes):
+        return False
+    hits = _hits(u, g)
+    here = flatten(u.index, u.extents)
+    if any(flatten(index, tuple(d for d in m.node.shape if d != 1)) is not here for m, index in hits):
+        return False
+    return bool(hits) or any(_shared_loads(u, m) for m in g.units) or u.size <= 1
+
+
+def _row_position(m: Unit, g: Group) -> list[int]:
+    """Where the group's row axes stand among the result axes (extent above 1) of member m."""
+    axes = m.kept if m.kind == "reduce" else m.axes
+    return [axes.index(a) for a in g.row_axes[m]]
+
+
+def _rows_from_hits(u: Unit, g: Group) -> tuple[Expr, ...] | None:
+    """The axes of u that must be the group's rows for everything u reads from g to be row-local."""
+    rows: tuple[Expr, ...] | None = None
+    for m, index in _hits(u, g):
+        where = _row_position(m, g)
+        got = tuple(index[k] for k in where)
+        if any(i.op != "axis" or i not in u.axes for i in got) or len(set(got)) != len(got):
+            return None
+        if any(set(got) & i.axes for k, i in enumerate(index) if k not in where):
+            return None
+        if rows is not None and rows != got:
+            return None
+        rows = got
+    return rows
+
+
+def _parallel_enough(rows: tuple[int, ...], size: int) -> bool:
+    count = 1
+    for r in rows:
+        count *= r
+    return count >= MIN_ROWS or size <= SERIAL_LIMIT
+
+
+def _fit_rows(u: Unit, g: Group) -> tuple[Expr, ...] | None:
+    """The row axes with which u joins a rows group, or None."""
+    hits = _hits(u, g)
+    if hits:
+        rows = _rows_from_hits(u, g)
+        if rows is None or (u.kind == "reduce" and rows != u.kept):
+            return None
+        return rows if _parallel_enough(g.rows or (), u.size) else None
+    for m in g.units:
+        if u.kind == m.kind == "reduce" and _extents(u.kept) == g.rows and _shared_loads(u, m):
+            if [u.axes.index(a) for a in u.kept] == [m.axes.index(a) for a in m.kept]:
+                return u.kept if _parallel_enough(g.rows or (), u.size) else None
+    return None
+
+
+def _turn_to_rows(u: Unit, g: Group) -> dict[Unit, tuple[Expr, ...]] | None:
+    """The row axes of each member when reduction u joins a group of maps, or None."""
+    if u.node.attrs["monoid"].startswith("arg") and not u.kept:
+        return None
+    hits = _hits(u, g)
+    if not hits or not _parallel_enough(_extents(u.kept), u.size):
+        return None
+    here = flatten(u.index, u.extents)
+    for m, index in hits:
+        if flatten(index, tuple(d for d in m.node.shape if d != 1)) is not here:
+            return None
+    out = {u: u.kept}
+    for m in g.units:
+        if _extents(m.axes) != _extents(u.axes):
+            return None
+        out[m] = tuple(m.axes[u.axes.index(a)] for a in u.kept)
+    return out
+
+
+def _fit_epilogue(u: Unit, g: Group) -> bool:
+    """u maps the contraction's result element by element?"""
+    anchor = g.units[0]
+    out_rank = len(anchor.node.shape)
+    extents = sorted(e for e in anchor.extents[:out_rank] if e != 1)
+    if u.kind != "map" or sorted(_extents(u.axes)) != extents:
+        return False
+    order = None
+    for m, index in _hits(u, g):
+        if any(i.op != "axis" for i in index) or len(set(index)) != len(index) or len(index) != len(u.axes):
+            return False
+        # the axes of the anchor that this member's result axes stand for
+        own = g.row_axes[m]
+        here = dict(zip(own, index, strict=True))
+        if order is not None and order != here:
+            return False
+        order = here
+    if order is None:
+        return False
+    # every read other than of the group must be of memory, which is checked by the hits above
+    anchor_axes = [i for i in anchor.index[:out_rank] if i.op == "axis"]
+    back = {axis: a for a, axis in order.items()}
+    if any(a not in order for a in anchor_axes):
+        return False
+    g.row_axes[u] = tuple(back[a] for a in u.axes)
+    return True
+
+
+def _reaches(start: Group, goal: Group, seen: set[Group]) -> bool:
+    """Does `start` depend on `goal`?"""
+    if start is goal:
+        return True
+    seen.add(start)
+    return any(d not in seen and _reaches(d, goal, seen) for d in start.deps)
+
+
+def _join(u: Unit, g: Group) -> bool:
+    """Add u to g if it fits."""
+    if g.kind == "contract":
+        if not _fit_epilogue(u, g):
+            return False
+    elif g.kind == "map":
+        if u.kind == "map":
+            if not _fit_map(u, g):
+                return False
+        elif u.kind == "reduce":
+            rows = _turn_to_rows(u, g)
+            if rows is None:
+                return False
+            g.kind, g.rows, g.row_axes = "rows", _extents(u.kept), rows
+        else:
+            return False
+    elif g.kind == "rows":
+        if u.kind not in ("map", "reduce"):
+            return False
+        axes = _fit_rows(u, g)
+        if axes is None:
+            return False
+        g.row_axes[u] = axes
+    else:
+        return False
+    g.units.append(u)
+    return True
+
+
+def _new_group(u: Unit) -> Group:
+    if u.kind == "reduce":
+        return Group("rows", [u], _extents(u.kept), {u: u.kept})
+    g = Group(u.kind, [u])
+    if u.kind == "contract":
+        g.row_axes[u] = tuple(i for i in u.index[: len(u.node.shape)] if i.op == "axis")
+    return g
+
+
+def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None) -> Fused:
+    """Group the units of a graph. The graph's outputs have memory of their own (`units.own_outputs`)."""
+    table = UnitTable(graph, layout)
+    groups: list[Group] = []
+    home: dict[Node, Group] = {}
+    for u in table.units:
+        needs = [home[_producer(n)] for n, _ in u.loads.values() if _producer(n) in home]
+        needs = sorted(dict.fromkeys(needs), key=groups.index, reverse=True)
+        siblings = [g for g in reversed(groups[-24:]) if g not in needs and g.kind in ("map", "rows")]
+        for g in needs + siblings:
+            others = [h for h in needs if h is not g]
+            if any(_reaches(h, g, set()) for h in others):
+                continue
+            if _join(u, g):
+                g.deps.update(others)
+                home[u.node] = g
+                break
+        else:
+            g = _new_group(u)
+            g.deps.update(needs)
+            groups.append(g)
+            home[u.node] = g
+    stored = {memory_of(o) for o in graph.outputs}
+    for g in groups:
+        for u in g.units:
+            stored.update(n for n, _ in u.loads.values() if n in home and home[n] is not g)
+    return Fused(graph, table, _in_order(groups), stored)
+
+
+def _producer(n: Node) -> Node:
+    return n.inputs[0] if n.op == "item" else n
+
+
+def _in_order(groups: list[Group]) -> list[Group]:
+    """Dependencies first; otherwise in the order of their last units, so that updates of state come late."""
+    done: set[Group] = set()
+    out: list[Group] = []
+
+    def visit(g: Group) -> None:
+        stack = [(g, iter(sorted(g.deps, key=groups.index)))]
+        on_path = {g}
+        while stack:
+            top, deps = stack[-1]
+            nxt = next((d for d in deps if d not in done and d not in on_path), None)
+            if nxt is None:
+                stack.pop()
+                done.add(top)
+                out.append(top)
+            else:
+                on_path.add(nxt)
+                stack.append((nxt, iter(sorted(nxt.deps, key=groups.index))))
+
+    for g in sorted(groups, key=lambda x: max(u.node.serial for u in x.units)):
+        if g not in done:
+            visit(g)
+    return out

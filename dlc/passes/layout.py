@@ -1,0 +1,187 @@
+"""Layout: contractions are brought into forms that the register-tiled schedule runs well.
+
+    degenerate   without rows or columns (dot products, outer products, matrix times vector) a contraction becomes a
+                 multiplication and a sum, which the row and column reductions run at memory speed
+    half         two-byte floats are widened as they are packed
+    split        few results over a long inner range: the range is cut into pieces that run in parallel
+    pack         a column operand that is not contiguous along its columns is copied into panels [tile, k, column]
+
+Each is an ordinary graph rewrite made of views, so later passes and the dump see plain operations.
+"""
+
+from __future__ import annotations
+
+import math
+
+from dlc.ir import build, dtypes
+from dlc.ir.graph import Graph, Node, make, rewrite, unique
+from dlc.ir.loops import Buffer
+from dlc.ir.ops import split_spec
+from dlc.passes.index_math import coefficient, simplify
+from dlc.passes.lower_contract import Parts, label_sizes, parts_of
+from dlc.passes.scalarize import Elements
+from dlc.passes.units import base_of, fresh_index
+
+
+def layout(graph: Graph, tile_of, min_tasks: int) -> Graph:
+    """Rewrite every contraction; `tile_of(node) -> (swap, mr, nr)` is the target's choice for a contraction node."""
+
+    def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
+        if node.op == "reduce":
+            return split_reduce(node, ins[0], min_tasks)
+        if node.op != "contract":
+            return None
+        return _contract(make("contract", ins, node.loc, **node.attrs), tile_of, min_tasks)
+
+    return rewrite(graph, rule)
+
+
+def split_reduce(node: Node, x: Node, min_tasks: int) -> Node | None:
+    """A reduction to few values over a large range, cut into partial reductions."""
+    monoid, axes = node.attrs["monoid"], node.attrs["axes"]
+    total = math.prod(x.shape[a] for a in axes)
+    if monoid.startswith("arg") or node.type.size >= min_tasks or total * node.type.size < (1 << 16):
+        return None
+    axis = max(axes, key=lambda a: x.shape[a])
+    if axis != min(axes):
+        axis = min((a for a in axes if x.shape[a] >= 2 * min_tasks), default=axis)
+    extent = x.shape[axis]
+    pieces = min(extent, max(min_tasks, 2) * 4)
+    step = -(-extent // pieces)
+    short = pieces * step - extent
+    if short:
+        high = [short if a == axis else 0 for a in range(x.ndim)]
+        fill = {"sum": 0, "prod": 1, "any": False, "all": True}.get(monoid)
+        if fill is None:
+            low, top = dtypes.limits(x.dtype)
+            fill = (float("-inf") if monoid == "max" else float("inf")) if x.dtype.is_float else (
+                low if monoid == "max" else top)
+        x = build.pad(x, [0] * x.ndim, high, None, fill, node.loc)
+    shape = (*x.shape[:axis], pieces, step, *x.shape[axis + 1 :])
+    cut = build.reshape(x, shape, node.loc)
+    inner = [a if a < axis else a + 1 for a in axes]
+    inner[inner.index(axis + 1) if axis + 1 in inner else 0] = axis + 1
+    part = build.reduce(cut, monoid, inner, node.loc)
+    kept_before = sum(1 for a in range(axis) if a not in axes)
+    return build.reduce(part, monoid, [kept_before], node.loc)
+
+
+def _contract(node: Node, tile_of, min_tasks: int) -> Node:
+    sizes = label_sizes(node)
+    a, b = node.inputs
+    loc = node.loc
+    if node.type.size == 0:
+        return node
+    if any(sizes[x] == 0 for x in sizes):
+        return build.const(0, node.dtype, node.shape, loc)
+    parts = parts_of(node.attrs["spec"], sizes, False)
+    if not parts.inner or not parts.rows or not parts.columns:
+        return _as_reduction(node, sizes)
+    if a.dtype.is_half:
+        wide = build.contract(build.cast(a, dtypes.float32), build.cast(b, dtypes.float32), node.attrs["spec"],
+                              dtypes.float32, loc)
+        return build.cast(_contract(wide, tile_of, min_tasks), node.dtype, loc)
+    if node.dtype is not a.dtype and node.dtype.is_float:
+        wide = build.contract(build.cast(a, node.dtype), build.cast(b, node.dtype), node.attrs["spec"], None, loc)
+        return _contract(wide, tile_of, min_tasks)
+    return pack(_split(node, sizes, tile_of, min_tasks), tile_of)
+
+
+def _as_reduction(node: Node, sizes: dict[str, int]) -> Node:
+    a, b, out = split_spec(node.attrs["spec"])
+    wide = node.inputs[0].dtype.compute if node.inputs[0].dtype.is_half else node.dtype
+    inner = "".join(x for x in dict.fromkeys(a + b) if x not in out)
+    labels = out + inner
+    shape = tuple(sizes[x] for x in labels)
+
+    def aligned(x: Node, own: str) -> Node:
+        order = sorted(range(len(own)), key=lambda k: labels.index(own[k]))
+        turned = build.permute(build.cast(x, wide), order)
+        return build.broadcast(turned, shape, [labels.index(own[k]) for k in order], node.loc)
+
+    product = build.op("mul", aligned(node.inputs[0], a), aligned(node.inputs[1], b), loc=node.loc)
+    total = build.sum_(product, range(len(out), len(labels)), node.loc)
+    return build.cast(total, node.dtype, node.loc)
+
+
+def _split(node: Node, sizes: dict[str, int], tile_of, min_tasks: int) -> Node:
+    """Cut the longest inner label in pieces when there are too few tiles for the threads."""
+    swap, mr, nr = tile_of(node)
+    parts = parts_of(node.attrs["spec"], sizes, swap)
+    m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
+    tiles = math.prod(sizes[x] for x in parts.batch) * -(-m // mr) * -(-n // nr)
+    label = max(parts.inner, key=lambda x: sizes[x])
+    if tiles >= min_tasks or k < 1024 or node.dtype.is_int:
+        return node
+    pieces = next((p for p in (8, 4, 2) if sizes[label] % p == 0 and k // p >= 256), 0)
+    if not pieces:
+        return node
+    a, b, out = split_spec(node.attrs["spec"])
+    fresh = next(c for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in sizes)
+
+    def cut(x: Node, own: str) -> Node:
+        at = own.index(label)
+        return build.reshape(x, (*x.shape[:at], pieces, x.shape[at] // pieces, *x.shape[at + 1 :]))
+
+    spec = f"{a.replace(label, fresh + label)},{b.replace(label, fresh + label)}->{fresh}{out}"
+    parts_sum = build.contract(cut(node.inputs[0], a), cut(node.inputs[1], b), spec, node.dtype, node.loc)
+    return build.sum_(pack(parts_sum, tile_of), [0], node.loc)
+
+
+def pack(node: Node, tile_of) -> Node:
+    """Panels for the column operand where its columns are not contiguous; rows are left where they are."""
+    if node.op == "reduce":
+        return node
+    swap, _, nr = tile_of(node)
+    sizes = label_sizes(node)
+    parts = parts_of(node.attrs["spec"], sizes, swap)
+    a, b, out = split_spec(node.attrs["spec"])
+    which = 0 if swap else 1
+    operand, own = (node.inputs[0], a) if swap else (node.inputs[1], b)
+    rows = math.prod(sizes[x] for x in parts.rows)
+    if streams_along(operand, own.index(parts.columns[-1])) and not _worth_packing(node, parts, sizes):
+        return node
+    if rows < 4 and not streams_along(operand, own.index(parts.columns[-1])):
+        return _as_reduction(node, sizes)
+    ones = [x for x in own if sizes[x] == 1]
+    order = [*ones, *parts.batch, *parts.columns, *parts.inner]
+    x = build.permute(operand, [own.index(label) for label in order], node.loc)
+    lead = tuple(sizes[c] for c in (*ones, *parts.batch))
+    n = math.prod(sizes[c] for c in parts.columns)
+    k = math.prod(sizes[c] for c in parts.inner)
+    tiles = -(-n // nr)
+    flat = len(lead)
+    x = build.reshape(x, (*lead, n, k), node.loc)
+    x = build.pad(x, [0] * (flat + 2), [0] * flat + [tiles * nr - n, 0], None, 0, node.loc)
+    x = build.reshape(x, (*lead, tiles, nr, k), node.loc)
+    turn = [*range(flat), flat, flat + 2, flat + 1]
+    x = make("barrier", (build.permute(x, turn, node.loc),), node.loc, uid=unique())
+    x = build.reshape(build.permute(x, turn), (*lead, tiles * nr, k))
+    x = build.slice_(x, [0] * (flat + 2), [*lead, n, k])
+    x = build.reshape(x, [sizes[c] for c in order])
+    labels = "".join(order)
+    inputs, spec = list(node.inputs), [a, b]
+    inputs[which], spec[which] = x, labels
+    return build.contract(inputs[0], inputs[1], f"{spec[0]},{spec[1]}->{out}", node.dtype, node.loc)
+
+
+def _worth_packing(node: Node, parts: Parts, sizes: dict[str, int]) -> bool:
+    """Rows of a long column operand lie far apart; panels spare the TLB when they are read often."""
+    n, k, m = (math.prod(sizes[x] for x in labels) for labels in (parts.columns, parts.inner, parts.rows))
+    return n * node.dtype.itemsize >= 2048 and k >= 256 and m >= 256
+
+
+def streams_along(node: Node, axis: int) -> bool:
+    """Is the memory under `node` contiguous along `axis`, read through nothing but views?"""
+    base = base_of(node)
+    buffer = Buffer("probe", base.dtype, (base.type.size,))
+    elements = Elements(lambda x: buffer if x is base else None)
+    index = fresh_index(node.shape)
+    value = elements.value(node, index)
+    while value.op == "cast":
+        value = value.args[0]
+    if value.op != "load" or len(value.args) > 1 or value.attr is not buffer:
+        return False
+    return coefficient(simplify(value.args[0]), index[axis]) == 1 if index[axis].op == "axis" else True
+
+

@@ -1,0 +1,407 @@
+"""Groups of units to Loop IR kernels, in the form that a schedule asks for.
+
+This file holds what all families share and the `map` and `rows` families; contractions are in `lower_contract.py`,
+scatter, sort and cumulative in `lower_ordered.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dlc.ir import dtypes, loops, schedule
+from dlc.ir.dtypes import DType
+from dlc.ir.graph import Node
+from dlc.ir.loops import Buffer, Expr, Kernel, Stmt
+from dlc.ir.scalar import SCALAR_OPS
+from dlc.passes.fuse import Fused, Group
+from dlc.passes.index_math import coefficient, simplify, unflatten
+from dlc.passes.units import Unit
+
+SCRATCH_LIMIT = 128 << 10  # bytes of thread-private scratch one row may use
+MONOIDS = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
+
+Reader = Callable[[Unit, tuple[Expr, ...]], Expr]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A kernel and the graph node behind each of its parameters."""
+
+    kernel: Kernel
+    nodes: tuple[Node, ...]
+
+
+def identity(monoid: str, dtype: DType) -> Expr:
+    """The neutral element of a reduction in the compute type `dtype`."""
+    lo, hi = dtypes.limits(dtype)
+    if dtype.is_float:
+        lo, hi = float("-inf"), float("inf")
+    value = {"sum": 0, "prod": 1, "max": lo, "min": hi, "any": False, "all": True, "argmax": lo, "argmin": hi}[monoid]
+    return loops.const(value, dtype)
+
+
+def cost_of(e: Expr) -> int:
+    """Scalar cost of an expression's operations on floats, shared parts counted once."""
+    seen: set[Expr] = set()
+    stack, total = [e], 0
+    while stack:
+        x = stack.pop()
+        if x in seen:
+            continue
+        seen.add(x)
+        if x.op in SCALAR_OPS and x.dtype is not dtypes.int64:
+            total += SCALAR_OPS[x.op].cost
+        stack.extend(x.args)
+    return total
+
+
+class Body:
+    """What the lowering of one kernel collects: parameters, writes, and expressions put into the kernel's axes."""
+
+    def __init__(self, fused: Fused, group: Group):
+        self.fused, self.group = fused, group
+        self.params: dict[Buffer, Node] = {}
+        self.writes: set[Buffer] = set()
+
+    def buffer(self, node: Node) -> Buffer:
+        b = self.fused.table.buffers[node]
+        self.params.setdefault(b, node)
+        return b
+
+    def put(self, unit: Unit, value: Expr, mapping: dict[Expr, Expr], read: Reader,
+            memo: dict[Expr, Expr] | None = None) -> Expr:
+        """`value` (of `unit`) with its axes replaced; reads of members of the group go through `read`."""
+        memo = dict(mapping) if memo is None else memo
+
+        def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:
+            if e.op == "load":
+                node, index = unit.loads[e]
+                member = self.group.member(node)
+                if member is not None:
+                    at = tuple(loops.map_expr(i, lambda *_: None, memo) for i in index)
+                    return read(member, at)
+                return _load(self.buffer(node), args)
+            if e.op == "select":
+                cond = simplify(args[0])
+                if cond.op == "const":
+                    return args[1] if cond.attr else args[2]
+                return loops.op("select", cond, args[1], args[2])
+            return None
+
+        return loops.map_expr(value, rule, memo)
+
+    def store(self, node: Node, index: Sequence[Expr], value: Expr, predicate: Expr | None = None) -> Stmt:
+        b = self.buffer(node)
+        self.writes.add(b)
+        at = simplify(self.fused.table.elements.offset(node, tuple(index)))
+        return loops.store(b, (at,), store_value(value, node.dtype), predicate=predicate)
+
+    def finish(self, body: Stmt, sched: schedule.Schedule, flops: int = 0) -> Lowered:
+        units = self.group.units
+        locs = tuple(dict.fromkeys(u.node.loc for u in units if u.node.loc is not None))
+        # memory read and written once each
+        nbytes = sum(b.nbytes for b in self.params)
+        kernel = Kernel(kernel_name(self.group), tuple(self.params), frozenset(self.writes), body, sched, locs,
+                        flops or sum(u.size * max(1, sum(map(cost_of, u.values))) for u in units), nbytes)
+        return Lowered(kernel, tuple(self.params.values()))
+
+
+def _load(buffer: Buffer, args: tuple[Expr, ...]) -> Expr:
+    at = simplify(args[0])
+    predicate = simplify(args[1]) if len(args) > 1 else None
+    if predicate is not None and predicate.op == "const" and predicate.attr:
+        predicate = None
+    return loops.load(buffer, at, predicate=predicate)
+
+
+def store_value(value: Expr, dtype: DType) -> Expr:
+    """`value` (in the compute type) as what is written to memory of `dtype`; a round trip through it is dropped."""
+    if value.op == "cast" and dtype.is_half and value.args[0].dtype is dtype:
+        return value.args[0]
+    return loops.cast(value, dtype)
+
+
+def kernel_name(group: Group) -> str:
+    """The operations of a group in a name: reduce_max_exp_sum_div."""
+    words: list[str] = []
+    for u in group.units:
+        word = u.node.attrs["monoid"] if u.node.op == "reduce" else u.node.op
+        if word not in words:
+            words.append(word)
+    return "_".join(words[:5]) or "empty"
+
+
+def guarded(e: Expr, predicate: Expr | None) -> Expr:
+    """`e` with every load of global memory made under `predicate` too."""
+    if predicate is None:
+        return e
+
+    def rule(old: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        if old.op == "load" and old.attr.space == "global":
+            own = args[1] if len(args) > 1 else None
+            both = predicate if own is None else loops.op("and", own, predicate)
+            return loops.load(old.attr, args[0], predicate=both)
+        return None
+
+    return loops.map_expr(e, rule, {})
+
+
+def nest(axes: Iterable[Expr], body: Stmt, kind: str = "serial") -> Stmt:
+    for a in reversed(list(axes)):
+        body = loops.loop(a, body, kind)
+    return body
+
+
+def split_axis(total: int, name: str) -> Expr:
+    return loops.axis(name, total) if total != 1 else loops.const(0)
+
+
+def rows_of(axis: Expr, per_task: int, total: int, inner: Callable[[Expr], Stmt], name: str) -> Stmt:
+    """A loop over rows axis*per_task .. min(total, that + per_task)."""
+    if per_task == 1:
+        return inner(axis)
+    r = loops.axis(name, per_task)
+    base = loops.op("mul", axis, loops.const(per_task))
+    row = loops.op("add", base, r)
+    extent: Expr = loops.const(per_task)
+    if total % per_task:
+        extent = loops.op("min", loops.const(per_task), loops.op("sub", loops.const(total), base))
+    return loops.loop(r, inner(row), extent=extent)
+
+
+# ---------------------------------------------------------------------------------------------------- merging axes
+
+
+def offsets(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
+    """Every global offset and predicate of a unit, its axes replaced."""
+    out = []
+    memo = dict(mapping)
+    for e, (node, _) in unit.loads.items():
+        if body.group.member(node) is None:
+            out.extend(simplify(loops.map_expr(a, lambda *_: None, memo)) for a in e.args)
+    if unit.kind == "map" and unit.node in body.fused.stored:
+        index = tuple(loops.map_expr(i, lambda *_: None, memo) for i in unit.index)
+        out.append(simplify(body.fused.table.elements.offset(unit.node, index)))
+    return out
+
+
+def _divides(e: Expr, axis: Expr) -> bool:
+    """Does `e` divide something that depends on `axis`?"""
+    stack = [e]
+    while stack:
+        x = stack.pop()
+        if axis not in x.axes:
+            continue
+        if x.op in ("floordiv", "mod"):
+            return True
+        stack.extend(x.args)
+    return False
+
+
+Place = tuple[Expr, int]  # where a loop stands, and the extent of the whole axis that it walks
+
+
+def merge_axes(body: Body, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]], extents: tuple[int, ...],
+               fixed: dict[Unit, dict[Expr, Expr]]) -> tuple[int, ...]:
+    """Extents of the loops over axes `own[u]` after merging neighbours wherever no offset then needs a division."""
+    parts = list(extents)
+    k = len(parts) - 1
+    while k > 0:
+        trial = [*parts[: k - 1], parts[k - 1] * parts[k], *parts[k + 1 :]]
+        if _affine(body, units, own, trial, fixed):
+            parts = trial
+        k -= 1
+    return tuple(parts)
+
+
+def _affine(body: Body, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]], parts: list[int],
+            fixed: dict[Unit, dict[Expr, Expr]]) -> bool:
+    axes = [loops.axis("q", p) for p in parts]
+    places = list(zip(axes, parts, strict=True))
+    for u in units:
+        mapping = dict(fixed[u]) | spread(own[u], places)
+        for off in offsets(body, u, mapping):
+            if any(_divides(off, a) for a in axes):
+                return False
+    return True
+
+
+def spread(own: Sequence[Expr], places: Sequence[Place]) -> dict[Expr, Expr]:
+    """Map the axes `own` of a unit to loop positions that each stand for one or several neighbours of them."""
+    mapping: dict[Expr, Expr] = {}
+    left = list(own)
+    for e, extent in places:
+        group, total = [], 1
+        while left and total < extent:
+            group.append(left.pop(0))
+            total *= group[-1].attr[1]
+        shape = tuple(g.attr[1] for g in group)
+        mapping.update(zip(group, unflatten(e, shape), strict=True))
+    return mapping
+
+
+def _product(values: Iterable[int]) -> int:
+    out = 1
+    for v in values:
+        out *= v
+    return out
+
+
+def contiguous(body: Body, units: Sequence[Unit], mappings: dict[Unit, dict[Expr, Expr]], axis: Expr) -> int:
+    """How many elements are read or written with stride 1 along `axis`, less those with a larger stride."""
+    score = 0
+    for u in units:
+        for off in offsets(body, u, mappings[u]):
+            if off.dtype.is_bool:
+                continue
+            k = coefficient(off, axis)
+            if k != 0:
+                score += u.size if k in (1, -1) else -u.size
+    return score
+
+
+# ------------------------------------------------------------------------------------------------------ family: map
+
+
+def map_extents(fused: Fused, group: Group) -> tuple[int, ...]:
+    """The loop extents of a map group after merging axes."""
+    first = group.units[0]
+    return merge_axes(Body(fused, group), group.units, {u: u.axes for u in group.units},
+                      tuple(a.attr[1] for a in first.axes), {u: {} for u in group.units})
+
+
+def lower_map(fused: Fused, group: Group, sched: schedule.Map) -> Lowered:
+    """Element by element over one common domain."""
+    body = Body(fused, group)
+    extents = map_extents(fused, group)
+    if sched.tile:
+        return _lower_tiles(body, extents, sched)
+    if not sched.lanes or not extents:
+        axes = [loops.axis(f"i{k}", e) for k, e in enumerate(extents)]
+        stores = _map_stores(body, list(zip(axes, extents, strict=True)))
+        return body.finish(nest(axes, stores), sched)
+    inner = extents[-1]
+    if len(extents) == 1:
+        chunk = min(sched.chunk, inner)
+        task = split_axis(-(-inner // chunk), "t")
+        v = loops.axis("v", chunk)
+        base = loops.op("mul", task, loops.const(chunk))
+        extent: Expr = loops.const(chunk)
+        if inner % chunk:
+            extent = loops.op("min", extent, loops.op("sub", loops.const(inner), base))
+        at = simplify(loops.op("add", base, v))
+        stmt: Stmt = loops.loop(v, _map_stores(body, [(at, inner)]), "vector", extent, sched.lanes)
+    else:
+        outer = _product(extents[:-1])
+        per = max(1, min(outer, sched.chunk // inner))
+        task = split_axis(-(-outer // per), "t")
+        v = loops.axis("v", inner)
+
+        def one(row: Expr) -> Stmt:
+            places = [*zip(unflatten(row, extents[:-1]), extents[:-1], strict=True), (v, inner)]
+            return loops.loop(v, _map_stores(body, places), "vector", None, sched.lanes)
+
+        stmt = rows_of(task, per, outer, one, "r")
+    if task.op == "axis":
+        stmt = loops.loop(task, stmt, "parallel")
+    return body.finish(stmt, sched)
+
+
+def _map_stores(body: Body, places: Sequence[Place], predicate: Expr | None = None,
+                preset: dict[Expr, Expr] | None = None) -> Stmt:
+    """Compute every unit at the loop positions and store those needed outside; `preset` replaces whole loads."""
+    values: dict[Unit, Expr] = {}
+    stores: list[Stmt] = []
+    for u in body.group.units:
+        mapping = spread(u.axes, places)
+        values[u] = body.put(u, u.values[0], mapping | (preset or {}), lambda m, _: values[m])
+        if u.node in body.fused.stored:
+            index = [loops.map_expr(i, lambda *_: None, dict(mapping)) for i in u.index]
+            stores.append(body.store(u.node, index, guarded(values[u], predicate), predicate))
+    return loops.seq(*stores)
+
+
+def transposed_axis(fused: Fused, group: Group, extents: tuple[int, ...]) -> int | None:
+    """The axis, other than the last, along which most memory is read with stride 1, if reads along the last are
+    strided: the kernel then wants a register transpose."""
+    if len(extents) < 2:
+        return None
+    body = Body(fused, group)
+    axes = [loops.axis("q", e) for e in extents]
+    places = list(zip(axes, extents, strict=True))
+    strided: dict[int, int] = {}
+    for u in group.units:
+        mapping = spread(u.axes, places)
+        for off in offsets(body, u, mapping):
+            if off.dtype.is_bool or coefficient(off, axes[-1]) in (0, 1):
+                continue
+            for k in range(len(axes) - 1):
+                if coefficient(off, axes[k]) == 1:
+                    strided[k] = strided.get(k, 0) + 1
+    return max(strided, key=lambda k: strided[k]) if strided else None
+
+
+def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> Lowered:
+    """Square tiles over the last axis and the axis that transposed reads run along, turned in registers."""
+    fused, group, t = body.fused, body.group, sched.tile
+    across = transposed_axis(fused, group, extents)
+    assert across is not None
+    last = len(extents) - 1
+    n_a, n_b = extents[across], extents[last]
+    tiles_a, tiles_b = -(-n_a // t), -(-n_b // t)
+    outer = [e for k, e in enumerate(extents) if k not in (across, last)]
+    strip = min(tiles_a, max(1, 64 // t))  # neighbouring tiles read whole cache lines
+    strips = -(-tiles_a // strip)
+    task = split_axis(_product(outer) * strips, "t")
+    *outer_at, strip_at = unflatten(task, (*outer, strips))
+    ta, tb = loops.axis("ta", strip), split_axis(tiles_b, "tb")
+    base_a = simplify(loops.op("mul", loops.op("add", loops.op("mul", strip_at, loops.const(strip)), ta),
+                               loops.const(t)))
+    base_b = simplify(loops.op("mul", tb, loops.const(t)))
+
+    def places(a: Expr, b: Expr) -> list[Place]:
+        rest = iter(zip(outer_at, outer, strict=True))
+        out: list[Place] = []
+        for k, e in enumerate(extents):
+            out.append((a, e) if k == across else (b, e) if k == last else next(rest))
+        return out
+
+    def inside(a: Expr, b: Expr) -> Expr | None:
+        p = None
+        if n_a % (t * strip):
+            p = loops.op("lt", a, loops.const(n_a))
+        if n_b % t:
+            q = loops.op("lt", b, loops.const(n_b))
+            p = q if p is None else loops.op("and", p, q)
+        return p
+
+    probe = [loops.axis("q", e) for e in extents]
+    stmts: list[Stmt] = []
+    preset: dict[Expr, Expr] = {}
+    row, lane = loops.axis("a", t), loops.axis("l", t)
+    for u in group.units:
+        mapping = spread(u.axes, list(zip(probe, extents, strict=True)))
+        for e, (node, _) in u.loads.items():
+            if group.member(node) is not None or len(e.args) > 1:
+                continue
+            off = simplify(loops.map_expr(e.args[0], lambda *_: None, dict(mapping)))
+            if coefficient(off, probe[across]) != 1 or coefficient(off, probe[last]) in (0, 1):
+                continue
+            tile = Buffer(f"tile{len(preset)}", node.dtype, (t, t), "reg")
+            k, v = loops.axis("k", t), loops.axis("v", t)  # rows of the tile run along the last axis
+            a, b = simplify(base_a + v), simplify(base_b + k)
+            at = spread(u.axes, places(a, b))
+            value = guarded(body.put(u, e, at, lambda m, _: m), inside(a, b))  # type: ignore[arg-type, return-value]
+            fill = loops.loop(v, loops.store(tile, (k, v), value), "vector", None, t)
+            stmts += [loops.Alloc(tile), loops.loop(k, fill, "unroll")]
+            preset[e] = loops.load(tile, lane, row)
+    a, b = simplify(base_a + row), simplify(base_b + lane)
+    out = _map_stores(body, places(a, b), inside(a, b), preset)
+    stmts.append(loops.loop(row, loops.loop(lane, out, "vector", None, t), "unroll"))
+    stmt: Stmt = loops.loop(ta, loops.Seq(tuple(stmts)))
+    if tb.op == "axis":
+        stmt = loops.loop(tb, stmt)
+    if task.op == "axis":
+        stmt = loops.loop(task, stmt, "parallel")
+    return body.finish(stmt, sched)

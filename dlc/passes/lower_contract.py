@@ -1,0 +1,284 @@
+"""The `contract` family: a contraction and its epilogue as a register-tiled loop nest.
+
+The labels of a contraction are batch (in both operands and the result), rows (first operand and result), columns
+(second operand and result) and inner (both operands only); `swap` exchanges the operands' parts. A task computes
+mb x nb register tiles of mr x nr results. A tile keeps all its sums in registers over the whole inner range, so the
+epilogue is computed on registers and every result is written once. Row operands are read one scalar at a time from
+wherever they are; column operands are read as vectors and must be contiguous along the last column label (the layout
+pass packs them into panels where they are not).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dlc.ir import loops, schedule
+from dlc.ir.graph import Node
+from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.ops import split_spec
+from dlc.passes.fuse import Fused, Group
+from dlc.passes.index_math import bounds, coefficient, flatten, simplify, unflatten
+from dlc.passes.lower import Body, Lowered, _divides, _product, guarded, nest, split_axis, spread
+from dlc.passes.units import Unit
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The label groups of a contraction (labels of extent 1 left out), in the order of the result, then the operands."""
+
+    batch: str
+    rows: str
+    columns: str
+    inner: str
+
+
+def parts_of(spec: str, sizes: dict[str, int], swap: bool) -> Parts:
+    a, b, out = split_spec(spec)
+    if swap:
+        a, b = b, a
+    wide = [x for x in dict.fromkeys(out + a + b) if sizes[x] != 1]
+    return Parts(
+        "".join(x for x in wide if x in a and x in b and x in out),
+        "".join(x for x in wide if x in a and x not in b),
+        "".join(x for x in wide if x in b and x not in a),
+        "".join(x for x in wide if x in a and x in b and x not in out),
+    )
+
+
+def label_sizes(node: Node) -> dict[str, int]:
+    a, b, _ = split_spec(node.attrs["spec"])
+    return dict(zip(a + b, node.inputs[0].shape + node.inputs[1].shape, strict=True))
+
+
+class _Tile:
+    """One contraction being lowered."""
+
+    def __init__(self, body: Body, sched: schedule.Contract):
+        self.body, self.sched = body, sched
+        self.unit: Unit = body.group.units[0]
+        self.parts = parts_of(self.unit.node.attrs["spec"], label_sizes(self.unit.node), sched.swap)
+        self.at = dict(zip(self.unit.labels, self.unit.index, strict=True))
+        a, b = self.unit.values
+        self.row_value, self.col_value = (b, a) if sched.swap else (a, b)
+
+    def axes(self, labels: str) -> tuple[Expr, ...]:
+        return tuple(self.at[x] for x in labels)
+
+    def extents(self, labels: str) -> tuple[int, ...]:
+        return tuple(a.attr[1] for a in self.axes(labels))
+
+    def tile_columns(self) -> int:
+        """How many of the last column labels form one contiguous range (the tiled columns)."""
+        labels = self.parts.columns
+        for k in range(len(labels)):
+            if self._merges(labels[k:]):
+                return len(labels) - k
+        return 1
+
+    def _merges(self, labels: str) -> bool:
+        axes, n = self.axes(labels), _product(self.extents(labels))
+        t, j = loops.axis("t", -(-n // self.sched.nr)), loops.axis("j", self.sched.nr)
+        mapping = dict(zip(axes, unflatten(simplify(t * self.sched.nr + j), self.extents(labels)), strict=True))
+        loads = [e.args[0] for e in self.unit.loads if set(axes) & e.axes]
+        offs = [simplify(loops.map_expr(e, lambda *_: None, dict(mapping))) for e in loads]
+        offs += [self._result_offset(u, mapping) for u in self.body.group.units]
+        return not any(_divides(off, j) for off in offs)
+
+    def _result_offset(self, u: Unit, mapping: dict[Expr, Expr]) -> Expr:
+        index = self.result_index(u, mapping)
+        return simplify(self.body.fused.table.elements.offset(u.node, index))
+
+    def result_index(self, u: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
+        """The index of u's element for a position of the anchor's axes."""
+        if u is self.unit:
+            out = split_spec(u.node.attrs["spec"])[2]
+            return [mapping.get(self.at[x], self.at[x]) for x in out]
+        own = self.unit_mapping(u, mapping)
+        return [own.get(i, i) for i in u.index]
+
+    def unit_mapping(self, u: Unit, mapping: dict[Expr, Expr]) -> dict[Expr, Expr]:
+        """u's own axes in terms of the position of the anchor's axes."""
+        anchors = self.body.group.row_axes[u]
+        return {a: mapping.get(x, x) for a, x in zip(u.axes, anchors, strict=True)}
+
+    def inner_loops(self) -> tuple[list[Expr], dict[Expr, Expr]]:
+        """Loops over the inner labels, neighbours merged where both operands allow it."""
+        labels = self.parts.inner
+        # the order in which the column operand lies in memory keeps its panel streaming
+        extents = list(self.extents(labels))
+        axes = self.axes(labels)
+        k = len(extents) - 1
+        while k > 0:
+            trial = [*extents[: k - 1], extents[k - 1] * extents[k], *extents[k + 1 :]]
+            probe = [loops.axis("q", e) for e in trial]
+            mapping = spread(axes, list(zip(probe, trial, strict=True)))
+            loads = [simplify(loops.map_expr(e.args[0], lambda *_: None, dict(mapping))) for e in self.operand_loads()]
+            if not any(_divides(off, q) for off in loads for q in probe):
+                extents = trial
+            k -= 1
+        ks = [loops.axis(f"k{n}" if len(extents) > 1 else "k", e) for n, e in enumerate(extents)]
+        return ks, spread(axes, list(zip(ks, extents, strict=True)))
+
+    def operand_loads(self) -> list[Expr]:
+        found: list[Expr] = []
+        stack = [self.row_value, self.col_value]
+        while stack:
+            e = stack.pop()
+            if e.op == "load":
+                found.append(e)
+            stack.extend(e.args)
+        return found
+
+    def operand(self, value: Expr, mapping: dict[Expr, Expr]) -> Expr:
+        return self.body.put(self.unit, value, mapping, lambda m, _: m)  # type: ignore[arg-type, return-value]
+
+    def epilogue(self, mapping: dict[Expr, Expr], result: Expr, predicate: Expr | None) -> Stmt:
+        """Everything computed from one result in registers."""
+        node = self.unit.node
+        rounded = loops.cast(loops.cast(result, node.dtype), node.dtype.compute)
+        values: dict[Unit, Expr] = {self.unit: rounded}
+        stores: list[Stmt] = []
+        for u in self.body.group.units:
+            if u is not self.unit:
+                own = self.unit_mapping(u, mapping)
+                value = self.body.put(u, u.values[0], own, lambda m, _: values[m])
+                values[u] = guarded(value, predicate)
+            if u.node in self.body.fused.stored:
+                stores.append(self.body.store(u.node, self.result_index(u, mapping), values[u], predicate))
+        return loops.seq(*stores)
+
+    @property
+    def accumulator(self):
+        node = self.unit.node
+        wide = node.inputs[0].dtype.compute
+        return node.dtype.compute if node.dtype.compute.bits > wide.bits else wide
+
+
+def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
+    if c.dtype.is_float:
+        return loops.op("fma", a, b, c)
+    return loops.op("add", loops.op("mul", a, b), c)
+
+
+def lower_contract(fused: Fused, group: Group, sched: schedule.Contract) -> Lowered:
+    body = Body(fused, group)
+    tile = _Tile(body, sched)
+    sizes = label_sizes(tile.unit.node)
+    flops = 2 * _product(sizes.values())
+    if not sched.lanes:
+        return body.finish(_naive(tile), sched, flops)
+    return body.finish(_tiled(tile), sched, flops)
+
+
+def _naive(tile: _Tile) -> Stmt:
+    parts = tile.parts
+    out_labels = parts.batch + parts.rows + parts.columns
+    axes = [loops.axis(x, e) for x, e in zip(out_labels, tile.extents(out_labels), strict=True)]
+    ks = [loops.axis(x, e) for x, e in zip(parts.inner, tile.extents(parts.inner), strict=True)]
+    mapping = dict(zip(tile.axes(out_labels + parts.inner), [*axes, *ks], strict=True))
+    acc = Buffer("acc", tile.accumulator, (1,), "reg")
+    zero = loops.const(0)
+    a = loops.cast(tile.operand(tile.row_value, mapping), acc.dtype)
+    b = loops.cast(tile.operand(tile.col_value, mapping), acc.dtype)
+    body = loops.Seq((
+        loops.Alloc(acc),
+        loops.store(acc, (zero,), loops.const(0, acc.dtype)),
+        nest(ks, loops.store(acc, (zero,), multiply_add(a, b, loops.load(acc, zero)))),
+        tile.epilogue(mapping, loops.load(acc, zero), None),
+    ))
+    return nest(axes, body)
+
+
+def _blocks(total: int, per: int, name: str) -> tuple[Expr, int]:
+    count = -(-total // per)
+    return split_axis(count, name), count
+
+
+def _tiled(tile: _Tile) -> Stmt:
+    sched, parts = tile.sched, tile.parts
+    lanes, mr, nr = sched.lanes, sched.mr, sched.nr
+    k = tile.tile_columns()
+    far, near = parts.columns[: len(parts.columns) - k], parts.columns[len(parts.columns) - k :]
+    outer = parts.batch + far
+    m, n = _product(tile.extents(parts.rows)), _product(tile.extents(near))
+    m_tiles, n_tiles = -(-m // mr), -(-n // nr)
+    m_blocks, n_blocks = -(-m_tiles // sched.mb), -(-n_tiles // sched.nb)
+    task = split_axis(_product(tile.extents(outer)) * n_blocks * m_blocks, "t")
+    *outer_at, n_block, m_block = unflatten(task, (*tile.extents(outer), n_blocks, m_blocks))
+
+    def tiles(mt: Expr, nt: Expr) -> Stmt:
+        i, j, lane = loops.axis("i", mr), loops.axis("j", nr // lanes), loops.axis("l", lanes)
+        row, col = simplify(mt * mr + i), simplify(nt * nr + j * lanes + lane)
+        safe_row = simplify(loops.op("min", row, loops.const(m - 1))) if m % mr else row
+        base = dict(zip(tile.axes(outer), outer_at, strict=True))
+        columns = dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
+        rows = dict(zip(tile.axes(parts.rows), unflatten(safe_row, tile.extents(parts.rows)), strict=True))
+        ks, inner = tile.inner_loops()
+        acc = Buffer("acc", tile.accumulator, (mr, nr // lanes, lanes), "reg")
+        at = (i, j, lane)
+
+        def each(body: Stmt) -> Stmt:
+            return loops.loop(j, loops.loop(lane, loops.loop(i, body, "unroll"), "vector", None, lanes), "unroll")
+
+        a = loops.cast(tile.operand(tile.row_value, base | rows | inner), acc.dtype)
+        inside = loops.op("lt", col, loops.const(n)) if n % nr else None
+        b = tile.operand(tile.col_value, base | columns | inner)
+        b = loops.cast(_columns_in_bounds(b, inside), acc.dtype)
+        step = each(loops.store(acc, at, multiply_add(a, b, loops.load(acc, *at))))
+        exact = dict(zip(tile.axes(parts.rows), unflatten(row, tile.extents(parts.rows)), strict=True))
+        out = tile.epilogue(base | columns | exact, loops.load(acc, *at), inside)
+        writes: Stmt = loops.loop(j, loops.loop(lane, out, "vector", None, lanes), "unroll")
+        if m % mr:
+            writes = loops.If(loops.op("lt", row, loops.const(m)), writes)
+        return loops.Seq((
+            loops.Alloc(acc),
+            each(loops.store(acc, at, loops.const(0, acc.dtype))),
+            nest(ks, step),
+            loops.loop(i, writes, "unroll"),
+        ))
+
+    stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt",
+                       lambda nt: _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))
+    return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
+
+
+def _over_tiles(block: Expr, per: int, total: int, name: str, body) -> Stmt:
+    """A loop over the tiles of one block, the last block cut short."""
+    if per == 1:
+        return body(block)
+    t = loops.axis(name, min(per, total))
+    base = loops.op("mul", block, loops.const(per))
+    extent: Expr = loops.const(min(per, total))
+    if total % per and total > per:
+        extent = loops.op("min", extent, loops.op("sub", loops.const(total), base))
+    return loops.loop(t, body(simplify(loops.op("add", base, t))), extent=extent)
+
+
+def _columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
+    """Guard the loads of the column operand at the edge, unless the memory is padded far enough."""
+    if inside is None:
+        return value
+
+    def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        if e.op != "load" or bounds(args[0])[1] < e.attr.size:
+            return None
+        own = args[1] if len(args) > 1 else None
+        return loops.load(e.attr, args[0], predicate=inside if own is None else loops.op("and", own, inside))
+
+    return loops.map_expr(value, rule, {})
+
+
+def contiguous_columns(fused: Fused, group: Group, swap: bool) -> bool:
+    """Can the column operand be read as vectors where it lies?"""
+    sched = schedule.Contract(lanes=1, nr=1, swap=swap)
+    tile = _Tile(Body(fused, group), sched)
+    if not tile.parts.columns:
+        return False
+    axis = tile.at[tile.parts.columns[-1]]
+    return all(coefficient(flatten((e.args[0],), (e.attr.size,)), axis) in (0, 1)
+               for e in tile.operand_loads() if axis in e.axes)
+
+
+def inner_extents(labels: Sequence[int]) -> int:
+    return _product(labels)

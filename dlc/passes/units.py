@@ -1,0 +1,239 @@
+"""Which tensors get a place in memory, and the scalar expression each of them is computed by.
+
+A `Unit` is a node that is computed into memory (or into registers, when fusion keeps it inside one kernel): every
+reduction, contraction and other heavy operation, every output, and those elementwise nodes whose repeated computation
+would cost more than a round trip through memory. Everything else is computed on the spot where it is used.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dlc.ir import loops
+from dlc.ir.graph import Graph, Node, make, unique
+from dlc.ir.loops import Buffer, Expr
+from dlc.ir.ops import split_spec
+from dlc.ir.scalar import SCALAR_OPS
+from dlc.passes.scalarize import INLINE, Elements, Index
+
+HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan"})
+_VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "stop_gradient", "tag"})
+EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
+_DEPTH = 120  # longest chain of operations computed on the spot
+_OUTER = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(eq=False)
+class Unit:
+    """One tensor to compute. `axes` span its iteration domain: the result's axes for a map, the operand's for a
+    reduction, one per label for a contraction; an axis of extent 1 is the constant 0 (its place in `index`)."""
+
+    node: Node
+    kind: str  # map reduce contract scatter sort cumulative scan
+    index: Index  # the domain's index, one entry per axis
+    extents: tuple[int, ...]
+    values: tuple[Expr, ...]  # map, reduce: one; contract: the two operands; scatter: (index, update)
+    loads: dict[Expr, tuple[Node, Index]] = field(default_factory=dict)
+    labels: str = ""  # of a contraction, in the order of `index`
+
+    @property
+    def axes(self) -> tuple[Expr, ...]:
+        """The axes of extent above 1."""
+        return tuple(i for i in self.index if i.op == "axis")
+
+    @property
+    def kept(self) -> tuple[Expr, ...]:
+        """A reduction's axes that survive."""
+        gone = self.node.attrs["axes"]
+        return tuple(i for k, i in enumerate(self.index) if k not in gone and i.op == "axis")
+
+    @property
+    def size(self) -> int:
+        out = 1
+        for e in self.extents:
+            out *= e
+        return out
+
+    def __repr__(self) -> str:
+        return f"<unit {self.node.op} {self.node.type}>"
+
+
+def base_of(node: Node) -> Node:
+    """The node under a stack of views."""
+    while node.op in _VIEWS:
+        node = node.inputs[0]
+    return node
+
+
+def memory_of(node: Node) -> Node:
+    """The node whose memory holds `node` as it stands: reshapes of flat memory are free."""
+    while node.op in ("reshape", "stop_gradient", "tag"):
+        node = node.inputs[0]
+    return node
+
+
+def own_outputs(graph: Graph) -> Graph:
+    """Give every output memory of its own: parameters, constants and repeated outputs are copied by a `barrier`."""
+    outputs, taken = [], set()
+    for out in graph.outputs:
+        root = memory_of(out)
+        if root.op == "param" or root in taken or (root.op == "item"):
+            root = make("barrier", (out,), out.loc, uid=unique())
+            out = root
+        taken.add(root)
+        outputs.append(out)
+    return Graph(graph.params, outputs, graph.name)
+
+
+def choose_units(graph: Graph) -> list[Node]:
+    """The nodes to compute into memory, inputs first."""
+    nodes = graph.nodes()
+    users: dict[Node, list[Node]] = defaultdict(list)
+    for n in nodes:
+        for i in dict.fromkeys(n.inputs):
+            users[i].append(n)
+    forced = {memory_of(o) for o in graph.outputs}
+    for n in nodes:
+        if n.op == "contract":
+            forced.update(base_of(i) for i in n.inputs)
+        elif n.op in ("scan", "sort", "cumulative"):
+            forced.update(map(memory_of, n.inputs))
+        elif n.op == "scatter":
+            forced.update((n.inputs[1],) if n.inputs[1].op != "param" else ())
+    units: list[Node] = []
+    chosen: set[Node] = set()
+    cost: dict[Node, int] = {}
+    depth: dict[Node, int] = {}
+    leaves: dict[Node, frozenset[Node]] = {}
+    for n in nodes:
+        if n.op == "param":
+            cost[n], depth[n], leaves[n] = 0, 0, frozenset((n,))
+            continue
+        in_memory = n.op in HEAVY or n in forced
+        if n.op == "item":  # lives in the memory of its producer
+            cost[n], depth[n], leaves[n] = 0, 0, frozenset((n,))
+            continue
+        c = SCALAR_OPS[n.op].cost if n.op in SCALAR_OPS else 0
+        c += sum(cost[i] for i in n.inputs)
+        d = 1 + max((depth[i] for i in n.inputs), default=0)
+        lv = frozenset().union(*(leaves[i] for i in n.inputs)) if n.inputs else frozenset()
+        if not in_memory and d >= _DEPTH and n.op not in _VIEWS:
+            in_memory = True
+        if not in_memory and n.op in INLINE and n.op not in _VIEWS and n.op not in ("const", "iota"):
+            in_memory = _worth_memory(n, users[n], c, lv)
+        if in_memory:
+            units.append(n)
+            chosen.add(n)
+            cost[n], depth[n], leaves[n] = 0, 0, frozenset((n,))
+        else:
+            cost[n], depth[n], leaves[n] = min(c, 1 << 20), d, lv
+    return units
+
+
+def _worth_memory(n: Node, users: Sequence[Node], cost: int, leaves: frozenset[Node]) -> bool:
+    if not leaves or n.type.size <= 1:
+        return False  # made of constants, or computed once a kernel anyway
+    repeats = sum(u.op == "broadcast" and u.type.size > n.type.size for u in users)
+    if repeats and cost >= 4:
+        return True
+    if any(u.op in ("gather", "window") and u.inputs[0] is n for u in users) and cost >= 4:
+        return True
+    k = len(users)
+    if k < 2:
+        return False
+    if n.op == "concat":
+        return True
+    big = sum(leaf.type.size * 2 > n.type.size for leaf in leaves)
+    return cost >= EXPENSIVE or big * k > big + 1 + k
+
+
+def fresh_index(shape: Sequence[int], names: Sequence[str] | None = None) -> Index:
+    """One axis a dimension, the constant 0 where the extent is 1."""
+    names = names or ("i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t")
+    return tuple(
+        loops.axis(names[k % len(names)], d) if d != 1 else loops.const(0) for k, d in enumerate(shape)
+    )
+
+
+class UnitTable:
+    """The units of a graph with their buffers: one global buffer for every parameter, unit and item."""
+
+    def __init__(self, graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None):
+        self.graph = graph
+        self.layout = layout or {}
+        self.nodes = choose_units(graph)
+        self.buffers: dict[Node, Buffer] = {}
+        for k, p in enumerate(graph.params):
+            self.buffers[p] = Buffer(_name(p, k), p.dtype, (p.type.size,), note=str(p.type))
+        for k, n in enumerate(self.nodes):
+            if n.op not in ("sort", "scan"):
+                self.buffers[n] = Buffer(f"t{k}", n.dtype, (n.type.size,), note=f"{n.op} {n.type}")
+        for k, n in enumerate(x for x in graph.nodes() if x.op == "item"):
+            self.buffers[n] = Buffer(f"r{k}", n.dtype, (n.type.size,), note=f"item {n.type}")
+        self.elements = Elements(self.buffers.get, self.layout)
+        self.units = [self._unit(n) for n in self.nodes]
+
+    def _unit(self, n: Node) -> Unit:
+        els = self.elements
+        if n.op == "reduce":
+            src = n.inputs[0]
+            index = fresh_index(src.shape)
+            return self._with_loads(Unit(n, "reduce", index, src.shape, (els.value(src, index),)))
+        if n.op == "contract":
+            a, b, out = split_spec(n.attrs["spec"])
+            sizes = dict(zip(a + b, n.inputs[0].shape + n.inputs[1].shape, strict=True))
+            labels = "".join(dict.fromkeys(out + a + b))
+            index = fresh_index([sizes[x] for x in labels], labels)
+            at = dict(zip(labels, index, strict=True))
+            values = (
+                els.value(n.inputs[0], tuple(at[x] for x in a)),
+                els.value(n.inputs[1], tuple(at[x] for x in b)),
+            )
+            unit = Unit(n, "contract", index, tuple(sizes[x] for x in labels), values, labels=labels)
+            return self._with_loads(unit)
+        if n.op == "scatter":
+            base, idx, updates = n.inputs
+            index = fresh_index(updates.shape)
+            axis = n.attrs["axis"]
+            values = (els.value(idx, index[axis : axis + idx.ndim]), els.value(updates, index))
+            unit = Unit(n, "scatter", index, updates.shape, values)
+            base_index = fresh_index(base.shape)
+            unit.base = (base_index, els.value(base, base_index))  # type: ignore[attr-defined]
+            unit = self._with_loads(unit)
+            unit.loads.update(self._loads(unit.base[1]))  # type: ignore[attr-defined]
+            return unit
+        if n.op in ("sort", "scan", "cumulative"):
+            index = fresh_index(n.inputs[0].shape) if n.inputs else ()
+            unit = Unit(n, n.op, index, n.inputs[0].shape if n.inputs else (), ())
+            for i in n.inputs:
+                at = fresh_index(i.shape)
+                unit.loads[els.value(i, at)] = (i, at)
+            return unit
+        index = fresh_index(n.shape)
+        return self._with_loads(Unit(n, "map", index, n.shape, (els.compute(n, index),)))
+
+    def _with_loads(self, unit: Unit) -> Unit:
+        for v in unit.values:
+            unit.loads.update(self._loads(v))
+        return unit
+
+    def _loads(self, value: Expr) -> dict[Expr, tuple[Node, Index]]:
+        found: dict[Expr, tuple[Node, Index]] = {}
+        seen: set[Expr] = set()
+        stack = [value]
+        while stack:
+            e = stack.pop()
+            if e in seen:
+                continue
+            seen.add(e)
+            if e.op == "load":
+                found[e] = self.elements.accesses[e]
+            stack.extend(e.args)
+        return dict(reversed(found.items()))
+
+
+def _name(p: Node, k: int) -> str:
+    name = "".join(c if c.isalnum() else "_" for c in p.attrs.get("name") or "")
+    return name if name and not name[0].isdigit() else f"p{k}"
