@@ -17,7 +17,7 @@ from dlc.ir.dtypes import DType
 class Value:
     """An operand: its text, its number of lanes (0: scalar), the depth of its scope, its value where constant."""
 
-    __slots__ = ("text", "lanes", "depth", "const")
+    __slots__ = ("const", "depth", "lanes", "text")
 
     def __init__(self, text: str, lanes: int = 0, depth: int = 0, const: Any = None):
         self.text = text
@@ -32,7 +32,7 @@ class Value:
 class Scope:
     """A region of code that is entered and left as a whole: the function, a loop body, a branch."""
 
-    __slots__ = ("lines", "entry", "label", "loop", "crossable", "writes", "numbered", "phis", "slots")
+    __slots__ = ("crossable", "entry", "label", "lines", "loop", "numbered", "phis", "slots", "writes")
 
     def __init__(self, label: str, loop: bool, crossable: bool, writes: frozenset):
         self.lines: list[str] = []
@@ -89,8 +89,7 @@ class Builder:
         """A pure instruction, as far out as its operands allow."""
         depth = 0
         for v in operands:
-            if v.depth > depth:
-                depth = v.depth
+            depth = max(depth, v.depth)
         return self.emit(text, lanes, depth)
 
     def do(self, text: str) -> None:

@@ -8,6 +8,7 @@ its bounds allow, which halves the number of vector registers that it takes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from dlc.codegen import llvm_convert, llvm_ops
 from dlc.codegen import llvm_types as lt
@@ -74,8 +75,7 @@ class Expressions(Builder):
         frame = self._scope_frame[value.depth]
         for a in e.axes:
             at = self._axis_frame[a]
-            if at > frame:
-                frame = at
+            frame = max(frame, at)
         self._memo[key] = value
         self._frames[frame].append(key)
         for buffer in self.analysis.changing(e):
@@ -119,12 +119,15 @@ class Expressions(Builder):
             return llvm_convert.bitcast(self, args[0], e.args[0].dtype, e.dtype)
         if e.op == "select":
             return self.select(*args, e.dtype)
-        if e.op in ("floordiv", "mod") and e.dtype is int64 and e.args[1].op == "const":
-            if e.args[1].attr > 0 and args[0].const is None and self.index.bounds(e.args[0])[0] >= 0:
-                return llvm_ops.unsigned_divmod(self, int64, e.op, args[0], self.splat(args[1], int64, args[0].lanes))
+        if args[0].const is None and self._unsigned_divmod(e):
+            return llvm_ops.unsigned_divmod(self, int64, e.op, args[0], self.splat(args[1], int64, args[0].lanes))
         if e.op not in llvm_ops.RULES:
             raise EmitError(f"{self.kernel.name}: {e.op!r} must be expanded into primitive operations before emission")
         return llvm_ops.apply(self, e.op, e.args[0].dtype, args)
+
+    def _unsigned_divmod(self, e: Expr) -> bool:
+        divides = e.op in ("floordiv", "mod") and e.dtype is int64 and e.args[1].op == "const" and e.args[1].attr > 0
+        return divides and self.index.bounds(e.args[0])[0] >= 0
 
     def _const(self, e: Expr) -> Value:
         return self.const(e.attr, e.dtype)
@@ -295,7 +298,7 @@ class Expressions(Builder):
         name = f"llvm.vector.reduce.or.{lt.suffix(bool_, mask.lanes)}"
         return self.ins(self.call_text("i1", name, [(t, mask.text)]), 0, mask)
 
-    _SPECIAL = {
+    _SPECIAL: ClassVar = {
         "const": _const, "axis": _axis, "load": _load, "cast": _cast, "floordiv": _divmod, "mod": _divmod,
         "lt": _compare, "le": _compare, "eq": _compare, "ne": _compare,
     }

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import ClassVar
 
 from dlc.codegen import llvm_types as lt
 from dlc.codegen.llvm_builder import Scope, Value
@@ -44,6 +45,8 @@ def emit_kernel(kernel: Kernel, target: CpuTarget) -> str:
 def emit_module(kernels: list[Kernel] | tuple[Kernel, ...], target: CpuTarget, entry_text: str = "") -> str:
     """A module of all kernels and, for a program, its entry function's text (`llvm_program.emit_entry`)."""
     parts, declared = [], {}
+    if len({kernel.name for kernel in kernels}) != len(kernels):
+        raise EmitError(f"kernels of one module need different names: {', '.join(sorted(k.name for k in kernels))}")
     for kernel in kernels:
         emitter = KernelEmitter(kernel, target)
         parts.append(emitter.function())
@@ -70,7 +73,7 @@ class KernelEmitter(Memory):
 
     def function(self) -> str:
         kernel = self.kernel
-        name = _symbol(kernel.name)
+        name = symbol(kernel.name)
         arguments, loads, passed = [], [], []
         for n, p in enumerate(kernel.params):
             readonly = "" if p in self.analysis.stored else " readonly"
@@ -87,9 +90,9 @@ class KernelEmitter(Memory):
                    for n, p in enumerate(kernel.params)]
         outer = [f"define void @{name}(ptr %args, i64 %begin, i64 %end) #0 {{", "entry:",
                  "  %some = icmp slt i64 %begin, %end", "  br i1 %some, label %run, label %done", "run:", *loads,
-                 f"  call void @{_symbol(kernel.name + '.body')}({', '.join(passed)})", "  br label %done", "done:",
+                 f"  call void @{symbol(kernel.name + '.body')}({', '.join(passed)})", "  br label %done", "done:",
                  "  ret void", "}"]
-        inner = [f"define internal void @{_symbol(kernel.name + '.body')}({', '.join(arguments)}) #0 {{", "entry:",
+        inner = [f"define internal void @{symbol(kernel.name + '.body')}({', '.join(arguments)}) #0 {{", "entry:",
                  *self._allocas, *self.scopes[0].lines, "  ret void", "}"]
         return "\n".join([*(_one_line(h) for h in header), *outer, *inner])
 
@@ -357,7 +360,7 @@ class KernelEmitter(Memory):
             if chosen is not None:
                 self.statement(chosen)
             return
-        then = lambda: self.statement(s.then)  # noqa: E731
+        then = lambda: self.statement(s.then)
         other = None if s.other is None else lambda: self.statement(s.other)
         self.branch(cond, then, self.analysis.writes(s), other)
 
@@ -372,7 +375,7 @@ class KernelEmitter(Memory):
                 self.mask = outer
                 self.statement(side)
             elif self.mask.const is not False:
-                body = lambda side=side: self.statement(side)  # noqa: E731
+                body = lambda side=side: self.statement(side)
                 self.branch(self.any_lane(self.mask), body, self.analysis.writes(side))
             self.mask = outer
 
@@ -418,10 +421,11 @@ class KernelEmitter(Memory):
                     values.append(before)
                 parent.slots[slot] = self._merge(slot, list(zip(values, blocks, strict=True)))
 
-    _STATEMENTS = {Seq: _seq, For: _for, If: _if, Alloc: _alloc, Store: _store, Sync: _sync}
+    _STATEMENTS: ClassVar = {Seq: _seq, For: _for, If: _if, Alloc: _alloc, Store: _store, Sync: _sync}
 
 
-def _symbol(name: str) -> str:
+def symbol(name: str) -> str:
+    """`name` as LLVM spells a global symbol, without the @."""
     return name if re.fullmatch(r"[A-Za-z_.$][\w.$]*", name) else '"' + name.replace('"', "'") + '"'
 
 

@@ -54,7 +54,7 @@ def literal(value: float, dtype: DType) -> str:
     if dtype is dtypes.float32:
         with np.errstate(over="ignore"):
             number = float(np.float32(number))
-    return "0x%016X" % struct.unpack("<Q", struct.pack("<d", number))[0]
+    return f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}"
 
 
 def wrap(value: int, dtype: DType) -> int:
