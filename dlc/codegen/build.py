@@ -18,7 +18,10 @@ from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.lower import Lowered, lower_map
 from dlc.passes.lower_contract import lower_contract
-from dlc.passes.lower_ordered import lower_ordered
+try:
+    from dlc.passes.lower_ordered import lower_ordered
+except ImportError:
+    lower_ordered = None
 from dlc.passes.lower_rows import lower_rows
 from dlc.passes.units import memory_of, own_outputs
 

@@ -140,6 +140,8 @@ def guarded(e: Expr, predicate: Expr | None) -> Expr:
     def rule(old: Expr, args: tuple[Expr, ...]) -> Expr | None:
         if old.op == "load" and old.attr.space == "global":
             own = args[1] if len(args) > 1 else None
+            if own is predicate or (own is not None and own.op == "and" and own.args[1] is predicate):
+                return None
             both = predicate if own is None else loops.op("and", own, predicate)
             return loops.load(old.attr, args[0], predicate=both)
         return None
@@ -383,7 +385,7 @@ def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> L
     for u in group.units:
         mapping = spread(u.axes, list(zip(probe, extents, strict=True)))
         for e, (node, _) in u.loads.items():
-            if group.member(node) is not None or len(e.args) > 1:
+            if group.member(node) is not None:
                 continue
             off = simplify(loops.map_expr(e.args[0], lambda *_: None, dict(mapping)))
             if coefficient(off, probe[across]) != 1 or coefficient(off, probe[last]) in (0, 1):

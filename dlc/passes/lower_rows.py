@@ -155,9 +155,9 @@ class _Row:
             for v in self.group.units
             for n, _ in v.loads.values()
         )
-        if not later or u.node in self.body.fused.stored:
-            return
         inner = _product(_extents(inner_axes(self.group, u)))
+        if not later or (inner > 1 and u.node in self.body.fused.stored):
+            return
         dtype = u.node.dtype.compute
         wide = self.sched.lanes * self.sched.unroll if self.lanes else 1
         if inner == 1:
@@ -297,13 +297,11 @@ class _State:
 
     def start(self) -> list[Stmt]:
         init = identity(self.monoid, self.dtype)
-        out: list[Stmt] = [loops.Alloc(self.acc)]
-        out.append(self._all(lambda at: loops.store(self.acc, at, init)))
-        if self.pos is not None:
-            out.append(loops.Alloc(self.pos))
-            out.append(self._all(lambda at: loops.store(self.pos, at, loops.const(0))))
-        if self.final is not self.acc:
-            out.append(loops.Alloc(self.final))
+        pos = self.pos
+        self.row.allocs += [loops.Alloc(b) for b in dict.fromkeys((self.acc, pos, self.final)) if b is not None]
+        out = [self._all(lambda at: loops.store(self.acc, at, init))]
+        if pos is not None:
+            out.append(self._all(lambda at: loops.store(pos, at, loops.const(0))))
         return out
 
     def accumulate(self, value: Expr, at: tuple[Expr, ...], places: Sequence[Place],
@@ -368,8 +366,8 @@ class _State:
             place = loops.op("select", same, loops.load(self.pos, *at), loops.const(1 << 62))
             return loops.store(self.final, (zero,), place, "min")
 
+        self.row.allocs.append(loops.Alloc(best))
         return [
-            loops.Alloc(best),
             loops.store(best, (zero,), identity(self.monoid, self.dtype)),
             self._all(lambda at: loops.store(best, (zero,), loops.load(self.acc, *at), op)),
             loops.store(self.final, (zero,), loops.const(1 << 62)),

@@ -1,20 +1,66 @@
-"""What the compile driver returns: something that runs a graph on Buffers."""
+"""What the compile driver returns: a program loaded as machine code, run by one native call."""
 
 from __future__ import annotations
 
+import ctypes
+from array import array
+from collections import deque
+
 from dlc.ir.graph import Graph
+from dlc.ir.program import Program
 from dlc.runtime.memory import Buffer, allocate, as_ndarray
+from dlc.runtime.native import Library
+
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+_PROFILED = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 
 
 class Executable:
-    """Runs one graph by the reference interpreter."""
+    """Runs one program. Safe to call from several threads: every call has an arena of its own."""
+
+    def __init__(self, program: Program, library: Library, profile: bool = False):
+        self.program = program
+        self.library = library
+        self.arena_bytes = program.arena_bytes
+        self.times: array | None = None
+        address = library.address("dlc_entry")
+        if profile:
+            from dlc.codegen.llvm_program import launches
+
+            self.times = array("q", bytes(8 * max(1, len(launches(program)))))
+            entry, times = _PROFILED(address), self.times.buffer_info()[0]
+            self._call = lambda slots, arena: entry(slots, arena, times)
+        else:
+            self._call = _ENTRY(address)
+        self._arenas: deque[Buffer] = deque()
+        into = {output: param for param, output in program.donate}
+        # per output: the parameter whose buffer it takes over, or the bytes to allocate
+        self._outputs = [
+            (into[k], 0) if k in into else (-1, t.nbytes) for k, t in enumerate(program.output_types)
+        ]
+
+    def run(self, buffers: list[Buffer]) -> list[Buffer]:
+        """One Buffer for each parameter in, one for each output out; a donated output is its parameter's own Buffer."""
+        out = [buffers[p] if p >= 0 else allocate(nbytes) for p, nbytes in self._outputs]
+        slots = array("Q", [b.address for b in buffers])
+        slots.extend([b.address for b in out])
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = allocate(self.arena_bytes)
+        self._call(slots.buffer_info()[0], arena.address)
+        self._arenas.append(arena)
+        return out
+
+
+class Interpreted:
+    """Runs a graph by the reference interpreter instead (`DLC_INTERPRET=1`): the oracle for everything compiled."""
 
     def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...] = ()):
         self.graph = graph
         self.into = {output: param for param, output in donate}
 
     def run(self, buffers: list[Buffer]) -> list[Buffer]:
-        """One Buffer for each parameter in, one for each output out; a donated output is its parameter's own Buffer."""
         from dlc.ir.graph_interp import evaluate
 
         params = [as_ndarray(b, p.shape, p.dtype.np).copy() for b, p in zip(buffers, self.graph.params, strict=True)]
