@@ -1,4 +1,4 @@
-"""Neural network modules, after PyTorch's `torch.nn`: names, arguments, parameter layouts and `state_dict` keys agree."""
+"""Neural network modules, after `torch.nn`: names, arguments, parameter layouts and `state_dict` keys agree."""
 
 from dlc.nn import functional, init
 from dlc.nn.activation import (

@@ -126,8 +126,8 @@ class MultiheadAttention(Module):
                 mask = attn_mask
             else:
                 raise dlc.ShapeError(
-                    f"MultiheadAttention: attn_mask is ({length}, {keys}) or ({batch * self.num_heads}, {length}, {keys}),"
-                    f" got {shape}"
+                    f"MultiheadAttention: attn_mask is ({length}, {keys}) or "
+                    f"({batch * self.num_heads}, {length}, {keys}), got {shape}"
                 )
         if key_padding_mask is not None:
             if tuple(key_padding_mask.shape) != (batch, keys):

@@ -185,7 +185,7 @@ class Residual(Module):
     def forward(self, input: Tensor) -> Tensor:
         out = self.fn(input)
         if tuple(out.shape) != tuple(input.shape):
-            raise dlc.ShapeError(f"Residual: input {tuple(input.shape)} became {tuple(out.shape)}: they cannot be added")
+            raise dlc.ShapeError(f"Residual: input {tuple(input.shape)} became {tuple(out.shape)}, which differs")
         return out + input
 
 

@@ -1,7 +1,7 @@
 """Initialisers, under PyTorch's names: each fills a Tensor in place and returns it.
 
-Values are drawn on the host by NumPy's Philox generator, keyed from `dlc.random`: the same on every target for a seed, and
-nothing has to be compiled to make a model.
+Values are drawn on the host by NumPy's Philox generator, keyed from `dlc.random`: the same on every target for a seed,
+and nothing has to be compiled to make a model.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ empty = zeros  # to be filled by an initialiser; nothing is ever uninitialised
 
 
 def _generator() -> np.random.Generator:
-    """A fresh generator, keyed by the next two words of dlc.random's stream."""
-    words = dlc.random.randint(0, 2**31 - 1, (2,)).numpy()
-    return np.random.Generator(np.random.Philox(key=int(words[0]) << 32 | int(words[1])))
+    """A fresh generator, keyed by where dlc.random's default stream stands, which moves on by one."""
+    state = dlc.random.default_generator.state
+    key, counter = (int(word) for word in state.numpy())
+    state.assign(np.array([key, counter + 1], np.uint64))
+    return np.random.Generator(np.random.Philox(key=key << 64 | counter))
 
 
 def _fill(tensor: Tensor, values: np.ndarray) -> Tensor:

@@ -1,7 +1,7 @@
 """`Module`: a tree of layers that owns parameters and buffers.
 
-Every change of an attribute is reported to the tracer (`structure_changed`), so that a jitted function that read the old value
-is traced again: flags such as `training` are never silently stale.
+Every change of an attribute is reported to the tracer (`structure_changed`), so that a jitted function that read the
+old value is traced again: flags such as `training` are never silently stale.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Module:
         elif name in tables["_parameters"]:
             if value is not None:
                 raise TypeError(
-                    f"{type(self).__name__}.{name} is a parameter: assign a Parameter or None, or its values with assign()"
+                    f"{type(self).__name__}.{name} is a parameter: assign a Parameter or None, or values with assign()"
                 )
             home = "_parameters"
         elif name in tables["_modules"] and value is None:

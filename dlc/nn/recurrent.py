@@ -18,7 +18,7 @@ from dlc.nn.parameter import Parameter
 class _Recurrent(Module):
     """The layers of a recurrent network.
 
-    Layer l has weight_ih_l{l} (gates * H, I), weight_hh_l{l} (gates * H, H), bias_ih_l{l} and bias_hh_l{l} (gates * H,),
+    Layer l has weight_ih_l{l} (gates * H, I), weight_hh_l{l} (gates * H, H), bias_ih_l{l}, bias_hh_l{l} (gates * H,),
     and the same with `_reverse` for the second direction; I is `input_size` in the first layer, then directions * H.
     All start uniform in +-1/sqrt(H).
     """
@@ -85,7 +85,8 @@ class _Recurrent(Module):
             want = (rows, self.hidden_size) if unbatched else (rows, batch, self.hidden_size)
             for part in state:
                 if tuple(part.shape) != want:
-                    raise dlc.ShapeError(f"{name}: state is {want} for input {tuple(input.shape)}, got {tuple(part.shape)}")
+                    got = f"for input {tuple(input.shape)}, got {tuple(part.shape)}"
+                    raise dlc.ShapeError(f"{name}: state is {want} {got}")
             state = tuple(dlc.expand_dims(part, axis=1) for part in state) if unbatched else state
 
         last: list[tuple[Tensor, ...]] = []

@@ -1,8 +1,8 @@
 """Learning rate schedules: each sets `group['lr']` of an optimizer from the number of `step()` calls so far.
 
-The value is a closed formula of the step and of the learning rates that the groups had at the start, so a schedule that
-is resumed, or switched to late, gives the same numbers. It is written into the optimizer's cell: a compiled step sees the
-new value and is not compiled again. Call `step()` outside jit.
+The value is a closed formula of the step and of the learning rates that the groups had at the start, so a schedule
+that is resumed, or switched to late, gives the same numbers. It is written into the optimizer's cell: a compiled step
+sees the new value and is not compiled again. Call `step()` outside jit.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class LRScheduler:
     def _check_outside(self) -> None:
         if isinstance(self.optimizer.param_groups[0]["lr"], Tensor):
             raise TraceError(
-                f"{type(self).__name__}.step() inside a traced function would run once, while tracing: call it after the "
-                "jitted step"
+                f"{type(self).__name__}.step() inside a traced function would run once, while tracing: "
+                "call it after the jitted step"
             )
 
 

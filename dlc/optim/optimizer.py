@@ -1,9 +1,10 @@
 """What all optimizers share: parameter groups, hyperparameters in cells, step counts, saving and loading.
 
-Every number that an update uses is read from a 0-d float64 Tensor, so that changing it (a schedule, `group['lr'] = ...`)
-changes an input of a compiled step and never recompiles it. State is made when the optimizer is, and updated through `assign`:
-under jit it is donated and updated in place. The scalar arithmetic (bias correction) is done once a group in float64 on
-0-d Tensors; what is left for each parameter is elementwise in (parameter, gradient, state) and a few scalars.
+Every number that an update uses is read from a 0-d float64 Tensor, so that changing it (a schedule, or
+`group['lr'] = ...`) changes an input of a compiled step and never recompiles it. State is made when the optimizer is,
+and updated through `assign`: under jit it is donated and updated in place. The scalar arithmetic (bias correction) is
+done once a group in float64 on 0-d Tensors; what is left for each parameter is elementwise in (parameter, gradient,
+state) and a few scalars.
 """
 
 from __future__ import annotations

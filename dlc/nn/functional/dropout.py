@@ -27,7 +27,7 @@ def _drop(name: str, input: Tensor, shape: tuple[int, ...], p: float, training: 
         return input
     if p == 1.0:
         return input * 0.0
-    keep = dlc.random.uniform(shape) >= p
+    keep = dlc.random.dropout_mask(shape, 1.0 - p)
     return dlc.where(keep, input * (1.0 / (1.0 - p)), 0)
 
 

@@ -31,7 +31,7 @@ def layer_norm(
 def rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axes; `eps` is the dtype's epsilon if None (arXiv:1910.07467)."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axes (arXiv:1910.07467); `eps`: the dtype's epsilon if None."""
     axes = _last_axes("rms_norm", input, normalized_shape)
     x, out = widen(input)
     if eps is None:

@@ -1,7 +1,7 @@
 """Recurrent layers over a sequence, each one `dlc.scan`: compile time does not grow with the length.
 
-The inputs' products with `w_ih` do not depend on the state, so they are one matmul over all steps before the scan; what is
-left inside is the product with `w_hh` and elementwise work. Layouts and gate orders are PyTorch's.
+The inputs' products with `w_ih` do not depend on the state, so they are one matmul over all steps before the scan;
+what is left inside is the product with `w_hh` and elementwise work. Layouts and gate orders are PyTorch's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dlc import Tensor
 from dlc.nn.functional.activation import relu, sigmoid
 
 State = tuple[Tensor, ...]
-# (projected input (B, gates * H), state, w_hh (gates * H, H), b_hh or None) -> new state, whose first part is the output
+# (projected input (B, gates * H), state, w_hh (gates * H, H), b_hh or None) -> new state; its first part is the output
 Cell = Callable[[Tensor, State, Tensor, Tensor | None], State]
 
 
