@@ -9,6 +9,7 @@ import operator
 import numpy as np
 
 from dlc.frontend import eager
+from dlc.frontend.elementwise import as_dtype
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.manipulation import broadcast_nodes, shape_tuple
 from dlc.frontend.tensor import Tensor, as_node, promote, result_dtype, wrap
@@ -25,11 +26,7 @@ def host_constant(array: np.ndarray) -> Node:
 
 
 def _dtype(name: str, dtype, default: DType) -> DType:
-    if dtype is None:
-        return default
-    if not isinstance(dtype, DType):
-        raise DTypeError(f"{name}: {dtype!r} is not a dlc dtype such as dlc.float32")
-    return dtype
+    return default if dtype is None else as_dtype(name, dtype)
 
 
 def _device(name: str, device) -> None:

@@ -11,6 +11,8 @@ import builtins
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.manipulation import broadcast_nodes, spread
 from dlc.frontend.tensor import Tensor, as_node, is_weak, promote, wrap
@@ -595,9 +597,19 @@ def astype(x, dtype: DType, *, copy: bool = True) -> Tensor:
 
     `copy` is accepted and has no effect: tensors are values.
     """
-    if not isinstance(dtype, DType):
-        raise DTypeError(f"astype: {dtype!r} is not a dlc dtype such as dlc.float32")
-    return wrap(b.cast(as_node(x), dtype, here()))
+    return wrap(b.cast(as_node(x), as_dtype("astype", dtype), here()))
+
+
+def as_dtype(name: str, dtype) -> DType:
+    """A dlc dtype, given as such or as NumPy's. Raises DTypeError for others (Python's float has no one width)."""
+    if isinstance(dtype, DType):
+        return dtype
+    if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):
+        try:
+            return dtypes.from_numpy(dtype)
+        except TypeError as e:
+            raise DTypeError(f"{name}: {e}") from None
+    raise DTypeError(f"{name}: {dtype!r} is not a dtype such as dlc.float32")
 
 
 @user_errors

@@ -128,8 +128,8 @@ _SAME_NAME: dict[Any, str] = {
     elementwise: """
         abs acos acosh add asin asinh atan atan2 atanh bitcast bitwise_and bitwise_invert bitwise_left_shift bitwise_not
         bitwise_or bitwise_right_shift bitwise_xor ceil clamp clip copysign cos cosh divide equal erf exp exp2 expm1
-        floor floor_divide fmod greater greater_equal hypot isclose isfinite isinf isnan lerp less less_equal log log10 log1p
-        log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply nan_to_num negative
+        floor floor_divide fmod greater greater_equal hypot isclose isfinite isinf isnan lerp less less_equal log log10
+        log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply nan_to_num negative
         not_equal pow positive reciprocal remainder round rsqrt sigmoid sign signbit sin sinh sqrt square subtract tan
         tanh trunc true_divide""",
     reductions: """
