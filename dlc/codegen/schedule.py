@@ -106,15 +106,14 @@ def contract(node: Node, target: CpuTarget) -> schedule.Contract:
     lanes = lanes_for(target, [dtype], near)
     mr, nr = register_tile(m, n, k, lanes, target)
     m_tiles, n_tiles = -(-m // mr), -(-n // nr)
-    budget = max(1, target.l2_bytes // 2)
-    mb = max(1, min(m_tiles, budget // (mr * k * dtype.itemsize + 1)))
-    mb = -(-m_tiles // -(-m_tiles // mb))  # equal blocks
-    blocks = outer * -(-m_tiles // mb)
-    want = 4 * target.threads
-    nb = n_tiles if blocks >= want else -(-n_tiles // min(n_tiles, -(-want // blocks)))
-    if outer * -(-n_tiles // nb) * -(-m_tiles // mb) < want:
-        mb = -(-m_tiles // min(m_tiles, -(-want // (outer * -(-n_tiles // nb)))))
-    return schedule.Contract(lanes, mr, nr, mb, nb, swap)
+    # a block of row panels stays in the second-level cache while the columns stream by
+    mb = max(1, min(m_tiles, target.l2_bytes // 2 // (mr * k * dtype.itemsize + 1)))
+    want = 1 if target.threads == 1 else 4 * target.threads
+    m_blocks = max(-(-m_tiles // mb), min(m_tiles, -(-want // outer)))
+    mb = -(-m_tiles // m_blocks)
+    m_blocks = -(-m_tiles // mb)
+    n_blocks = min(n_tiles, -(-want // (outer * m_blocks)))
+    return schedule.Contract(lanes, mr, nr, mb, -(-n_tiles // n_blocks), swap)
 
 
 def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> tuple[int, int]:
@@ -130,8 +129,9 @@ def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> tupl
         for limit in range(max(1, most // 2), most + 1):
             mr = -(-m // -(-m // limit))  # even tiles
             tiles = -(-m // mr) * -(-n // nr)
-            # an FMA of latency 4 on one or two ports needs enough independent sums
-            busy = max(mr * vectors, 8, (mr + vectors) * 0.55)
+            # an FMA of latency 4 on one or two ports needs enough independent sums; panels come from the second-level
+            # cache at some 32 bytes a cycle
+            busy = max(mr * vectors, 8) + (mr + nr) * 4 / 32
             cost = tiles * (k * busy + 2 * mr * vectors + 30)
             if cost < best_cost * 0.999:
                 best, best_cost = (mr, nr), cost

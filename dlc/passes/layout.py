@@ -129,46 +129,51 @@ def _split(node: Node, sizes: dict[str, int], tile_of, min_tasks: int) -> Node:
 
 
 def pack(node: Node, tile_of) -> Node:
-    """Panels for the column operand where its columns are not contiguous; rows are left where they are."""
+    """Panels for the operands that would be read badly where they are."""
     if node.op == "reduce":
         return node
-    swap, _, nr = tile_of(node)
+    swap, mr, nr = tile_of(node)
     sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
-    a, b, out = split_spec(node.attrs["spec"])
-    which = 0 if swap else 1
-    operand, own = (node.inputs[0], a) if swap else (node.inputs[1], b)
-    rows = math.prod(sizes[x] for x in parts.rows)
-    if streams_along(operand, own.index(parts.columns[-1])) and not _worth_packing(node, parts, sizes):
-        return node
-    if rows < 4 and not streams_along(operand, own.index(parts.columns[-1])):
+    m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
+    column_at, row_at = (0, 1) if swap else (1, 0)
+    labels = split_spec(node.attrs["spec"])[:2]
+    direct = streams_along(node.inputs[column_at], labels[column_at].index(parts.columns[-1]))
+    if m < 4 and not direct:
         return _as_reduction(node, sizes)
+    # rows far apart cost TLB entries, rows a power of two apart fall into the same cache sets
+    far = n * node.dtype.itemsize >= 2048 and k >= 256 and m >= 256
+    if not direct or far:
+        node = _with_panels(node, column_at, parts, parts.columns, nr, sizes)
+    stride = sizes[parts.inner[-1]] * node.dtype.itemsize
+    if m >= 64 and n >= 128 and k >= 128 and (stride % 1024 == 0 or far):
+        node = _with_panels(node, row_at, parts, parts.rows, mr, sizes)
+    return node
+
+
+def _with_panels(node: Node, which: int, parts: Parts, tiled: str, width: int, sizes: dict[str, int]) -> Node:
+    """The contraction with operand `which` copied to [batch..., tile, inner, width] and viewed as it was."""
+    spec = list(split_spec(node.attrs["spec"])[:2])
+    out = split_spec(node.attrs["spec"])[2]
+    operand, own = node.inputs[which], spec[which]
     ones = [x for x in own if sizes[x] == 1]
-    order = [*ones, *parts.batch, *parts.columns, *parts.inner]
+    order = [*ones, *parts.batch, *tiled, *parts.inner]
     x = build.permute(operand, [own.index(label) for label in order], node.loc)
     lead = tuple(sizes[c] for c in (*ones, *parts.batch))
-    n = math.prod(sizes[c] for c in parts.columns)
+    n = math.prod(sizes[c] for c in tiled)
     k = math.prod(sizes[c] for c in parts.inner)
-    tiles = -(-n // nr)
+    tiles = -(-n // width)
     flat = len(lead)
     x = build.reshape(x, (*lead, n, k), node.loc)
-    x = build.pad(x, [0] * (flat + 2), [0] * flat + [tiles * nr - n, 0], None, 0, node.loc)
-    x = build.reshape(x, (*lead, tiles, nr, k), node.loc)
+    x = build.pad(x, [0] * (flat + 2), [0] * flat + [tiles * width - n, 0], None, 0, node.loc)
+    x = build.reshape(x, (*lead, tiles, width, k), node.loc)
     turn = [*range(flat), flat, flat + 2, flat + 1]
     x = make("barrier", (build.permute(x, turn, node.loc),), node.loc, uid=unique())
-    x = build.reshape(build.permute(x, turn), (*lead, tiles * nr, k))
+    x = build.reshape(build.permute(x, turn), (*lead, tiles * width, k))
     x = build.slice_(x, [0] * (flat + 2), [*lead, n, k])
-    x = build.reshape(x, [sizes[c] for c in order])
-    labels = "".join(order)
-    inputs, spec = list(node.inputs), [a, b]
-    inputs[which], spec[which] = x, labels
+    inputs = list(node.inputs)
+    inputs[which], spec[which] = build.reshape(x, [sizes[c] for c in order]), "".join(order)
     return build.contract(inputs[0], inputs[1], f"{spec[0]},{spec[1]}->{out}", node.dtype, node.loc)
-
-
-def _worth_packing(node: Node, parts: Parts, sizes: dict[str, int]) -> bool:
-    """Rows of a long column operand lie far apart; panels spare the TLB when they are read often."""
-    n, k, m = (math.prod(sizes[x] for x in labels) for labels in (parts.columns, parts.inner, parts.rows))
-    return n * node.dtype.itemsize >= 2048 and k >= 256 and m >= 256
 
 
 def streams_along(node: Node, axis: int) -> bool:

@@ -210,10 +210,9 @@ def _tiled(tile: _Tile) -> Stmt:
     def tiles(mt: Expr, nt: Expr) -> Stmt:
         i, j, lane = loops.axis("i", mr), loops.axis("j", nr // lanes), loops.axis("l", lanes)
         row, col = simplify(mt * mr + i), simplify(nt * nr + j * lanes + lane)
-        safe_row = simplify(loops.op("min", row, loops.const(m - 1))) if m % mr else row
         base = dict(zip(tile.axes(outer), outer_at, strict=True))
         columns = dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
-        rows = dict(zip(tile.axes(parts.rows), unflatten(safe_row, tile.extents(parts.rows)), strict=True))
+        rows = dict(zip(tile.axes(parts.rows), unflatten(row, tile.extents(parts.rows)), strict=True))
         ks, inner = tile.inner_loops()
         acc = Buffer("acc", tile.accumulator, (mr, nr // lanes, lanes), "reg")
         at = (i, j, lane)
@@ -221,13 +220,17 @@ def _tiled(tile: _Tile) -> Stmt:
         def each(body: Stmt) -> Stmt:
             return loops.loop(j, loops.loop(lane, loops.loop(i, body, "unroll"), "vector", None, lanes), "unroll")
 
-        a = loops.cast(tile.operand(tile.row_value, base | rows | inner), acc.dtype)
+        a = tile.operand(tile.row_value, base | rows | inner)
+        if m % mr and not _in_bounds(a):
+            last = simplify(loops.op("min", row, loops.const(m - 1)))
+            clamped = dict(zip(tile.axes(parts.rows), unflatten(last, tile.extents(parts.rows)), strict=True))
+            a = tile.operand(tile.row_value, base | clamped | inner)
+        a = loops.cast(a, acc.dtype)
         inside = loops.op("lt", col, loops.const(n)) if n % nr else None
         b = tile.operand(tile.col_value, base | columns | inner)
         b = loops.cast(_columns_in_bounds(b, inside), acc.dtype)
         step = each(loops.store(acc, at, multiply_add(a, b, loops.load(acc, *at))))
-        exact = dict(zip(tile.axes(parts.rows), unflatten(row, tile.extents(parts.rows)), strict=True))
-        out = tile.epilogue(base | columns | exact, loops.load(acc, *at), inside)
+        out = tile.epilogue(base | columns | rows, loops.load(acc, *at), inside)
         writes: Stmt = loops.loop(j, loops.loop(lane, out, "vector", None, lanes), "unroll")
         if m % mr:
             writes = loops.If(loops.op("lt", row, loops.const(m)), writes)
@@ -253,6 +256,19 @@ def _over_tiles(block: Expr, per: int, total: int, name: str, body) -> Stmt:
     if total % per and total > per:
         extent = loops.op("min", extent, loops.op("sub", loops.const(total), base))
     return loops.loop(t, body(simplify(loops.op("add", base, t))), extent=extent)
+
+
+def _in_bounds(value: Expr) -> bool:
+    """Do all unguarded loads stay in their buffers, whatever the axes?"""
+    stack = [value]
+    while stack:
+        e = stack.pop()
+        if e.op == "load" and len(e.args) == 1:
+            low, high = bounds(e.args[0])
+            if low < 0 or high >= e.attr.size:
+                return False
+        stack.extend(e.args)
+    return True
 
 
 def _columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
