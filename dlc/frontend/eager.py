@@ -7,6 +7,7 @@ value has no gradient to anything lets go of its history then: its node becomes 
 from __future__ import annotations
 
 import random
+import threading
 import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,11 @@ def settle(cell: Tensor) -> None:
 _memo: weakref.WeakKeyDictionary[Node, Buffer] = weakref.WeakKeyDictionary()
 
 
+def remember(node: Node, buffer: Buffer) -> Buffer:
+    _memo[node] = buffer
+    return buffer
+
+
 def compute(roots: list[Node]) -> None:
     """Fill in `data` of `roots`."""
     roots = [r for r in dict.fromkeys(roots) if r.data is None]
@@ -140,7 +146,7 @@ def compute(roots: list[Node]) -> None:
     executable = compiled(graph)
     results = executable.run(buffers)
     for root, buffer in zip(roots, results, strict=True):
-        root.data = _memo[root] = buffer
+        root.data = remember(root, buffer)
 
 
 def expanded(roots: list[Node]) -> list[Node]:
@@ -169,20 +175,28 @@ def cut(outputs: list[Node]) -> tuple[Graph, list[Buffer]]:
 
 
 _executables: OrderedDict[tuple, Executable] = OrderedDict()
+_cache_lock = threading.Lock()
 
 
 def compiled(graph: Graph, donate: tuple[tuple[int, int], ...] = ()) -> Executable:
     """The executable of `graph`, from the cache if an equal graph was compiled before."""
+    if state.debug:
+        from dlc.frontend.debug import CheckedExecutable
+
+        return CheckedExecutable(graph, donate)
+    key = (structure(graph), donate)
+    with _cache_lock:
+        found = _executables.get(key)
+        if found is not None:
+            _executables.move_to_end(key)
+            return found
     from dlc.runtime.driver import compile_graph
 
-    key = (structure(graph), donate)
-    found = _executables.get(key)
-    if found is None:
-        found = _executables[key] = compile_graph(graph, donate, graph.name)
+    found = compile_graph(graph, donate, graph.name)
+    with _cache_lock:
+        found = _executables.setdefault(key, found)
         while len(_executables) > CACHED_EXECUTABLES:
             _executables.popitem(last=False)
-    else:
-        _executables.move_to_end(key)
     return found
 
 

@@ -80,8 +80,10 @@ class Tensor:
     @user_errors
     def assign(self, value: Any) -> Tensor:
         """Rebind to `value` (same shape and dtype), with no gradient to what it came from. Returns the Tensor itself."""
-        node = make("stop_gradient", (self._fitted(value, "assign", exact=True),), here())
-        if self._requires_grad:
+        node = _stopped(self._fitted(value, "assign", exact=True))
+        if self._requires_grad and node.data is not None:
+            register_leaf(node, self)
+        elif self._requires_grad:
             node = make("tag", (node,), node.loc, uid=unique())
             register_leaf(node, self)
         self._write(node)
@@ -136,11 +138,18 @@ class Tensor:
             raise DTypeError(f"requires_grad: only float tensors have gradients, this one is {self.dtype.name}\n  at {here()}")
         if on == self._requires_grad:
             return
+        if self._owner is not state.trace:
+            raise TraceError(
+                f"requires_grad of a Tensor from outside was set while a function is traced, at {here()}: set it before the "
+                f"call, or use detach() or dlc.no_grad()"
+            )
         structure_changed(self, "requires_grad", not on, on)
         node = self._read()
         if on:
             if node.op != "param" or leaf_cell(node) is not None:  # a computed or shared value: give it a name of its own
-                node = make("tag", (make("stop_gradient", (node,), here()),), here(), uid=unique())
+                node = _stopped(node)
+                if node.data is None:
+                    node = make("tag", (node,), here(), uid=unique())
                 self._write(node)
             self._requires_grad = True
             register_leaf(node, self)
@@ -206,11 +215,11 @@ class Tensor:
         if trace is not None:
             trace.consumed.update(eager.history(root))
         if not (retain_graph or create_graph) and not self._requires_grad:
-            self._write(make("stop_gradient", (root,), loc))
+            self._write(_stopped(root))
 
     def detach(self) -> Tensor:
         """The same value, with no gradient to what it came from."""
-        return wrap(make("stop_gradient", (self._read(),), here()), weak=self._weak)
+        return wrap(_stopped(self._read()), weak=self._weak)
 
     # --- looking at the value ---
 
@@ -291,6 +300,13 @@ def _rebuild(cls: type, array: np.ndarray, weak: bool, requires_grad: bool, attr
     getattr(out, "__dict__", {}).update(attributes)
     out.requires_grad = requires_grad
     return out
+
+
+def _stopped(node: Node) -> Node:
+    """The value of `node` with no gradient to what it came from; a value at hand becomes a leaf, with no history at all."""
+    if node.data is not None:
+        return eager.leaf(node.data, node.type)
+    return make("stop_gradient", (node,), here())
 
 
 def _foreign_trace(cell: Tensor):

@@ -13,7 +13,7 @@ import itertools
 import random
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class _State(threading.local):
 
     trace: Trace | None = None
     no_grad: bool = False
+    debug: bool = False  # dlc.debug(): run by the checking interpreter
     transforms: int = 0  # depth of grad, vjp and jvp being evaluated: a jitted function inlines inside them
 
 
@@ -218,23 +219,30 @@ def leaves_of(roots: list[Node]) -> list[Node]:
 _differentiable: weakref.WeakKeyDictionary[Node, bool] = weakref.WeakKeyDictionary()
 
 
-def differentiable(node: Node) -> bool:
-    """Whether a gradient of `node` reaches a requires_grad Tensor. Known answers are kept for nodes that hold data."""
+def differentiable(node: Node, spent: Collection[Node] = ()) -> bool:
+    """Whether a gradient of `node` reaches a requires_grad Tensor, not counting ways through nodes in `spent`.
+
+    Known answers are kept for nodes that hold data, so that a long history is not walked again and again.
+    """
     if not node.dtype.is_float:
         return False
     found: dict[Node, bool] = {}
 
     def known(n: Node) -> bool:
-        return n.op in ("stop_gradient", "param", "const") or n in _leaves or n in _differentiable
+        return n.op in ("stop_gradient", "param", "const") or n in _leaves or n in _differentiable or n in spent
 
     for n in topological([node], stop=known):
-        if n in _leaves:
-            found[n] = True
+        if n in spent:
+            found[n] = False
+        elif n in _leaves:
+            found[n] = leaf_cell(n) is not None
         elif n in _differentiable:
             found[n] = _differentiable[n]
+        elif n.op == "stop_gradient" or (isinstance(n.type, TensorType) and not n.type.dtype.is_float):
+            found[n] = False
         else:
-            found[n] = n.op != "stop_gradient" and any(found[i] for i in n.inputs)
-        if n.data is not None and n.op != "param":
+            found[n] = any(found[i] for i in n.inputs)
+        if n.data is not None and n.op != "param" and not spent:
             _differentiable[n] = found[n]
     return found[node]
 
