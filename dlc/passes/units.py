@@ -34,8 +34,9 @@ class Unit:
     kind: str  # map reduce contract scatter sort cumulative scan
     index: Index  # the domain's index, one entry per axis
     extents: tuple[int, ...]
-    values: tuple[Expr, ...]  # map, reduce: one; contract: the two operands; scatter: (index, update)
+    values: tuple[Expr, ...]  # contract: the two operands; scatter: (index, update); else one
     loads: dict[Expr, tuple[Node, Index]] = field(default_factory=dict)
+    base: tuple[Index, Expr] | None = None  # of a scatter: an index of the result and the base's value there
     labels: str = ""  # of a contraction, in the order of `index`
 
     @property
@@ -98,7 +99,7 @@ def choose_units(graph: Graph) -> list[Node]:
     for n in nodes:
         if n.op == "contract":
             forced.update(base_of(i) for i in n.inputs)
-        elif n.op in ("scan", "sort", "cumulative"):
+        elif n.op == "scan":
             forced.update(map(memory_of, n.inputs))
         elif n.op == "scatter":
             forced.update((n.inputs[1],) if n.inputs[1].op != "param" else ())
@@ -140,6 +141,8 @@ def _worth_memory(n: Node, users: Sequence[Node], cost: int, leaves: frozenset[N
         return True
     if any(u.op in ("gather", "window") and u.inputs[0] is n for u in users) and cost >= 4:
         return True
+    if any(u.op in ("sort", "cumulative") for u in users) and cost >= EXPENSIVE:
+        return True  # their loops are not always vectors
     k = len(users)
     if k < 2:
         return False
@@ -200,11 +203,15 @@ class UnitTable:
             values = (els.value(idx, index[axis : axis + idx.ndim]), els.value(updates, index))
             unit = Unit(n, "scatter", index, updates.shape, values)
             base_index = fresh_index(base.shape)
-            unit.base = (base_index, els.value(base, base_index))  # type: ignore[attr-defined]
+            unit.base = (base_index, els.value(base, base_index))
             unit = self._with_loads(unit)
-            unit.loads.update(self._loads(unit.base[1]))  # type: ignore[attr-defined]
+            unit.loads.update(self._loads(unit.base[1]))
             return unit
-        if n.op in ("sort", "scan", "cumulative"):
+        if n.op in ("sort", "cumulative"):
+            src = n.inputs[0]
+            index = fresh_index(src.shape)
+            return self._with_loads(Unit(n, n.op, index, src.shape, (els.value(src, index),)))
+        if n.op == "scan":
             index = fresh_index(n.inputs[0].shape) if n.inputs else ()
             unit = Unit(n, n.op, index, n.inputs[0].shape if n.inputs else (), ())
             for i in n.inputs:
