@@ -17,12 +17,13 @@ from dlc.codegen.llvm_builder import Builder, Scope, Value
 from dlc.codegen.llvm_index import IndexMath, Linear
 from dlc.codegen.target import CpuTarget
 from dlc.ir.dtypes import bool_, int32, int64
+from dlc.ir.errors import DlcError
 from dlc.ir.loops import Buffer, Expr, Kernel
 
 _REACH = 1 << 61  # differences of index values below this cannot overflow
 
 
-class EmitError(ValueError):
+class EmitError(DlcError):
     """A kernel that the LLVM emitter cannot express."""
 
 
@@ -195,7 +196,8 @@ class Expressions(Builder):
         if not self.index.is_vector(e) or e.op in ("axis", "const"):
             return True
         if e.op == "cast":
-            return e.args[0].dtype is int32
+            source = e.args[0].dtype
+            return source is int32 or (source.is_int and source.bits < 32)
         if e.op in ("floordiv", "mod"):
             return e.args[1].op == "const" and e.args[1].attr > 0 and self.narrow(e.args[0])
         return e.op in _NARROW and all(self.narrow(a) for a in e.args)
@@ -221,7 +223,7 @@ class Expressions(Builder):
             steps = Value(lt.lane_numbers(lanes, int32, linear.lane), lanes)
             return llvm_ops.RULES["add"](self, int32, self.splat(value, int32, lanes), steps)
         if e.op == "cast":
-            return self.expr(e.args[0])
+            return llvm_convert.cast(self, self.expr(e.args[0]), e.args[0].dtype, int32)
         args = [self.splat(self.expr32(a), int32, lanes) for a in e.args]
         if e.op in ("floordiv", "mod") and self.index.bounds(e.args[0])[0] >= 0:
             return llvm_ops.unsigned_divmod(self, int32, e.op, *args)

@@ -74,7 +74,7 @@ class Memory(Registers):
         """sum(factor * atom) + lane * (lane number) as a vector, of 32-bit integers where that cannot overflow."""
         lanes = self.index.vector.lanes
         reach = abs(lane) * lanes + sum(max(map(abs, self.index.bounds(a))) * abs(f) for a, f in atoms)
-        dtype = int32 if reach < 1 << 31 and all(self.index.narrow(a) for a, _ in atoms) else int64
+        dtype = int32 if reach < 1 << 31 and all(self.narrow(a) for a, _ in atoms) else int64
         total = Value(lt.lane_numbers(lanes, dtype, lane), lanes) if lane else None
         for atom, factor in atoms:
             v = self.splat(self.expr32(atom) if dtype is int32 else self.expr(atom), dtype, lanes)

@@ -286,24 +286,33 @@ def unsigned_divmod(b: Builder, dtype: DType, op: str, x: Value, y: Value) -> Va
     return b.ins(f"sub {_text(dtype, x)} {x.text}, {product.text}", x.lanes, x, product)
 
 
-def _float_mod(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
-    """Python's %: the sign of y, exact (fmod)."""
+def _float_remainder(b: Builder, dtype: DType, x: Value, y: Value) -> tuple[Value, Value]:
+    """(fmod(x, y), whether it is not 0 and its sign is not y's)."""
     r = b.ins(f"frem {_text(dtype, x)} {x.text}, {y.text}", x.lanes, x, y)
     zero = b.zero(dtype, x.lanes)
     negative_r, negative_y = compare(b, "olt", dtype, r, zero), compare(b, "olt", dtype, y, zero)
-    fixed = b.select(_xor(b, dtypes.bool_, negative_r, negative_y), _fadd(b, dtype, r, y), r, dtype)
-    return b.select(compare(b, "oeq", dtype, r, zero), b.pure_call(dtype, "llvm.copysign", zero, y), fixed, dtype)
+    differ = _xor(b, dtypes.bool_, negative_r, negative_y)
+    return r, _and(b, dtypes.bool_, differ, compare(b, "one", dtype, r, zero))
+
+
+def _float_mod(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
+    """Python's %: the sign of y, exact (fmod)."""
+    r, differ = _float_remainder(b, dtype, x, y)
+    zero = b.zero(dtype, x.lanes)
+    signed_zero = b.pure_call(dtype, "llvm.copysign", zero, y)
+    fixed = b.select(differ, _fadd(b, dtype, r, y), r, dtype)
+    return b.select(compare(b, "oeq", dtype, r, zero), signed_zero, fixed, dtype)
 
 
 def _float_floordiv(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
     """floor(x / y) by way of the exact remainder, as NumPy has it; x / y where y is 0."""
+    zero, one = b.zero(dtype, x.lanes), b.splat(b.const(1.0, dtype), dtype, x.lanes)
+    r, differ = _float_remainder(b, dtype, x, y)
+    near = _div(b, dtype, _fsub(b, dtype, x, r), y)  # a whole number but for rounding
+    near = RULES["round"](b, dtype, _fsub(b, dtype, near, b.select(differ, one, zero, dtype)))
     quotient = _div(b, dtype, x, y)
-    r = _float_mod(b, dtype, x, y)
-    exact = _div(b, dtype, _fsub(b, dtype, x, r), y)
-    near = RULES["round"](b, dtype, exact)
-    near = b.select(compare(b, "oeq", dtype, near, b.zero(dtype, x.lanes)),
-                    b.pure_call(dtype, "llvm.copysign", b.zero(dtype, x.lanes), quotient), near, dtype)
-    return b.select(compare(b, "oeq", dtype, y, b.zero(dtype, x.lanes)), quotient, near, dtype)
+    near = b.select(compare(b, "oeq", dtype, near, zero), b.pure_call(dtype, "llvm.copysign", zero, quotient), near, dtype)
+    return b.select(compare(b, "oeq", dtype, y, zero), quotient, near, dtype)
 
 
 # Shifts by the width or more are poison in LLVM; a select that does not choose poison is not poison.
