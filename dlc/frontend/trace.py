@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import sys
 import threading
 import weakref
 from collections.abc import Collection, Iterator
@@ -277,9 +278,22 @@ def structure_changed(owner: Any = None, name: str = "", old: Any = UNSET, new: 
             return
         serial = _owner_serials.get(owner)
         if serial is None:
-            serial = _owner_serials[owner] = next(_generations)
+            # Not heard of so far: either it is being built, or it had nothing to report when it was.
+            serial = _owner_serials[owner] = next(_generations) if _being_built(owner) else -1
         if serial < _observed:
             structure_version ^= _value_bits(owner, name, old) ^ _value_bits(owner, name, new)
+
+
+def _being_built(owner: Any) -> bool:
+    frame = sys._getframe(2)
+    for _ in range(30):
+        if frame is None:
+            return False
+        code = frame.f_code
+        if code.co_name == "__init__" and code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is owner:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def observe() -> int:
