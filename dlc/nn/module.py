@@ -12,6 +12,7 @@ from typing import Any
 
 import dlc
 from dlc import DlcError, Tensor
+from dlc.frontend.location import here
 from dlc.frontend.trace import UNSET, structure_changed
 from dlc.nn import state_dict as states
 from dlc.nn.parameter import Parameter
@@ -304,7 +305,8 @@ def _name_module(error: DlcError, module: Module) -> None:
     """Say in `error` which module it came from: its path from the outermost module called, and its settings."""
     chain = getattr(error, "modules", None)
     if chain is None:
-        error.message = str(error)  # type: ignore[attr-defined]
+        at = "" if getattr(error, "loc", None) is not None else f"\n  at {here()}"
+        error.message = str(error) + at  # type: ignore[attr-defined]
         chain = error.modules = []  # type: ignore[attr-defined]
     chain.append(module)
     path = []

@@ -6,10 +6,12 @@ import math
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import user_errors
 from dlc.nn.functional.dropout import dropout
 from dlc.nn.functional.precision import narrow, widen
 
 
+@user_errors
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,

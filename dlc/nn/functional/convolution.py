@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import user_errors
 from dlc.nn.functional.sizes import per_axis, same_padding
 from dlc.nn.functional.window import pad_axes, spread_axes, window
 
 _POSITIONS, _TAPS = "xyz", "uvw"
 
 
+@user_errors
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
     """input (N, C, L) or (C, L), weight (O, C/groups, K), bias (O,) -> (N, O, L') or (O, L').
 
@@ -25,6 +27,7 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) 
     return _convolve("conv1d", 1, input, weight, bias, stride, padding, dilation, groups)
 
 
+@user_errors
 def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
     """input (N, C, H, W) or (C, H, W), weight (O, C/groups, KH, KW), bias (O,) -> (N, O, H', W') or (O, H', W').
 
@@ -33,6 +36,7 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) 
     return _convolve("conv2d", 2, input, weight, bias, stride, padding, dilation, groups)
 
 
+@user_errors
 def conv_transpose1d(
     input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
 ) -> Tensor:
@@ -40,6 +44,7 @@ def conv_transpose1d(
     return _transposed("conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@user_errors
 def conv_transpose2d(
     input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
 ) -> Tensor:

@@ -6,9 +6,11 @@ import math
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import user_errors
 from dlc.nn.functional.window import window
 
 
+@user_errors
 def interpolate(
     input: Tensor, size=None, scale_factor=None, mode: str = "nearest", align_corners: bool | None = None
 ) -> Tensor:

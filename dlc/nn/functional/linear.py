@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import user_errors
 
 
+@user_errors
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias: input (..., in), weight (out, in) or (in,), bias (out,) -> (..., out).
 
@@ -20,12 +22,14 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out if bias is None else out + bias
 
 
+@user_errors
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x1^T W x2 + b: (..., in1), (..., in2), weight (out, in1, in2) -> (..., out)."""
     out = dlc.einsum("...ok,...k->...o", dlc.einsum("...i,oik->...ok", input1, weight), input2)
     return out if bias is None else out + bias
 
 
+@user_errors
 def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
     """Rows of `weight` (V, D) picked by the integers `input` (any shape S) -> (S, D).
 
@@ -46,6 +50,7 @@ def check_padding_idx(padding_idx: int, rows: int) -> int:
     return padding_idx % rows
 
 
+@user_errors
 def one_hot(input: Tensor, num_classes: int, dtype=None) -> Tensor:
     """1 at the class and 0 elsewhere: integers of shape S -> (S, num_classes), int64 unless `dtype` is given.
 

@@ -9,10 +9,12 @@ import math
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import user_errors
 from dlc.nn.functional.activation import logsigmoid
 from dlc.nn.functional.precision import narrow, widen
 
 
+@user_errors
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -67,6 +69,7 @@ def cross_entropy(
     return narrow(_reduce_classes(nll, target, picked_weight, ignore_index, reduction), out)
 
 
+@user_errors
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -90,6 +93,7 @@ def nll_loss(
     return _reduce_classes(nll, target, picked_weight, ignore_index, reduction)
 
 
+@user_errors
 def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """(input - target)^2. Raises ShapeError where the shapes differ: nothing broadcasts silently."""
     _check_pair("mse_loss", input, target, reduction)
@@ -97,12 +101,14 @@ def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tenso
     return _reduce(d * d, reduction)
 
 
+@user_errors
 def l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """|input - target|."""
     _check_pair("l1_loss", input, target, reduction)
     return _reduce(dlc.abs(input - target), reduction)
 
 
+@user_errors
 def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """0.5 d^2 / beta where |d| < beta, else |d| - 0.5 beta, with d = input - target."""
     _check_pair("smooth_l1_loss", input, target, reduction)
@@ -112,6 +118,7 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", be
     return _reduce(d if beta == 0 else dlc.where(d < beta, d * d * (0.5 / beta), d - 0.5 * beta), reduction)
 
 
+@user_errors
 def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """0.5 d^2 where |d| < delta, else delta (|d| - 0.5 delta), with d = input - target."""
     _check_pair("huber_loss", input, target, reduction)
@@ -121,6 +128,7 @@ def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta:
     return _reduce(dlc.where(d < delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
 
 
+@user_errors
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -138,6 +146,7 @@ def binary_cross_entropy_with_logits(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
+@user_errors
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
 ) -> Tensor:
@@ -147,6 +156,7 @@ def binary_cross_entropy(
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
+@user_errors
 def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """target (log(target) - input) for log-probabilities `input`; 0 where target is 0.
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import user_errors
 from dlc.nn.functional.precision import narrow, widen
 
 
+@user_errors
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -28,6 +30,7 @@ def layer_norm(
     return narrow(y, out)
 
 
+@user_errors
 def rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
@@ -40,6 +43,7 @@ def rms_norm(
     return narrow(y if weight is None else y * weight, out)
 
 
+@user_errors
 def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
@@ -52,6 +56,7 @@ def group_norm(
     return narrow(_scale_channels(y, weight, bias), out)
 
 
+@user_errors
 def instance_norm(
     input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
@@ -59,6 +64,7 @@ def instance_norm(
     return group_norm(input, input.shape[1], weight, bias, eps)
 
 
+@user_errors
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
