@@ -47,6 +47,8 @@ class VectorAxis:
         self.axis = axis_
         self.base = axis(f"{axis_.attr[0]}.base", axis_.attr[1])
         self.lanes = lanes
+        self.linear: dict[Expr, Linear] = {}
+        self.flat: dict[tuple, Linear] = {}
         self._memo: dict[Expr, Expr] = {axis_: self.base}
 
     def at_base(self, expr: Expr) -> Expr:
@@ -60,24 +62,44 @@ class IndexMath:
     def __init__(self) -> None:
         self._bounds: dict[Expr, Bounds] = {}
         self._linear: dict[Expr, Linear] = {}
-        self._vector_linear: dict[Expr, Linear] = {}
+        self._flat: dict[tuple, Linear] = {}
+        self._vectors: dict[tuple[Expr, int], VectorAxis] = {}
         self.vector: VectorAxis | None = None
 
-    def enter_vector(self, vector: VectorAxis | None) -> None:
-        """From now on linear forms are relative to this vector loop (or to none)."""
-        self.vector = vector
-        self._vector_linear = {}
+    def enter_vector(self, axis_: Expr, lanes: int) -> VectorAxis:
+        """From now on linear forms are relative to this vector axis."""
+        found = self._vectors.get((axis_, lanes))
+        if found is None:
+            found = self._vectors[axis_, lanes] = VectorAxis(axis_, lanes)
+        self.vector = found
+        return found
+
+    def leave_vector(self) -> None:
+        self.vector = None
 
     def is_vector(self, expr: Expr) -> bool:
         """Whether lanes may differ."""
         return self.vector is not None and self.vector.axis in expr.axes
 
     def linear(self, e: Expr) -> Linear:
-        memo = self._vector_linear if self.is_vector(e) else self._linear
+        memo = self.vector.linear if self.is_vector(e) else self._linear
         found = memo.get(e)
         if found is None:
             found = memo[e] = self._find_linear(e)
         return found
+
+    def flat(self, index: tuple[Expr, ...], shape: tuple[int, ...]) -> Linear:
+        """The offset of an element in a row-major buffer of `shape`."""
+        memo = self._flat if self.vector is None else self.vector.flat
+        key = (index, shape)
+        total = memo.get(key)
+        if total is None:
+            total, stride = Linear(0, {}), 1
+            for i, extent in zip(reversed(index), reversed(shape), strict=True):
+                total = total.plus(self.linear(i), stride)
+                stride *= extent
+            memo[key] = total
+        return total
 
     def _find_linear(self, e: Expr) -> Linear:
         op, args = e.op, e.args

@@ -297,8 +297,7 @@ class KernelEmitter(Memory):
             raise EmitError(f"{self.kernel.name}: {lanes} lanes; a power of two is needed")
         if self.index.vector is not None:
             raise EmitError(f"{self.kernel.name}: vector loop {s.axis.attr[0]} inside another one")
-        vector, home = VectorAxis(s.axis, lanes), self.depth
-        self.index.enter_vector(vector)
+        vector, home = self.index.enter_vector(s.axis, lanes), self.depth
         folding = {i: home for i in self.analysis.folds(s)}
         self._folding.update(folding)
         if extent.const is not None:
@@ -307,7 +306,7 @@ class KernelEmitter(Memory):
             self._vector_dynamic(s, vector, extent)
         for i in folding:
             del self._folding[i]
-        self.index.enter_vector(None)
+        self.index.leave_vector()
         self._finish_folds(home)
 
     def _vector_fixed(self, s: For, vector: VectorAxis, extent: int) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from dlc.codegen import llvm_convert, llvm_ops
 from dlc.codegen import llvm_types as lt
 from dlc.codegen.llvm_builder import Value
-from dlc.codegen.llvm_index import Linear
 from dlc.codegen.llvm_registers import Registers
 from dlc.ir.dtypes import DType, bool_, int32, int64, uint8
 from dlc.ir.loops import Buffer, Expr, Store, load_parts
@@ -50,10 +49,7 @@ class Memory(Registers):
     # addresses
 
     def place(self, buffer: Buffer, index: tuple[Expr, ...]) -> Place:
-        total, stride = Linear(0, {}), 1
-        for i, extent in zip(reversed(index), reversed(buffer.shape), strict=True):
-            total = total.plus(self.index.linear(i), stride)
-            stride *= extent
+        total = self.index.flat(index, buffer.shape)
         const, terms, vectors = total.const, [], []
         for atom, factor in total.terms.items():
             if self.index.is_vector(atom):

@@ -61,6 +61,7 @@ class _Entry:
         self._serial = 0
         self._launch = 0
         self._bases: dict[Slot, str] = {}
+        self.helpers: list[str] = []  # dispatchers and constants
 
     def text(self) -> str:
         program = self.program
@@ -69,12 +70,13 @@ class _Entry:
             if slot.alias is None and slot not in self._bases:
                 head += [f"  %q{n} = getelementptr ptr, ptr %slots, i64 {n}", f"  %s{n} = load ptr, ptr %q{n}, align 8"]
                 self._bases[slot] = f"%s{n}"
-        width = max((len(step.args) for step in launches(program)), default=0)
+        width = max((len(step.all_args) for step in launches(program)), default=0)
         head.append(f"  %args = alloca [{max(width, 1)} x ptr], align 64")
         self.steps(program.steps)
         times = ", ptr %times" if self.profile else ""
         parts = [f"; program {program.name}", f"define void @dlc_entry(ptr %slots, ptr %arena{times}) nounwind {{", "entry:",
                  *head, *self.lines, "  ret void", "}"]
+        parts += self.helpers
         if self.parallel:
             parts.append("declare void @dlc_parallel(ptr, ptr, i64, i64)")
         if self.profile:
@@ -96,6 +98,10 @@ class _Entry:
         found = self._bases.get(slot)
         if found is not None:
             return found
+        if slot.kind == "const":
+            name = self._bases[slot] = f"@dlc_const{len(self.helpers)}"
+            self.helpers.append(f"{name} = internal constant i64 {slot.value}")
+            return name
         if slot.kind != "arena" or slot.offset < 0:
             raise EmitError(f"{self.program.name}: slot {slot.name} ({slot.kind}) has no memory")
         return "%arena" if slot.offset == 0 else self.emit(f"getelementptr i8, ptr %arena, i64 {slot.offset}")
@@ -119,17 +125,20 @@ class _Entry:
 
     def launch(self, launch: Launch) -> None:
         name = symbol(launch.kernel.name)
-        self.lines.append(f"  ; {launch.kernel.name}: {', '.join(ref.slot.name for ref in launch.args)}")
-        for n, ref in enumerate(launch.args):
+        self.lines.append(f"  ; {launch.kernel.name}: {', '.join(ref.slot.name for ref in launch.all_args)}")
+        for n, ref in enumerate(launch.all_args):
             p = self.address(ref)
             to = self.emit(f"getelementptr ptr, ptr %args, i64 {n}")
             self.lines.append(f"  store ptr {p}, ptr {to}, align 8")
         before = self.emit("call i64 @dlc_now()") if self.profile else ""
-        if launch.grain >= launch.tasks:
-            self.lines.append(f"  call void @{name}(ptr %args, i64 0, i64 {launch.tasks})")
+        tasks = launch.all_tasks
+        if launch.more:
+            name = self.dispatcher(launch, name)
+        if launch.grain >= tasks:
+            self.lines.append(f"  call void @{name}(ptr %args, i64 0, i64 {tasks})")
         else:
             self.parallel = True
-            self.lines.append(f"  call void @dlc_parallel(ptr @{name}, ptr %args, i64 {launch.tasks}, i64 {launch.grain})")
+            self.lines.append(f"  call void @dlc_parallel(ptr @{name}, ptr %args, i64 {tasks}, i64 {launch.grain})")
         if self.profile:
             after = self.emit("call i64 @dlc_now()")
             spent = self.emit(f"sub i64 {after}, {before}")
@@ -137,6 +146,45 @@ class _Entry:
             total = self.emit(f"add i64 {self.emit(f'load i64, ptr {p}, align 8')}, {spent}")
             self.lines.append(f"  store i64 {total}, ptr {p}, align 8")
         self._launch += 1
+
+    def dispatcher(self, launch: Launch, kernel: str) -> str:
+        """A function over the tasks of all segments, which calls the kernel for the part of each that it is given."""
+        starts = [0]
+        for part in launch.segments:
+            starts.append(starts[-1] + part.tasks)
+        n, width, name = len(starts) - 1, len(launch.args), f"dlc_segments{self._launch}"
+        table = ", ".join(f"i64 {s}" for s in starts)
+        self.helpers.append(f"""@{name}_starts = internal constant [{n + 1} x i64] [{table}]
+define internal void @{name}(ptr %args, i64 %begin, i64 %end) nounwind {{
+entry:
+  br label %segment
+segment:
+  %s = phi i64 [ 0, %entry ], [ %next, %done ]
+  %next = add nuw nsw i64 %s, 1
+  %lowp = getelementptr i64, ptr @{name}_starts, i64 %s
+  %highp = getelementptr i64, ptr @{name}_starts, i64 %next
+  %low = load i64, ptr %lowp, align 8
+  %high = load i64, ptr %highp, align 8
+  %after = icmp sgt i64 %begin, %low
+  %from = select i1 %after, i64 %begin, i64 %low
+  %before = icmp slt i64 %end, %high
+  %to = select i1 %before, i64 %end, i64 %high
+  %some = icmp slt i64 %from, %to
+  br i1 %some, label %run, label %done
+run:
+  %b = sub i64 %from, %low
+  %e = sub i64 %to, %low
+  %at = mul i64 %s, {width}
+  %own = getelementptr ptr, ptr %args, i64 %at
+  call void @{kernel}(ptr %own, i64 %b, i64 %e)
+  br label %done
+done:
+  %more = icmp slt i64 %next, {n}
+  br i1 %more, label %segment, label %leave
+leave:
+  ret void
+}}""")
+        return name
 
     def repeat(self, repeat: Repeat) -> None:
         if repeat.count <= 0:
