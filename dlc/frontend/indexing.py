@@ -358,7 +358,9 @@ def _fitted(value: Node, shape: tuple[int, ...], loc: Loc | None) -> Node:
     extra = value.ndim - len(shape)
     if extra > 0 and value.shape[:extra] == (1,) * extra:
         value = b.reshape(value, value.shape[extra:], loc)
-    if value.ndim > len(shape) or broadcast_shape("setitem", value.shape, shape) != shape:
+    if value.ndim > len(shape) or builtins.any(
+        v not in (1, d) for v, d in zip(value.shape, shape[len(shape) - value.ndim :], strict=True)
+    ):
         raise ShapeError(f"setitem: a value of shape {value.shape} does not fit the indexed part of shape {shape}")
     return spread(value, shape, loc)
 
@@ -376,14 +378,17 @@ def _put(x: Node, plan: Plan, new: Node, loc: Loc | None) -> Node:
     return b.select(inside, b.pad(new, plan.start, high, gaps, 0, loc), x, loc)
 
 
+def _is_whole(i: Any) -> bool:
+    return i is Ellipsis or isinstance(i, builtins.slice) and i == builtins.slice(None)
+
+
 def _masked_write(x: Node, parts: list[Any], value: Node, combine: str, loc: Loc | None) -> Node | None:
     """x[mask] = v as a selection, which needs no values of the mask.
 
     None where the index is more than one mask and whole axes, or where v has an element for each element of the mask.
     """
     masks = [k for k, i in enumerate(parts) if _is_mask(i)]
-    whole = builtins.slice(None)
-    if len(masks) != 1 or builtins.any(i is not Ellipsis and i != whole for k, i in enumerate(parts) if k not in masks):
+    if len(masks) != 1 or not builtins.all(_is_whole(i) for k, i in enumerate(parts) if k not in masks):
         return None
     mask = parts[masks[0]]
     before = builtins.sum(i is not Ellipsis for i in parts[: masks[0]])
