@@ -85,6 +85,13 @@ def linear(e: Expr) -> Linear:
             stack.append((x.args[0], k * x.args[1].attr))
         elif x.op == "mul" and x.args[0].op == "const":
             stack.append((x.args[1], k * x.args[0].attr))
+        elif x.op == "mul":
+            a, b = simplify(x.args[0]), simplify(x.args[1])
+            s = x if a is x.args[0] and b is x.args[1] else loops.op("mul", a, b)
+            if a.op == "const" or b.op == "const":
+                stack.append((s, k))
+            else:  # a product of two non-constants is an atom
+                terms[s] = terms.get(s, 0) + k
         else:
             s = x if x.op == "axis" else simplify(x)
             if s is not x and s.op in ("add", "sub", "mul", "const", "neg"):
@@ -209,8 +216,6 @@ def _simplify(e: Expr) -> Expr:
     if e.dtype is dtypes.int64:
         if e.op in ("add", "sub", "mul", "neg"):
             terms, constant = linear(e)
-            if e.op == "mul" and e in terms:  # a product of two non-constants stays an atom
-                return loops.op("mul", simplify(e.args[0]), simplify(e.args[1]))
             return from_linear(_recombine(terms), constant)
         if e.op in ("floordiv", "mod") and e.args[1].op == "const" and e.args[1].attr > 0:
             x, c = simplify(e.args[0]), e.args[1].attr
