@@ -300,47 +300,61 @@ def _over_steps(product: Node, stacks: dict[Node, Node]) -> Node:
 # ------------------------------------------------------------------------------------------------------ merging
 
 
-def _merge_key(node: Node) -> tuple:
-    a = node.attrs
-    body = a["body"]
-    carry = body.outputs[: a["carry"]]
-    return (node.inputs, a["length"], a["consts"], a["carry"], a["reverse"], body.params, carry)
-
-
 def merge_scans(roots: Sequence[Node]) -> list[Node]:
-    """Scans that run the same loop (same inputs, parameters and carry) and differ in what they stack become one."""
-    groups: dict[tuple, dict[Node, None]] = {}
-    order = topological(roots)
-    for node in order:
-        if node.op == "scan":
-            groups.setdefault(_merge_key(node), {})[node] = None
-    merged: dict[Node, tuple[Graph, dict[int, int]]] = {}
-    for group in groups.values():
-        if len(group) < 2:
-            continue
-        first = next(iter(group))
-        n_carry = first.attrs["carry"]
-        ys: dict[Node, int] = {}
-        for node in group:
-            for y in node.attrs["body"].outputs[n_carry:]:
-                ys.setdefault(y, n_carry + len(ys))
-        old = first.attrs["body"]
-        body = Graph(old.params, (*old.outputs[:n_carry], *ys), old.name)
-        for node in group:
-            outs = node.attrs["body"].outputs
-            merged[node] = (body, {k: k if k < n_carry else ys[o] for k, o in enumerate(outs)})
-    done: dict[Node, Node] = {}
-    for node in order:
-        ins = [done[i] for i in node.inputs]
-        attrs = node.attrs
-        if node in merged:
-            attrs = {**attrs, "body": merged[node][0]}
-        elif node.op == "item" and node.inputs[0] in merged:
-            attrs = {"index": merged[node.inputs[0]][1][attrs["index"]]}
-        same = attrs is node.attrs and all(a is b for a, b in zip(ins, node.inputs, strict=True))
-        done[node] = node if same else make(node.op, ins, node.loc, **attrs)
-    return map_bodies([done[r] for r in roots], _merge_body)
+    """Scans that repeat a loop and add to it (record residuals, carry tangents) take the plain loop's place."""
+    while pair := _mergeable(topological(roots)):
+        roots = _merge(roots, *pair)
+    return map_bodies(roots, _merge_body)
 
 
 def _merge_body(body: Graph) -> Graph:
     return Graph(body.params, merge_scans(body.outputs), body.name)
+
+
+def _mergeable(order: Sequence[Node]) -> tuple[Node, Node] | None:
+    """A scan and another one that runs everything it runs and does not wait for its result."""
+    with_param: dict[Node, list[Node]] = {}
+    scans = [n for n in order if n.op == "scan" and n.inputs]
+    for scan in scans:
+        for p in scan.attrs["body"].params:
+            with_param.setdefault(p, []).append(scan)
+    for small in scans:
+        for large in with_param[small.attrs["body"].params[0]]:
+            if large is not small and _covers(large, small) and small not in topological(large.inputs):
+                return small, large
+    return None
+
+
+def _roles(scan: Node) -> dict[Node, tuple]:
+    """What each parameter of the body stands for: constant, carry or scanned, its input, and for a carry its next value."""
+    n_const, n_carry, body = scan.attrs["consts"], scan.attrs["carry"], scan.attrs["body"]
+    kind = ["const"] * n_const + ["carry"] * n_carry + ["xs"] * (len(body.params) - n_const - n_carry)
+    following = [None] * n_const + list(body.outputs[:n_carry]) + [None] * len(body.params)
+    rows = zip(kind, scan.inputs, following[: len(kind)], strict=True)
+    return dict(zip(body.params, rows, strict=True))
+
+
+def _covers(large: Node, small: Node) -> bool:
+    if any(large.attrs[k] != small.attrs[k] for k in ("length", "reverse")):
+        return False
+    return _roles(small).items() <= _roles(large).items()
+
+
+def _merge(roots: Sequence[Node], small: Node, large: Node) -> list[Node]:
+    """`large` also stacks what `small` stacks, and `small` goes."""
+    ours, theirs = large.attrs["body"], small.attrs["body"]
+    n_ours, n_theirs = large.attrs["carry"], small.attrs["carry"]
+    ys = {y: k for k, y in enumerate(ours.outputs) if k >= n_ours}
+    extra = [y for y in dict.fromkeys(theirs.outputs[n_theirs:]) if y not in ys]
+    ys |= {y: len(ours.outputs) + k for k, y in enumerate(extra)}
+    body = Graph(ours.params, (*ours.outputs, *extra), theirs.name)
+    both = make("scan", large.inputs, large.loc or small.loc, **{**large.attrs, "body": body})
+    carry_at = {p: k for k, p in enumerate(ours.params[large.attrs["consts"] :][:n_ours])}
+    place = [carry_at[p] for p in theirs.params[small.attrs["consts"] :][:n_theirs]]
+    place += [ys[y] for y in theirs.outputs[n_theirs:]]
+    mapping = {}
+    for node in topological(roots):
+        if node.op == "item" and node.inputs[0] in (small, large):
+            index = node.attrs["index"]
+            mapping[node] = B.item(both, index if node.inputs[0] is large else place[index])
+    return substitute(roots, mapping)

@@ -11,8 +11,8 @@ from dlc.ir.graph_interp import evaluate
 from dlc.passes.arith import add, cumulative, mul, scatter
 from dlc.passes.jvp import JVP, jvp
 from dlc.passes.vjp import VJP, expand, vjp
-from tests.passes.differences import params_for, run, total
-from tests.passes.test_vjp import CASES, ELEMENTWISE, between, normal, op, rnn, scan, vjp_node
+from tests.passes.differences import build, params_for, run, total
+from tests.passes.test_vjp import CASES, ELEMENTWISE, between, loops, normal, op, rnn, scan, vjp_node
 
 NOT_FORWARD = {"item", "vjp"}  # done by the engine; expanded before
 
@@ -79,6 +79,21 @@ def test_scan_where_only_one_carry_moves():
         return scan(body, 3, [w], [a, make("stop_gradient", (n,))], [xs])
 
     check_dot(f, normal(2), normal(2), normal(2), normal(3, 2))
+
+
+def test_value_and_tangent_run_in_one_loop():
+    args = [np.zeros((2, 2)), np.zeros((1, 2)), np.zeros((3, 1, 2))]
+
+    def f(w, h, xs):
+        last, ys = rnn()(w, h, xs)
+        return [last, ys, *jvp([last, ys], [w], [B.op("cos", w)])]
+
+    def g(w, h, xs):
+        last, _, tangent, _ = f(w, h, xs)
+        return [last, tangent, *vjp([tangent], [B.like(tangent, 1)], [w])]
+
+    assert [n.attrs["carry"] for n in loops(expand(build(f, args)))] == [2]
+    assert [n.attrs["carry"] for n in loops(expand(build(g, args)))] == [2, 2]
 
 
 def test_forward_over_vjp_node_and_independent_output():
