@@ -44,7 +44,7 @@ class Guards:
         self._paths: list[str] = []
         self._getters: list[Callable[[], Any]] = []
         self._values: list[Any] = []  # strong references: an id is never used twice
-        self._containers: list[tuple[str, Any, list[int], list[Any]]] = []
+        self._containers: list[tuple[str, Any, list[Any]]] = []  # path, container, its elements then
         self._seen: set[Any] = set()
         self._scan_function(fn, {k: Ref(v, None, k) for k, v in statics.items()})
         self._ids = list(map(id, self._values))
@@ -60,8 +60,11 @@ class Guards:
             return False
         if ids != self._ids and self._changed() is not None:
             return False
-        for _, container, ids, _ in self._containers:
-            if list(_element_ids(container)) != ids and self._container_changed() is not None:
+        for _, container, values in self._containers:
+            now = container if type(container) is list else list(_elements(container))
+            # identity, never ==: Tensors compare elementwise
+            same = len(now) == len(values) and all(map(operator.is_, now, values))
+            if not same and self._container_changed() is not None:
                 return False
         return True
 
@@ -85,14 +88,14 @@ class Guards:
         return None
 
     def _container_changed(self) -> str | None:
-        for path, container, ids, values in self._containers:
+        for path, container, values in self._containers:
             now = list(_elements(container))
             if len(now) != len(values):
                 return f"the number of elements of {path} changed"
             for k, (a, b) in enumerate(zip(now, values, strict=True)):
                 if a is not b and not _equal_scalars(a, b):
                     return f"an element of {path} changed from {_short(b)} to {_short(a)}"
-                values[k], ids[k] = a, id(a)
+                values[k] = a
         return None
 
     # --- collecting ---
@@ -115,7 +118,7 @@ class Guards:
             if len(value) <= _MAX_ELEMENTS:
                 values = list(_elements(value))
                 if not isinstance(value, (tuple, frozenset)):
-                    self._containers.append((ref.path, value, list(map(id, values)), values))
+                    self._containers.append((ref.path, value, values))
                 for k, v in enumerate(values):
                     self._enter(Ref(v, None, f"{ref.path}[{k}]"))
             return
@@ -270,10 +273,6 @@ def _elements(container: Any) -> Iterator[Any]:
             yield v
     else:
         yield from container
-
-
-def _element_ids(container: Any) -> Iterator[int]:
-    return map(id, _elements(container) if isinstance(container, dict) else container)
 
 
 def _equal_scalars(a: Any, b: Any) -> bool:
