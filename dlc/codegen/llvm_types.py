@@ -16,6 +16,7 @@ from dlc.ir.dtypes import DType
 
 _SCALAR = {d: f"i{d.bits}" for d in dtypes.ALL} | {dtypes.float32: "float", dtypes.float64: "double"}
 _SUFFIX = {d: f"i{d.bits}" for d in dtypes.ALL} | {dtypes.float32: "f32", dtypes.float64: "f64"}
+_SIGNED = {d: dtypes.by_name(f"int{d.bits}") for d in dtypes.ALL if d.is_int}
 
 
 @functools.cache
@@ -47,7 +48,7 @@ def literal(value: float, dtype: DType) -> str:
     if dtype.is_bool:
         return "true" if value else "false"
     if dtype.is_int:
-        return str(wrap(int(value), dtypes.by_name(f"int{dtype.bits}")))
+        return str(value) if -128 <= value < 128 else str(wrap(int(value), _SIGNED[dtype]))
     if dtype.is_half:
         return str(_half_bits(float(value), dtype))
     number = float(value)

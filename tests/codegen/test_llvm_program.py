@@ -1,0 +1,98 @@
+"""The entry function: order, addresses, repeats, donated outputs, the thread pool, profiling."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from dlc.codegen.llvm_expr import EmitError
+from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
+from dlc.codegen.llvm_program import emit_entry, launches
+from dlc.ir.dtypes import float32, int32
+from dlc.ir.loops import Kernel, axis, cast, const, load, loop, op, store
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.runtime.native import Library, compile_object
+from dlc.runtime.threads import pool_symbols
+from tests.codegen.llvm_run import HOST, buffer, kernel
+
+
+def scale(n: int, factor: float, name: str) -> Kernel:
+    """y = factor * x, in tasks of 16."""
+    x, y, t, v = buffer("x", "f32", n), buffer("y", "f32", n), axis("t", n // 16), axis("v", 16)
+    body = store(y, [t * 16 + v], op("mul", load(x, t * 16 + v), const(factor, float32)))
+    return kernel(name, [x, y], loop(t, loop(v, body, "vector", lanes=16), "parallel"))
+
+
+def accumulate(n: int, name: str) -> Kernel:
+    x, y, i = buffer("x", "f32", n), buffer("y", "f32", n), axis("i", n)
+    return kernel(name, [x, y], loop(i, store(y, [i], load(x, i), "add"), "vector", lanes=8))
+
+
+def execute(program: Program, inputs: list[np.ndarray], outputs: list[np.ndarray], profile: bool = False) -> np.ndarray:
+    text = emit_module(program.kernels(), HOST, emit_entry(program, HOST, profile))
+    library = Library.load(compile_object(text, HOST, passes=PASSES, opt_level=OPT_LEVEL), pool_symbols())
+    arrays = inputs + outputs
+    slots = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+    arena = np.full(program.arena_bytes + 64, 0xFF, np.uint8)
+    times = np.zeros(len(launches(program)), np.int64)
+    arguments = [ctypes.addressof(slots), arena.ctypes.data, times.ctypes.data][: 3 if profile else 2]
+    ctypes.CFUNCTYPE(None, *([ctypes.c_void_p] * len(arguments)))(library.address("dlc_entry"))(*arguments)
+    return times
+
+
+@pytest.mark.parametrize("grain", [1, 2, 1000])
+@pytest.mark.parametrize("profile", [False, True])
+def test_two_kernels_and_an_arena(grain, profile):
+    n = 160
+    x, y = Slot("x", float32, n, "input", 0), Slot("y", float32, n, "output", 0)
+    t = Slot("t", float32, n, "arena", offset=128)
+    double, triple = scale(n, 2, "double"), scale(n, 3, "triple")
+    program = Program("p", (x,), (y,), (Launch(double, (Ref(x), Ref(t)), double.tasks, grain),
+                                        Launch(triple, (Ref(t), Ref(y)), triple.tasks, grain)), arena_bytes=128 + 4 * n)
+    data, got = np.arange(n, dtype=np.float32), np.zeros(n, np.float32)
+    times = execute(program, [data], [got], profile)
+    assert (got == 6 * data).all()
+    assert (times > 0).all() == profile
+
+
+def test_repeats_step_through_slots():
+    """An outer and an inner Repeat; slices of the input are added to slices of the output."""
+    n, outer, inner = 8, 3, 4
+    x, y = Slot("x", float32, outer * inner * n, "input", 0), Slot("y", float32, outer * n + 8, "output", 0)
+    add = accumulate(n, "add")
+    step = Launch(add, (Ref(x, 0, (inner * n, n)), Ref(y, 8, (n,))))
+    program = Program("p", (x,), (y,), (Repeat(0, (step,)), Repeat(outer, (Repeat(inner, (step,)), Repeat(1, (step,))))))
+    data, got = np.random.default_rng(0).random(outer * inner * n, np.float32), np.zeros(outer * n + 8, np.float32)
+    execute(program, [data], [got], profile=True)
+    parts = data.reshape(outer, inner, n)
+    assert np.allclose(got[8:].reshape(outer, n), parts.sum(1) + parts[:, 0]) and not got[:8].any()
+
+
+def test_donated_output():
+    n = 16
+    x = Slot("x", float32, n, "input", 0)
+    y = Slot("y", float32, n, "output", 0, alias=x)
+    double = scale(n, 2, "double")
+    program = Program("p", (x,), (y,), (Launch(double, (Ref(x), Ref(y))),))
+    data, got = np.ones(n, np.float32), np.zeros(n, np.float32)
+    execute(program, [data], [got])
+    assert (data == 2).all() and not got.any()
+
+
+def test_kernel_names_are_quoted_and_distinct():
+    x, i = buffer("x", "i32", 8), axis("i", 8)
+    body = loop(i, store(x, [i], cast(i, int32)), "vector", lanes=8)
+    program = Program("p", (), (Slot("x", int32, 8, "output", 0),), ())
+    program.steps = (Launch(kernel("my kernel/1", [x], body), (Ref(program.outputs[0]),)),)
+    got = np.zeros(8, np.int32)
+    execute(program, [], [got])
+    assert got.tolist() == list(range(8))
+    with pytest.raises(EmitError, match="different names"):
+        emit_module([kernel("k", [x], body), kernel("k", [x], body)], HOST)
+
+
+def test_slot_without_memory():
+    x = Slot("x", float32, 16, "input", 0)
+    program = Program("p", (x,), (), (Launch(scale(16, 2, "k"), (Ref(x), Ref(Slot("lost", float32, 16, "arena")))),))
+    with pytest.raises(EmitError, match="lost"):
+        emit_entry(program, HOST)
