@@ -13,19 +13,17 @@ from dlc.frontend.manipulation import (
     matrix_transpose,
     normalize_axes,
     normalize_axis,
-    shape_tuple,
     spread,
 )
 from dlc.frontend.reductions import fold
 from dlc.frontend.tensor import Tensor, as_node, promote, wrap
 from dlc.ir import build as b
-from dlc.ir import dtypes
 from dlc.ir.errors import DTypeError, ShapeError
 from dlc.ir.graph import Loc, Node
 
 __all__ = [
-    "bmm", "diagonal", "dot", "einsum", "matmul", "matrix_norm", "matrix_transpose", "norm", "outer", "tensordot",
-    "trace", "vecdot", "vector_norm",
+    "bmm", "cross", "diag", "diagonal", "dot", "einsum", "inner", "kron", "matmul", "matrix_norm", "matrix_transpose",
+    "norm", "outer", "tensordot", "trace", "vecdot", "vector_norm",
 ]  # fmt: skip
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -373,12 +371,3 @@ def cross(x1, x2, *, axis: int = -1) -> Tensor:
 
     p, q = wrap(spread(a, shape, loc)), wrap(spread(c, shape, loc))
     return subtract(multiply(roll(p, -1, k), roll(q, 1, k)), multiply(roll(p, 1, k), roll(q, -1, k)))
-
-
-@user_errors
-def identity_like(shape, dtype=dtypes.float32) -> Tensor:
-    """Identity matrices of `shape` [..., n, n]."""
-    s = shape_tuple("identity_like", shape)
-    loc = here()
-    same = b.op("eq", b.iota(s, len(s) - 2, dtypes.int64, loc), b.iota(s, len(s) - 1, dtypes.int64, loc), loc=loc)
-    return wrap(b.cast(same, dtype, loc))

@@ -510,13 +510,6 @@ def sliding_window_view(x, window_shape, axis=None) -> Tensor:
 
 
 @user_errors
-def atleast_nd(x, ndim: int) -> Tensor:
-    """`x` with axes of extent 1 put in front until it has `ndim`."""
-    n = as_node(x)
-    return wrap(b.reshape(n, (1,) * (ndim - n.ndim) + n.shape, here()))
-
-
-@user_errors
 def view(x, *shape_or_dtype) -> Tensor:
     """PyTorch's `x.view`: another shape, or, given one dtype of the same width, the same bits."""
     if len(shape_or_dtype) == 1 and isinstance(shape_or_dtype[0], DType):

@@ -160,7 +160,7 @@ def test_assignment_casts_and_broadcasts():
     assert t.numpy().tolist() == [2, 2, 3] and t.dtype is dtypes.int64
     t[1:] = Tensor([[9.0, 8.0]])
     assert t.numpy().tolist() == [2, 9, 8]
-    with pytest.raises(ShapeError, match=r"setitem: a value of shape \(2,\) does not fit the indexed part of shape \(3,\)"):
+    with pytest.raises(ShapeError, match=r"a value of shape \(2,\) does not fit the indexed part of shape \(3,\)"):
         t[:] = [1, 2]
     with pytest.raises(DTypeError, match="does not fit uint8"):
         Tensor([1], dtypes.uint8)[0] = 300

@@ -48,7 +48,8 @@ def test_axes():
     same(m.squeeze(Tensor(one), (0, -1)), one.squeeze((0, -1)))
     same(m.expand_dims(T, 1), X[:, None])
     same(m.expand_dims(T, (0, -1)), X[None, ..., None])
-    for f, args in ((m.squeeze, (0,)), (m.permute_dims, ((0, 1),)), (m.permute_dims, ((0, 0, 1),)), (m.swapaxes, (0, 3))):
+    bad = (m.squeeze, (0,)), (m.permute_dims, ((0, 1),)), (m.permute_dims, ((0, 0, 1),)), (m.swapaxes, (0, 3))
+    for f, args in bad:
         with pytest.raises(ShapeError):
             f(T, *args)
 

@@ -21,7 +21,9 @@ def _seeded():
 
 def test_bits_are_threefry():
     # known answers of Random123: threefry2x32, 20 rounds
-    for k, c, want in (((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)), ((2**32 - 1,) * 2, (2**32 - 1,) * 2, (0x1CB996FC, 0xBB002BE7))):
+    ones = (2**32 - 1, 2**32 - 1)
+    known = ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)), (ones, ones, (0x1CB996FC, 0xBB002BE7))
+    for k, c, want in known:
         with np.errstate(over="ignore"):
             got = threefry2x32(*(np.asarray([w], np.uint32) for w in (*k, *c)))
         assert tuple(int(g[0]) for g in got) == want
@@ -69,7 +71,10 @@ def test_keys():
         random.uniform((3,), key=k, generator=random.Generator())
 
 
-@pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.float64], ids=lambda d: d.name)
+FLOATS = [dtypes.float16, dtypes.bfloat16, dtypes.float32, dtypes.float64]
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.name)
 def test_floats(dtype):
     u = random.uniform((N,), dtype=dtype)
     assert u.dtype is dtype
