@@ -366,10 +366,10 @@ class KernelEmitter(Memory):
     def _if_lanes(self, s: If, cond: Value) -> None:
         """Each side runs with its lanes masked, and is skipped where none is left."""
         outer = self.mask
-        for side, mask in ((s.then, cond), (s.other, self._inverse(cond))):
+        for side in (s.then, s.other):
             if side is None:
                 continue
-            self.mask = self.both(outer, mask)
+            self.mask = self.both(outer, cond if side is s.then else self._inverse(cond))
             if self.mask is None or self.mask.const is True:
                 self.mask = outer
                 self.statement(side)

@@ -56,9 +56,7 @@ class Registers(Expressions):
         found = scope.slots.get(slot)
         if found is not None:
             return found
-        home = self.homes.get(slot if slot.fold else slot.buffer)
-        if home is None:
-            raise EmitError(f"{self.kernel.name}: {slot.buffer.name} is used outside its Alloc")
+        home = self.homes[slot if slot.fold else slot.buffer]
         if depth <= home[0]:
             # never stored: undefined by the language, zero here, because LLVM's undef spreads in surprising ways
             return home[1] if home[1] is not None else self.zero(slot.buffer.dtype, lanes)
@@ -82,6 +80,8 @@ class Registers(Expressions):
 
     def _locate(self, buffer: Buffer, index: tuple[Expr, ...]) -> tuple[tuple, int | None]:
         """(constant indices with None for the dimension along the lanes, that dimension)."""
+        if buffer not in self.homes:
+            raise EmitError(f"{self.kernel.name}: {buffer.name} is used outside its Alloc")
         along, found = None, []
         for d, i in enumerate(index):
             if self.index.vector is not None and i is self.index.vector.axis:
@@ -177,12 +177,12 @@ class Registers(Expressions):
 
     def fold_lanes(self, combine: str, dtype: DType, value: Value) -> Value:
         """One scalar from all lanes: halves are combined until one lane is left."""
-        while value.lanes > 1:
+        while value.lanes > 2:
             half = value.lanes // 2
             low = self.shuffle(value, None, tuple(range(half)), dtype)
             high = self.shuffle(value, None, tuple(range(half, 2 * half)), dtype)
             value = llvm_ops.apply(self, combine, dtype, [low, high])
-        return self.extract(value, 0, dtype)
+        return llvm_ops.apply(self, combine, dtype, [self.extract(value, lane, dtype) for lane in (0, 1)])
 
 
 def _with(where: tuple, d: int, i: int | None) -> tuple:
