@@ -19,7 +19,8 @@ from dlc.optim.optimizer import Optimizer, ParamGroup
 class LRScheduler:
     """Base class: `factor(step)` is what the starting learning rates are multiplied by, unless `rate` says otherwise.
 
-    `last_epoch` is the step to continue after; -1 starts, with the groups' present learning rates as the base.
+    `last_epoch` is the step to continue after; -1 starts. The base is a group's 'initial_lr', which the first schedule
+    of an optimizer sets to the present learning rate.
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1):
@@ -28,7 +29,7 @@ class LRScheduler:
         self.optimizer = optimizer
         for k, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
-                group["initial_lr"] = float(group["lr"])
+                group.setdefault("initial_lr", float(group["lr"]))  # one made before this one may have changed 'lr'
             elif "initial_lr" not in group:
                 raise KeyError(f"{type(self).__name__}: to continue after {last_epoch}, group {k} needs 'initial_lr'")
         self.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
@@ -196,11 +197,11 @@ class OneCycleLR(LRScheduler):
         self.total_steps, self.anneal_strategy, self.cycle_momentum = total_steps, anneal_strategy, cycle_momentum
         self.base_momentum, self.max_momentum = base_momentum, max_momentum
         self.div_factor, self.final_div_factor = div_factor, final_div_factor
-        # (last step, (lr, momentum) at its end) of each phase, as shares of the two ranges: see `_point`
+        # (last step, value at the start, value at the end) of each phase
         peak = pct_start * total_steps - 1
         end = total_steps - 1
         if three_phase:
-            self.phases = [(peak, "low", "high"), (2 * peak + 1, "high", "low"), (end, "low", "final")]
+            self.phases = [(peak, "low", "high"), (2 * peak, "high", "low"), (end, "low", "final")]
         else:
             self.phases = [(peak, "low", "high"), (end, "high", "final")]
         if cycle_momentum and not all("momentum" in g or "betas" in g for g in optimizer.param_groups):
@@ -257,11 +258,7 @@ class SequentialLR(LRScheduler):
         if any(s.optimizer is not optimizer for s in schedulers):
             raise ValueError("SequentialLR: a scheduler belongs to another optimizer")
         self.schedulers, self.milestones = list(schedulers), list(milestones)
-        for group in optimizer.param_groups:  # each scheduler took the one before it into account: start afresh
-            group["lr"] = group["initial_lr"]
         self.optimizer = optimizer
-        for scheduler in self.schedulers:
-            scheduler.base_lrs = [float(group["initial_lr"]) for group in optimizer.param_groups]
         self.last_epoch = last_epoch + 1
         self._write()
 

@@ -53,7 +53,8 @@ def test_conv_transpose2d(settings, kernel):
 
 def test_conv_transpose1d():
     settings = {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}
-    same_module(nn.ConvTranspose1d(4, 6, 3, **settings), torch.nn.ConvTranspose1d(4, 6, 3, **settings), [normal(2, 4, 5)])
+    theirs = torch.nn.ConvTranspose1d(4, 6, 3, **settings)
+    same_module(nn.ConvTranspose1d(4, 6, 3, **settings), theirs, [normal(2, 4, 5)])
 
 
 def test_without_batch():

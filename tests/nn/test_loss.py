@@ -117,7 +117,9 @@ def test_binary_cross_entropy(reduction):
     assert F.binary_cross_entropy(dlc.asarray([0.0]), dlc.asarray([1.0])).item() == 100.0
     pos = np.abs(normal(3))
     same_function(
-        lambda x: F.binary_cross_entropy_with_logits(x, dlc.asarray(y), reduction=reduction, pos_weight=dlc.asarray(pos)),
+        lambda x: F.binary_cross_entropy_with_logits(
+            x, dlc.asarray(y), reduction=reduction, pos_weight=dlc.asarray(pos)
+        ),
         lambda x: TF.binary_cross_entropy_with_logits(
             x, torch.tensor(y), reduction=reduction, pos_weight=torch.tensor(pos)
         ),

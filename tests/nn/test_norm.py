@@ -42,7 +42,8 @@ BATCH = [("BatchNorm1d", (7, 4)), ("BatchNorm1d", (3, 4, 5)), ("BatchNorm2d", (3
 
 @pytest.mark.parametrize(("name", "shape"), BATCH)
 @pytest.mark.parametrize(
-    "settings", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"eps": 0.1, "momentum": 0.3}]
+    "settings",
+    [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"eps": 0.1, "momentum": 0.3}],
 )
 def test_batch_norm(name, shape, settings):
     ours, theirs = getattr(nn, name)(4, **settings), randomise(getattr(torch.nn, name)(4, **settings))
