@@ -1,7 +1,7 @@
 """Random well-typed graphs and arguments for them, for property tests on every floor.
 
 `graphs()` is a hypothesis strategy for Graphs; `arguments(graph, seed)` makes arrays for its parameters. Values stay
-moderate (no overflow, no domain errors by chance), so that results of different backends can be compared with tolerances.
+moderate (no domain errors, hardly an overflow), so that results of different backends can be compared with tolerances.
 `integer_graphs()` are exact: integers and booleans only.
 """
 

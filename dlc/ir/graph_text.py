@@ -5,9 +5,9 @@
       return %0
     }
 
-One node a line, inputs first; `#` starts a comment, which holds the user's source line. Parameters keep their names where
-these are unique. The body of a loop stands behind its node, in braces, with names of its own. Attribute values are
-numbers, true and false, "strings", [lists], dtypes (f32) and graphs. `uid` numbers are made anew by the parser.
+One node a line, inputs first; `#` starts a comment, which holds the user's source line. Parameters keep their names
+where these are unique. The body of a loop stands behind its node, in braces, with names of its own. Attribute values
+are numbers, true and false, "strings", [lists], dtypes (f32) and graphs. `uid` numbers are made anew by the parser.
 """
 
 from __future__ import annotations

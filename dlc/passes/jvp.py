@@ -1,8 +1,9 @@
 """Forward-mode differentiation as a transform of the Graph IR.
 
 A rule is `rule(node, tangents)`: one tangent an input, None where an input has none, at least one given; it gives the
-tangent of the result (a list for operations with several). An elementwise operation has a diagonal Jacobian, which is its
-own transpose, so its reverse rule serves here as it is; an operation linear in its one input is applied to the tangent.
+tangent of the result (a list for operations with several). An elementwise operation has a diagonal Jacobian, which is
+its own transpose, so its reverse rule serves here as it is; an operation linear in its one input is applied to the
+tangent.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dlc.ir import build as B
 from dlc.ir.graph import Graph, Node, located, make, param, topological
 from dlc.ir.ops import OPS
 from dlc.passes.arith import add, cumulative, div, gather, mul, scatter, shift, take_along, where, zeros
-from dlc.passes.scans import dependence
+from dlc.passes.scans import active_params
 from dlc.passes.vjp import (
     VJP,
     differentiable,
@@ -159,10 +160,7 @@ def _scan(node: Node, tangents: list[Tangent]) -> list[Tangent]:
     """The same loop with tangents carried and stacked beside the values."""
     attrs, body = node.attrs, node.attrs["body"]
     n_const, n_carry = attrs["consts"], attrs["carry"]
-    depends = dependence(body)
-    active = sum(1 << k for k, t in enumerate(tangents) if t is not None)
-    for _ in range(n_carry):
-        active |= sum(1 << (n_const + k) for k in range(n_carry) if depends[k] & active and not active >> (n_const + k) & 1)
+    active = active_params(node, [t is not None for t in tangents])
     moving = [k for k in range(len(tangents)) if active >> k & 1]
     tangent_of = {k: param(body.params[k].type, f"{body.params[k].attrs['name']}_tangent") for k in moving}
     start = {k: zeros(node.inputs[k]) if tangents[k] is None else tangents[k] for k in moving}

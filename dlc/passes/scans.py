@@ -30,10 +30,10 @@ def _cheap(node: Node) -> bool:
     return node.op in ("cast", "select", "tag", "barrier") or OPS[node.op].view
 
 
-# --------------------------------------------------------------------------------------------------- what depends on what
+# ---------------------------------------------------------------------------------------------- what depends on what
 
 
-def dependence(body: Graph) -> list[int]:
+def _dependence(body: Graph) -> list[int]:
     """For each output of `body`, the bit set of the parameters it has a derivative in."""
     bits = {p: 1 << k for k, p in enumerate(body.params) if p.dtype.is_float}
     for node in body.nodes():
@@ -58,19 +58,26 @@ class _Flow(NamedTuple):
     live: list[int]  # outputs of the body that receive a cotangent and lead to an active parameter
 
 
+def active_params(node: Node, given: Sequence[bool]) -> int:
+    """The bit set of the body's parameters that carry a derivative, if the inputs in `given` do."""
+    n_const, n_carry = node.attrs["consts"], node.attrs["carry"]
+    depends = _dependence(node.attrs["body"])
+    active = sum(1 << k for k, wanted in enumerate(given) if wanted)
+    for _ in range(n_carry):  # a derivative enters one more carry a round at least, or none
+        for k in range(n_carry):
+            if depends[k] & active:
+                active |= 1 << (n_const + k)
+    return active
+
+
 def _flow(node: Node, cts: Sequence[Ct], need: Sequence[bool]) -> _Flow:
     n_const, n_carry = node.attrs["consts"], node.attrs["carry"]
-    depends = dependence(node.attrs["body"])
-    active = sum(1 << k for k, wanted in enumerate(need) if wanted)
-    for _ in range(n_carry):  # a derivative enters one more carry a round at most
-        active |= sum(1 << (n_const + k) for k in range(n_carry) if depends[k] & active and not active >> (n_const + k) & 1)
+    depends = _dependence(node.attrs["body"])
+    active = active_params(node, need)
     live = {k for k, ct in enumerate(cts) if ct is not None and depends[k] & active}
     for _ in range(n_carry):
-        live |= {
-            k
-            for k in range(n_carry)
-            if depends[k] & active and active >> (n_const + k) & 1 and any(depends[o] >> (n_const + k) & 1 for o in live)
-        }
+        read = [k for k in range(n_carry) if any(depends[o] >> (n_const + k) & 1 for o in live)]
+        live |= {k for k in read if depends[k] & active}
     return _Flow([k for k in range(len(need)) if active >> k & 1], sorted(live))
 
 
@@ -326,7 +333,7 @@ def _mergeable(order: Sequence[Node]) -> tuple[Node, Node] | None:
 
 
 def _roles(scan: Node) -> dict[Node, tuple]:
-    """What each parameter of the body stands for: constant, carry or scanned, its input, and for a carry its next value."""
+    """What each parameter of the body is: constant, carry or scanned, its input, and for a carry its next value."""
     n_const, n_carry, body = scan.attrs["consts"], scan.attrs["carry"], scan.attrs["body"]
     kind = ["const"] * n_const + ["carry"] * n_carry + ["xs"] * (len(body.params) - n_const - n_carry)
     following = [None] * n_const + list(body.outputs[:n_carry]) + [None] * len(body.params)

@@ -1,11 +1,11 @@
 """Algebraic simplification: one walk over the graph, with rules looked up by operation.
 
 A rule takes a node whose inputs are simplified and gives an equal node, or None. Its result is looked at again, a few
-times at most, so the walk stays linear. Constants are uniform fills, so folding costs one scalar evaluation whatever the
-shape. No rule loses a NaN, an infinity or the sign of a zero: x * 0 and x + 0 stay for floats, x * 1 and x - 0 go.
+times at most, so the walk stays linear. Constants are uniform fills, so folding costs one scalar evaluation whatever
+the shape. No rule loses a NaN, an infinity or the sign of a zero: x * 0 and x + 0 stay for floats, x * 1 and x - 0 go.
 
-The rules live beside this file: `simplify_scalars` (elementwise), `simplify_views` (views, reductions, contractions) and
-`simplify_windows` (convolution gradients, pooling).
+The rules live beside this file: `simplify_scalars` (elementwise), `simplify_views` (views, reductions, contractions)
+and `simplify_windows` (convolution gradients, pooling).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Windows: pooling as plain views, a convolution's data gradient as a convolution, and the end of `unwindow`.
 
-`unwindow` is what the derivative of `window` leaves: overlapping taps are added up. Where the taps come from a contraction
-it is a contraction over a window again, with the kernel flipped and the cotangent spread out by the stride; where windows
-do not overlap it is a view. `lower_unwindow` writes what is left, late, as a sum of shifted copies.
+`unwindow` is what the derivative of `window` leaves: overlapping taps are added up. Where the taps come from a
+contraction it is a contraction over a window again, with the kernel flipped and the cotangent spread out by the stride;
+where windows do not overlap it is a view. `lower_unwindow` writes what is left, late, as a sum of shifted copies.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ the operation has several), `need[k]` says whether input k leads to anything dif
 input, or None for "no dependence": zero cotangents are never built.
 
 Conventions where a derivative is a choice: elementwise max and min give half to each side on ties, reductions spread
-evenly over ties, a running max or min gives to the latest element that attains it (all as PyTorch does); sign, rounding,
-comparisons and integers have no gradient.
+evenly over ties, a running max or min gives to the latest element that attains it (all as PyTorch does); sign,
+rounding, comparisons and integers have no gradient.
 """
 
 from __future__ import annotations

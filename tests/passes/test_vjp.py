@@ -68,7 +68,10 @@ def test_pow_by_constant(exponent):
 
 
 CASES = {
-    "select": (lambda c, a, b: mul(a, B.select(c, a, mul(b, b))), [rng.random((2, 3)) < 0.5, normal(2, 3), normal(2, 3)]),
+    "select": (
+        lambda c, a, b: mul(a, B.select(c, a, mul(b, b))),
+        [rng.random((2, 3)) < 0.5, normal(2, 3), normal(2, 3)],
+    ),
     "reshape": (lambda x: mul(y := B.reshape(x, (3, 2)), y), [normal(2, 3)]),
     "permute": (lambda x: B.op("sin", B.permute(x, (2, 0, 1))), [normal(2, 3, 2)]),
     "broadcast": (lambda x: B.op("sin", B.broadcast(x, (2, 3, 4), (0, 2))), [normal(2, 1)]),
@@ -131,9 +134,8 @@ def test_prod_with_zeros_has_exact_gradients():
 
 def test_scatter_mul_with_zeros():
     index = np.array([0, 0, 1, 1, 1])
-    check(
-        lambda b, i, u: scatter(b, i, u, 0, "mul"), np.array([2.0, 3.0]), index, np.array([0.0, 4.0, 0.0, 0.0, 2.0]), order=1
-    )
+    base, updates = np.array([2.0, 3.0]), np.array([0.0, 4.0, 0.0, 0.0, 2.0])
+    check(lambda b, i, u: scatter(b, i, u, 0, "mul"), base, index, updates, order=1)
 
 
 def grad_at(f, *args):

@@ -57,7 +57,8 @@ def check(f, *args):
             evaluate(one, [g[..., k] if flag else g for g, flag in zip(given, flags, strict=True)]) for k in range(SIZE)
         ]
         for k, value in enumerate(got):
-            np.testing.assert_allclose(value, np.stack([w[k] for w in want]), rtol=1e-12, atol=1e-12, err_msg=str(flags))
+            whole = np.stack([w[k] for w in want])
+            np.testing.assert_allclose(value, whole, rtol=1e-12, atol=1e-12, err_msg=str(flags))
         assert len(fixed) < len(args)
 
 
