@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from dlc.codegen import schedule as schedules
 from dlc.codegen.target import CpuTarget
-from dlc.ir import loops, schedule
+from dlc.ir import dtypes, loops, schedule
 from dlc.ir.graph import Graph, Node
 from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_text import print_kernel
@@ -62,6 +62,8 @@ class _Builder:
         self.kernels: dict[str, Kernel] = {}
         self.names: dict[str, int] = {}
         self.fused: list[Fused] = []
+        self.sizes: dict[int, Ref] = {}
+        self.work: dict[tuple[Ref, ...], float] = {}  # estimated nanoseconds of each launch
 
     def slot(self, name: str, dtype, size: int) -> Slot:
         self.arena.append(Slot(name, dtype, size, "arena"))
@@ -81,7 +83,7 @@ class _Builder:
                 out += self.scan(group.units[0].node, refs, fused, depth)
             else:
                 out.append(self.launch(fused, group, refs))
-        return out
+        return self.gather_segments(out)
 
     def ref(self, node: Node, refs: dict[Node, Ref]) -> Ref:
         if node not in refs:
@@ -92,10 +94,48 @@ class _Builder:
         sched = schedules.choose(fused, group, self.target)
         lowered = LOWER[group.kind](fused, group, sched)
         kernel = self.share(lowered.kernel)
-        args = tuple(self.ref(n, refs) for n in lowered.nodes)
-        tasks = kernel.tasks
-        work = schedules.work_ns(fused, group, kernel.bytes)
-        return Launch(kernel, args, tasks, self.grain(tasks, work))
+        args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
+        work = schedules.work_ns(fused, group, lowered.kernel.bytes)
+        self.work[args] = work
+        return Launch(kernel, args, lowered.tasks, self.grain(lowered.tasks, work))
+
+    def size(self, n: int) -> Ref:
+        """A run-time size as an argument."""
+        if n not in self.sizes:
+            self.sizes[n] = Ref(Slot(f"n{n}", dtypes.int64, 1, "const", value=n))
+        return self.sizes[n]
+
+    def gather_segments(self, steps: Steps) -> Steps:
+        """Launches of one size-generic kernel on independent tensors become one launch, at the place of the last."""
+        out = list(steps)
+        at = 0
+        while at < len(out):
+            step = out[at]
+            later = next((k for k in range(at + 1, len(out)) if self._mergeable(step, out, at, k)), None)
+            if later is None:
+                at += 1
+                continue
+            goal = out[later]
+            assert isinstance(step, Launch) and isinstance(goal, Launch)
+            merged = replace(step, more=(*step.more, *goal.segments))
+            work = sum(self.work[s.args] for s in merged.segments)
+            out[later] = replace(merged, grain=self.grain(merged.all_tasks, work))
+            del out[at]
+        return out
+
+    def _mergeable(self, step: Launch | Repeat, steps: Steps, at: int, later: int) -> bool:
+        """Can the launch at `at` run as late as the one at `later`, which has the same kernel?"""
+        goal = steps[later]
+        if not (isinstance(step, Launch) and isinstance(goal, Launch) and step.kernel is goal.kernel):
+            return False
+        if loops.RUNTIME not in (b.size for b in step.kernel.params):
+            return False
+        written = {r.slot for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)
+                   if b in step.kernel.writes}
+        if any(_touches(s, slot) for s in steps[at + 1 : later + 1] for slot in written):
+            return False
+        read = {r.slot for r in step.all_args} - written
+        return not any(slot in _written(s) for s in steps[at + 1 : later + 1] for slot in read)
 
     def grain(self, tasks: int, work_ns: float) -> int:
         """Small kernels stay on one thread; others are dealt out in a few pieces a thread."""
@@ -105,7 +145,7 @@ class _Builder:
 
     def share(self, kernel: Kernel) -> Kernel:
         """Equal kernels are compiled once; different ones get different names."""
-        text = print_kernel(replace(kernel, name="kernel", locs=(), params=kernel.params))
+        text = print_kernel(loops.canonical(kernel))
         found = self.kernels.get(text)
         if found is not None:
             return found
@@ -193,8 +233,15 @@ def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Bui
 
 def _touches(step: Launch | Repeat, slot: Slot) -> bool:
     if isinstance(step, Launch):
-        return any(r.slot is slot for r in step.args)
+        return any(r.slot is slot for r in step.all_args)
     return any(_touches(s, slot) for s in step.body)
+
+
+def _written(step: Launch | Repeat) -> set[Slot]:
+    if isinstance(step, Repeat):
+        return set().union(*map(_written, step.body))
+    return {r.slot for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)
+            if b in step.kernel.writes}
 
 
 def _safe(steps: Steps, source: Slot, goal: Slot) -> bool:
@@ -216,8 +263,9 @@ def _elementwise(step: Launch, source: Slot, goal: Slot) -> bool:
     """Does the kernel read `source` only at the very place of `goal` that it then writes?"""
     if not isinstance(step.kernel.schedule, schedule.Map | schedule.Contract):
         return False
-    reads = {b for b, r in zip(step.kernel.params, step.args, strict=True) if r.slot is source}
-    writes = {b for b, r in zip(step.kernel.params, step.args, strict=True) if r.slot is goal}
+    pairs = [(b, r) for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)]
+    reads = {b for b, r in pairs if r.slot is source}
+    writes = {b for b, r in pairs if r.slot is goal}
     written: set[loops.Expr] = set()
     read: set[loops.Expr] = set()
     for stmt in loops.walk(step.kernel.body):
@@ -245,8 +293,11 @@ def _load_places(e: loops.Expr, buffers: set[Buffer], seen: set[loops.Expr]) -> 
 def _replaced(step: Launch | Repeat, old: Slot, new: Slot) -> Launch | Repeat:
     if isinstance(step, Repeat):
         return Repeat(step.count, tuple(_replaced(s, old, new) for s in step.body))
-    args = tuple(Ref(new, r.start, r.steps) if r.slot is old else r for r in step.args)
-    return Launch(step.kernel, args, step.tasks, step.grain)
+    def swap(args: tuple[Ref, ...]) -> tuple[Ref, ...]:
+        return tuple(Ref(new, r.start, r.steps) if r.slot is old else r for r in args)
+
+    more = tuple(replace(s, args=swap(s.args)) for s in step.more)
+    return replace(step, args=swap(step.args), more=more)
 
 
 def threads_min_tasks(target: CpuTarget) -> int:

@@ -26,7 +26,8 @@ Statements:
 
 Buffers: `global` ones are the kernel's parameters, addressed by one flat element offset. `shared` (scratch of one
 parallel iteration: a CPU thread's stack, a GPU block's shared memory) and `reg` have a shape and as many indices as
-axes, row-major. Every index of a `reg` buffer is a constant, an unrolled axis, or a vector axis that walks one whole
+axes, row-major. A global buffer of extent RUNTIME has as many elements as the launch gives it: such a kernel reads its
+size from a parameter and serves tensors of every size. Every index of a `reg` buffer is a constant, an unrolled axis, or a vector axis that walks one whole
 dimension of extent `lanes` by itself: so a target can keep it in registers. A vector load across the rows of a reg
 tile is a register transpose.
 """
@@ -36,7 +37,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dlc.ir import dtypes
@@ -46,6 +47,7 @@ from dlc.ir.scalar import SCALAR_OPS
 
 KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")
 SPACES = ("global", "shared", "reg")
+RUNTIME = 1 << 40  # extent of a global buffer whose size is known only when the kernel runs
 COMBINES = ("add", "mul", "max", "min", "and", "or")
 
 
@@ -242,10 +244,7 @@ class Sync(Stmt):
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """One generated function. `params` are global buffers in argument order; those in `writes` are written.
-
-    `tasks` is the extent of the parallel loop (1 without one), `grain` how many tasks a thread takes at a time.
-    """
+    """One generated function. `params` are global buffers in argument order; those in `writes` are written."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -267,8 +266,9 @@ class Kernel:
 
     @property
     def tasks(self) -> int:
+        """The extent of the parallel loop: 1 without one, or where it depends on a run-time size."""
         loop = self.parallel
-        return loop.extent.attr if loop is not None else 1
+        return int(loop.extent.attr) if loop is not None and loop.extent.op == "const" else 1
 
 
 def seq(*stmts: Stmt) -> Stmt:
@@ -367,3 +367,33 @@ def substitute(stmt: Stmt, mapping: dict[Expr, Expr]) -> Stmt:
     """Replace axes (or any expressions) throughout a statement."""
     memo = dict(mapping)
     return map_stmt(stmt, lambda e: map_expr(e, lambda old, args: None, memo))
+
+
+def canonical(kernel: Kernel) -> Kernel:
+    """The kernel with buffers named by position and without notes and lines: equal kernels then print equally."""
+    names: dict[Buffer, Buffer] = {
+        b: Buffer(f"p{k}", b.dtype, b.shape, b.space) for k, b in enumerate(kernel.params)
+    }
+    for stmt in walk(kernel.body):
+        if isinstance(stmt, Alloc):
+            b = stmt.buffer
+            names[b] = Buffer(f"a{len(names)}", b.dtype, b.shape, b.space)
+    return replace_buffers(kernel, names, name="kernel", locs=(), flops=0, bytes=0)
+
+
+def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any) -> Kernel:
+    """The kernel with buffers exchanged for others of the same type."""
+    memo: dict[Expr, Expr] = {}
+
+    def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        return _make("load", args, names.get(e.attr, e.attr), e.dtype) if e.op == "load" else None
+
+    def statement(s: Stmt) -> Stmt | None:
+        if isinstance(s, Store):
+            return Store(names.get(s.buffer, s.buffer), s.index, s.value, s.combine, s.predicate)
+        return Alloc(names.get(s.buffer, s.buffer)) if isinstance(s, Alloc) else None
+
+    body = map_stmt(kernel.body, lambda e: map_expr(e, rule, memo), statement)
+    params = tuple(names.get(b, b) for b in kernel.params)
+    writes = frozenset(names.get(b, b) for b in kernel.writes)
+    return replace(kernel, params=params, writes=writes, body=body, **changes)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
@@ -22,7 +23,7 @@ import numpy as np
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError
-from dlc.ir.loops import Alloc, Buffer, Expr, For, If, Kernel, Seq, Stmt, Store, Sync, load_parts, walk
+from dlc.ir.loops import RUNTIME, Alloc, Buffer, Expr, For, If, Kernel, Seq, Stmt, Store, Sync, load_parts, walk
 from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.loops_verify import interval
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
@@ -41,7 +42,7 @@ def run(kernel: Kernel, arrays: Sequence[np.ndarray], seed: int = 0) -> None:
     if len(arrays) != len(kernel.params):
         raise InterpError(f"kernel {kernel.name} has {len(kernel.params)} parameters, got {len(arrays)} arrays")
     for b, a in zip(kernel.params, arrays, strict=True):
-        if a.dtype != b.dtype.np or a.shape != (b.size,):
+        if a.dtype != b.dtype.np or (b.size != RUNTIME and a.shape != (b.size,)):
             raise InterpError(f"kernel {kernel.name}: {b.name} is {b.dtype.name}[{b.size}], got {a.dtype}{list(a.shape)}")
     with np.errstate(all="ignore"):
         compile_kernel(kernel)(list(arrays), random.Random(seed))
@@ -63,6 +64,8 @@ def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -
                 if slot.offset < 0 or slot.offset + slot.nbytes > program.arena_bytes:
                     raise InterpError(f"slot {slot.name} lies outside the arena of {program.arena_bytes} bytes")
                 memory[slot] = arena[slot.offset : slot.offset + slot.nbytes].view(slot.dtype.np)
+            elif slot.kind == "const":
+                memory[slot] = np.array([slot.value], slot.dtype.np)
             elif slot.kind == "input":
                 memory[slot] = np.array(arrays[program.inputs.index(slot)], slot.dtype.np).reshape(-1)
             else:
@@ -72,6 +75,8 @@ def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -
     def window(ref: Ref, param: Buffer, iterations: tuple[int, ...]) -> np.ndarray:
         start = ref.start + sum(s * i for s, i in zip(ref.steps, iterations, strict=False))
         whole = place(ref.slot)
+        if param.size == RUNTIME:
+            return whole[start:]
         if not 0 <= start <= start + param.size <= whole.size:
             raise InterpError(f"{param.name} takes elements {start} to {start + param.size} of slot {ref.slot.name}, "
                               f"which has {whole.size}")
@@ -83,8 +88,9 @@ def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -
                 for i in range(step.count):
                     visit(step.body, (*iterations, i))
             else:
-                windows = [window(r, p, iterations) for r, p in zip(step.args, step.kernel.params, strict=True)]
-                run(step.kernel, windows, seed)
+                for part in step.segments:
+                    windows = [window(r, p, iterations) for r, p in zip(part.args, step.kernel.params, strict=True)]
+                    run(step.kernel, windows, seed)
 
     for slot in program.inputs:
         place(slot)
@@ -193,11 +199,14 @@ def _gather(e: Expr, args: list[np.ndarray], env: Mapping[Any, Any]) -> np.ndarr
 # ---------------------------------------------------------------- kernels
 
 
-def compile_kernel(kernel: Kernel):
-    """A Python function (arrays, random) -> None that runs the kernel; kept in the kernel's `meta`."""
-    if "interp" not in kernel.meta:
-        kernel.meta["interp"] = _Compiler(kernel).function()
-    return kernel.meta["interp"]
+def compile_kernel(kernel: Kernel) -> Callable:
+    """A Python function (arrays, random) -> None that runs the kernel; kept as long as the kernel lives."""
+    if kernel not in _compiled:
+        _compiled[kernel] = _Compiler(kernel).function()
+    return _compiled[kernel]
+
+
+_compiled: weakref.WeakKeyDictionary[Kernel, Callable] = weakref.WeakKeyDictionary()
 
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*"}

@@ -30,6 +30,7 @@ from dlc.ir.dtypes import DType
 from dlc.ir.errors import ParseError
 from dlc.ir.graph import Loc
 from dlc.ir.loops import (
+    RUNTIME,
     COMBINES,
     KINDS,
     Alloc,
@@ -130,7 +131,7 @@ class _Names:
 
 
 def _type(buffer: Buffer) -> str:
-    return f"{buffer.dtype.short}[{','.join(map(str, buffer.shape))}]"
+    return f"{buffer.dtype.short}[{','.join('n' if d == RUNTIME else str(d) for d in buffer.shape)}]"
 
 
 def _block(stmt: Stmt, names: _Names, pad: str) -> list[str]:
@@ -354,7 +355,7 @@ class _Parser:
         if not match or match[3] not in _TYPES:
             raise self.fail(f"expected 'name: type[shape]', got {text!r}")
         name, space, short, shape, writes, note = match.groups()
-        dims = tuple(int(n) for n in shape.split(",") if n)
+        dims = tuple(RUNTIME if n == "n" else int(n) for n in shape.split(",") if n)
         return Buffer(name, _TYPES[short], dims, space or "global", note or notes.get(name, "")), bool(writes)
 
     def block(self, scope: dict[str, Buffer | Expr], depth: int) -> Stmt:

@@ -231,7 +231,7 @@ class _Verifier:
         low, _ = interval(stmt.extent, self.intervals)
         if low > stmt.axis.attr[1]:
             raise self.fail(f"the extent exceeds the axis' own, {stmt.axis.attr[1]}")
-        if stmt.kind in ("unroll", "parallel") and stmt.extent.op != "const":
+        if stmt.kind == "unroll" and stmt.extent.op != "const":
             raise self.fail(f"the extent of a loop of kind {stmt.kind} must be a constant")
         if stmt.kind == "parallel" and stmt is not self.outermost:
             raise self.fail("a parallel loop must be the outermost statement, and the only one")

@@ -16,7 +16,8 @@ from dlc.ir.loops import Kernel
 
 @dataclass(eq=False)
 class Slot:
-    """Memory of one tensor. `kind` is input, output or arena; `index` is the argument's number, `offset` the arena's."""
+    """Memory of one tensor. `kind` is input, output, arena or const; `index` is the argument's number, `offset` the
+    arena's, `value` the one number that a const slot holds (a run-time size)."""
 
     name: str
     dtype: DType
@@ -25,6 +26,7 @@ class Slot:
     index: int = -1
     offset: int = -1
     alias: Slot | None = None  # a donated output lives in its input
+    value: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -44,11 +46,34 @@ class Ref:
 
 
 @dataclass(frozen=True, eq=False)
+class Segment:
+    """More work for the same kernel in the same launch: other tensors (all parameters in one optimizer update)."""
+
+    args: tuple[Ref, ...]
+    tasks: int
+
+
+@dataclass(frozen=True, eq=False)
 class Launch:
+    """One kernel on its arguments, and on those of the further segments, in any order."""
+
     kernel: Kernel
     args: tuple[Ref, ...]
     tasks: int = 1
-    grain: int = 1  # tasks a thread takes at a time; grain >= tasks runs on the calling thread alone
+    grain: int = 1  # tasks a thread takes at a time; grain >= all tasks runs on the calling thread alone
+    more: tuple[Segment, ...] = ()
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return (Segment(self.args, self.tasks), *self.more)
+
+    @property
+    def all_tasks(self) -> int:
+        return sum(s.tasks for s in self.segments)
+
+    @property
+    def all_args(self) -> tuple[Ref, ...]:
+        return tuple(r for s in self.segments for r in s.args)
 
 
 @dataclass(frozen=True, eq=False)

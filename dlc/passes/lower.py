@@ -26,10 +26,11 @@ Reader = Callable[[Unit, tuple[Expr, ...]], Expr]
 
 @dataclass(frozen=True)
 class Lowered:
-    """A kernel and the graph node behind each of its parameters."""
+    """A kernel, what stands behind each of its parameters (a node, or a number for a run-time size), and its tasks."""
 
     kernel: Kernel
-    nodes: tuple[Node, ...]
+    nodes: tuple[Node | int, ...]
+    tasks: int
 
 
 def identity(monoid: str, dtype: DType) -> Expr:
@@ -63,6 +64,7 @@ class Body:
         self.fused, self.group = fused, group
         self.params: dict[Buffer, Node] = {}
         self.writes: set[Buffer] = set()
+        self.sizes: dict[Buffer, int] = {}  # parameters that hold a run-time size
 
     def buffer(self, node: Node) -> Buffer:
         b = self.fused.table.buffers[node]
@@ -102,9 +104,10 @@ class Body:
         locs = tuple(dict.fromkeys(u.node.loc for u in units if u.node.loc is not None))
         # memory read and written once each
         nbytes = sum(b.nbytes for b in self.params)
-        kernel = Kernel(kernel_name(self.group), tuple(self.params), frozenset(self.writes), body, sched, locs,
+        params = (*self.params, *self.sizes)
+        kernel = Kernel(kernel_name(self.group), params, frozenset(self.writes), body, sched, locs,
                         flops or sum(u.size * max(1, sum(map(cost_of, u.values))) for u in units), nbytes)
-        return Lowered(kernel, tuple(self.params.values()))
+        return Lowered(kernel, (*self.params.values(), *self.sizes.values()), kernel.tasks)
 
 
 def _load(buffer: Buffer, args: tuple[Expr, ...]) -> Expr:
@@ -285,29 +288,40 @@ def lower_map(fused: Fused, group: Group, sched: schedule.Map) -> Lowered:
         return body.finish(nest(axes, stores), sched)
     inner = extents[-1]
     if len(extents) == 1:
-        chunk = min(sched.chunk, inner)
-        task = split_axis(-(-inner // chunk), "t")
-        v = loops.axis("v", chunk)
-        base = loops.op("mul", task, loops.const(chunk))
-        extent: Expr = loops.const(chunk)
-        if inner % chunk:
-            extent = loops.op("min", extent, loops.op("sub", loops.const(inner), base))
-        at = simplify(loops.op("add", base, v))
-        stmt: Stmt = loops.loop(v, _map_stores(body, [(at, inner)]), "vector", extent, sched.lanes)
-    else:
-        outer = _product(extents[:-1])
-        per = max(1, min(outer, sched.chunk // inner))
-        task = split_axis(-(-outer // per), "t")
-        v = loops.axis("v", inner)
+        return _lower_flat(body, inner, sched)
+    outer = _product(extents[:-1])
+    per = max(1, min(outer, sched.chunk // inner))
+    task = split_axis(-(-outer // per), "t")
+    v = loops.axis("v", inner)
 
-        def one(row: Expr) -> Stmt:
-            places = [*zip(unflatten(row, extents[:-1]), extents[:-1], strict=True), (v, inner)]
-            return loops.loop(v, _map_stores(body, places), "vector", None, sched.lanes)
+    def one(row: Expr) -> Stmt:
+        places = [*zip(unflatten(row, extents[:-1]), extents[:-1], strict=True), (v, inner)]
+        return loops.loop(v, _map_stores(body, places), "vector", None, sched.lanes)
 
-        stmt = rows_of(task, per, outer, one, "r")
+    stmt = rows_of(task, per, outer, one, "r")
     if task.op == "axis":
         stmt = loops.loop(task, stmt, "parallel")
     return body.finish(stmt, sched)
+
+
+def _lower_flat(body: Body, n: int, sched: schedule.Map) -> Lowered:
+    """One axis: the size is a parameter, so that one kernel serves tensors of every size (all parameters that an
+    optimizer updates, in one launch)."""
+    size = Buffer("n", dtypes.int64, (1,), note="elements")
+    total = loops.load(size, loops.const(0))
+    task = loops.axis("t", loops.RUNTIME // sched.chunk)
+    v = loops.axis("v", sched.chunk)
+    base = loops.op("mul", task, loops.const(sched.chunk))
+    at = simplify(loops.op("add", base, v))
+    left = loops.op("min", loops.const(sched.chunk), loops.op("sub", total, base))
+    stores = _map_stores(body, [(at, n)])
+    stmt: Stmt = loops.loop(v, stores, "vector", left, sched.lanes)
+    tasks = loops.op("floordiv", loops.op("add", total, loops.const(sched.chunk - 1)), loops.const(sched.chunk))
+    stmt = loops.loop(task, stmt, "parallel", tasks)
+    body.sizes[size] = n
+    lowered = body.finish(stmt, sched)
+    flat = {b: Buffer(b.name, b.dtype, (loops.RUNTIME,), note=b.note) for b in lowered.kernel.params if b.size == n}
+    return Lowered(loops.replace_buffers(lowered.kernel, flat), lowered.nodes, -(-n // sched.chunk))
 
 
 def _map_stores(body: Body, places: Sequence[Place], predicate: Expr | None = None,

@@ -13,7 +13,7 @@ ALIGN = 64
 
 def slots_of(step: Launch | Repeat) -> list[Slot]:
     if isinstance(step, Launch):
-        return [r.slot for r in step.args]
+        return [r.slot for r in step.all_args]
     return [s for inner in step.body for s in slots_of(inner)]
 
 
