@@ -17,8 +17,8 @@ from dlc.ir.errors import ShapeError, TraceError
 from dlc.ir.graph import Loc, Node
 
 __all__ = [
-    "argmax", "argmin", "argsort", "argwhere", "isin", "nonzero", "searchsorted", "sort", "topk", "unique", "unique_all",
-    "unique_counts", "unique_inverse", "unique_values", "where",
+    "argmax", "argmin", "argsort", "argwhere", "isin", "nonzero", "searchsorted", "sort", "topk", "unique",
+    "unique_all", "unique_counts", "unique_inverse", "unique_values", "where",
 ]  # fmt: skip
 
 
