@@ -181,7 +181,7 @@ def topological(roots: Iterable[Node], stop: Callable[[Node], bool] | None = Non
 
 
 def substitute(roots: Sequence[Node], mapping: dict[Node, Node]) -> list[Node]:
-    """`roots` rebuilt with the nodes of `mapping` replaced. Sub-graphs in attributes are closed and stay as they are."""
+    """`roots` rebuilt with the nodes of `mapping` replaced. Bodies in attributes are closed and stay as they are."""
     done: dict[Node, Node] = dict(mapping)
     for node in topological(roots, stop=lambda n: n in mapping):
         if node not in done:
