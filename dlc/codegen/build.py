@@ -18,10 +18,7 @@ from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.lower import Lowered, lower_map
 from dlc.passes.lower_contract import lower_contract
-try:
-    from dlc.passes.lower_ordered import lower_ordered
-except ImportError:
-    lower_ordered = None
+from dlc.passes.lower_ordered import lower_ordered
 from dlc.passes.lower_rows import lower_rows
 from dlc.passes.units import memory_of, own_outputs
 
@@ -260,20 +257,28 @@ def _safe(steps: Steps, source: Slot, goal: Slot) -> bool:
 
 
 def _elementwise(step: Launch, source: Slot, goal: Slot) -> bool:
-    """Does the kernel read `source` only at the very place of `goal` that it then writes?"""
-    if not isinstance(step.kernel.schedule, schedule.Map | schedule.Contract):
-        return False
+    """Does the kernel read `source` only at the very place of `goal` that it writes, and not in a later loop nest?"""
     pairs = [(b, r) for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)]
     reads = {b for b, r in pairs if r.slot is source}
     writes = {b for b, r in pairs if r.slot is goal}
     written: set[loops.Expr] = set()
     read: set[loops.Expr] = set()
-    for stmt in loops.walk(step.kernel.body):
+    nest: loops.Stmt | None = None  # the innermost loop of the store
+    late = False
+
+    def visit(stmt: loops.Stmt, inside: loops.Stmt | None) -> None:
+        nonlocal nest, late
+        places = set().union(*(_load_places(e, reads, set()) for e in loops.exprs(stmt)))
+        read.update(places)
+        late = late or (nest is not None and inside is not nest and bool(places))
         if isinstance(stmt, loops.Store) and stmt.buffer in writes:
             written.add(stmt.index[0])
-        for e in loops.exprs(stmt):
-            read |= _load_places(e, reads, set())
-    return len(written) == 1 and read <= written
+            nest = inside
+        for child in loops.children(stmt):
+            visit(child, stmt if isinstance(stmt, loops.For) else inside)
+
+    visit(step.kernel.body, None)
+    return len(written) == 1 and read <= written and not late
 
 
 def _load_places(e: loops.Expr, buffers: set[Buffer], seen: set[loops.Expr]) -> set[loops.Expr]:

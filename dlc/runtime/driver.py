@@ -22,12 +22,7 @@ from typing import Any
 
 from dlc.codegen import llvm_kernel
 from dlc.codegen.build import build_program, threads_min_tasks, tile_rule
-
-try:
-    from dlc.codegen.expand_math import expand
-    import dlc.passes.lower_ordered
-except ImportError:
-    expand = None
+from dlc.codegen.expand_math import expand
 from dlc.codegen.llvm_program import emit_entry
 from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph
@@ -61,7 +56,7 @@ def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: 
 
     `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), loops, llvm.
     """
-    if os.environ.get("DLC_INTERPRET") == "1" or expand is None:
+    if os.environ.get("DLC_INTERPRET") == "1":
         return Interpreted(differentiate(graph), donate)
     target = target or host.detect()
     watch = _Watch(observe, os.environ.get("DLC_VERIFY") == "1")
