@@ -96,12 +96,22 @@ class Builder:
         """An instruction without a result, here and now."""
         self.scopes[-1].lines.append("  " + text)
 
-    def call(self, result: str, name: str, arguments: list[tuple[str, str]], lanes: int, depth: int,
-             attributes: tuple[str, ...] = (), version: Any = None) -> Value:
+    def call(
+        self,
+        result: str,
+        name: str,
+        arguments: list[tuple[str, str]],
+        lanes: int,
+        depth: int,
+        attributes: tuple[str, ...] = (),
+        version: Any = None,
+    ) -> Value:
         """A call of the intrinsic `name`; `arguments` are (type, operand), `attributes` theirs (align)."""
         return self.emit(self.call_text(result, name, arguments, attributes), lanes, depth, version)
 
-    def call_text(self, result: str, name: str, arguments: list[tuple[str, str]], attributes: tuple[str, ...] = ()) -> str:
+    def call_text(
+        self, result: str, name: str, arguments: list[tuple[str, str]], attributes: tuple[str, ...] = ()
+    ) -> str:
         if name not in self.declared:
             self.declared[name] = f"declare {result} @{name}({', '.join(t for t, _ in arguments)})"
         if attributes:
@@ -110,8 +120,9 @@ class Builder:
             operands = ", ".join(f"{t} {v}" for t, v in arguments)
         return f"call {result} @{name}({operands})"
 
-    def pure_call(self, dtype: DType, name: str, *operands: Value, extra: tuple[tuple[str, str], ...] = (),
-                  flags: str = "") -> Value:
+    def pure_call(
+        self, dtype: DType, name: str, *operands: Value, extra: tuple[tuple[str, str], ...] = (), flags: str = ""
+    ) -> Value:
         """An intrinsic from operands of one type to the same type; `name` without its type suffix."""
         lanes = operands[0].lanes
         t = lt.type_text(dtype, lanes)
@@ -122,7 +133,9 @@ class Builder:
 
     # scopes
 
-    def push(self, label: str, *, loop: bool = False, crossable: bool = False, writes: frozenset = frozenset()) -> Scope:
+    def push(
+        self, label: str, *, loop: bool = False, crossable: bool = False, writes: frozenset = frozenset()
+    ) -> Scope:
         scope = Scope(label, loop, crossable, writes)
         self.scopes.append(scope)
         return scope
@@ -147,7 +160,9 @@ class Builder:
             return Value(f"splat ({scalar} {value.text})", lanes, 0, value.const)
         vector = f"<{lanes} x {scalar}>"
         one = self.ins(f"insertelement {vector} poison, {scalar} {value.text}, i64 0", lanes, value)
-        return self.ins(f"shufflevector {vector} {one.text}, {vector} poison, <{lanes} x i32> zeroinitializer", lanes, one)
+        return self.ins(
+            f"shufflevector {vector} {one.text}, {vector} poison, <{lanes} x i32> zeroinitializer", lanes, one
+        )
 
     def shuffle(self, a: Value, b: Value | None, order: tuple[int, ...], dtype: DType) -> Value:
         """The lanes `order` of a and b side by side."""

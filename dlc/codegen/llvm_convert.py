@@ -150,4 +150,3 @@ def _join(b: Builder, op: str, x: Value, y: Value) -> Value:
 def _compare(b: Builder, predicate: str, x: Value, c: int) -> Value:
     y = b.splat(b.const(c, int32), int32, x.lanes)
     return b.ins(f"icmp {predicate} {lt.type_text(int32, x.lanes)} {x.text}, {y.text}", x.lanes, x, y)
-

@@ -61,7 +61,9 @@ class Expressions(Builder):
         for key in self._frames.pop():
             memo.pop(key, None)
 
-    def push(self, label: str, *, loop: bool = False, crossable: bool = False, writes: frozenset = frozenset()) -> Scope:
+    def push(
+        self, label: str, *, loop: bool = False, crossable: bool = False, writes: frozenset = frozenset()
+    ) -> Scope:
         self.push_frame()
         self._scope_frame.append(len(self._frames) - 1)
         return super().push(label, loop=loop, crossable=crossable, writes=writes)
@@ -260,8 +262,11 @@ class Expressions(Builder):
         t = self.linear_value(bound)
         if t.const is not None:
             test: Callable[[int], bool] = {
-                "ult": lambda lane: lane < t.const, "uge": lambda lane: lane >= t.const,
-                "eq": lambda lane: lane == t.const, "ne": lambda lane: lane != t.const}[predicate]
+                "ult": lambda lane: lane < t.const,
+                "uge": lambda lane: lane >= t.const,
+                "eq": lambda lane: lane == t.const,
+                "ne": lambda lane: lane != t.const,
+            }[predicate]
             return self.constant_mask(tuple(test(lane) for lane in range(lanes)))
         t = llvm_ops.apply(self, "max", int64, [t, self.const(low, int64)])
         t = llvm_ops.apply(self, "min", int64, [t, self.const(lanes, int64)])
@@ -301,8 +306,16 @@ class Expressions(Builder):
         return self.ins(self.call_text("i1", name, [(t, mask.text)]), 0, mask)
 
     _SPECIAL: ClassVar = {
-        "const": _const, "axis": _axis, "load": _load, "cast": _cast, "floordiv": _divmod, "mod": _divmod,
-        "lt": _compare, "le": _compare, "eq": _compare, "ne": _compare,
+        "const": _const,
+        "axis": _axis,
+        "load": _load,
+        "cast": _cast,
+        "floordiv": _divmod,
+        "mod": _divmod,
+        "lt": _compare,
+        "le": _compare,
+        "eq": _compare,
+        "ne": _compare,
     }
 
 

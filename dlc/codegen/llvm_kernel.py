@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from dlc.codegen import llvm_types as lt
@@ -56,7 +57,10 @@ def emit_module(kernels: list[Kernel] | tuple[Kernel, ...], target: CpuTarget, e
     attributes = 'attributes #0 = { nounwind nofree "no-builtins"'
     if target.vector_bytes >= 64:
         attributes += ' "prefer-vector-width"="512"'
-    return "\n\n".join([*parts, "\n".join(declared[name] for name in sorted(declared)), attributes + " }", _METADATA]) + "\n"
+    return (
+        "\n\n".join([*parts, "\n".join(declared[name] for name in sorted(declared)), attributes + " }", _METADATA])
+        + "\n"
+    )
 
 
 class KernelEmitter(Memory):
@@ -86,14 +90,31 @@ class KernelEmitter(Memory):
         passed += ["i64 %begin", "i64 %end"]
         header = [f"; kernel {kernel.name}" + (f"  schedule {kernel.schedule}" if kernel.schedule is not None else "")]
         header += [f";   {loc}" for loc in kernel.locs]
-        header += [f";   %p{n} {p.name} {p.dtype.short}[{p.size}]{' ' + p.note if p.note else ''}"
-                   for n, p in enumerate(kernel.params)]
-        outer = [f"define void @{name}(ptr %args, i64 %begin, i64 %end) #0 {{", "entry:",
-                 "  %some = icmp slt i64 %begin, %end", "  br i1 %some, label %run, label %done", "run:", *loads,
-                 f"  call void @{symbol(kernel.name + '.body')}({', '.join(passed)})", "  br label %done", "done:",
-                 "  ret void", "}"]
-        inner = [f"define internal void @{symbol(kernel.name + '.body')}({', '.join(arguments)}) #0 {{", "entry:",
-                 *self._allocas, *self.scopes[0].lines, "  ret void", "}"]
+        header += [
+            f";   %p{n} {p.name} {p.dtype.short}[{p.size}]{' ' + p.note if p.note else ''}"
+            for n, p in enumerate(kernel.params)
+        ]
+        outer = [
+            f"define void @{name}(ptr %args, i64 %begin, i64 %end) #0 {{",
+            "entry:",
+            "  %some = icmp slt i64 %begin, %end",
+            "  br i1 %some, label %run, label %done",
+            "run:",
+            *loads,
+            f"  call void @{symbol(kernel.name + '.body')}({', '.join(passed)})",
+            "  br label %done",
+            "done:",
+            "  ret void",
+            "}",
+        ]
+        inner = [
+            f"define internal void @{symbol(kernel.name + '.body')}({', '.join(arguments)}) #0 {{",
+            "entry:",
+            *self._allocas,
+            *self.scopes[0].lines,
+            "  ret void",
+            "}",
+        ]
         return "\n".join([*(_one_line(h) for h in header), *outer, *inner])
 
     # statements
@@ -115,7 +136,9 @@ class KernelEmitter(Memory):
             return
         if buffer not in self.pointers:  # unrolled copies share their memory
             name = f"%m{len(self._allocas)}"
-            self._allocas.append(f"  {name} = alloca [{max(buffer.size, 1)} x {lt.memory_type(buffer.dtype)}], align 64")
+            self._allocas.append(
+                f"  {name} = alloca [{max(buffer.size, 1)} x {lt.memory_type(buffer.dtype)}], align 64"
+            )
             self.pointers[buffer] = Value(name)
         self.touch(buffer)
 
@@ -149,7 +172,9 @@ class KernelEmitter(Memory):
         if home is None:  # within one group of lanes
             value = self.splat(self.expr(s.value), dtype, lanes)
             if mask is not None:
-                value = self.select(self.splat(mask, bool_, lanes), value, self._identity(s.combine, dtype, lanes), dtype)
+                value = self.select(
+                    self.splat(mask, bool_, lanes), value, self._identity(s.combine, dtype, lanes), dtype
+                )
             result = self.fold_lanes(s.combine, dtype, value)
             if mask is None or mask.const is not None:
                 self._deliver(self._target(s), s.combine, result)
@@ -251,12 +276,16 @@ class KernelEmitter(Memory):
             guard = f"  br i1 {some}, label %{label}, label %{leave}"
         after, again = self.name(), self.name()
         parent.lines += [
-            guard, f"{label}:  ; {s.axis.attr[0]}",
+            guard,
+            f"{label}:  ; {s.axis.attr[0]}",
             f"  {counter.text} = phi i64 [ {start.text}, %{enter} ], [ {after}, %{scope.label} ]",
-            *self._phi_lines(scope, enter), *scope.lines,
+            *self._phi_lines(scope, enter),
+            *scope.lines,
             f"  {after} = add nuw nsw i64 {counter.text}, {step}",
             f"  {again} = icmp slt i64 {after}, {end.text}",
-            f"  br i1 {again}, label %{label}, label %{leave}, {_LOOP}", f"{leave}:"]
+            f"  br i1 {again}, label %{label}, label %{leave}, {_LOOP}",
+            f"{leave}:",
+        ]
         parent.label = leave
         self._leave_loop(scope, enter, certain)
 
@@ -359,9 +388,8 @@ class KernelEmitter(Memory):
             if chosen is not None:
                 self.statement(chosen)
             return
-        then = lambda: self.statement(s.then)
-        other = None if s.other is None else lambda: self.statement(s.other)
-        self.branch(cond, then, self.analysis.writes(s), other)
+        other = None if s.other is None else partial(self.statement, s.other)
+        self.branch(cond, partial(self.statement, s.then), self.analysis.writes(s), other)
 
     def _if_lanes(self, s: If, cond: Value) -> None:
         """Each side runs with its lanes masked, and is skipped where none is left."""
@@ -374,7 +402,7 @@ class KernelEmitter(Memory):
                 self.mask = outer
                 self.statement(side)
             elif self.mask.const is not False:
-                body = lambda side=side: self.statement(side)
+                body = partial(self.statement, side)
                 self.branch(self.any_lane(self.mask), body, self.analysis.writes(side))
             self.mask = outer
 
@@ -386,8 +414,9 @@ class KernelEmitter(Memory):
         t = lt.type_text(bool_, mask.lanes)
         return self.ins(f"xor {t} {mask.text}, splat (i1 true)", mask.lanes, mask)
 
-    def branch(self, cond: Value, body: Callable[[], None], writes: frozenset[Buffer],
-               other: Callable[[], None] | None = None) -> None:
+    def branch(
+        self, cond: Value, body: Callable[[], None], writes: frozenset[Buffer], other: Callable[[], None] | None = None
+    ) -> None:
         """`body` where `cond` (a scalar) holds, else `other`."""
         parent = self.scopes[-1]
         sides: list[Scope] = []

@@ -18,7 +18,7 @@ from dlc.ir.loops import Buffer, Expr, Store, load_parts
 
 @dataclass(frozen=True)
 class Place:
-    """An element, or one for each lane: base + const + sum(factor * value) + lane * (lane number) + vector, in elements."""
+    """One element, or one a lane: base + const + sum(factor * value) + lane * (lane number) + vector, in elements."""
 
     buffer: Buffer
     const: int
@@ -151,7 +151,9 @@ class Memory(Registers):
     def _read(self, p: Value, dtype: DType, lanes: int, place: Place, depth: int) -> Value:
         """A plain load of one or of consecutive elements."""
         t = lt.memory_type(dtype, lanes)
-        value = self.emit(f"load {t}, ptr {p.text}, align {dtype.itemsize}", lanes, max(depth, p.depth), self._version(place))
+        value = self.emit(
+            f"load {t}, ptr {p.text}, align {dtype.itemsize}", lanes, max(depth, p.depth), self._version(place)
+        )
         return self._from_memory(value, dtype)
 
     def _from_memory(self, value: Value, dtype: DType) -> Value:
@@ -189,9 +191,14 @@ class Memory(Registers):
         stored = uint8 if dtype.is_bool else dtype
         t, m = lt.type_text(stored, lanes), lt.type_text(bool_, lanes)
         value = self.call(
-            t, f"llvm.masked.load.{lt.suffix(stored, lanes)}.p0",
-            [("ptr", p.text), (m, mask.text), (t, "zeroinitializer")], lanes, max(depth, p.depth, mask.depth),
-            (f"align {dtype.itemsize} ", "", ""), self._version(place))
+            t,
+            f"llvm.masked.load.{lt.suffix(stored, lanes)}.p0",
+            [("ptr", p.text), (m, mask.text), (t, "zeroinitializer")],
+            lanes,
+            max(depth, p.depth, mask.depth),
+            (f"align {dtype.itemsize} ", "", ""),
+            self._version(place),
+        )
         return self._from_memory(value, dtype)
 
     def _gather_strided(self, place: Place, mask: Value | None, depth: int) -> Value:
@@ -205,7 +212,9 @@ class Memory(Registers):
                 continue
             p = self.pointer(place, depth, i * place.lane)
             one = self._read(p, stored, 0, place, depth)
-            vector = self.ins(f"insertelement {t} {vector.text}, {lt.type_text(stored)} {one.text}, i64 {i}", lanes, vector, one)
+            vector = self.ins(
+                f"insertelement {t} {vector.text}, {lt.type_text(stored)} {one.text}, i64 {i}", lanes, vector, one
+            )
         return self._from_memory(vector, dtype)
 
     def _gather(self, place: Place, mask: Value | None, depth: int) -> Value:
@@ -215,9 +224,14 @@ class Memory(Registers):
         t, m, p = lt.type_text(stored, lanes), lt.type_text(bool_, lanes), f"<{lanes} x ptr>"
         active = self.splat(self.const(True, bool_), bool_, lanes) if mask is None else mask
         value = self.call(
-            t, f"llvm.masked.gather.{lt.suffix(stored, lanes)}.v{lanes}p0",
-            [(p, pointers.text), (m, active.text), (t, "zeroinitializer")], lanes,
-            max(depth, pointers.depth, active.depth), (f"align {dtype.itemsize} ", "", ""), self._version(place))
+            t,
+            f"llvm.masked.gather.{lt.suffix(stored, lanes)}.v{lanes}p0",
+            [(p, pointers.text), (m, active.text), (t, "zeroinitializer")],
+            lanes,
+            max(depth, pointers.depth, active.depth),
+            (f"align {dtype.itemsize} ", "", ""),
+            self._version(place),
+        )
         return self._from_memory(value, dtype)
 
     # stores
@@ -300,8 +314,11 @@ class Memory(Registers):
         pointers, lanes = self._pointers(place, self.depth), value.lanes
         active = self.splat(self.const(True, bool_), bool_, lanes) if mask is None else mask
         name = f"llvm.masked.scatter.{lt.suffix(dtype, lanes)}.v{lanes}p0"
-        arguments = [(lt.type_text(dtype, lanes), value.text), (f"<{lanes} x ptr>", pointers.text),
-                     (lt.type_text(bool_, lanes), active.text)]
+        arguments = [
+            (lt.type_text(dtype, lanes), value.text),
+            (f"<{lanes} x ptr>", pointers.text),
+            (lt.type_text(bool_, lanes), active.text),
+        ]
         self.do(self.call_text("void", name, arguments, ("", f"align {dtype.itemsize} ", "")))
 
     def combined(self, combine: str, dtype: DType, old: Value, value: Expr) -> Value:

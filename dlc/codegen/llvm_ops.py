@@ -136,6 +136,7 @@ def _comparison(float_name: str, signed: str, unsigned: str) -> Rule:
 # Rounding to an integer. SSE2 has no instruction for it and LLVM would call libm for every lane; adding and taking off
 # 2**mantissa bits rounds to nearest even there, and the other directions correct that by one.
 
+
 def _rounding(name: str) -> Rule:
     def rule(b: Builder, dtype: DType, x: Value) -> Value:
         if b.target.level != "sse2":
@@ -199,6 +200,7 @@ def _extreme(name: str, float_predicate: str, bool_rule: Rule) -> Rule:
 
 
 # Integer division: no operand may trap, so the divisor is made harmless first and the result repaired.
+
 
 def _divide_vector(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
     """Truncated quotient of vectors of at most 32 bits by float division, which is exact there. y is not 0."""
@@ -311,11 +313,14 @@ def _float_floordiv(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
     near = _div(b, dtype, _fsub(b, dtype, x, r), y)  # a whole number but for rounding
     near = RULES["round"](b, dtype, _fsub(b, dtype, near, b.select(differ, one, zero, dtype)))
     quotient = _div(b, dtype, x, y)
-    near = b.select(compare(b, "oeq", dtype, near, zero), b.pure_call(dtype, "llvm.copysign", zero, quotient), near, dtype)
+    near = b.select(
+        compare(b, "oeq", dtype, near, zero), b.pure_call(dtype, "llvm.copysign", zero, quotient), near, dtype
+    )
     return b.select(compare(b, "oeq", dtype, y, zero), quotient, near, dtype)
 
 
 # Shifts by the width or more are poison in LLVM; a select that does not choose poison is not poison.
+
 
 def _shl(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
     t = _text(dtype, x)

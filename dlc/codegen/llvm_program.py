@@ -74,8 +74,8 @@ class _Entry:
         head.append(f"  %args = alloca [{max(width, 1)} x ptr], align 64")
         self.steps(program.steps)
         times = ", ptr %times" if self.profile else ""
-        parts = [f"; program {program.name}", f"define void @dlc_entry(ptr %slots, ptr %arena{times}) nounwind {{", "entry:",
-                 *head, *self.lines, "  ret void", "}"]
+        define = f"define void @dlc_entry(ptr %slots, ptr %arena{times}) nounwind {{"
+        parts = [f"; program {program.name}", define, "entry:", *head, *self.lines, "  ret void", "}"]
         parts += self.helpers
         if self.parallel:
             parts.append("declare void @dlc_parallel(ptr, ptr, i64, i64)")

@@ -31,7 +31,9 @@ class Registers(Expressions):
 
     def __init__(self, kernel, target):
         super().__init__(kernel, target)
-        self.homes: dict[object, tuple[int, Value | None]] = {}  # buffer or fold slot -> (scope it lives in, first value)
+        self.homes: dict[
+            object, tuple[int, Value | None]
+        ] = {}  # buffer or fold slot -> (scope it lives in, first value)
         self._transposed: dict[Buffer, dict[tuple, list[Value]]] = {}
 
     def in_registers(self, buffer: Buffer) -> bool:
@@ -90,7 +92,9 @@ class Registers(Expressions):
                 continue
             v = self.expr(i)
             if v.const is None or not 0 <= v.const < buffer.shape[d]:
-                raise EmitError(f"{self.kernel.name}: index {d} of reg buffer {buffer.name} must be a constant inside it")
+                raise EmitError(
+                    f"{self.kernel.name}: index {d} of reg buffer {buffer.name} must be a constant inside it"
+                )
             found.append(v.const)
         return tuple(found), along
 
@@ -186,4 +190,4 @@ class Registers(Expressions):
 
 
 def _with(where: tuple, d: int, i: int | None) -> tuple:
-    return (*where[:d], i, *where[d + 1:])
+    return (*where[:d], i, *where[d + 1 :])

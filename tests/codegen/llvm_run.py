@@ -15,8 +15,11 @@ from dlc.runtime.host import detect
 from dlc.runtime.native import Library, compile_object
 
 HOST = detect()
-LEVELS = [level for level in ("sse2", "avx2", "avx512") if ("sse2", "avx2", "avx512").index(level)
-          <= ("sse2", "avx2", "avx512").index(HOST.level)]
+LEVELS = [
+    level
+    for level in ("sse2", "avx2", "avx512")
+    if ("sse2", "avx2", "avx512").index(level) <= ("sse2", "avx2", "avx512").index(HOST.level)
+]
 
 
 def target(level: str) -> CpuTarget:

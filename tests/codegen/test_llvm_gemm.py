@@ -20,7 +20,13 @@ def gemm(m: int, n: int, k: int, rows: int, cols: int, lanes: int, stride: int =
     a, b, c = buffer("a", "f32", m * stride), buffer("b", "f32", k * n), buffer("c", "f32", m * n)
     acc = buffer("acc", "f32", rows, cols // lanes, lanes, space="reg")
     across = -(-n // cols)
-    t, i, j, v, s = axis("t", m // rows * across), axis("i", rows), axis("j", cols // lanes), axis("v", lanes), axis("k", k)
+    t, i, j, v, s = (
+        axis("t", m // rows * across),
+        axis("i", rows),
+        axis("j", cols // lanes),
+        axis("v", lanes),
+        axis("k", k),
+    )
     row, left = t // across * rows + i, t % across * cols
     col = left + j * lanes + v
 
@@ -29,8 +35,14 @@ def gemm(m: int, n: int, k: int, rows: int, cols: int, lanes: int, stride: int =
 
     def tile(inside):
         product = op("mul", load(a, row * stride + s), load(b, s * n + col, predicate=inside))
-        return Seq((Alloc(acc), each(store(acc, [i, j, v], const(0, float32))), loop(s, each(store(acc, [i, j, v], product, "add"))),
-                    each(store(c, [row * n + col], load(acc, i, j, v), None, inside))))
+        return Seq(
+            (
+                Alloc(acc),
+                each(store(acc, [i, j, v], const(0, float32))),
+                loop(s, each(store(acc, [i, j, v], product, "add"))),
+                each(store(c, [row * n + col], load(acc, i, j, v), None, inside)),
+            )
+        )
 
     body = tile(None) if n % cols == 0 else If(left + cols <= n, tile(None), tile(col < n))
     return kernel("gemm", [a, b, c], loop(t, body, "parallel"))
@@ -54,7 +66,9 @@ def test_inner_loop_is_all_fma(level):
     code = assembly(text, target(level), passes=PASSES, opt_level=OPT_LEVEL)
     loops = [body for body in re.split(r"^\.L\w+:$", code, flags=re.M) if "vfmadd" in body]
     assert len(loops) == 1
-    inner = [line.split()[0] for line in loops[0][: re.search(r"\n\tj\w+\t", loops[0]).end()].splitlines() if line.strip()]
+    inner = [
+        line.split()[0] for line in loops[0][: re.search(r"\n\tj\w+\t", loops[0]).end()].splitlines() if line.strip()
+    ]
     assert sum(op.startswith("vfmadd") for op in inner) == rows * cols // lanes
     assert len(inner) <= rows * cols // lanes + rows + cols // lanes + 6
     assert "(%rsp)" not in loops[0]

@@ -36,7 +36,8 @@ def test_copy_with_tails(short, level):
         data = samples(dtype, np.random.default_rng(n), 67)[:n]
         pairs = [guarded(data), guarded(np.zeros(n, dtype.np))]
         Compiled(kernel("copy", [x, y], loop(i, store(y, [i], load(x, i)), "vector", lanes=16)), target(level))(
-            pairs[0][0], pairs[1][0])
+            pairs[0][0], pairs[1][0]
+        )
         assert pairs[1][0].tobytes() == data.tobytes(), n
         assert untouched(pairs[1][1])
 
@@ -57,8 +58,12 @@ def test_strides(n, short, level):
         store(outs[4], [i], load(x, const(2))),
     )
     data = samples(dtype, np.random.default_rng(0), 3 * 67)[: 3 * n]
-    check(kernel("strides", [x, *outs], loop(i, body, "vector", lanes=16)), level, finite(data),
-          *(np.zeros(3 * n, dtype.np) for _ in outs))
+    check(
+        kernel("strides", [x, *outs], loop(i, body, "vector", lanes=16)),
+        level,
+        finite(data),
+        *(np.zeros(3 * n, dtype.np) for _ in outs),
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -71,9 +76,14 @@ def test_gather_and_scatter(short, index, level):
     i = axis("i", n)
     at = cast(load(where, i), dtypes.int64)
     body = seq(store(y, [i], load(x, at)), store(z, [at], load(x, i), None, op("ne", i % 3, const(1))))
-    check(kernel("gather", [x, y, z, where], loop(i, body, "vector", lanes=8)), level,
-          finite(samples(dtype, rng, m)), np.zeros(n, dtype.np), np.zeros(m, dtype.np),
-          rng.permutation(m)[:n].astype(where.dtype.np))
+    check(
+        kernel("gather", [x, y, z, where], loop(i, body, "vector", lanes=8)),
+        level,
+        finite(samples(dtype, rng, m)),
+        np.zeros(n, dtype.np),
+        np.zeros(m, dtype.np),
+        rng.permutation(m)[:n].astype(where.dtype.np),
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -81,10 +91,13 @@ def test_gather_and_scatter(short, index, level):
 def test_division_of_the_vector_axis(divisor, level):
     n, i = 96, axis("i", 96)
     x, y, z = buffer("x", "f32", 4 * n), buffer("y", "f32", n), buffer("z", "f32", n)
-    body = seq(store(y, [i], load(x, i // divisor * 2 + i % divisor)),
-               store(z, [i], cast(i % divisor, dtypes.float32), "add"))
+    body = seq(
+        store(y, [i], load(x, i // divisor * 2 + i % divisor)), store(z, [i], cast(i % divisor, dtypes.float32), "add")
+    )
     data = np.random.default_rng(0).standard_normal(4 * n).astype(np.float32)
-    check(kernel("divide", [x, y, z], loop(i, body, "vector", lanes=16)), level, data, np.zeros(n, np.float32), data[:n])
+    check(
+        kernel("divide", [x, y, z], loop(i, body, "vector", lanes=16)), level, data, np.zeros(n, np.float32), data[:n]
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -94,8 +107,11 @@ def test_index_values(level):
     outs = [buffer(d, d, 3 * n) for d in ("i64", "i32", "u8", "f32", "f64", "bool")]
     value = r * 1000 + i * 7 - 3
     body = seq(*(store(o, [r * n + i], cast(value if o.dtype.name != "bool" else i % 2, o.dtype)) for o in outs))
-    check(kernel("iota", outs, loop(r, loop(i, body, "vector", lanes=16))), level,
-          *(np.zeros(3 * n, o.dtype.np) for o in outs))
+    check(
+        kernel("iota", outs, loop(r, loop(i, body, "vector", lanes=16))),
+        level,
+        *(np.zeros(3 * n, o.dtype.np) for o in outs),
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -106,8 +122,9 @@ def test_padding(n, level):
     inside = op("and", op("le", const(2), i), i < n + 2)
     body = store(y, [r * (n + 4) + i], load(x, r * n + i - 2, predicate=inside))
     data = np.random.default_rng(0).standard_normal(3 * n).astype(np.float32)
-    check(kernel("pad", [x, y], loop(r, loop(i, body, "vector", lanes=16))), level, data,
-          np.ones(3 * (n + 4), np.float32))
+    check(
+        kernel("pad", [x, y], loop(r, loop(i, body, "vector", lanes=16))), level, data, np.ones(3 * (n + 4), np.float32)
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -125,8 +142,12 @@ def test_lane_comparisons(short, level):
         If(op("le", i * 2, r), seq(store(outs[3], [at], v), If(op("ne", i, r), store(outs[3], [at], load(x, r))))),
     )
     data = finite(samples(dtype, np.random.default_rng(0), 64))
-    check(kernel("lanes", [x, *outs], loop(r, loop(i, body, "vector", lanes=16))), level, data,
-          *(np.zeros(n * m, dtype.np) for _ in outs))
+    check(
+        kernel("lanes", [x, *outs], loop(r, loop(i, body, "vector", lanes=16))),
+        level,
+        data,
+        *(np.zeros(n * m, dtype.np) for _ in outs),
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -134,8 +155,10 @@ def test_conditions_on_data(level):
     n = 67
     x, y, z, i = buffer("x", "f32", n), buffer("y", "f32", n), buffer("z", "f32", n), axis("i", n)
     v = load(x, i)
-    body = seq(If(op("lt", const(0, dtypes.float32), v), store(y, [i], op("sqrt", v)), store(y, [i], op("neg", v))),
-               store(z, [i], v, "add", op("lt", v, const(1, dtypes.float32))))
+    body = seq(
+        If(op("lt", const(0, dtypes.float32), v), store(y, [i], op("sqrt", v)), store(y, [i], op("neg", v))),
+        store(z, [i], v, "add", op("lt", v, const(1, dtypes.float32))),
+    )
     data = np.random.default_rng(0).standard_normal(n).astype(np.float32)
     for lanes in (16, 0):
         k = kernel("data", [x, y, z], loop(i, body, "vector" if lanes else "serial", lanes=lanes))
@@ -152,14 +175,21 @@ def test_dynamic_extents(extent, level):
     i, j, bound = axis("i", n), axis("j", n), cast(load(size, const(0)), dtypes.int64)
     body = Seq((
         Alloc(acc), Alloc(acc2), store(acc, [0], const(1, f32)), store(acc2, [], const(2, f32)),
-        loop(i, seq(store(y, [i], load(x, i), "add"), store(s, [0], load(x, i), "add"), store(acc2, [], load(x, i), "max")),
-             "vector", bound, 16),
+        loop(i, seq(store(y, [i], load(x, i), "add"), store(s, [0], load(x, i), "add"),
+                    store(acc2, [], load(x, i), "max")), "vector", bound, 16),
         loop(j, store(acc, [0], load(x, j), "add"), "serial", bound),
         store(s, [1], load(acc, 0)), store(s, [2], load(acc2)),
     ))  # fmt: skip
     data = np.random.default_rng(0).standard_normal(n).astype(np.float32)
-    check(kernel("dynamic", [x, y, s, size], body), level, data, data, np.ones(3, np.float32),
-          np.array([extent], np.int32), rtol=1e-5)
+    check(
+        kernel("dynamic", [x, y, s, size], body),
+        level,
+        data,
+        data,
+        np.ones(3, np.float32),
+        np.array([extent], np.int32),
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -170,7 +200,9 @@ def test_predicated_scalar_load(level):
     k = kernel("far", [x, y], loop(i, store(y, [i], load(x, (i - 8) * (1 << 40) + i, predicate=op("eq", i, const(8))))))
     one = np.arange(4, dtype=np.float32)
     got = np.ones(n, np.float32)
-    Compiled(kernel("near", [x, y], loop(i, store(y, [i], load(x, i * (1 << 40) + 1, predicate=i < 1)))), target(level))(one, got)
+    Compiled(
+        kernel("near", [x, y], loop(i, store(y, [i], load(x, i * (1 << 40) + 1, predicate=i < 1)))), target(level)
+    )(one, got)
     assert got[0] == 1 and not got[1:].any()
     assert k.tasks == 1
 
@@ -187,7 +219,11 @@ def test_in_place(level):
     scan = store(x, [j + 1], op("add", load(x, j), load(x, j + 1)))
     check(kernel("scan", [x], loop(j, scan)), level, data)
     u = axis("u", 4)
-    check(kernel("again", [x], loop(u, store(x, [0], op("add", load(x, const(0)), load(x, u + 1))), "unroll")), level, data)
+    check(
+        kernel("again", [x], loop(u, store(x, [0], op("add", load(x, const(0)), load(x, u + 1))), "unroll")),
+        level,
+        data,
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -197,9 +233,17 @@ def test_hoisting_is_safe(level):
     x, y, count = buffer("x", "f32", n), buffer("y", "f32", n), buffer("count", "i64", 1)
     i, j = axis("i", n), axis("j", 4)
     far = load(count, const(0)) * (1 << 40)
-    body = loop(i, seq(If(op("lt", load(count, const(0)), const(1)), store(y, [i], load(x, far + i)),
-                          store(y, [i], const(-1, dtypes.float32))),
-                       loop(j, store(y, [i], load(x, far), "add"), "serial", op("sub", const(1), load(count, const(0))))))
+    body = loop(
+        i,
+        seq(
+            If(
+                op("lt", load(count, const(0)), const(1)),
+                store(y, [i], load(x, far + i)),
+                store(y, [i], const(-1, dtypes.float32)),
+            ),
+            loop(j, store(y, [i], load(x, far), "add"), "serial", op("sub", const(1), load(count, const(0)))),
+        ),
+    )
     for c in (0, 1):
         got, data = np.zeros(n, np.float32), np.arange(n, dtype=np.float32)
         Compiled(kernel("hoist", [x, y, count], body), target(level))(data, got, np.array([c], np.int64))
@@ -210,7 +254,9 @@ def test_hoisting_is_safe(level):
 def test_parallel_range(level):
     n, t, i = 10, axis("t", 10), axis("i", 20)
     x = buffer("x", "i32", 20 * n)
-    k = kernel("range", [x], loop(t, loop(i, store(x, [t * 20 + i], cast(t, dtypes.int32)), "vector", lanes=8), "parallel"))
+    k = kernel(
+        "range", [x], loop(t, loop(i, store(x, [t * 20 + i], cast(t, dtypes.int32)), "vector", lanes=8), "parallel")
+    )
     compiled, got = Compiled(k, target(level)), np.full(20 * n, -1, np.int32)
     compiled(got, begin=3, end=5)
     compiled(got, begin=7, end=7)

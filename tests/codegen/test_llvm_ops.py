@@ -75,8 +75,9 @@ def test_operations(dtype, level, lanes):
     got = [np.zeros(n, out.dtype.np) for out in outputs]
     Compiled(k, target(level))(*data, *got)
     for name, have, want in zip(names, got, wants, strict=True):
-        bad = np.flatnonzero(~np.array([same(have[j : j + 1], want[j : j + 1], 2 if name in ("rsqrt",) else 0)
-                                        for j in range(n)]))
+        bad = np.flatnonzero(
+            ~np.array([same(have[j : j + 1], want[j : j + 1], 2 if name in ("rsqrt",) else 0) for j in range(n)])
+        )
         assert not len(bad), (name, [(*(d[j] for d in data), have[j], want[j]) for j in bad[:4]])
 
 
@@ -117,8 +118,11 @@ def test_every_half_value(half, level):
     x, wide, back = buffer("x", half, n), buffer("wide", "f32", n), buffer("back", half, n)
     i = axis("i", n)
     value = cast(load(x, i), dtypes.float32)
-    k = kernel("half", [x, wide, back], loop(i, seq(store(wide, [i], value), store(back, [i], cast(value, half))),
-                                             "vector", lanes=16))
+    k = kernel(
+        "half",
+        [x, wide, back],
+        loop(i, seq(store(wide, [i], value), store(back, [i], cast(value, half))), "vector", lanes=16),
+    )
     got_wide, got_back = np.zeros(n, np.float32), np.zeros(n, half.np)
     Compiled(k, target(level))(bits, got_wide, got_back)
     assert np.array_equal(got_wide, bits.astype(np.float32), equal_nan=True)
@@ -132,7 +136,9 @@ def test_rounding_to_half(half, level):
     values = rng.integers(0, 1 << 32, 1 << 16, dtype=np.uint32).view(np.float32).copy()
     values[: 1 << 15] = (rng.standard_normal(1 << 15) * np.exp2(rng.integers(-26, 17, 1 << 15))).astype(np.float32)
     ties = (np.arange(1 << 12, dtype=np.uint32) << 20 | 0x8000).view(np.float32)
-    values = np.concatenate([values, ties, np.array([65504, 65519.99, 65520, 65536, 2.0**-25, 2.0**-24, np.nan], np.float32)])
+    values = np.concatenate(
+        [values, ties, np.array([65504, 65519.99, 65520, 65536, 2.0**-25, 2.0**-24, np.nan], np.float32)]
+    )
     n = values.size
     x, y, i = buffer("x", "f32", n), buffer("y", half, n), axis("i", n)
     k = kernel("round", [x, y], loop(i, store(y, [i], cast(load(x, i), half)), "vector", lanes=16))

@@ -27,11 +27,11 @@ def test_folds(short, level):
         x, i, r = buffer("x", dtype, 2 * n), axis("i", n), axis("r", 2)
         y, z = buffer("y", dtype, 2 * len(combines)), buffer("z", dtype, 2 * len(combines))
         t = buffer("t", dtype, len(combines), space="reg")
-        start = const(1, dtype)
+        start, v = const(1, dtype), load(x, r * n + i)
         body = Seq((
             Alloc(t), *(store(t, [c], start) for c in range(len(combines))),
-            loop(i, seq(*(store(y, [r * len(combines) + c], load(x, r * n + i), name) for c, name in enumerate(combines)),
-                        *(store(t, [c], load(x, r * n + i), name) for c, name in enumerate(combines))),
+            loop(i, seq(*(store(y, [r * len(combines) + c], v, name) for c, name in enumerate(combines)),
+                        *(store(t, [c], v, name) for c, name in enumerate(combines))),
                  "vector", lanes=16),
             *(store(z, [r * len(combines) + c], load(t, c)) for c in range(len(combines))),
         ))  # fmt: skip
@@ -39,8 +39,14 @@ def test_folds(short, level):
         if dtype.is_float:
             data = np.clip(np.abs(data.astype(np.float64)) / 2, 0.25, 1.5).astype(dtype.np)  # nothing cancels
         k = kernel("folds", [x, y, z], loop(r, body, "parallel"))
-        check(k, level, data, np.ones(y.size, dtype.np), np.ones(z.size, dtype.np),
-              rtol=0.05 if dtype.is_half else 1e-5 if dtype.is_float else 0)
+        check(
+            k,
+            level,
+            data,
+            np.ones(y.size, dtype.np),
+            np.ones(z.size, dtype.np),
+            rtol=0.05 if dtype.is_half else 1e-5 if dtype.is_float else 0,
+        )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -70,8 +76,13 @@ def test_folds_inside_loops_and_conditions(level):
         loop(u, store(c, [u], load(x, u * n + i), "add"), "unroll"),
         If(i < 20, store(d, [1], load(x, i), "add"), store(d, [2], load(x, i), "add", i < 30)),
     )
-    check(kernel("inside", [x, a, b, c, d], loop(i, body, "vector", lanes=8)), level, normal(n * m),
-          *(np.ones(m, np.float32) for _ in range(4)), rtol=1e-4)
+    check(
+        kernel("inside", [x, a, b, c, d], loop(i, body, "vector", lanes=8)),
+        level,
+        normal(n * m),
+        *(np.ones(m, np.float32) for _ in range(4)),
+        rtol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -106,8 +117,13 @@ def test_row_softmax(cols, level):
         vector(store(total, [], load(acc, v), "add")),
         loop(g, vector(store(y, [r * cols + col], op("div", load(row, col), load(total)), None, col < cols))),
     ))  # fmt: skip
-    check(kernel("softmax", [x, y], loop(r, body, "parallel")), level, normal(rows * cols),
-          np.zeros(rows * cols, np.float32), rtol=1e-5)
+    check(
+        kernel("softmax", [x, y], loop(r, body, "parallel")),
+        level,
+        normal(rows * cols),
+        np.zeros(rows * cols, np.float32),
+        rtol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -119,9 +135,14 @@ def test_column_sum(cols, level):
     t, r, v = axis("t", -(-cols // 8)), axis("r", rows), axis("v", 8)
     col = t * 8 + v
     value = op("cast", load(x, r * cols + col, predicate=col < cols), dtype=dtypes.float64)
-    body = Seq((Alloc(acc), loop(v, store(acc, [v], const(0, dtypes.float64)), "vector", lanes=8),
-                loop(r, loop(v, store(acc, [v], value, "add"), "vector", lanes=8)),
-                loop(v, store(y, [col], load(acc, v), None, col < cols), "vector", lanes=8)))
+    body = Seq(
+        (
+            Alloc(acc),
+            loop(v, store(acc, [v], const(0, dtypes.float64)), "vector", lanes=8),
+            loop(r, loop(v, store(acc, [v], value, "add"), "vector", lanes=8)),
+            loop(v, store(y, [col], load(acc, v), None, col < cols), "vector", lanes=8),
+        )
+    )
     check(kernel("columns", [x, y], loop(t, body, "parallel")), level, normal(rows * cols), np.zeros(cols), rtol=1e-12)
 
 
@@ -134,9 +155,13 @@ def test_register_transpose(n, short, level):
     x, y = buffer("x", dtype, tiles * n * n), buffer("y", dtype, tiles * n * n)
     tile = buffer("tile", dtype, n, n, space="reg")
     t, i, v = axis("t", tiles), axis("i", n), axis("v", n)
-    body = Seq((Alloc(tile),
-                loop(i, loop(v, store(tile, [i, v], load(x, (t * n + i) * n + v)), "vector", lanes=n), "unroll"),
-                loop(i, loop(v, store(y, [(t * n + i) * n + v], load(tile, v, i)), "vector", lanes=n), "unroll")))
+    body = Seq(
+        (
+            Alloc(tile),
+            loop(i, loop(v, store(tile, [i, v], load(x, (t * n + i) * n + v)), "vector", lanes=n), "unroll"),
+            loop(i, loop(v, store(y, [(t * n + i) * n + v], load(tile, v, i)), "vector", lanes=n), "unroll"),
+        )
+    )
     data = finite(samples(dtype, np.random.default_rng(0), tiles * n * n + 20)[: tiles * n * n])
     got = check(kernel("transpose", [x, y], loop(t, body)), level, data, np.zeros(data.size, dtype.np))
     assert (got[1].reshape(tiles, n, n) == data.reshape(tiles, n, n).transpose(0, 2, 1)).all()
@@ -157,7 +182,8 @@ def test_registers_across_control_flow(level):
         loop(i, Seq((
             Alloc(fresh), store(fresh, [0], load(x, i)),
             loop(j, seq(store(fresh, [0], const(1, f32), "add"),
-                        If(op("eq", j, const(1)), store(s, [0], load(fresh, 0), "add"), store(s, [1], load(s, 0), "max")))),
+                        If(op("eq", j, const(1)),
+                           store(s, [0], load(fresh, 0), "add"), store(s, [1], load(s, 0), "max")))),
             If(op("lt", load(s, 0), load(s, 1)),
                loop(v, store(row, [0, v], load(x, i * 4 + v), "add", i < 7), "vector", lanes=4)),
             loop(v, store(row, [1, v], load(s, 1), "max"), "vector", lanes=4),

@@ -42,9 +42,18 @@ def register_tile() -> Kernel:
     def rows(body):
         return loop(u, loop(v, body, "vector", lanes=8), "unroll")
 
-    return kernel("register_tile", [a, b, c], Seq((
-        Alloc(acc), rows(store(acc, [u, v], const(0, float32))), loop(k, rows(store(acc, [u, v], product, "add"))),
-        rows(store(c, [u * 8 + v], load(acc, u, v))))))
+    return kernel(
+        "register_tile",
+        [a, b, c],
+        Seq(
+            (
+                Alloc(acc),
+                rows(store(acc, [u, v], const(0, float32))),
+                loop(k, rows(store(acc, [u, v], product, "add"))),
+                rows(store(c, [u * 8 + v], load(acc, u, v))),
+            )
+        ),
+    )
 
 
 def branches() -> Kernel:
@@ -52,10 +61,18 @@ def branches() -> Kernel:
     x, y, s = buffer("x", "f32", 16), buffer("y", "f32", 16), buffer("s", "f32", 1, space="reg")
     i, j = axis("i", 8), axis("j", 4)
     zero = const(0, float32)
-    return kernel("branches", [x, y], Seq((
-        Alloc(s), store(s, [0], zero),
-        loop(j, If(op("lt", load(x, j), zero), store(s, [0], load(x, j), "add"))),
-        loop(i, If(op("lt", load(s, 0), load(x, i)), store(y, [i], cast(i, float32))), "vector", lanes=8))))
+    return kernel(
+        "branches",
+        [x, y],
+        Seq(
+            (
+                Alloc(s),
+                store(s, [0], zero),
+                loop(j, If(op("lt", load(x, j), zero), store(s, [0], load(x, j), "add"))),
+                loop(i, If(op("lt", load(s, 0), load(x, i)), store(y, [i], cast(i, float32))), "vector", lanes=8),
+            )
+        ),
+    )
 
 
 @pytest.mark.parametrize("make", [pointwise, row_sum, register_tile, branches], ids=lambda f: f.__name__)
@@ -84,11 +101,13 @@ def test_errors():
     one = const(1, float32)
     assert "must combine" in refused(lambda x: loop(i, store(x, [3], one), "vector", lanes=8))
     assert "inside another" in refused(
-        lambda x: loop(i, loop(j, store(x, [j], one), "vector", lanes=8), "vector", lanes=8))
+        lambda x: loop(i, loop(j, store(x, [j], one), "vector", lanes=8), "vector", lanes=8)
+    )
     assert "power of two" in refused(lambda x: loop(i, store(x, [i], one), "vector", lanes=6))
     assert "outside its loop" in refused(lambda x: store(x, [i], one))
     assert "constant extent" in refused(
-        lambda x: loop(i, store(x, [i], one), "unroll", cast(cast(load(x, const(0)), float32), i.dtype)))
+        lambda x: loop(i, store(x, [i], one), "unroll", cast(cast(load(x, const(0)), float32), i.dtype))
+    )
     assert "for GPUs" in refused(lambda x: loop(i, store(x, [i], one), "warp"))
     assert "expanded" in refused(lambda x: loop(i, store(x, [i], op("exp", load(x, i)))))
     assert "outside its Alloc" in refused(lambda x: store(buffer("r", "f32", 1, space="reg"), [0], one))
