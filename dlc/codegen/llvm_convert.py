@@ -47,10 +47,28 @@ def _float_to_int(b: Builder, x: Value, source: DType, target: DType) -> Value:
         wide = _float_to_int(b, x, source, int32)
         wide = b.pure_call(int32, "llvm.smin", b.pure_call(int32, "llvm.smax", wide, low), high)
         return cast(b, wide, int32, target)
-    sign = "s" if target.kind == "i" else "u"
-    s, t = lt.type_text(source, x.lanes), lt.type_text(target, x.lanes)
-    name = f"llvm.fpto{sign}i.sat.{lt.suffix(target, x.lanes)}.{lt.suffix(source, x.lanes)}"
-    return b.ins(b.call_text(t, name, [(s, x.text)]), x.lanes, x)
+    # LLVM's fptosi.sat takes vectors apart on x86, so: clamp, convert, and repair what the clamp could not express
+    n, s, t = x.lanes, lt.type_text(source, x.lanes), lt.type_text(target, x.lanes)
+    least, most = dtypes.limits(target)
+    low = b.splat(b.const(float(least), source), source, n)
+    high = b.splat(b.const(_float_below(most, source), source), source, n)
+
+    def test(predicate: str, v: Value, bound: Value) -> Value:
+        return b.ins(f"fcmp {predicate} {s} {v.text}, {bound.text}", n, v, bound)
+
+    inside = b.select(test("ogt", x, low), x, low, source)
+    inside = b.select(test("olt", inside, high), inside, high, source)
+    result = b.ins(f"fpto{'s' if target.kind == 'i' else 'u'}i {s} {inside.text} to {t}", n, inside)
+    if high.const != most:
+        result = b.select(test("ogt", x, high), b.splat(b.const(most, target), target, n), result, target)
+    return b.select(test("uno", x, x), b.zero(target, n), result, target) if least else result
+
+
+def _float_below(limit: int, dtype: DType) -> float:
+    """The greatest float of `dtype` that is not above `limit`."""
+    digits = 24 if dtype is float32 else 53
+    drop = max(0, limit.bit_length() - digits)
+    return float(limit >> drop << drop)
 
 
 def bitcast(b: Builder, x: Value, source: DType, target: DType) -> Value:
