@@ -1,0 +1,20 @@
+"""The command line: `dlc`, also `python -m dlc`."""
+
+from __future__ import annotations
+
+import click
+
+from dlc.cli.cache import cache
+from dlc.cli.dump import dump
+from dlc.cli.info import info
+from dlc.cli.profile import profile
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dlc", prog_name="dlc")
+def main() -> None:
+    """See what dlc makes of your code, and what it runs on."""
+
+
+for command in (info, dump, profile, cache):
+    main.add_command(command)

@@ -1,0 +1,51 @@
+"""`dlc dump`: what the compiler makes of a function, at any stage."""
+
+from __future__ import annotations
+
+import click
+
+from dlc.cli.difference import difference
+from dlc.cli.errors import CommandError
+from dlc.cli.highlight import show
+from dlc.cli.stages import GRAPH_STAGES, KERNEL_STAGES, LANGUAGE, STAGES, Stages
+from dlc.cli.target import find
+from dlc.ir.loops_text import print_kernel
+from dlc.runtime import host
+
+
+@click.command()
+@click.argument("target")
+@click.option("--stage", default="fused", show_default=True, metavar="STAGE", help=f"One of {', '.join(STAGES)}.")
+@click.option("--kernel", type=int, help="Only kernel number N of the stages loops and scheduled, counted from 0.")
+@click.option("--diff", nargs=2, metavar="A B", help="The difference between two graph stages.")
+def dump(target: str, stage: str, kernel: int | None, diff: tuple[str, str] | None) -> None:
+    """Show what the compiler makes of TARGET, which is file.py:function or module:function.
+
+    The file says what arguments to compile for: example_args() returns a tuple of them (example_args_NAME() for one
+    function of several). Nothing is run but the tracing.
+
+    \b
+    graph       as traced: tensor operations, each with your source line
+    grad        derivatives written out          markers, pruned, simplified, windows, layout: after each graph pass
+    fused       the kernels: what each computes, reads and writes
+    loops       the kernels as plain loops       scheduled: tiled and vectorised for this machine
+    program     the launches in order, and where every tensor lives
+    llvm, asm   the generated code
+    """
+    for name in diff or (stage,):
+        if name not in STAGES:
+            raise CommandError(f"no stage {name!r}; there are {', '.join(STAGES)}")
+        if diff and name not in GRAPH_STAGES:
+            raise CommandError(f"--diff compares graphs, and {name} is none; there are {', '.join(GRAPH_STAGES)}")
+    if kernel is not None and (diff or stage not in KERNEL_STAGES):
+        raise CommandError(f"--kernel needs --stage {' or '.join(KERNEL_STAGES)}")
+    stages = Stages(find(target), host.detect())
+    if diff:
+        show(difference(stages.text(diff[0]), stages.text(diff[1]), *diff), "diff")
+    elif kernel is not None:
+        found = stages.kernels(stage)
+        if not 0 <= kernel < len(found):
+            raise CommandError(f"no kernel {kernel}: {target} has {len(found)}, counted from 0")
+        show(print_kernel(found[kernel]), "loops")
+    else:
+        show(stages.text(stage), LANGUAGE.get(stage))

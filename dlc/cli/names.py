@@ -1,0 +1,78 @@
+"""Names for the parameters of a traced graph: how the function reaches each Tensor, as `model.0.weight`.
+
+Tensors are searched in the arguments, in closure variables and in the globals that the function names; attributes and
+containers are followed, and the tables that objects keep for themselves (`_parameters`) leave no mark on a name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dlc
+from dlc import Tensor
+from dlc.cli.target import Target
+from dlc.frontend.jit import Entry
+
+MAX_DEPTH = 12
+
+
+def name_parameters(entry: Entry, target: Target) -> None:
+    """Put names on the parameters of `entry.graph` that have none."""
+    names = _Names()
+    for name, value in _roots(target):
+        names.visit(value, (name,), 0)
+    params = entry.graph.params
+    start = len(entry.arg_slots) + len(entry.number_slots)
+    for node, cell in zip(params[start:], entry.cells, strict=False):
+        if id(cell) in names.of and not node.attrs.get("name"):
+            node.attrs["name"] = names.of[id(cell)]
+    start += len(entry.cells) + len(entry.held_grads)
+    for node, owner in zip(params[start:], entry.grad_targets, strict=False):
+        if id(owner) in names.of:
+            node.attrs["name"] = f"{names.of[id(owner)]}.grad"
+
+
+def _roots(target: Target) -> Iterator[tuple[str, Any]]:
+    function = target.function.fn
+    try:
+        bound = inspect.signature(function).bind(*target.args, **target.kwargs)
+        yield from bound.arguments.items()
+        seen = inspect.getclosurevars(function)
+        yield from seen.nonlocals.items()
+        yield from ((k, v) for k, v in seen.globals.items() if not inspect.ismodule(v))
+    except (TypeError, ValueError):
+        pass  # a callable without a signature or without code: its parameters keep their numbers
+    yield "random", dlc.random.default_generator
+
+
+class _Names:
+    """Tensor id -> the first name that it was reached by."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, str] = {}
+        self.seen: set[int] = set()
+
+    def visit(self, value: Any, path: tuple[str, ...], depth: int) -> None:
+        if isinstance(value, Tensor):
+            self.of.setdefault(id(value), ".".join(path))
+            return
+        if id(value) in self.seen or depth > MAX_DEPTH:
+            return
+        if isinstance(value, Mapping):
+            items = [(self.word(k), v) for k, v in value.items()]
+        elif isinstance(value, (list, tuple)):
+            items = [(str(k), v) for k, v in enumerate(value)]
+        elif not callable(value) or hasattr(value, "forward"):
+            items = []
+        else:
+            return
+        if hasattr(value, "__dict__") and not inspect.isclass(value):
+            items += list(vars(value).items())
+        self.seen.add(id(value))
+        for word, item in items:
+            self.visit(item, path if word.startswith("_") else (*path, word), depth + 1)
+
+    def word(self, key: Any) -> str:
+        return self.of.get(id(key), "_") if isinstance(key, Tensor) else str(key)

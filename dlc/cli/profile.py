@@ -1,0 +1,86 @@
+"""`dlc profile`: where the time of a compiled function goes, kernel by kernel."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from dlc.cli.errors import CommandError
+from dlc.cli.launches import lines, work
+from dlc.cli.target import find
+from dlc.cli.units import count, nbytes, seconds
+from dlc.runtime import driver
+from dlc.runtime.executable import Executable
+
+
+class Row(NamedTuple):
+    """One kernel over one call of the function."""
+
+    name: str
+    launches: int
+    seconds: float
+    bytes: float
+    flops: float
+    lines: str
+
+
+@click.command()
+@click.argument("target")
+@click.option("--repeat", default=20, show_default=True, type=click.IntRange(1), help="Calls to time.")
+@click.option("--top", default=0, type=click.IntRange(0), help="Only the N slowest kernels.")
+def profile(target: str, repeat: int, top: int) -> None:
+    """Run TARGET (see `dlc dump --help`) and show the time of each of its kernels.
+
+    Times are means over the calls, of the calling thread's clock around each launch; share is of all kernels together.
+    Bytes count each argument of a kernel once, flop its scalar operations on floats, weighted by what they cost.
+    """
+    rows, whole = measure(target, repeat)
+    total = sum(r.seconds for r in rows) or 1e-12
+    shown = sorted(rows, key=lambda r: -r.seconds)[: top or None]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("kernel", "launches", "time", "share", "bytes", "GB/s", "flop", "GFLOP/s", "source"):
+        table.add_column(heading, justify="left" if heading in ("kernel", "source") else "right", no_wrap=True)
+    for r in shown:
+        spent = r.seconds or 1e-12
+        table.add_row(
+            r.name, str(r.launches), seconds(r.seconds), f"{r.seconds / total:.1%}", nbytes(r.bytes),
+            f"{r.bytes / spent / 1e9:.1f}", count(r.flops), f"{r.flops / spent / 1e9:.1f}", r.lines,
+        )  # fmt: skip
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+    n = sum(r.launches for r in rows)
+    console.print(
+        f"{len(rows)} kernels, {n} launches: {seconds(total)} in kernels, {seconds(whole)} a call (mean of {repeat})",
+        highlight=False,
+    )
+
+
+def measure(text: str, repeat: int) -> tuple[list[Row], float]:
+    """The kernels of a target in program order, and the seconds of a whole call."""
+    target = find(text)
+    target.function(*target.args, **target.kwargs)  # gradients and state are then as in every later call
+    entry, call = target.trace()
+    executable = driver.compile_graph(entry.graph, entry.donate, target.function.name, profile=True)
+    if not isinstance(executable, Executable) or executable.times is None:
+        raise CommandError("there is nothing to profile under DLC_INTERPRET=1")
+    entry.executable = executable
+    for _ in range(3):
+        entry.run(call.tensors, call.numbers)
+    for k in range(len(executable.times)):
+        executable.times[k] = 0
+    start = time.perf_counter()
+    for _ in range(repeat):
+        entry.run(call.tensors, call.numbers)
+    whole = (time.perf_counter() - start) / repeat
+    rows = [
+        Row(w.kernel.name, w.launches, sum(executable.times[k] for k in w.places) / repeat / 1e9, w.bytes, w.flops,
+            lines(w.kernel))
+        for w in work(executable.program)
+    ]
+    return rows, whole

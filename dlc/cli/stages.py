@@ -1,0 +1,87 @@
+"""The stages of the compiler as `dlc dump` shows them: the driver's own results, caught on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dlc.cli.fused_text import print_fused
+from dlc.cli.naive import naive_kernels
+from dlc.cli.names import name_parameters
+from dlc.cli.program_text import print_program
+from dlc.cli.target import Target
+from dlc.codegen import llvm_kernel
+from dlc.codegen.target import CpuTarget
+from dlc.ir.graph import Graph
+from dlc.ir.graph_text import print_graph
+from dlc.ir.loops import Kernel
+from dlc.ir.loops_text import print_kernel
+from dlc.ir.program import Program
+from dlc.runtime import driver, native
+
+GRAPH_STAGES = ("graph", *(name for name, _ in driver.GRAPH_PASSES), "layout")
+KERNEL_STAGES = ("loops", "scheduled")
+STAGES = (*GRAPH_STAGES, "fused", *KERNEL_STAGES, "program", "llvm", "asm")
+LANGUAGE = {**dict.fromkeys(GRAPH_STAGES, "graph"), **dict.fromkeys(KERNEL_STAGES, "loops"), "llvm": "llvm", "asm": "asm"}
+
+
+class _Reached(Exception):
+    """The driver is past the stages that are asked for."""
+
+
+class Stages:
+    """A traced function, compiled as far as somebody looks."""
+
+    def __init__(self, target: Target, cpu: CpuTarget):
+        entry, _ = target.trace()
+        name_parameters(entry, target)
+        self.graph, self.donate, self.name, self.cpu = entry.graph, entry.donate, target.function.name, cpu
+        self.seen: dict[str, Any] = {}
+
+    def _run(self, last: str) -> Any:
+        def watch(stage: str, result: Any) -> None:
+            self.seen[stage] = result
+            if stage == last:
+                raise _Reached
+
+        if last not in self.seen:
+            try:
+                driver.lower(self.graph, self.donate, self.name, self.cpu, watch)
+            except _Reached:
+                pass
+        return self.seen[last]
+
+    def graph_at(self, stage: str) -> Graph:
+        """The graph after a graph stage."""
+        return self._run(stage)
+
+    def program(self) -> Program:
+        """Scheduled kernels in a memory plan."""
+        return self._run("memory")
+
+    def kernels(self, stage: str) -> list[Kernel]:
+        """The kernels at a kernel stage, in the order of their first launch."""
+        program = self.program()
+        return program.kernels() if stage == "scheduled" else naive_kernels(program)
+
+    def llvm(self) -> str:
+        """The LLVM module."""
+        return driver.emit(self.program(), self.cpu)
+
+    def asm(self) -> str:
+        """The machine code."""
+        return native.assembly(self.llvm(), self.cpu, opt_level=llvm_kernel.OPT_LEVEL, passes=llvm_kernel.PASSES)
+
+    def text(self, stage: str) -> str:
+        """A stage as it is printed."""
+        if stage in GRAPH_STAGES:
+            return print_graph(self.graph_at(stage))
+        if stage in KERNEL_STAGES:
+            return "\n".join(map(print_kernel, self.kernels(stage)))
+        texts: dict[str, Callable[[], str]] = {
+            "fused": lambda: print_fused(self.program(), self.cpu),
+            "program": lambda: print_program(self.program()),
+            "llvm": self.llvm,
+            "asm": self.asm,
+        }
+        return texts[stage]()
