@@ -124,7 +124,7 @@ def _fit_rows(u: Unit, g: Group) -> tuple[Expr, ...] | None:
     hits = _hits(u, g)
     if hits:
         rows = _rows_from_hits(u, g)
-        if rows is None or (u.kind == "reduce" and rows != u.kept):
+        if rows is None or _extents(rows) != g.rows or (u.kind == "reduce" and rows != u.kept):
             return None
         return rows if _parallel_enough(g.rows or (), u.size) else None
     for m in g.units:
@@ -167,6 +167,8 @@ def _fit_epilogue(u: Unit, g: Group) -> bool:
         # the axes of the anchor that this member's result axes stand for
         own = g.row_axes[m]
         here = dict(zip(own, index, strict=True))
+        if _extents(own) != _extents(index):  # reads a part of it, or beyond it
+            return False
         if order is not None and order != here:
             return False
         order = here

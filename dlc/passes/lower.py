@@ -82,7 +82,7 @@ class Body:
                 member = self.group.member(node)
                 if member is not None:
                     at = tuple(loops.map_expr(i, lambda *_: None, memo) for i in index)
-                    return read(member, at)
+                    return guarded(read(member, at), simplify(args[1]) if len(args) > 1 else None)
                 return _load(self.buffer(node), args)
             if e.op == "select":
                 cond = simplify(args[0])
@@ -136,17 +136,18 @@ def kernel_name(group: Group) -> str:
 
 
 def guarded(e: Expr, predicate: Expr | None) -> Expr:
-    """`e` with every load of global memory made under `predicate` too."""
-    if predicate is None:
+    """`e` with every load of memory made under `predicate` too."""
+    if predicate is None or (predicate.op == "const" and predicate.attr):
         return e
 
     def rule(old: Expr, args: tuple[Expr, ...]) -> Expr | None:
-        if old.op == "load" and old.attr.space == "global":
-            own = args[1] if len(args) > 1 else None
+        if old.op == "load" and old.attr.space != "reg":
+            rank = len(old.attr.shape)
+            own = args[rank] if len(args) > rank else None
             if own is predicate or (own is not None and own.op == "and" and own.args[1] is predicate):
                 return None
             both = predicate if own is None else loops.op("and", own, predicate)
-            return loops.load(old.attr, args[0], predicate=both)
+            return loops.load(old.attr, *args[:rank], predicate=both)
         return None
 
     return loops.map_expr(e, rule, {})
@@ -234,6 +235,8 @@ def _affine(body: Body, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]]
 
 def spread(own: Sequence[Expr], places: Sequence[Place]) -> dict[Expr, Expr]:
     """Map the axes `own` of a unit to loop positions that each stand for one or several neighbours of them."""
+    if any(a.attr[1] == 0 for a in own):  # never computed
+        return dict.fromkeys(own, loops.const(0))
     mapping: dict[Expr, Expr] = {}
     left = list(own)
     for e, extent in places:

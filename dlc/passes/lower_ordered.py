@@ -139,9 +139,10 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
         return nest([o for o in outer if o.op == "axis"], stmt)
 
     if _product(suffix) == 1 or (block == wide and _flat(body, unit, node, both[:1], axis, len(shape))):
-        q = loops.axis("q", span * _product(suffix))  # the whole piece is one run of memory
-        place = unflatten(simplify(first * _product(suffix) + q), shape[axis:])
-        copies: Stmt = loops.loop(q, fill([*before, *place]), "vector", simplify(rows * _product(suffix)), lanes)
+        q = split_axis(span * _product(suffix), "q")  # the whole piece is one run of memory
+        copies = fill([*before, *unflatten(simplify(first * _product(suffix) + q), shape[axis:])])
+        if q.op == "axis":
+            copies = loops.loop(q, copies, "vector", simplify(rows * _product(suffix)), lanes)
     else:
         a = split_axis(span, "a")
         copies = along(lambda after: fill([*before, simplify(first + a), *after]), "c")

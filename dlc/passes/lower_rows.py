@@ -183,13 +183,15 @@ class _Row:
         reduces = [u for u in units if u.kind == "reduce"]
         before: list[Stmt] = []
         after: list[Stmt] = []
-        states = {u: _State(self, u) for u in reduces}
+        states = {u: _State(self, u, merged) for u in reduces}
         for u in units:
-            if u.kind == "map":
+            if u.kind == "map" and u.size:
                 self.local(u)
         for st in states.values():
             before += st.start()
             after += st.end()
+        if 0 in extents:
+            return loops.seq(*before, *after)
         body = self.columns(units, states, merged) if self.lanes else self.along(units, states, merged)
         return loops.seq(*before, body, *after)
 
@@ -270,21 +272,22 @@ class _Row:
 class _State:
     """The running value of one reduction: `acc` for every lane, and for argmax and argmin the position too."""
 
-    def __init__(self, row: _Row, u: Unit):
+    def __init__(self, row: _Row, u: Unit, inner: tuple[int, ...]):
         self.row, self.u = row, u
         self.monoid = u.node.attrs["monoid"]
         self.arg = self.monoid.startswith("arg")
         source = u.node.inputs[0].dtype.compute
         self.dtype = source
         self.columns = bool(row.lanes)
-        lanes = row.sched.lanes
+        lanes = row.sched.lanes if self.columns or inner else 0  # nothing to reduce over is one scalar step
+        self.folded = self.columns or not lanes
         self.shape = (row.sched.unroll, lanes) if lanes else (1,)
         tag = f"{self.monoid}{len(row.locals)}"
         out_dtype = dtypes.int64 if self.arg else source
         self.acc = Buffer(f"acc_{tag}", source, self.shape, "reg")
         self.pos = Buffer(f"pos_{tag}", dtypes.int64, self.shape, "reg") if self.arg else None
         final = Buffer(tag, out_dtype, self.shape if self.columns else (1,), "reg")
-        if not self.arg and (self.columns or not lanes):
+        if not self.arg and self.folded:
             self.acc = final  # nothing left to fold
         self.final = final
         row.locals[u] = final
@@ -331,13 +334,12 @@ class _State:
 
     def end(self) -> list[Stmt]:
         out: list[Stmt] = []
-        folded = self.columns or not self.row.sched.lanes
         if self.arg:
-            if folded:
+            if self.folded:
                 out.append(self._all(lambda at: loops.store(self.final, at, loops.load(self.pos, *at))))
             else:
                 out += self._fold_arg()
-        elif not folded:
+        elif not self.folded:
             op = MONOIDS[self.monoid]
             zero = loops.const(0)
             for k in range(1, self.shape[0]):

@@ -191,8 +191,7 @@ def _concat(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
             continue
         value = els.value(part, (*index[:axis], here, *index[axis + 1 :]), inside)
         out = value if out is None else loops.op("select", own, value, out)
-    assert out is not None
-    return out
+    return loops.const(0, n.dtype.compute) if out is None else out  # None: there is no element
 
 
 def _through(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:

@@ -98,5 +98,5 @@ def evaluate(graph: Graph, args: list[np.ndarray], choice: Choice = naive, seed:
         if group.kind != "sort" and empty(group):
             continue
         lowered = lower(fused, group, choice)
-        run(lowered.kernel, [place(n) for n in lowered.nodes], seed)
+        run(lowered.kernel, [place(n) if isinstance(n, Node) else np.array([n]) for n in lowered.nodes], seed)
     return [place(memory_of(o)).reshape(o.shape) for o in graph.outputs]

@@ -55,6 +55,7 @@ def pieces(request, monkeypatch):
 @pytest.mark.parametrize("shape, index_shape, axis", [
     ((5, 7), (9,), 0), ((5, 7), (9,), 1), ((3, 4, 5), (2, 3), 1), ((6,), (11,), 0), ((6,), (), 0), ((1, 37), (3,), 0),
     ((13, 1), (40,), 0), ((4, 5), (0,), 0), ((2, 1, 3), (4,), 1), ((2, 3, 2, 3), (5,), 1), ((2, 40, 3), (7,), 1),
+    ((1, 1), (2, 2), 0), ((1,), (1,), 0), ((2, 1), (3,), 1),
 ])  # fmt: skip
 def test_scatter(pieces, shape, index_shape, axis, combine, lanes):
     base, index = _x(dtypes.float32, *shape), _x(dtypes.int64, *index_shape)
