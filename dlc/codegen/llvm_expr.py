@@ -185,7 +185,7 @@ class Expressions(Builder):
         x = e.args[0]
         if x.dtype is not int64 or not self.index.is_vector(x) or x.op == "cast":
             return None
-        if e.dtype.is_int and e.dtype.bits <= 32 and _wraps(x):
+        if e.dtype.is_int and e.dtype.bits <= 32 and self.wraps(x):
             return llvm_convert.cast(self, self.expr32(x), int32, e.dtype)
         if e.dtype.is_float and self.narrow(x):
             return llvm_convert.cast(self, self.expr32(x), int32, e.dtype)
@@ -193,6 +193,12 @@ class Expressions(Builder):
 
     def narrow(self, e: Expr) -> bool:
         """Whether an int64 expression and all its parts can be computed in 32 bits."""
+        memo = self.index.vector.narrow
+        if e not in memo:
+            memo[e] = self._is_narrow(e)
+        return memo[e]
+
+    def _is_narrow(self, e: Expr) -> bool:
         if not self.index.fits32(e):
             return False
         if not self.index.is_vector(e) or e.op in ("axis", "const"):
@@ -204,8 +210,16 @@ class Expressions(Builder):
             return e.args[1].op == "const" and e.args[1].attr > 0 and self.narrow(e.args[0])
         return e.op in _NARROW and all(self.narrow(a) for a in e.args)
 
+    def wraps(self, e: Expr) -> bool:
+        """Whether the low 32 bits of `e` follow from the low 32 bits of the axes and constants in it."""
+        memo = self.index.vector.wraps
+        if e not in memo:
+            arithmetic = e.op in ("add", "sub", "mul", "neg") and all(map(self.wraps, e.args))
+            memo[e] = e.op in ("axis", "const") or arithmetic
+        return memo[e]
+
     def expr32(self, e: Expr) -> Value:
-        """The low 32 bits of an int64 index expression, for which `narrow` or `_wraps` holds, in every lane."""
+        """The low 32 bits of an int64 index expression, for which `narrow` or `wraps` holds, in every lane."""
         key = (e, 32)
         found = self._memo.get(key)
         if found is None:
@@ -320,8 +334,3 @@ class Expressions(Builder):
 
 
 _NARROW = frozenset(("add", "sub", "mul", "neg", "max", "min"))
-
-
-def _wraps(e: Expr) -> bool:
-    """Whether the low 32 bits of `e` follow from the low 32 bits of the axes and constants in it."""
-    return e.op in ("axis", "const") or (e.op in ("add", "sub", "mul", "neg") and all(map(_wraps, e.args)))

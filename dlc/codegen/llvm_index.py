@@ -49,6 +49,8 @@ class VectorAxis:
         self.lanes = lanes
         self.linear: dict[Expr, Linear] = {}
         self.flat: dict[tuple, Linear] = {}
+        self.narrow: dict[Expr, bool] = {}
+        self.wraps: dict[Expr, bool] = {}
         self._memo: dict[Expr, Expr] = {axis_: self.base}
 
     def at_base(self, expr: Expr) -> Expr:
