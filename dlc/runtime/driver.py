@@ -9,15 +9,19 @@
     plan memory     one arena for everything temporary
     expand          transcendental functions into polynomials
     emit            LLVM IR text: every kernel and one entry function
-    load            machine code, from the disk cache where it is known
+    load            machine code; the disk cache remembers whole programs by the structure of the traced graph
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from dlc.codegen import llvm_kernel
@@ -25,7 +29,7 @@ from dlc.codegen.build import build_program, threads_min_tasks, tile_rule
 from dlc.codegen.expand_math import expand
 from dlc.codegen.llvm_program import emit_entry
 from dlc.codegen.target import CpuTarget
-from dlc.ir.graph import Graph
+from dlc.ir.graph import Graph, structure
 from dlc.ir.graph_verify import verify as verify_graph
 from dlc.ir.loops_verify import verify as verify_kernel
 from dlc.ir.program import Launch, Program, Repeat
@@ -36,7 +40,7 @@ from dlc.passes.simplify import simplify
 from dlc.passes.simplify_windows import lower_unwindow
 from dlc.passes.vjp import expand as differentiate
 from dlc.runtime import cache, host, native, threads
-from dlc.runtime.executable import Executable, Interpreted
+from dlc.runtime.executable import Executable, Frame, Interpreted
 
 Observer = Callable[[str, Any, float], None]  # (stage, its result, seconds)
 
@@ -54,18 +58,60 @@ def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: 
                   observe: Observer | None = None) -> Executable | Interpreted:
     """Compile `graph`. `donate` pairs (parameter, output) say which outputs are written into which parameter's buffer.
 
-    `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), loops, llvm.
+    `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), memory,
+    llvm, load; the disk cache is not asked then.
     """
     if os.environ.get("DLC_INTERPRET") == "1":
         return Interpreted(differentiate(graph), donate)
     target = target or host.detect()
+    key = ""
+    if observe is None and not profile:
+        key = program_key(graph, donate, target)
+        found = from_cache(key)
+        if found is not None:
+            return found
     watch = _Watch(observe, os.environ.get("DLC_VERIFY") == "1")
     program = lower(graph, donate, name, target, watch)
     text = emit(program, target, profile)
     watch("llvm", text)
-    library = load(text, target)
+    data = native.compile_object(text, target, opt_level=llvm_kernel.OPT_LEVEL, passes=llvm_kernel.PASSES)
+    frame = Frame.of(program)
+    if key:
+        cache.default().put(key, json.dumps(frame).encode() + b"\n" + data)
+    library = native.Library.load(data, threads.pool_symbols(), ("dlc_entry",))
     watch("load", library)
-    return Executable(program, library, profile)
+    return Executable(frame, library, program, profile)
+
+
+@functools.cache
+def compiler_version() -> str:
+    """A digest of the compiler's own source, so that a changed compiler never runs what another one left in the cache."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for folder in ("ir", "passes", "codegen", "runtime"):
+        for path in sorted((root / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: CpuTarget) -> str:
+    """Everything that a program's machine code depends on."""
+    what = repr((structure(graph), donate, target.threads))
+    return native.object_key(what, target, opt_level=llvm_kernel.OPT_LEVEL, passes=compiler_version())
+
+
+def from_cache(key: str) -> Executable | None:
+    """The executable stored under `key`, or None."""
+    data = cache.default().get(key)
+    if data is None:
+        return None
+    head, _, code = data.partition(b"\n")
+    try:
+        into, sizes, arena = json.loads(head)
+        return Executable(Frame(tuple(into), tuple(sizes), arena),
+                          native.Library.load(code, threads.pool_symbols(), ("dlc_entry",)))
+    except (ValueError, native.LinkError):
+        return None  # a damaged entry: compile again
 
 
 def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget,
@@ -95,22 +141,6 @@ def emit(program: Program, target: CpuTarget, profile: bool = False) -> str:
 
     emitted = replace(program, steps=tuple(map(swap, program.steps)))
     return llvm_kernel.emit_module(list(expanded.values()), target, emit_entry(emitted, target, profile))
-
-
-def load(text: str, target: CpuTarget) -> native.Library:
-    """Machine code of a module: from the disk cache, or compiled and put there."""
-    options = {"opt_level": llvm_kernel.OPT_LEVEL, "passes": llvm_kernel.PASSES}
-    key = native.object_key(text, target, **options)
-    store = cache.default()
-    data = store.get(key)
-    if data is not None:
-        try:
-            return native.Library.load(data, threads.pool_symbols(), ("dlc_entry",))
-        except native.LinkError:
-            pass  # a damaged object: compile it again
-    data = native.compile_object(text, target, **options)
-    store.put(key, data)
-    return native.Library.load(data, threads.pool_symbols(), ("dlc_entry",))
 
 
 class _Watch:

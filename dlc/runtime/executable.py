@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections import deque
+from typing import NamedTuple
 
+from dlc.codegen.llvm_program import launches
 from dlc.ir.graph import Graph
 from dlc.ir.program import Program
 from dlc.runtime.memory import Buffer, allocate, as_ndarray
@@ -15,29 +17,41 @@ _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 _PROFILED = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 
 
-class Executable:
-    """Runs one program. Safe to call from several threads: every call has an arena of its own."""
+class Frame(NamedTuple):
+    """All that a call needs to know of a program: which parameter's buffer each output takes over (-1: none), the
+    bytes of each output, and the bytes of the arena."""
 
-    def __init__(self, program: Program, library: Library, profile: bool = False):
-        self.program = program
-        self.library = library
-        self.arena_bytes = program.arena_bytes
+    into: tuple[int, ...]
+    output_bytes: tuple[int, ...]
+    arena_bytes: int
+
+    @classmethod
+    def of(cls, program: Program) -> Frame:
+        into = {output: param for param, output in program.donate}
+        sizes = tuple(t.nbytes for t in program.output_types)
+        return cls(tuple(into.get(k, -1) for k in range(len(sizes))), sizes, program.arena_bytes)
+
+
+class Executable:
+    """Runs one program. Safe to call from several threads: every call has an arena of its own.
+
+    `program` is None when the machine code came from the disk cache.
+    """
+
+    def __init__(self, frame: Frame, library: Library, program: Program | None = None, profile: bool = False):
+        self.frame, self.library, self.program = frame, library, program
+        self.arena_bytes = frame.arena_bytes
         self.times: array | None = None
         address = library.address("dlc_entry")
         if profile:
-            from dlc.codegen.llvm_program import launches
-
+            assert program is not None
             self.times = array("q", bytes(8 * max(1, len(launches(program)))))
             entry, times = _PROFILED(address), self.times.buffer_info()[0]
             self._call = lambda slots, arena: entry(slots, arena, times)
         else:
             self._call = _ENTRY(address)
         self._arenas: deque[Buffer] = deque()
-        into = {output: param for param, output in program.donate}
-        # per output: the parameter whose buffer it takes over, or the bytes to allocate
-        self._outputs = [
-            (into[k], 0) if k in into else (-1, t.nbytes) for k, t in enumerate(program.output_types)
-        ]
+        self._outputs = list(zip(frame.into, frame.output_bytes, strict=True))
 
     def run(self, buffers: list[Buffer]) -> list[Buffer]:
         """One Buffer for each parameter in, one for each output out; a donated output is its parameter's own Buffer."""
