@@ -36,6 +36,7 @@ from dlc.ir.program import Launch, Program, Repeat
 from dlc.passes.inline import prune_scans, remove_markers
 from dlc.passes.layout import layout
 from dlc.passes.memory import plan_memory
+from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify import simplify
 from dlc.passes.simplify_windows import lower_unwindow
 from dlc.passes.vjp import expand as differentiate
@@ -50,6 +51,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
     ("pruned", prune_scans),
     ("simplified", simplify),
     ("windows", lower_unwindow),
+    ("order", sink_permutes),
 )
 
 
