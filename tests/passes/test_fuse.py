@@ -1,0 +1,175 @@
+"""Which groups (kernels) come out of fusion, as text: one line a group, units in order, `*` marks what is stored."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlc.ir import build as B
+from dlc.ir.dtypes import float32
+from dlc.ir.graph import Graph, make
+from dlc.passes.fuse import Group, fuse
+from dlc.passes.units import Unit, own_outputs
+from tests.passes import programs
+
+
+def groups(graph: Graph) -> str:
+    fused = fuse(own_outputs(graph))
+
+    def word(u: Unit) -> str:
+        name = u.node.attrs["monoid"] if u.node.op == "reduce" else u.node.op
+        shape = ",".join(map(str, u.node.shape)) if u.kind != "sort" else ""
+        return f"{name}[{shape}]{'*' if u.node in fused.stored else ''}"
+
+    def line(g: Group) -> str:
+        rows = "" if g.rows is None else "".join(f" {r}" for r in g.rows)
+        return f"{g.kind}{rows}: {' '.join(map(word, g.units))}"
+
+    return "\n".join(map(line, fused.groups))
+
+
+def check(graph: Graph, want: str) -> None:
+    got = groups(graph)
+    assert got == "\n".join(line.strip() for line in want.strip().splitlines()), f"\n{got}"
+
+
+@pytest.mark.parametrize("shape, axis", [((8, 33), 1), ((33, 8), 0), ((2, 3, 4, 5), 2)])
+def test_softmax(shape, axis):
+    kept = [d for a, d in enumerate(shape) if a != axis]
+    full, row = ",".join(map(str, shape)), ",".join(map(str, kept))
+    check(programs.softmax(shape, axis), f"""
+        rows {" ".join(map(str, kept))}: max[{row}] exp[{full}] sum[{row}] div[{full}]*
+    """)
+
+
+def test_layernorm():
+    check(programs.layernorm(), "rows 8: sum[8] div[8] sum[8] div[8] add[8,40]*")
+
+
+def test_cross_entropy():
+    check(programs.cross_entropy(), """
+        rows 9: max[9] sum[9] log[9] sum[9]*
+        rows: sum[] neg[]*
+    """)
+
+
+def test_cross_entropy_with_its_gradient():
+    check(programs.cross_entropy(256, 10, gradient=True), """
+        rows 256: max[256] sum[256] log[256] sum[256]* sub[256,10]*
+        rows: sum[] neg[]*
+    """)
+
+
+def test_batchnorm():
+    check(programs.batchnorm(), "rows 5: sum[5] div[5] sum[5] mul[5] add[6,5,4,4]* add[5]* add[5]*")
+
+
+def test_gelu_after_matmul():
+    check(programs.linear_gelu(), "contract: contract[7,18] mul[7,18]*")
+
+
+def test_adam():
+    check(programs.adam((5, 7), (7,)), """
+        map: add[5,7]* add[5,7]* sub[5,7]*
+        map: add[7]* add[7]* sub[7]*
+    """)
+
+
+def test_attention():
+    check(programs.attention(), """
+        contract: contract[2,5,5]*
+        rows 2 5: max[2,5] exp[2,5,5] sum[2,5] div[2,5,5]*
+        contract: contract[2,5,8]*
+    """)
+
+
+def test_embedding_gradient():
+    check(programs.embedding_gradient(), "scatter: scatter[11,20]*")
+
+
+def test_argmax_and_compare():
+    check(programs.accuracy(), """
+        rows 9: argmax[9]*
+        rows: sum[]*
+    """)
+
+
+def test_reductions_of_one_tensor_share_a_pass():
+    x = programs.tensor("x", 8, 40)
+    outs = [B.reduce(x, m, (1,)) for m in ("sum", "max", "min")]
+    check(Graph((x,), outs), "rows 8: sum[8]* max[8]* min[8]*")
+
+
+def test_reductions_over_different_axes_stay_apart():
+    x = programs.tensor("x", 8, 40)
+    check(Graph((x,), [B.reduce(x, "sum", (0,)), B.reduce(x, "sum", (1,))]), """
+        rows 40: sum[40]*
+        rows 8: sum[8]*
+    """)
+
+
+def test_a_part_of_the_rows_is_another_group():
+    """Neither a slice nor a pad of the rows axis has the group's rows."""
+    x = programs.tensor("x", 8, 40)
+    total = B.reduce(x, "sum", (1,))
+    part, more = B.slice_(total, (0,), (5,)), B.pad(total, (0,), (3,))
+    outs = [B.op("exp", B.broadcast(t, (*t.shape, 3), (0,))) for t in (part, more)]
+    check(Graph((x,), outs), """
+        rows 8: sum[8]*
+        map: exp[5,3]*
+        map: exp[11,3]*
+    """)
+
+
+def test_a_part_of_the_result_is_not_an_epilogue():
+    a, b = programs.tensor("a", 3, 5), programs.tensor("b", 5, 4)
+    y = B.contract(a, b, "ik,kj->ij")
+    other = B.pad(y, (0, 0), (1, -1))  # 4 x 3: the extents of the transposed result
+    check(Graph((a, b), [B.op("neg", other)]), """
+        contract: contract[3,4]*
+        map: neg[4,3]*
+    """)
+
+
+def test_transposed_epilogue():
+    a, b = programs.tensor("a", 3, 5), programs.tensor("b", 5, 4)
+    y = B.permute(B.contract(a, b, "ik,kj->ij"), (1, 0))
+    check(Graph((a, b), [B.op("neg", y)]), "contract: contract[3,4] neg[4,3]*")
+
+
+def test_shifted_reads_wait_for_their_group():
+    x = programs.tensor("x", 100)
+    y = B.op("exp", x)
+    shifted = B.op("add", B.slice_(y, (1,), (100,)), B.slice_(y, (0,), (99,)))
+    check(Graph((x,), [y, shifted]), """
+        map: exp[100]*
+        map: add[99]*
+    """)
+
+
+def test_no_group_depends_on_itself():
+    """sum -> matmul -> back to the row of the sum: the last map cannot join the first group."""
+    x, w = programs.tensor("x", 16, 8), programs.tensor("w", 8, 8)
+    total = B.expand(B.reduce(x, "sum", (1,)), x.shape, (1,))
+    y = B.contract(B.op("mul", x, total), w, "ij,jk->ik")
+    z = B.op("add", B.op("mul", y, total), x)
+    check(Graph((x, w), [z]), """
+        rows 16: sum[16]* mul[16,8]*
+        contract: contract[16,8] add[16,8]*
+    """)
+
+
+def test_a_single_big_sum_keeps_its_producer():
+    x = programs.tensor("x", 64)
+    y = B.op("tanh", x)
+    check(Graph((x,), [y, B.reduce(y, "sum", (0,))]), "rows: tanh[64]* sum[]*")
+
+
+def test_sort_and_cumulative_stand_alone_and_take_views():
+    x = programs.tensor("x", 6, 5)
+    y = make("cumulative", (B.permute(B.op("neg", x), (1, 0)),), monoid="sum", axis=0, reverse=False)
+    node = make("sort", (B.flip(y, (1,)),), axis=1, descending=True)
+    check(Graph((x,), [B.op("add", B.item(node, 0), B.const(1, float32, (5, 6)))]), """
+        cumulative: cumulative[5,6]*
+        sort: sort[]
+        map: add[5,6]*
+    """)
