@@ -55,7 +55,8 @@ def _paragraph(w: Work, found: tuple[Group, Lowered] | None) -> Iterator[str]:
     else:
         group, lowered = found
         tensors = [
-            (b in lowered.kernel.writes, _tensor(b, n)) for b, n in zip(lowered.kernel.params, lowered.nodes, strict=True)
+            (b in lowered.kernel.writes, _tensor(b, node))
+            for b, node in zip(lowered.kernel.params, lowered.nodes, strict=True)
         ]
         for label, entries in (
             ("computes", _members(group)),

@@ -10,7 +10,7 @@ from dlc.ir.program import Launch, Program, Ref, Repeat, Segment, Slot
 
 
 def print_program(program: Program) -> str:
-    """Inputs, outputs, the arena, and the launches; a Repeat's are indented, `+ 4*i` is an argument that moves with it."""
+    """Inputs, outputs, arena and launches; those of a Repeat are indented, and `+ 4*i` is an argument that moves."""
     return "\n".join(_lines(program))
 
 

@@ -22,7 +22,7 @@ from dlc.runtime import driver, native
 GRAPH_STAGES = ("graph", *(name for name, _ in driver.GRAPH_PASSES), "layout")
 KERNEL_STAGES = ("loops", "scheduled")
 STAGES = (*GRAPH_STAGES, "fused", *KERNEL_STAGES, "program", "llvm", "asm")
-LANGUAGE = {**dict.fromkeys(GRAPH_STAGES, "graph"), **dict.fromkeys(KERNEL_STAGES, "loops"), "llvm": "llvm", "asm": "asm"}
+LANGUAGE = dict.fromkeys(GRAPH_STAGES, "graph") | dict.fromkeys(KERNEL_STAGES, "loops") | {"llvm": "llvm", "asm": "asm"}
 
 
 class _Reached(Exception):

@@ -2,7 +2,7 @@
 
 The file says what arguments are typical, in one of three ways, looked for in this order:
 
-    train_step.example_args = (x, y)                  an attribute of the function: a tuple, or a function that makes one
+    train_step.example_args = (x, y)                  an attribute: a tuple, or a function that makes one
     def example_args_train_step(): return x, y        a function for this function
     def example_args(): return x, y                   a function for all functions of the file
 

@@ -24,12 +24,8 @@ def plural(n: int, what: str) -> str:
 
 
 def _scaled(n: float, base: int, names: tuple[str, ...]) -> str:
-    for name in names[:-1]:
-        if round(n) < base:
-            break
-        n /= base
-    else:
-        name = names[-1]
-    if name == names[0]:
-        return f"{n:.0f} {name}"
-    return f"{n:.{2 if n < 10 else 1 if n < 100 else 0}f} {name}"
+    power = 0
+    while round(n) >= base and power < len(names) - 1:
+        n, power = n / base, power + 1
+    digits = 0 if power == 0 or n >= 100 else 1 if n >= 10 else 2
+    return f"{n:.{digits}f} {names[power]}"
