@@ -1,9 +1,9 @@
-"""The Loop IR's meaning, executed: `run(kernel, arrays)`, `run_program(program, arrays)` and `evaluate_expr(expr, env)`.
+"""The Loop IR's meaning, executed: `run(kernel, arrays)`, `run_program(program, arrays)`, `evaluate_expr(expr, env)`.
 
 `run` is the oracle for schedules and emitters. It turns a kernel once into a Python function, one line an operation,
 and runs that: integers are Python ints wrapped to their type, floats NumPy scalars of their type (so halves round
-after every operation; `fma` rounds once). Loops run iteration by iteration; parallel and grid loops in an order shuffled by
-`seed`, so that a kernel which depends on the order is found by two seeds. An index outside its dimension, a read of
+after every operation; `fma` rounds once). Loops run iteration by iteration; parallel and grid loops in an order
+shuffled by `seed`, so that a kernel which depends on the order is found by two seeds. An index outside its dimension, a read of
 reg or shared memory that nothing was written to, and a `Sync` between lanes (not supported here) raise InterpError.
 
 Conditions are what they say: where an If or a predicate is false, nothing inside it is evaluated.
@@ -43,7 +43,8 @@ def run(kernel: Kernel, arrays: Sequence[np.ndarray], seed: int = 0) -> None:
         raise InterpError(f"kernel {kernel.name} has {len(kernel.params)} parameters, got {len(arrays)} arrays")
     for b, a in zip(kernel.params, arrays, strict=True):
         if a.dtype != b.dtype.np or (b.size != RUNTIME and a.shape != (b.size,)):
-            raise InterpError(f"kernel {kernel.name}: {b.name} is {b.dtype.name}[{b.size}], got {a.dtype}{list(a.shape)}")
+            got = f"{a.dtype}{list(a.shape)}"
+            raise InterpError(f"kernel {kernel.name}: {b.name} is {b.dtype.name}[{b.size}], got {got}")
     with np.errstate(all="ignore"):
         compile_kernel(kernel)(list(arrays), random.Random(seed))
 
@@ -131,8 +132,8 @@ def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     total = product + c
     back = total - product
     rest = (product - (total - back)) + (c - back)
-    exact = total + (rest + error)
-    return np.where(np.isfinite(exact), exact, total)
+    lost = rest + error
+    return np.where((lost == 0) | ~np.isfinite(lost), total, total + lost)  # the sum of -0 and 0 is no -0
 
 
 def _split(x):
@@ -357,7 +358,9 @@ class _Compiler:
         return t
 
     def literal(self, value: Any, dtype: DType) -> str:
-        return self.given(dtype.np.type(value)) if dtype.is_float else repr(bool(value) if dtype.is_bool else int(value))
+        if dtype.is_float:
+            return self.given(dtype.np.type(value))
+        return repr(bool(value) if dtype.is_bool else int(value))
 
     def single(self, e: Expr, args: list[str]) -> str:
         if e.op == "const":
@@ -388,10 +391,10 @@ class _Compiler:
         elif dtype.is_bool:
             text = _BOOL[name].format(*args)
         elif dtype.is_float:
-            row = SCALAR_OPS[name]
-            text = f"{args[0]} {_INFIX[name]} {args[1]}" if name in _INFIX else f"{self.given(row.numpy)}({', '.join(args)})"
-            if name not in _INFIX:  # a zero-dimensional array, or the wider type that a ufunc of halves may give
-                text = f"{self.given(dtype.np.type)}({text})"
+            if name in _INFIX:
+                text = f"{args[0]} {_INFIX[name]} {args[1]}"
+            else:  # may give a zero-dimensional array, or a wider type than the halves that it is given
+                text = f"{self.given(dtype.np.type)}({self.given(SCALAR_OPS[name].numpy)}({', '.join(args)}))"
         elif name == "threefry":
             text = f"int({self.given(SCALAR_OPS[name].numpy)}({', '.join(args)}))"
         else:
