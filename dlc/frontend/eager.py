@@ -6,7 +6,6 @@ value has no gradient to anything lets go of its history then: its node becomes 
 
 from __future__ import annotations
 
-import random
 import threading
 import weakref
 from collections import OrderedDict
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
     from dlc.frontend.tensor import Tensor
     from dlc.runtime.executable import Executable
 
-MAX_PENDING = 1000  # operations: a longer pending graph is run even if nobody looks
+MAX_PENDING = 2000  # operations: a longer pending graph is run even if nobody looks
 CACHED_EXECUTABLES = 1024
 
 # Cells assigned or differentiated, not yet computed: id -> weak reference. They are computed with the next value that
 # anybody looks at, so that a training loop which prints only its loss does not drag its whole past along.
 _pending: dict[int, weakref.ref[Tensor]] = {}
-_since_check = 0
-_next_check = MAX_PENDING
-_jitter = random.Random(1)
+# Tensors made since anything was computed, in order. That is all that decides when a graph is too long: a loop which does
+# the same between two looks is cut at the same places each time, and its pieces are found in the cache.
+_recent: list[weakref.ref[Tensor]] = []
 
 
 def leaf(buffer: Buffer, type: TensorType) -> Node:
@@ -73,15 +72,13 @@ def mark_pending(cell: Tensor) -> None:
 
 
 def count(cell: Tensor) -> None:
-    """Called for each Tensor made outside a trace: now and then, run a pending graph that has grown too long."""
-    global _since_check, _next_check
-    _since_check += 1
-    if _since_check >= _next_check:
-        _since_check = 0
-        # Not a fixed interval: a loop that carries several chains must not be met always at the same one.
-        _next_check = MAX_PENDING // 2 + _jitter.randrange(64)
-        if len(topological([cell._node], stop=_known)) > MAX_PENDING:
-            realize(cell)
+    """Called for each Tensor made outside a trace: run the pending graph if it has grown too long."""
+    _recent.append(weakref.ref(cell))
+    if len(_recent) >= MAX_PENDING:
+        alive = [c for c in (ref() for ref in _recent) if c is not None]
+        _recent.clear()
+        if len(topological([c._node for c in alive], stop=_known)) >= MAX_PENDING // 2:
+            realize(*alive)
 
 
 def _known(node: Node) -> bool:
@@ -109,6 +106,7 @@ def realize(*tensors: Tensor) -> None:
             if cell is not None and cell._node.data is None:
                 cells[id(cell)] = cell
         _pending.clear()
+        _recent.clear()
         compute([c._node for c in cells.values()])
         for cell in cells.values():
             settle(cell)

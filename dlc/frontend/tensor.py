@@ -36,7 +36,7 @@ class Tensor:
     __array_priority__ = 1000  # NumPy's operators give way to ours
 
     def __init__(self, data: Any, dtype: DType | None = None, requires_grad: bool = False):
-        self._node = as_node(data, dtype)
+        self._node = _node_of_data(data, dtype)
         self._owner = state.trace
         self._weak = False
         self._requires_grad = False
@@ -369,6 +369,14 @@ def as_node(x: Any, dtype: DType | None = None) -> Node:
     array = _as_array(x, dtype)
     # The array of a caller may change later: a trace reads it again at every call.
     return eager.array_node(array, x is array or array.base is not None)
+
+
+@user_errors
+def tensor(x: Any, dtype: DType | None) -> Node:
+    return as_node(x, dtype)
+
+
+_node_of_data = tensor  # named for its errors
 
 
 def _as_array(x: Any, dtype: DType | None) -> np.ndarray:

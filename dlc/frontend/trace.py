@@ -250,15 +250,32 @@ def differentiable(node: Node, spent: Collection[Node] = ()) -> bool:
 
 # --- module structure --------------------------------------------------------------------------------------------
 
+class _ByIdentity:
+    """A dictionary with objects as weak keys, told apart by identity alone: `==` of a Tensor is elementwise."""
+
+    def __init__(self) -> None:
+        self._items: dict[int, tuple[weakref.ref, Any]] = {}
+
+    def get(self, key: Any) -> Any:
+        item = self._items.get(id(key))
+        return None if item is None else item[1]
+
+    def put(self, key: Any, value: Any) -> Any:
+        """Raises TypeError for a key that cannot be weakly referenced."""
+        number, items = id(key), self._items
+        items[number] = weakref.ref(key, lambda _: items.pop(number, None)), value
+        return value
+
+
 # One number that stands for the attributes of all nn.Modules. Each change of an attribute flips the bits that stand for
 # (module, name, old value) and for (module, name, new value), so that going back (train, eval, train) gives the number
 # from before, and the entry compiled for it. The bits are random, 64 of them: equal numbers mean equal structure.
 # Modules made after the last trace began cannot have been seen by any, so building a model changes nothing.
 structure_version: int = 0
 _bits = random.Random(0x5EED)
-_attribute_bits: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
-_object_bits: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-_owner_serials: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_attribute_bits = _ByIdentity()
+_object_bits = _ByIdentity()
+_owner_serials = _ByIdentity()
 _generations = itertools.count()
 _observed = 0  # owners with a smaller serial may have been read by a trace
 _structure_lock = threading.Lock()
@@ -279,7 +296,7 @@ def structure_changed(owner: Any = None, name: str = "", old: Any = UNSET, new: 
         serial = _owner_serials.get(owner)
         if serial is None:
             # Not heard of so far: either it is being built, or it had nothing to report when it was.
-            serial = _owner_serials[owner] = next(_generations) if _being_built(owner) else -1
+            serial = _owner_serials.put(owner, next(_generations) if _being_built(owner) else -1)
         if serial < _observed:
             structure_version ^= _value_bits(owner, name, old) ^ _value_bits(owner, name, new)
 
@@ -313,11 +330,13 @@ def _value_bits(owner: Any, name: str, value: Any) -> int:
         try:
             identity = _object_bits.get(value)
             if identity is None:
-                identity = _object_bits[value] = next(_generations)
-        except TypeError:  # neither hashable nor weakly referable: never equal to anything seen before
+                identity = _object_bits.put(value, next(_generations))
+        except TypeError:  # not weakly referable: never equal to anything seen before
             identity = next(_generations)
         key = (name, identity)
-    table = _attribute_bits.setdefault(owner, {})
+    table = _attribute_bits.get(owner)
+    if table is None:
+        table = _attribute_bits.put(owner, {})
     if key not in table:
         table[key] = _bits.getrandbits(64)
     return table[key]
