@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+import dlc
 from dlc.cli.cache import cache
 from dlc.cli.dump import dump
 from dlc.cli.info import info
@@ -11,7 +12,7 @@ from dlc.cli.profile import profile
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dlc", prog_name="dlc")
+@click.version_option(dlc.__version__, prog_name="dlc")
 def main() -> None:
     """See what dlc makes of your code, and what it runs on."""
 

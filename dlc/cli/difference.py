@@ -10,7 +10,7 @@ CONTEXT = 3
 
 
 def difference(a: str, b: str, name_a: str, name_b: str) -> str:
-    """Lines that differ in more than the numbers of values; the unchanged ones around them are shown as `b` has them."""
+    """Lines that differ in more than the numbers of values; unchanged ones around them are as in `b`."""
     return "\n".join(_lines(a.splitlines(), b.splitlines(), name_a, name_b))
 
 

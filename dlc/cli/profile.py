@@ -6,6 +6,7 @@ import time
 from typing import NamedTuple
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +36,7 @@ class Row(NamedTuple):
 def profile(target: str, repeat: int, top: int) -> None:
     """Run TARGET (see `dlc dump --help`) and show the time of each of its kernels.
 
-    Times are means over the calls, of the calling thread's clock around each launch; share is of all kernels together.
+    Times are medians over the calls, by a clock read around each launch; share is of all kernels together.
     Bytes count each argument of a kernel once, flop its scalar operations on floats, weighted by what they cost.
     """
     rows, whole = measure(target, repeat)
@@ -56,7 +57,7 @@ def profile(target: str, repeat: int, top: int) -> None:
     console.print(table)
     n = sum(r.launches for r in rows)
     console.print(
-        f"{len(rows)} kernels, {n} launches: {seconds(total)} in kernels, {seconds(whole)} a call (mean of {repeat})",
+        f"{len(rows)} kernels, {n} launches: {seconds(total)} in kernels, {seconds(whole)} a call (median of {repeat})",
         highlight=False,
     )
 
@@ -72,15 +73,17 @@ def measure(text: str, repeat: int) -> tuple[list[Row], float]:
     entry.executable = executable
     for _ in range(3):
         entry.run(call.tensors, call.numbers)
-    for k in range(len(executable.times)):
-        executable.times[k] = 0
-    start = time.perf_counter()
-    for _ in range(repeat):
+    counters = np.frombuffer(executable.times, np.int64)  # nanoseconds of each launch, added up
+    launches, whole = np.zeros((repeat, len(counters))), np.zeros(repeat)
+    for k in range(repeat):
+        counters[:] = 0
+        start = time.perf_counter()
         entry.run(call.tensors, call.numbers)
-    whole = (time.perf_counter() - start) / repeat
+        whole[k] = time.perf_counter() - start
+        launches[k] = counters
+    spent = np.median(launches, 0) / 1e9
     rows = [
-        Row(w.kernel.name, w.launches, sum(executable.times[k] for k in w.places) / repeat / 1e9, w.bytes, w.flops,
-            lines(w.kernel))
+        Row(w.kernel.name, w.launches, float(spent[w.places].sum()), w.bytes, w.flops, lines(w.kernel))
         for w in work(executable.program)
     ]
-    return rows, whole
+    return rows, float(np.median(whole))

@@ -101,12 +101,15 @@ def _module(name: str) -> ModuleType:
 def _arguments(module: ModuleType, place: str, name: str, function: Callable) -> tuple[tuple[Any, ...], dict[str, Any]]:
     hook = getattr(function, "example_args", None)
     label = f"{name}.example_args"
-    for label_, candidate in ((f"example_args_{name}", None), ("example_args", None)):
-        if hook is None:
-            hook, label = getattr(module, label_, candidate), label_
     if hook is None:
-        if _needs_nothing(function):
+        label = f"example_args_{name}"
+        hook = getattr(module, label, None)
+    if hook is None:
+        if _has_no_parameters(function):
             return (), {}
+        label = "example_args"
+        hook = getattr(module, label, None)
+    if hook is None:
         raise CommandError(
             f"{place} does not say what arguments {name} takes: define example_args_{name}() or example_args() "
             f"there, which returns a tuple of them"
@@ -121,12 +124,11 @@ def _arguments(module: ModuleType, place: str, name: str, function: Callable) ->
     return tuple(hook), {}
 
 
-def _needs_nothing(function: Callable) -> bool:
+def _has_no_parameters(function: Callable) -> bool:
     try:
-        inspect.signature(function).bind()
+        return not inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
-    return True
 
 
 @contextmanager
