@@ -167,6 +167,8 @@ def _gather(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
 
 def clamped(index: Expr, extent: int) -> Expr:
     """An integer expression of any type as an index that cannot leave 0..extent-1."""
+    if index.dtype is dtypes.uint64:  # large values must not turn negative
+        index = loops.op("min", index, loops.const(max(extent - 1, 0), dtypes.uint64))
     wide = loops.cast(index, dtypes.int64)
     low = loops.op("max", wide, loops.const(0))
     return simplify(loops.op("min", low, loops.const(extent - 1)))

@@ -127,7 +127,7 @@ def test_concat(axis):
     check(Graph((a, b), [B.op("mul", c, c), B.flip(c, (0, 1))]))
 
 
-@pytest.mark.parametrize("dtype", [int8, int32, int64, dtypes.uint8, dtypes.uint16])
+@pytest.mark.parametrize("dtype", [int8, int32, int64, dtypes.uint8, dtypes.uint16, dtypes.uint64])
 def test_gather_clamps(dtype):
     x, index = tensor("x", 5, 6), tensor("index", 2, 7, dtype=dtype)
     low, high = dtypes.limits(dtype)
