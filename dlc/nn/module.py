@@ -253,8 +253,7 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters (or, with `set_to_none=False`, make them zero)."""
         for p in self.parameters():
-            if p.grad is not None:
-                p.grad = None if set_to_none else dlc.zeros_like(p)
+            forget_grad(p, set_to_none)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -288,6 +287,14 @@ class Module:
         if not lines:
             return f"{self._get_name()}({', '.join(extra)})"
         return f"{self._get_name()}(\n  " + "\n  ".join(extra + lines) + "\n)"
+
+
+def forget_grad(p: Tensor, set_to_none: bool) -> None:
+    """Drop the gradient of `p`, or make one that is there zero."""
+    if set_to_none:
+        p.grad = None  # without looking: a compiled step must not depend on whether there was one
+    elif p.grad is not None:
+        p.grad = dlc.zeros_like(p)
 
 
 def _walk(module: Module, prefix: str, seen: set[int] | None) -> Iterator[tuple[str, Module]]:

@@ -18,6 +18,7 @@ import dlc
 from dlc import Tensor, TraceError
 from dlc.frontend.trace import structure_changed
 from dlc.nn.functional.precision import narrow
+from dlc.nn.module import forget_grad
 from dlc.nn.state_dict import value_of
 
 
@@ -219,8 +220,7 @@ class Optimizer:
         """Forget the gradients (or, with `set_to_none=False`, make them zero)."""
         for group in self.param_groups:
             for p in group["params"]:
-                if p.grad is not None:
-                    p.grad = None if set_to_none else dlc.zeros_like(p)
+                forget_grad(p, set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns what `closure`, if given, returned."""
