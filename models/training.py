@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -41,6 +42,9 @@ def command(build: Callable, train_step: Callable, predict: Callable, epochs: di
     def run(ctx: click.Context, device: str, save: str | None, resume: str | None, plot: str | None, **options: Any):
         if options["epochs"] is None:
             options["epochs"] = epochs[options["data"]]
+        for path in filter(None, (save, plot)):
+            if not Path(path).absolute().parent.is_dir():
+                raise click.UsageError(f"{path}: there is no folder {Path(path).parent}")
         try:
             if resume:
                 options = _resumed(ctx, options, checkpoint.settings(resume))
@@ -90,11 +94,11 @@ def train(build: Callable, train_step: Callable, predict: Callable, options: dic
                 history["accuracy"].append(accuracy(model, predict, data))
                 loss = np.mean(history["loss"][-steps:])
                 console.print(f"epoch {epoch:2}/{epochs}  loss {loss:.4f}  test {history['accuracy'][-1]:.2%}  "
-                              f"{rate:,.0f} samples/s")
+                              f"{rate:,.0f} samples/s", soft_wrap=True)
             if save:
                 checkpoint.save(save, options, parts, history)
             if interrupt:
-                console.print("stopped" + (f"; go on with --resume {save}" if save else ""))
+                console.print("stopped" + (f"; go on with --resume {save}" if save else ""), soft_wrap=True)
                 break
     return history
 
