@@ -44,6 +44,7 @@ def check(graph, args=None, lanes=(4, 8)):
     counts = [len(options(fused, g, lanes)) for g in fused.groups]
     for which, count in enumerate(counts):
         for k in range(count):
+
             def choice(f, group, which=which, k=k):
                 at = f.groups.index(group)
                 return options(f, group, lanes)[k] if at == which else naive(f, group)
@@ -57,7 +58,8 @@ def check(graph, args=None, lanes=(4, 8)):
 
 
 @pytest.mark.parametrize("graph", [
-    programs.softmax((3, 33)), programs.softmax((33, 3), 0), programs.softmax((2, 3, 2, 5), 2), programs.softmax((1, 7)),
+    programs.softmax((3, 33)), programs.softmax((33, 3), 0), programs.softmax((2, 3, 2, 5), 2), programs.softmax((1,
+    7)),
     programs.softmax((7, 1)), programs.softmax((3, 19), dtype=float16), programs.softmax((3, 19), dtype=float64),
     programs.layernorm(3, 21), programs.layernorm(2, 8, float16), programs.layernorm(5, 1), programs.batchnorm(3, 5, 3),
     programs.linear_gelu(5, 4, 18), programs.linear_gelu(1, 3, 7), programs.adam((3, 7), (7,), ()),
@@ -79,7 +81,8 @@ def test_embedding_gradient():
     check(graph, [np.array([4, 0, 4, 2, 0, 4, 7]), arguments(graph)[1]])
 
 
-# ------------------------------------------------------------------------------------------------------------ map groups
+
+ ------------------------------------------------------------------------------------------------------------ map groups
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (17,), (3, 5), (1, 5), (5, 1), (2, 1, 7), (4, 4, 4)])
@@ -88,8 +91,17 @@ def test_map_extents(shape):
     check(Graph((x, y), [B.op("mul", B.op("add", x, y), x), B.op("exp", y)]))
 
 
-@pytest.mark.parametrize("shape, order", [((9, 19), (1, 0)), ((3, 9, 10), (0, 2, 1)), ((9, 3, 10), (2, 1, 0)),
-                                          ((8, 16), (1, 0)), ((5, 3), (1, 0)), ((2, 9, 3, 5), (0, 2, 3, 1))])
+@pytest.mark.parametrize(
+    "shape, order",
+    [
+        ((9, 19), (1, 0)),
+        ((3, 9, 10), (0, 2, 1)),
+        ((9, 3, 10), (2, 1, 0)),
+        ((8, 16), (1, 0)),
+        ((5, 3), (1, 0)),
+        ((2, 9, 3, 5), (0, 2, 3, 1)),
+    ],
+)
 def test_transposes(shape, order):
     x = tensor("x", *shape)
     y = tensor("y", *(shape[a] for a in order))
@@ -101,8 +113,12 @@ def test_transposes_are_turned_in_registers():
     x = tensor("x", 40, 50)
     fused = fuse(own_outputs(Graph((x,), [B.permute(x, (1, 0))])))
     lowered = LOWER["map"](fused, fused.groups[0], schedule.Map(8, 8, 8))
-    assert any(b.space == "reg" and b.shape == (8, 8) for s in walk(lowered.kernel.body)
-               for b in [getattr(s, "buffer", None)] if b is not None)
+    assert any(
+        b.space == "reg" and b.shape == (8, 8)
+        for s in walk(lowered.kernel.body)
+        for b in [getattr(s, "buffer", None)]
+        if b is not None
+    )
 
 
 def test_broadcasts_and_reshapes_between():
@@ -112,8 +128,16 @@ def test_broadcasts_and_reshapes_between():
     check(Graph((x, row, column), [z, B.op("neg", B.reshape(z, (2, 3, 10)))]))
 
 
-@pytest.mark.parametrize("low, high, gap", [((1, 2), (0, 3), (0, 0)), ((-1, 0), (-2, -3), (0, 0)), ((1, 1), (1, 0), (2, 1)),
-                                            ((-1, 2), (3, -1), (1, 0)), ((0, -6), (0, 9), (0, 0))])
+@pytest.mark.parametrize(
+    "low, high, gap",
+    [
+        ((1, 2), (0, 3), (0, 0)),
+        ((-1, 0), (-2, -3), (0, 0)),
+        ((1, 1), (1, 0), (2, 1)),
+        ((-1, 2), (3, -1), (1, 0)),
+        ((0, -6), (0, 9), (0, 0)),
+    ],
+)
 def test_pads(low, high, gap):
     x = tensor("x", 5, 7)
     y = B.pad(B.op("exp", x), low, high, gap, 3)
@@ -162,13 +186,17 @@ def test_dtypes_of_maps(dtype):
 def test_outputs_that_are_inputs_constants_or_the_same():
     x = tensor("x", 3, 3)
     y = B.op("neg", x)
-    check(Graph((x,), [x, y, y, B.const(2, float32, (4,)), B.reshape(y, (9,)), B.iota((2, 5), 1), B.permute(y, (1, 0))]))
+    check(
+        Graph((x,), [x, y, y, B.const(2, float32, (4,)), B.reshape(y, (9,)), B.iota((2, 5), 1), B.permute(y, (1, 0))])
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------- rows groups
+
+ ----------------------------------------------------------------------------------------------------------- rows groups
 
 _SHAPES = [((7,), (0,)), ((5, 9), (1,)), ((5, 9), (0,)), ((5, 9), (0, 1)), ((3, 4, 5), (0, 2)), ((3, 4, 5), (1,)),
-           ((2, 3, 4, 5), (0, 2)), ((2, 3, 4, 5), (1, 3)), ((1, 6), (0,)), ((6, 1), (1,)), ((1, 1), (0, 1)), ((3, 40), (1,)),
+           ((2, 3, 4, 5), (0, 2)), ((2, 3, 4, 5), (1, 3)), ((1, 6), (0,)), ((6, 1), (1,)), ((1, 1), (0, 1)), ((3,
+           40), (1,)),
            ((40, 3), (0,)), ((2, 0), (1,)), ((0, 2), (0,)), ((0,), (0,)), ((), ())]  # fmt: skip
 
 
@@ -196,8 +224,18 @@ def test_dtypes_of_reductions(dtype, monoid):
 @pytest.mark.parametrize("dtype", [float32, float16])
 def test_nan_and_ties(dtype, monoid):
     nan, inf = np.nan, np.inf
-    rows = [[nan] * 9, [1] * 9, [inf] * 9, [-inf] * 9, [0, nan, 5, nan, 9, 1, 1, 1, 1], [1, 2, 3, 3, 2, 3, 1, 1, 1],
-            [5, 5, 4, 3, 3, 3, 4, 5, 5], [0.0, -0.0] * 4 + [0.0], [1, 2, 3, 4, 5, 6, 7, 8, nan], [-inf, nan] + [inf] * 7]
+    rows = [
+        [nan] * 9,
+        [1] * 9,
+        [inf] * 9,
+        [-inf] * 9,
+        [0, nan, 5, nan, 9, 1, 1, 1, 1],
+        [1, 2, 3, 3, 2, 3, 1, 1, 1],
+        [5, 5, 4, 3, 3, 3, 4, 5, 5],
+        [0.0, -0.0] * 4 + [0.0],
+        [1, 2, 3, 4, 5, 6, 7, 8, nan],
+        [-inf, nan] + [inf] * 7,
+    ]
     value = np.array(rows).astype(dtype.np)
     for axis in (0, 1):
         x = tensor("x", *value.shape, dtype=dtype)
@@ -290,9 +328,11 @@ def test_halves_accumulate_in_float32():
 
 
 @pytest.mark.parametrize("spec, a, b", [
-    ("ik,kj->ij", (5, 3), (3, 9)), ("ik,jk->ij", (5, 3), (9, 3)), ("ki,kj->ij", (3, 5), (3, 9)), ("ik,kj->ji", (5, 3), (3, 9)),
+    ("ik,kj->ij", (5, 3), (3, 9)), ("ik,jk->ij", (5, 3), (9, 3)), ("ki,kj->ij", (3, 5), (3, 9)), ("ik,kj->ji", (5,
+    3), (3, 9)),
     ("bik,bkj->bij", (2, 3, 4), (2, 4, 5)), ("i,j->ij", (5,), (7,)), ("i,i->", (9,), (9,)), ("ik,k->i", (5, 3), (3,)),
-    ("k,kj->j", (3,), (3, 11)), ("ik,kj->ij", (1, 3), (3, 1)), ("ik,kj->ij", (4, 1), (1, 6)), ("ik,kj->ij", (4, 0), (0, 6)),
+    ("k,kj->j", (3,), (3, 11)), ("ik,kj->ij", (1, 3), (3, 1)), ("ik,kj->ij", (4, 1), (1, 6)), ("ik,kj->ij", (4, 0),
+    (0, 6)),
     ("abk,kcd->abcd", (2, 3, 4), (4, 3, 5)), ("abk,kcd->dbca", (2, 3, 4), (4, 3, 5)), ("bi,bi->bi", (3, 5), (3, 5)),
     ("ikl,klj->ij", (3, 2, 4), (2, 4, 9)), ("ikl,lkj->ij", (3, 2, 4), (4, 2, 9)), (",->", (), ()), ("i,->i", (5,), ()),
     ("bi,bj->ibj", (2, 3), (2, 9)),
@@ -303,8 +343,18 @@ def test_contractions(spec, a, b):
     check(Graph((x, y), [B.op("add", z, B.like(z, 1)), z]))
 
 
-@pytest.mark.parametrize("dtype, out", [(float16, None), (dtypes.bfloat16, float32), (float64, None), (int32, None),
-                                        (int8, int32), (float32, float64), (dtypes.uint64, None)])
+@pytest.mark.parametrize(
+    "dtype, out",
+    [
+        (float16, None),
+        (dtypes.bfloat16, float32),
+        (float64, None),
+        (int32, None),
+        (int8, int32),
+        (float32, float64),
+        (dtypes.uint64, None),
+    ],
+)
 def test_contraction_dtypes(dtype, out):
     x, y = tensor("x", 3, 4, dtype=dtype), tensor("y", 4, 9, dtype=dtype)
     check(Graph((x, y), [B.contract(x, y, "ik,kj->ij", out)]), lanes=(4,))
@@ -364,6 +414,11 @@ def test_random_graphs(graph, seed):
 
 def test_kernels_have_vector_loops_and_parallel_tasks():
     """What the tests above run are vector kernels indeed."""
-    for graph in (programs.softmax((64, 64)), programs.layernorm(64, 64), programs.adam((64, 64)), programs.linear_gelu()):
+    for graph in (
+        programs.softmax((64, 64)),
+        programs.layernorm(64, 64),
+        programs.adam((64, 64)),
+        programs.linear_gelu(),
+    ):
         for kernel in kernels(graph, vectors(1)):
             assert any(isinstance(s, For) and s.kind == "vector" for s in walk(kernel.body)), kernel.name

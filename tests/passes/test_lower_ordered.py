@@ -61,7 +61,11 @@ def test_scatter(pieces, shape, index_shape, axis, combine, lanes):
     base, index = _x(dtypes.float32, *shape), _x(dtypes.int64, *index_shape)
     updates = _x(dtypes.float32, *shape[:axis], *index_shape, *shape[axis + 1 :])
     graph = Graph((base, index, updates), [make("scatter", (base, index, updates), axis=axis, combine=combine)])
-    args = [_random(base.dtype, shape), rng.integers(-2, shape[axis] + 2, index_shape), _random(base.dtype, updates.shape)]
+    args = [
+        _random(base.dtype, shape),
+        rng.integers(-2, shape[axis] + 2, index_shape),
+        _random(base.dtype, updates.shape),
+    ]
     _check(graph, args, lanes)
 
 
