@@ -62,9 +62,9 @@ def test_glu_prelu_normalize():
 
 LAYERS = [
     ("ReLU", ()), ("ReLU6", ()), ("LeakyReLU", (0.3,)), ("PReLU", (4,)), ("ELU", (0.5,)), ("CELU", (0.5,)),
-    ("SELU", ()), ("GELU", ()), ("GELU", ("tanh",)), ("SiLU", ()), ("Mish", ()), ("Sigmoid", ()), ("LogSigmoid", ()),
-    ("Tanh", ()), ("Softplus", (2.0,)), ("Softsign", ()), ("Hardtanh", (-0.5, 2.0)), ("Hardsigmoid", ()), ("Hardswish", ()),
-    ("GLU", (1,)), ("Softmax", (1,)), ("LogSoftmax", (-1,)),
+    ("SELU", ()), ("GELU", ()), ("GELU", ("tanh",)), ("SiLU", ()), ("Mish", ()), ("Sigmoid", ()), ("Tanh", ()),
+    ("LogSigmoid", ()), ("Softplus", (2.0,)), ("Softsign", ()), ("Hardtanh", (-0.5, 2.0)), ("Hardsigmoid", ()),
+    ("Hardswish", ()), ("GLU", (1,)), ("Softmax", (1,)), ("LogSoftmax", (-1,)),
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dlc import nn, optim
 from tests.nn.against_torch import normal, torch
 
 TF = torch.nn.functional
+COMPILED = True
 
 
 def data(k):
@@ -17,10 +18,11 @@ def data(k):
 
 def networks(*extra):
     bias = not extra  # in front of BatchNorm a bias has no gradient but rounding errors
-    ours = nn.Sequential(nn.Linear(4, 8, bias), *[getattr(nn, n)(*a) for n, a in extra], nn.ReLU(), nn.Linear(8, 3))
-    theirs = torch.nn.Sequential(
-        torch.nn.Linear(4, 8, bias), *[getattr(torch.nn, n)(*a) for n, a in extra], torch.nn.ReLU(), torch.nn.Linear(8, 3)
-    )
+
+    def make(m):
+        return m.Sequential(m.Linear(4, 8, bias), *[getattr(m, n)(*a) for n, a in extra], m.ReLU(), m.Linear(8, 3))
+
+    ours, theirs = make(nn), make(torch.nn)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
