@@ -129,10 +129,9 @@ class _Builder:
             return False
         written = {r.slot for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)
                    if b in step.kernel.writes}
-        if any(_touches(s, slot) for s in steps[at + 1 : later + 1] for slot in written):
-            return False
+        between = steps[at + 1 : later + 1]
         read = {r.slot for r in step.all_args} - written
-        return not any(slot in _written(s) for s in steps[at + 1 : later + 1] for slot in read)
+        return not any(written & _slots(s) or read & _written(s) for s in between)
 
     def grain(self, tasks: int, work_ns: float) -> int:
         """Small kernels stay on one thread; others are dealt out in a few pieces a thread."""
@@ -213,14 +212,18 @@ class _Builder:
 def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Builder) -> Program:
     """Let donated outputs live in their inputs where nothing reads the input afterwards; copy at the end otherwise."""
     steps = list(program.steps)
+    touched = [_slots(s) for s in steps]
     copies: Steps = []
     for p, o in donate:
         source, goal = program.inputs[p], program.outputs[o]
-        if _safe(steps, source, goal):
+        if _safe(steps, touched, source, goal):
             goal.alias = source
             continue
         aside = builder.slot(f"new_{source.name}", goal.dtype, goal.size)
-        steps = [_replaced(s, goal, aside) for s in steps]
+        for k, slots in enumerate(touched):
+            if goal in slots:
+                steps[k] = _replaced(steps[k], goal, aside)
+                touched[k] = (slots - {goal}) | {aside}
         goal.alias = source
         copies.append(builder.copy(Ref(aside), Ref(goal)))
     program.steps = (*steps, *copies)
@@ -228,10 +231,10 @@ def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Bui
     return program
 
 
-def _touches(step: Launch | Repeat, slot: Slot) -> bool:
+def _slots(step: Launch | Repeat) -> set[Slot]:
     if isinstance(step, Launch):
-        return any(r.slot is slot for r in step.all_args)
-    return any(_touches(s, slot) for s in step.body)
+        return {r.slot for r in step.all_args}
+    return set().union(*map(_slots, step.body))
 
 
 def _written(step: Launch | Repeat) -> set[Slot]:
@@ -241,17 +244,16 @@ def _written(step: Launch | Repeat) -> set[Slot]:
             if b in step.kernel.writes}
 
 
-def _safe(steps: Steps, source: Slot, goal: Slot) -> bool:
+def _safe(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot) -> bool:
     """Is writing `goal` into the memory of `source` unnoticeable?"""
-    writers = [k for k, s in enumerate(steps) if _touches(s, goal)]
-    readers = [k for k, s in enumerate(steps) if _touches(s, source)]
+    writers = [k for k, slots in enumerate(touched) if goal in slots]
     if not writers:
         return False
     first = writers[0]
-    if any(k > first for k in readers):
+    if any(source in slots for slots in touched[first + 1 :]):
         return False
     step = steps[first]
-    if first not in readers:
+    if source not in touched[first]:
         return True
     return isinstance(step, Launch) and _elementwise(step, source, goal)
 

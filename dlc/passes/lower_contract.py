@@ -19,8 +19,11 @@ from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import bounds, coefficient, flatten, simplify, unflatten
-from dlc.passes.lower import Body, Lowered, _divides, _product, guarded, nest, split_axis, spread
+from dlc.passes.lower import Body, Lowered, _divides, _product, cost_of, guarded, nest, split_axis, spread
 from dlc.passes.units import Unit
+
+
+LIGHT = 6  # cost of an epilogue up to which it is unrolled over the register tile
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,12 @@ class _Tile:
                 stores.append(self.body.store(u.node, self.result_index(u, mapping), values[u], predicate))
         return loops.seq(*stores)
 
+    def epilogue_cost(self) -> int:
+        """Scalar operations and memory accesses that follow each sum."""
+        units = self.body.group.units
+        stores = sum(u.node in self.body.fused.stored for u in units)
+        return stores + sum(cost_of(u.values[0]) + len(u.loads) for u in units if u is not self.unit)
+
     @property
     def accumulator(self):
         node = self.unit.node
@@ -230,16 +239,30 @@ def _tiled(tile: _Tile) -> Stmt:
         b = tile.operand(tile.col_value, base | columns | inner)
         b = loops.cast(_columns_in_bounds(b, inside), acc.dtype)
         step = each(loops.store(acc, at, multiply_add(a, b, loops.load(acc, *at))))
+        start = each(loops.store(acc, at, loops.const(0, acc.dtype)))
+        sums = (loops.Alloc(acc), start, nest(ks, step))
+        if tile.epilogue_cost() > LIGHT:
+            return loops.Seq((*sums, *spilled(mt, nt, base, acc, each, at)))
         out = tile.epilogue(base | columns | rows, loops.load(acc, *at), inside)
         writes: Stmt = loops.loop(j, loops.loop(lane, out, "vector", None, lanes), "unroll")
         if m % mr:
             writes = loops.If(loops.op("lt", row, loops.const(m)), writes)
-        return loops.Seq((
-            loops.Alloc(acc),
-            each(loops.store(acc, at, loops.const(0, acc.dtype))),
-            nest(ks, step),
-            loops.loop(i, writes, "unroll"),
-        ))
+        return loops.Seq((*sums, loops.loop(i, writes, "unroll")))
+
+    def spilled(mt: Expr, nt: Expr, base: dict[Expr, Expr], acc: Buffer, each, at: tuple[Expr, ...]) -> list[Stmt]:
+        """A long epilogue, written once: the sums go through scratch memory, row by row."""
+        i, j, lane = at
+        scratch = Buffer("tile", acc.dtype, (mr, nr), "shared")
+        save = each(loops.store(scratch, (i, simplify(j * lanes + lane)), loops.load(acc, *at)))
+        r, v = loops.axis("r", mr), loops.axis("v", nr)
+        row, col = simplify(mt * mr + r), simplify(nt * nr + v)
+        place = base | dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
+        place |= dict(zip(tile.axes(parts.rows), unflatten(row, tile.extents(parts.rows)), strict=True))
+        out = tile.epilogue(place, loops.load(scratch, r, v), None)
+        width: Expr | None = loops.op("min", loops.const(nr), loops.op("sub", loops.const(n), nt * nr)) if n % nr else None
+        height: Expr | None = loops.op("min", loops.const(mr), loops.op("sub", loops.const(m), mt * mr)) if m % mr else None
+        body = loops.loop(r, loops.loop(v, out, "vector", width, lanes), "serial", height)
+        return [loops.Alloc(scratch), save, body]
 
     stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt",
                        lambda nt: _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))

@@ -91,11 +91,40 @@ def own_outputs(graph: Graph) -> Graph:
 def choose_units(graph: Graph) -> list[Node]:
     """The nodes to compute into memory, inputs first."""
     nodes = graph.nodes()
+    units = _choose(graph, nodes, set())
+    scalars = repeated_scalars(nodes, units)
+    return _choose(graph, nodes, scalars) if scalars else units
+
+
+def repeated_scalars(nodes: Sequence[Node], units: Sequence[Node]) -> set[Node]:
+    """Single numbers that are expensive to compute and would be computed anew by several kernels (the bias
+    corrections of Adam). Plain maps of parameters count once: they become one kernel for tensors of all sizes."""
+    chosen = set(units)
+    inside: dict[Node, frozenset[Node]] = {}  # the expensive scalars computed on the spot as part of a node
+    kernels: dict[Node, set[Node | None]] = defaultdict(set)
+    only_plain: dict[Node, bool] = {}
+    for n in nodes:
+        if n.op == "param":
+            inside[n], only_plain[n] = frozenset(), True
+            continue
+        found = frozenset().union(*(inside[i] for i in n.inputs)) if n.inputs else frozenset()
+        flat = n.op not in HEAVY and n.op != "item" and all(only_plain[i] for i in n.inputs)
+        if n in chosen:
+            for s in found:
+                kernels[s].add(None if flat else n)
+            found = frozenset()
+        elif n.op in SCALAR_OPS and n.type.size == 1 and SCALAR_OPS[n.op].cost >= EXPENSIVE and flat:
+            found = found | {n}
+        inside[n], only_plain[n] = found, flat
+    return {s for s, where in kernels.items() if len(where) > 2}
+
+
+def _choose(graph: Graph, nodes: Sequence[Node], more: set[Node]) -> list[Node]:
     users: dict[Node, list[Node]] = defaultdict(list)
     for n in nodes:
         for i in dict.fromkeys(n.inputs):
             users[i].append(n)
-    forced = {memory_of(o) for o in graph.outputs}
+    forced = {memory_of(o) for o in graph.outputs} | more
     for n in nodes:
         if n.op == "contract":
             forced.update(base_of(i) for i in n.inputs)
