@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 
 from dlc.cli.difference import difference
@@ -41,11 +44,16 @@ def dump(target: str, stage: str, kernel: int | None, diff: tuple[str, str] | No
         raise CommandError(f"--kernel needs --stage {' or '.join(KERNEL_STAGES)}")
     stages = Stages(find(target), host.detect())
     if diff:
-        show(difference(stages.text(diff[0]), stages.text(diff[1]), *diff), "diff")
+        show(_relative(difference(stages.text(diff[0]), stages.text(diff[1]), *diff)), "diff")
     elif kernel is not None:
         found = stages.kernels(stage)
         if not 0 <= kernel < len(found):
             raise CommandError(f"no kernel {kernel}: {target} has {len(found)}, counted from 0")
-        show(print_kernel(found[kernel]), "loops")
+        show(_relative(print_kernel(found[kernel])), "loops")
     else:
-        show(stages.text(stage), LANGUAGE.get(stage))
+        show(_relative(stages.text(stage)), LANGUAGE.get(stage))
+
+
+def _relative(text: str) -> str:
+    """Source files below the working directory by their relative path."""
+    return text.replace(f"{Path.cwd()}{os.sep}", "")
