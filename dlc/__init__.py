@@ -1,4 +1,6 @@
-"""dlc: a tensor compiler. Write ordinary tensor code, decorate the step with `@dlc.jit`, and dlc generates the kernels."""
+"""dlc: a tensor compiler. Write ordinary tensor code, decorate the step with `@dlc.jit`, and dlc generates the
+kernels.
+"""
 
 from __future__ import annotations
 
@@ -266,4 +268,8 @@ def __getattr__(name: str):
     raise AttributeError(f"module 'dlc' has no attribute {name!r}")
 
 
-__all__ = [name for name in globals() if not name.startswith("_") and name not in ("annotations", "frontend", "ir", "runtime", "passes")]
+__all__ = [
+    name
+    for name in globals()
+    if not name.startswith("_") and name not in ("annotations", "frontend", "ir", "runtime", "passes")
+]

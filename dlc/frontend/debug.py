@@ -12,9 +12,8 @@ import numpy as np
 
 from dlc.frontend.trace import state
 from dlc.ir.errors import DlcError, IndexOutOfRange
-from dlc.ir.graph import Graph, Node, TensorType
+from dlc.ir.graph import Graph, Node, TensorType, param
 from dlc.ir.graph_interp import evaluate
-from dlc.ir.graph import param
 from dlc.passes.vjp import expand
 from dlc.runtime.memory import Buffer, allocate, as_ndarray
 
@@ -108,7 +107,9 @@ def _check_nan(node: Node, ins: list, value: object) -> None:
     bad = next(v for v in values if _has_nan(v))
     where = tuple(int(k) for k in np.argwhere(np.isnan(bad.astype(np.float64)))[0])
     types = ", ".join(f"{i.dtype.name} {i.shape}" for i in node.inputs if isinstance(i.type, TensorType))
-    raise NaNFound(f"{node.op} made a NaN at index {where} of its result, from operands without any ({types}){_at(node)}")
+    raise NaNFound(
+        f"{node.op} made a NaN at index {where} of its result, from operands without any ({types}){_at(node)}"
+    )
 
 
 def _has_nan(x: object) -> bool:
@@ -123,4 +124,6 @@ def _check_indices(node: Node, ins: list) -> None:
     bad = (index < 0) | (index >= extent)
     if bad.any():
         value = int(index[tuple(np.argwhere(bad)[0])])
-        raise IndexOutOfRange(f"index {value} is outside axis {axis} of a tensor of shape {node.inputs[0].shape}{_at(node)}")
+        raise IndexOutOfRange(
+            f"index {value} is outside axis {axis} of a tensor of shape {node.inputs[0].shape}{_at(node)}"
+        )

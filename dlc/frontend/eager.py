@@ -1,7 +1,7 @@
 """Running outside jit: pending values are computed when somebody looks, by executables cached by graph structure.
 
-A value that has been computed stays on its node (`node.data`), so that graphs built on it earlier find it. A Tensor whose
-value has no gradient to anything lets go of its history then: its node becomes a fresh leaf.
+A value that has been computed stays on its node (`node.data`), so that graphs built on it earlier find it. A Tensor
+whose value has no gradient to anything lets go of its history then: its node becomes a fresh leaf.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ CACHED_EXECUTABLES = 1024
 # Cells assigned or differentiated, not yet computed: id -> weak reference. They are computed with the next value that
 # anybody looks at, so that a training loop which prints only its loss does not drag its whole past along.
 _pending: dict[int, weakref.ref[Tensor]] = {}
-# Tensors made since anything was computed, in order. That is all that decides when a graph is too long: a loop which does
-# the same between two looks is cut at the same places each time, and its pieces are found in the cache.
+# Tensors made since anything was computed, in order. That is all that decides when a graph is too long: a loop which
+# does the same between two looks is cut at the same places each time, and its pieces are found in the cache.
 _recent: list[weakref.ref[Tensor]] = []
 
 
@@ -40,8 +40,8 @@ def leaf(buffer: Buffer, type: TensorType) -> Node:
     """A leaf node whose value is in `buffer`."""
     node = param(type, data=buffer)
     if buffer.owner is not None:
-        # Memory that belongs to somebody else. This second reference keeps it from ever looking exclusively ours, so that
-        # it is never written in place.
+        # Memory that belongs to somebody else. This second reference keeps it from ever looking exclusively ours, so
+        # that it is never written in place.
         node.attrs["borrowed"] = buffer
     return node
 
@@ -124,8 +124,8 @@ def settle(cell: Tensor) -> None:
         cell._node = leaf(node.data, node.type)
 
 
-# A second reference to the Buffer of each computed node that is not a leaf: such a Buffer never looks exclusively owned, so
-# it is never written in place. The node is an expression, and must keep the value that the expression has.
+# A second reference to the Buffer of each computed node that is not a leaf: such a Buffer never looks exclusively
+# owned, so it is never written in place. The node is an expression, and must keep the value that the expression has.
 _memo: weakref.WeakKeyDictionary[Node, Buffer] = weakref.WeakKeyDictionary()
 
 
@@ -148,7 +148,7 @@ def compute(roots: list[Node]) -> None:
 
 
 def expanded(roots: list[Node]) -> list[Node]:
-    """`roots` without `vjp` nodes. Derivatives need the whole history, computed values included, so this comes first."""
+    """`roots` without `vjp` nodes. Derivatives need the whole history, computed values included: this comes first."""
     if not any(n.op == "vjp" for n in topological(roots, stop=_known)):
         return roots
     from dlc.passes.vjp import expand
@@ -215,7 +215,7 @@ _INSTEAD = {
     "bool()": "use dlc.where (or dlc.scan for a loop), or pass the condition as a Python bool or in static_argnums",
     "repr()": "return it",
 }
-_DEFAULT_INSTEAD = "return it from the function and look at it outside, or pass it as a static argument (static_argnums)"
+_DEFAULT_INSTEAD = "return it and look at it outside the function, or pass it as a static argument (static_argnums)"
 
 
 def constant(tensor: Tensor, what: str) -> Node:

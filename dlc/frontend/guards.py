@@ -1,9 +1,9 @@
 """What a compiled entry depends on outside its arguments, and whether that is still as it was at the trace.
 
 The function's code is read (not run) for the names it uses: globals, closure variables, attributes of objects, and the
-same again in the user's own functions, methods and modules' `forward` that it names. Each such object is remembered, and
-compared by identity at every call; numbers, strings and None also by value. Containers are compared element by element.
-Attributes of nn.Modules are not looked at here: they report their changes (`trace.structure_changed`).
+same again in the user's own functions, methods and modules' `forward` that it names. Each such object is remembered,
+and compared by identity at every call; numbers, strings and None also by value. Containers are compared element by
+element. Attributes of nn.Modules are not looked at here: they report their changes (`trace.structure_changed`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+import itertools
 import operator
 import os
 import sysconfig
@@ -25,6 +26,7 @@ _MISSING = object()
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple({os.path.join(p, "") for k, p in sysconfig.get_paths().items() if k.endswith(("stdlib", "lib"))})
 _TRANSPARENT = {"PUSH_NULL", "NOP", "CACHE", "RESUME", "COPY_FREE_VARS", "EXTENDED_ARG", "MAKE_CELL"}
+_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 _MAX_GUARDS = 5000
 _MAX_ELEMENTS = 20000
 
@@ -100,13 +102,14 @@ class Guards:
 
     # --- collecting ---
 
-    def _add(self, ref: Ref) -> None:
+    def _add(self, ref: Ref, enter: bool = True) -> None:
         if len(self._values) < _MAX_GUARDS and ref.get is not None and ("path", ref.path) not in self._seen:
             self._seen.add(("path", ref.path))
             self._paths.append(ref.path)
             self._getters.append(ref.get)
             self._values.append(ref.value)
-        self._enter(ref)
+        if enter:
+            self._enter(ref)
 
     def _enter(self, ref: Ref) -> None:
         """Look into an object that the function names."""
@@ -165,31 +168,36 @@ class Guards:
         free = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False))
         where = f" (in {fn.__name__})"
         if fn.__defaults__ or fn.__kwdefaults__:
-            self._add(Ref(fn.__defaults__, functools.partial(getattr, fn, "__defaults__"), f"the defaults of {fn.__name__}"))
+            self._add(
+                Ref(fn.__defaults__, functools.partial(getattr, fn, "__defaults__"), f"the defaults of {fn.__name__}")
+            )
             for k, v in enumerate((*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values())):
                 self._enter(Ref(v, None, f"default {k} of {fn.__name__}"))
         self._scan_code(fn.__code__, fn.__globals__, free, known, where)
 
     def _scan_code(self, code: types.CodeType, names: dict, free: dict, known: dict[str, Ref], where: str) -> None:
         here: Ref | None = None
-        for step in dis.get_instructions(code):
+        steps = [s for s in dis.get_instructions(code) if s.opname not in _TRANSPARENT]
+        for step, after in itertools.zip_longest(steps, steps[1:]):
             op, name = step.opname, step.argval
-            if op in _TRANSPARENT:
-                continue
+            # `seen.append(...)` writes to a container without reading it
+            written = after is not None and after.opname in _ATTRIBUTE and after.argval in ("append", "add", "extend")
             if op in ("LOAD_GLOBAL", "LOAD_NAME"):
                 value = names.get(name, _MISSING)
                 here = Ref(value, functools.partial(names.get, name, _MISSING), f"global {name}{where}")
-                self._add(here)
+                self._add(here, enter=not (written and isinstance(value, (list, set))))
             elif op in ("LOAD_DEREF", "LOAD_CLASSDEREF") and name in free:
                 try:
-                    here = Ref(free[name].cell_contents, functools.partial(_contents, free[name]), f"variable {name}{where}")
-                    self._add(here)
+                    here = Ref(
+                        free[name].cell_contents, functools.partial(_contents, free[name]), f"variable {name}{where}"
+                    )
+                    self._add(here, enter=not (written and isinstance(here.value, (list, set))))
                 except ValueError:  # a cell that is still empty: a function that names itself
                     here = None
             elif op in ("LOAD_FAST", "LOAD_DEREF", "LOAD_FAST_CHECK") and name in known:
                 here = known[name]
                 self._enter(here)
-            elif op in ("LOAD_ATTR", "LOAD_METHOD") and here is not None:
+            elif op in _ATTRIBUTE and here is not None:
                 here = self._attribute(here, name)
             else:
                 here = None

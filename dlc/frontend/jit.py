@@ -1,9 +1,9 @@
 """`jit`: trace a function once for each signature, compile the graph, and from then on run one executable a call.
 
-A call computes its key (types of the arguments, static values), finds the entry compiled for it, checks the entry's guards and
-runs it. An entry's inputs are the arguments, the Tensors that the function read otherwise (by reference: read again at
-each call), and NumPy arrays it read. Its outputs are the result, and the new values of Tensors that it assigned; these go
-into the Tensor's own buffer when nobody else holds the old value, and into a fresh one otherwise.
+A call computes its key (types of the arguments, static values), finds the entry compiled for it, checks the entry's
+guards and runs it. An entry's inputs are the arguments, the Tensors that the function read otherwise (by reference:
+read again at each call), and NumPy arrays it read. Its outputs are the result, and the new values of Tensors that it
+assigned; these go into the Tensor's own buffer when nobody else holds the old value, and into a fresh one otherwise.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dlc.frontend import eager
 from dlc.frontend import trace as tracing
 from dlc.frontend.guards import Guards
 from dlc.frontend.location import here
-from dlc.frontend.tensor import Tensor, from_buffer
-from dlc.frontend.trace import UNSET, CellRead, Trace, execution, leaf_cell, leaked, register_leaf, stand_in, state
+from dlc.frontend.tensor import Tensor, bare, from_buffer
+from dlc.frontend.trace import UNSET, Trace, execution, leaf_cell, leaked, register_leaf, stand_in, state
 from dlc.frontend.tree import TreeDef, node_of, paths, tree_flatten, tree_unflatten
 from dlc.ir import build, dtypes
 from dlc.ir.errors import TraceError
@@ -59,18 +59,17 @@ class Call(NamedTuple):
 class JitFunction:
     """A function compiled by `dlc.jit`. Calling it is calling the function; `fn` is the original."""
 
-    def __init__(self, fn: Callable, static_argnums: Sequence[int] = (), static_argnames: Sequence[str] = (), tune: bool = False):
+    def __init__(
+        self, fn: Callable, static_argnums: Sequence[int] = (), static_argnames: Sequence[str] = (), tune: bool = False
+    ):
         if not callable(fn):
             raise TypeError(f"jit: {fn!r} is not callable")
         call = fn if isinstance(fn, (types.FunctionType, types.MethodType, functools.partial)) else type(fn).__call__
-        if (
-            inspect.isgeneratorfunction(call)
-            or inspect.iscoroutinefunction(call)
-            or inspect.isasyncgenfunction(call)
-        ):
+        if inspect.isgeneratorfunction(call) or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
             kind = "a generator" if inspect.isgeneratorfunction(call) else "an async function"
             raise TypeError(
-                f"jit: {_name(fn)} is {kind}, which runs piece by piece; jit the function that computes one step\n  at {here()}"
+                f"jit: {_name(fn)} is {kind}, which runs piece by piece; jit the function that computes one step"
+                f"\n  at {here()}"
             )
         functools.update_wrapper(self, fn)
         self.fn = fn
@@ -163,7 +162,9 @@ class JitFunction:
                 numbers.append(leaf)
             else:
                 if isinstance(leaf, _COROUTINES):
-                    raise TypeError(f"jit: {self._path(treedef, k)} of {self.name} is a {type(leaf).__name__}\n  at {here()}")
+                    raise TypeError(
+                        f"jit: {self._path(treedef, k)} of {self.name} is a {type(leaf).__name__}\n  at {here()}"
+                    )
                 key.append(Static(type(leaf), leaf))
         if len(set(map(id, tensors))) != len(tensors):
             first = {}
@@ -195,9 +196,9 @@ class JitFunction:
                 hash(value)
             except TypeError:
                 raise TypeError(
-                    f"jit: {self._path(treedef, k)} of {self.name} is a {type(value).__name__}, which is neither made of "
-                    f"Tensors nor hashable, so it cannot be a static argument either (dlc.register_tree makes a class a "
-                    f"tree)\n  at {here()}"
+                    f"jit: {self._path(treedef, k)} of {self.name} is a {type(value).__name__}, which is neither made "
+                    "of Tensors nor hashable, so it cannot be a static argument either (dlc.register_tree makes a "
+                    f"class a tree)\n  at {here()}"
                 ) from None
 
     def _path(self, treedef: TreeDef, k: int) -> str:
@@ -279,10 +280,10 @@ def jit(
 ) -> Any:
     """Compile `fn`: trace it once for each signature, and run generated code from then on.
 
-    Arguments may be Tensors, NumPy arrays, Python numbers and trees of them. Numbers are inputs: changing them does not trace
-    again. bool, str, None and other hashable objects are static: part of the signature by value, as are the arguments
-    that `static_argnums` and `static_argnames` name. Tensors that `fn` reads in other ways are inputs by reference, and keep
-    what it assigns to them. `tune` tries several schedules for each kernel at the first call.
+    Arguments may be Tensors, NumPy arrays, Python numbers and trees of them. Numbers are inputs: changing them does not
+    trace again. bool, str, None and other hashable objects are static: part of the signature by value, as are the
+    arguments that `static_argnums` and `static_argnames` name. Tensors that `fn` reads in other ways are inputs by
+    reference, and keep what it assigns to them. `tune` tries several schedules for each kernel at the first call.
     """
     if fn is None:
         return functools.partial(jit, static_argnums=static_argnums, static_argnames=static_argnames, tune=tune)
@@ -391,10 +392,8 @@ class Recorder:
             elif isinstance(leaf, _NUMBERS) and not isinstance(leaf, bool):
                 dtype = dtypes.int64 if isinstance(leaf, int) else dtypes.float64
                 node = param(TensorType(dtype, ()), name, here())
-                number = Tensor.__new__(Tensor)
-                number._node, number._owner, number._weak, number._requires_grad, number._grad = node, trace, True, False, None
                 self.number_params.append(node)
-                out.append(number)
+                out.append(bare(node, trace, weak=True))
             else:
                 out.append(leaf)
         args, kwargs = _unflatten_call(treedef, out)
@@ -407,7 +406,7 @@ class Recorder:
         return {k: v for k, v in out.items() if not isinstance(v, scalars) and node_of(type(v)) is None}
 
     def _check_conflicts(self) -> None:
-        """One Tensor must not be an argument (or somebody's `.grad`) and a cell of its own, where either is assigned."""
+        """No Tensor may be an argument (or somebody's `.grad`) and a cell of its own, if either is assigned."""
         cells = self.trace.cells
         pins = set()
         for k, (original, inside) in enumerate(zip(self.call.tensors, self.stand_ins, strict=True)):
@@ -455,7 +454,7 @@ class Recorder:
         read_grads = [r for r in by_grad if not r.assigned and r.placeholder in used]
         arrays = [(a, n) for a, n in trace.arrays if n in used]
         for array, node in [*arrays]:
-            # nobody but the trace holds it (list, tuples, loop): it was made in the function, and cannot change any more
+            # nobody but the trace holds it (list, tuples, loop): it was made in the function, and cannot change
             if array.base is None and getrefcount(array) <= _ARRAY_FREE:
                 node.data = eager.array_buffer(array)
                 arrays = [(a, n) for a, n in arrays if n is not node]
@@ -514,7 +513,9 @@ class Recorder:
         nodes: dict[Node, int] = {}
         for leaf in leaves:
             if isinstance(leaf, _COROUTINES) or inspect.isawaitable(leaf):
-                raise TypeError(f"jit: {self.function.name} returned a {type(leaf).__name__}; return Tensors\n  at {here()}")
+                raise TypeError(
+                    f"jit: {self.function.name} returned a {type(leaf).__name__}; return Tensors\n  at {here()}"
+                )
             if not isinstance(leaf, Tensor):
                 entry.results.append(("static", leaf))
                 continue
@@ -534,7 +535,7 @@ class Recorder:
         return list(nodes)
 
     def _place(self, cell: Tensor) -> Any:
-        """A Tensor that the trace knows as `cell`, as the entry finds it at a call: itself, or the number of an argument."""
+        """How the entry finds, at a call, what the trace knows as `cell`: itself, or the number of an argument."""
         for k, inside in enumerate(self.stand_ins):
             if inside is cell and k not in self.pinned:
                 return k
@@ -571,7 +572,7 @@ def _unflatten_call(treedef: TreeDef, leaves: list[Any]) -> tuple[tuple, dict[st
 
 
 def _counts() -> tuple[int, int]:
-    """What getrefcount says, in the expressions of Entry.run, for a node that only its cell holds, and for its Buffer."""
+    """What getrefcount says, as Entry.run asks it, of a node that only its cell holds, and of its Buffer."""
 
     class Cell:
         __slots__ = ("_node",)
@@ -618,7 +619,8 @@ class Entry:
         n = self.n_assigned
         self.assigned = self.cells[:n]
         self.free_nodes, self.free_buffers = [_NODE_FREE] * n, [_BUFFER_FREE] * n
-        self.all_args = self.arg_slots == list(range(len(self.arg_slots)))
+        # every argument is an input, in order, if there are this many
+        self.all_args = len(self.arg_slots) if self.arg_slots == list(range(len(self.arg_slots))) else -1
         self.no_grads = not (self.held_grads or self.grad_targets or self.grad_clears or self.grad_sets)
         # an owner and a list hold a gradient, as a cell and a list hold a node: the same count
         m = len(self.grad_targets)
@@ -627,7 +629,6 @@ class Entry:
         self.single = None
         if len(self.results) == 1 and self.results[0][0] == "output" and self.treedef.kind is None:
             self.single = self.result_types[0]
-        self.first_args = len(self.arg_slots)
 
     # --- validity ---
 
@@ -662,14 +663,15 @@ class Entry:
         """Run on these arguments: write what the function assigns, and return its result."""
         with execution:
             inputs = []
-            for t in tensors if self.all_args and len(tensors) == self.first_args else [tensors[k] for k in self.arg_slots]:
+            for t in tensors if len(tensors) == self.all_args else [tensors[k] for k in self.arg_slots]:
                 data = t._node.data
                 if data is None:
                     data = _realized(t)
                 inputs.append(data)
             if numbers:
                 inputs += [
-                    from_array(np.array(numbers[k], d)) for k, d in zip(self.number_slots, self.number_dtypes, strict=True)
+                    from_array(np.array(numbers[k], d))
+                    for k, d in zip(self.number_slots, self.number_dtypes, strict=True)
                 ]
             nodes = [c._node for c in self.cells]
             buffers = [n.data for n in nodes]

@@ -56,7 +56,7 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
 
 
 def user_errors(fn: F) -> F:
-    """Decorator for a public operation: a ShapeError or DTypeError from inside gets the user's line and the operands."""
+    """Decorator for a public operation: errors of shape and dtype from inside get the user's line and the operands."""
 
     @functools.wraps(fn)
     def call(*args, **kwargs):

@@ -1,8 +1,8 @@
 """`Tensor`: a cell that holds one immutable value, a node of the Graph IR.
 
-The value is either at hand (the node carries a Buffer in `data`) or still to be computed. Assigning to a Tensor rebinds the
-cell; no operation ever changes a value. Shape and dtype belong to the cell and never change: compiled functions that read a
-cell rely on it. Operators and most methods are attached by `dlc.frontend.methods`.
+The value is either at hand (the node carries a Buffer in `data`) or still to be computed. Assigning to a Tensor rebinds
+the cell; no operation ever changes a value. Shape and dtype belong to the cell and never change: compiled functions
+that read a cell rely on it. Operators and most methods are attached by `dlc.frontend.methods`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ import numpy as np
 
 from dlc.frontend import eager
 from dlc.frontend.location import here, user_errors
-from dlc.frontend.trace import leaf_cell, leaked, leaves_of, register_leaf, state, structure_changed, unregister_leaf
+from dlc.frontend.trace import (
+    Trace,
+    leaf_cell,
+    leaked,
+    leaves_of,
+    register_leaf,
+    state,
+    structure_changed,
+    unregister_leaf,
+)
 from dlc.frontend.trace import differentiable as _differentiable
 from dlc.ir import build, dtypes
 from dlc.ir.dtypes import DType
@@ -27,8 +36,8 @@ from dlc.runtime.memory import Buffer
 class Tensor:
     """A tensor of any dlc dtype and shape.
 
-    `Tensor(data, dtype=None, requires_grad=False)` copies a NumPy array, a (nested) list, a number or takes the value of
-    another Tensor. Python floats become float32 and Python integers int64 unless `dtype` says otherwise.
+    `Tensor(data, dtype=None, requires_grad=False)` copies a NumPy array, a (nested) list, a number or takes the value
+    of another Tensor. Python floats become float32 and Python integers int64 unless `dtype` says otherwise.
     """
 
     __slots__ = ("_node", "_owner", "_weak", "_requires_grad", "_grad", "__weakref__")
@@ -79,7 +88,7 @@ class Tensor:
 
     @user_errors
     def assign(self, value: Any) -> Tensor:
-        """Rebind to `value` (same shape and dtype), with no gradient to what it came from. Returns the Tensor itself."""
+        """Rebind to `value` (same shape and dtype), with no gradient to what it came from. Returns the Tensor."""
         node = _stopped(self._fitted(value, "assign", exact=True))
         if self._requires_grad and node.data is not None:
             register_leaf(node, self)
@@ -98,7 +107,9 @@ class Tensor:
             node = build.broadcast_to(node, self._node.shape)
         if node.dtype is not self._node.dtype:
             if exact and not isinstance(value, (list, np.ndarray)):
-                raise DTypeError(f"{what}: a {node.dtype.name} value for a {self._node.dtype.name} tensor; cast it first")
+                raise DTypeError(
+                    f"{what}: a {node.dtype.name} value for a {self._node.dtype.name} tensor; cast it first"
+                )
             node = build.cast(node, self._node.dtype)
         return node
 
@@ -129,24 +140,27 @@ class Tensor:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether `backward()` reaches a Tensor that wants gradients from here. Set it on leaves: parameters, inputs."""
+        """Whether `backward()` from here reaches a Tensor that wants gradients. Set it on parameters and inputs."""
         return self._requires_grad or _differentiable(self._read())
 
     @requires_grad.setter
     def requires_grad(self, on: bool) -> None:
         if on and not self.dtype.is_float:
-            raise DTypeError(f"requires_grad: only float tensors have gradients, this one is {self.dtype.name}\n  at {here()}")
+            raise DTypeError(
+                f"requires_grad: only float tensors have gradients, this one is {self.dtype.name}\n  at {here()}"
+            )
         if on == self._requires_grad:
             return
         if self._owner is not state.trace:
             raise TraceError(
-                f"requires_grad of a Tensor from outside was set while a function is traced, at {here()}: set it before the "
-                f"call, or use detach() or dlc.no_grad()"
+                "requires_grad of a Tensor from outside was set while a function is traced: set it before the call, or "
+                f"use detach() or dlc.no_grad()\n  at {here()}"
             )
         structure_changed(self, "requires_grad", not on, on)
         node = self._read()
         if on:
-            if node.op != "param" or leaf_cell(node) is not None:  # a computed or shared value: give it a name of its own
+            if node.op != "param" or leaf_cell(node) is not None:
+                # a computed or shared value: give it a name of its own
                 node = _stopped(node)
                 if node.data is None:
                     node = make("tag", (node,), here(), uid=unique())
@@ -172,7 +186,8 @@ class Tensor:
     def grad(self, value: Tensor | None) -> None:
         if value is not None and (value.shape != self.shape or value.dtype is not self.dtype):
             raise ShapeError(
-                f"grad: a {value.dtype.name} {value.shape} gradient for a {self.dtype.name} {self.shape} tensor\n  at {here()}"
+                f"grad: a {value.dtype.name} {value.shape} gradient for a {self.dtype.name} {self.shape} tensor"
+                f"\n  at {here()}"
             )
         if self._owner is state.trace:
             self._grad = value
@@ -240,7 +255,9 @@ class Tensor:
         array.flags.writeable = False
         if dtype is not None and np.dtype(dtype) != array.dtype:
             if copy is False:
-                raise ValueError(f"a {self.dtype.name} tensor cannot become an array of {np.dtype(dtype)} without a copy")
+                raise ValueError(
+                    f"a {self.dtype.name} tensor cannot become an array of {np.dtype(dtype)} without a copy"
+                )
             return array.astype(dtype)
         return array.copy() if copy else array
 
@@ -290,7 +307,10 @@ class Tensor:
         return out
 
     def __reduce__(self):
-        return (_rebuild, (type(self), np.array(self.numpy()), self._weak, self._requires_grad, getattr(self, "__dict__", {})))
+        return (
+            _rebuild,
+            (type(self), np.array(self.numpy()), self._weak, self._requires_grad, getattr(self, "__dict__", {})),
+        )
 
 
 def _rebuild(cls: type, array: np.ndarray, weak: bool, requires_grad: bool, attributes: dict) -> Tensor:
@@ -303,13 +323,13 @@ def _rebuild(cls: type, array: np.ndarray, weak: bool, requires_grad: bool, attr
 
 
 def _stopped(node: Node) -> Node:
-    """The value of `node` with no gradient to what it came from; a value at hand becomes a leaf, with no history at all."""
+    """The value of `node` with no gradient to what it came from; a value at hand becomes a leaf without history."""
     if node.data is not None:
         return eager.leaf(node.data, node.type)
     return make("stop_gradient", (node,), here())
 
 
-def _foreign_trace(cell: Tensor):
+def _foreign_trace(cell: Tensor) -> Trace:
     if state.trace is None:
         raise leaked(cell)
     return state.trace
@@ -318,17 +338,18 @@ def _foreign_trace(cell: Tensor):
 def _cotangent(gradient: Any, root: Node) -> Node:
     node = build.cast(as_node(gradient), root.dtype)
     if node.shape != root.shape:
-        raise ShapeError(f"backward: a gradient of shape {node.shape} for a tensor of shape {root.shape}\n  at {here()}")
+        raise ShapeError(
+            f"backward: a gradient of shape {node.shape} for a tensor of shape {root.shape}\n  at {here()}"
+        )
     return node
 
 
 def wrap(node: Node, weak: bool = False) -> Tensor:
-    """A new Tensor that holds `node`. `weak` marks a value that takes its dtype from what it meets, like a Python number."""
-    out = _new(Tensor)
+    """A new Tensor that holds `node`. `weak`: it takes its dtype from what it meets, like a Python number."""
     trace = state.trace
     if state.no_grad and node.type.dtype.is_float and node.op not in ("const", "stop_gradient"):
         node = make("stop_gradient", (node,), node.loc)
-    out._node, out._owner, out._weak, out._requires_grad, out._grad = node, trace, weak, False, None
+    out = bare(node, trace, weak)
     if trace is None:
         eager.count(out)
     return out
@@ -337,11 +358,16 @@ def wrap(node: Node, weak: bool = False) -> Tensor:
 _new: Callable[[type], Tensor] = object.__new__
 
 
+def bare(node: Node, owner: Trace | None, weak: bool = False) -> Tensor:
+    """A new Tensor with exactly this state."""
+    out = _new(Tensor)
+    out._node, out._owner, out._weak, out._requires_grad, out._grad = node, owner, weak, False, None
+    return out
+
+
 def from_buffer(buffer: Buffer, type: TensorType) -> Tensor:
     """A new Tensor over a Buffer that holds its value."""
-    out = _new(Tensor)
-    out._node, out._owner, out._weak, out._requires_grad, out._grad = eager.leaf(buffer, type), state.trace, False, False, None
-    return out
+    return bare(eager.leaf(buffer, type), state.trace)
 
 
 # --- operands ----------------------------------------------------------------------------------------------------
@@ -387,20 +413,18 @@ def _as_array(x: Any, dtype: DType | None) -> np.ndarray:
             array = np.array(x)
         except (ValueError, TypeError) as e:
             raise ShapeError(f"tensor: {e}") from None
-        # Python floats and integers in lists take the defaults; what came with a dtype (an object with __array__) keeps it
+        # Python numbers in lists take the defaults; what came with a dtype (an object with __array__) keeps it
         if isinstance(x, (list, tuple)) and dtype is None and not _holds_numpy(x):
             if array.dtype == np.float64:
                 array = array.astype(np.float32)
-            elif array.size and array.dtype.kind in "iu":
+            elif array.dtype.kind in "iu":
                 array = array.astype(np.int64)
-            elif not array.size and array.dtype == np.float64:
-                array = array.astype(np.float32)
     if dtype is not None and array.dtype != dtype.np:
-        if array.dtype.kind in "OUSMmVc" and array.dtype not in dtypes._BY_NP:
-            raise DTypeError(f"tensor: cannot make {dtype.name} from {array.dtype}")
-        if dtype.is_bool or not (array.dtype.kind == "f" and dtype.is_int):
-            return array.astype(dtype.np)
-        with np.errstate(invalid="ignore"):
+        try:
+            dtypes.from_numpy(array.dtype)
+        except TypeError:
+            raise DTypeError(f"tensor: cannot make {dtype.name} from {array.dtype}") from None
+        with np.errstate(invalid="ignore"):  # a NaN or infinity as an integer: NumPy's choice
             return array.astype(dtype.np)
     try:
         dtypes.from_numpy(array.dtype)

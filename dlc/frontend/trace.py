@@ -2,8 +2,8 @@
 
 A `Trace` never touches the Tensors that exist outside it. Reading such a cell gives a placeholder (a `param` node, one
 for each cell); writing one is remembered in the trace only. Whoever opened the trace decides at its end what the reads
-and writes become: inputs and donated outputs of an executable (`jit`), constants and carries (`scan`), and so on. A trace
-that fails therefore leaves everything as it was, and other threads never see a half-made value.
+and writes become: inputs and donated outputs of an executable (`jit`), constants and carries (`scan`), and so on. A
+trace that fails therefore leaves everything as it was, and other threads never see a half-made value.
 """
 
 from __future__ import annotations
@@ -171,9 +171,8 @@ def stand_in(cell: Tensor) -> Tensor:
     """A Tensor of the same class, type and flags as `cell`, and a different identity."""
     cls = type(cell)
     out = cls.__new__(cls)
-    out._node, out._owner, out._weak, out._requires_grad, out._grad = (
-        cell._node, cell._owner, cell._weak, cell._requires_grad, None,
-    )
+    out._node, out._owner, out._weak, out._grad = cell._node, cell._owner, cell._weak, None
+    out._requires_grad = cell._requires_grad
     if hasattr(cell, "__dict__"):
         out.__dict__.update(cell.__dict__)
     return out
@@ -185,7 +184,8 @@ def leaked(cell: Tensor) -> TraceError:
     where = f", made at {made}" if made else ""
     now = "after the trace ended" if owner.closed else "outside the trace"
     return TraceError(
-        f"a {cell._node.dtype.name} {cell._node.shape} tensor{where} during {owner.kind} of {owner.name or 'a function'}"
+        f"a {cell._node.dtype.name} {cell._node.shape} tensor{where} during {owner.kind} of "
+        f"{owner.name or 'a function'}"
         f" was used {now}, at {here()}: it never had a value. Return it from the function, or keep it with "
         f"`state.assign(value)` in a Tensor that exists before the call"
     )
@@ -250,6 +250,7 @@ def differentiable(node: Node, spent: Collection[Node] = ()) -> bool:
 
 # --- module structure --------------------------------------------------------------------------------------------
 
+
 class _ByIdentity:
     """A dictionary with objects as weak keys, told apart by identity alone: `==` of a Tensor is elementwise."""
 
@@ -285,8 +286,9 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 def structure_changed(owner: Any = None, name: str = "", old: Any = UNSET, new: Any = UNSET) -> None:
     """An attribute of an nn.Module (or of anything else that traced functions read) has changed.
 
-    Called without arguments, every compiled entry traces again at its next call. With the module, the attribute's name, its
-    old and its new value (leave one out where there is none), going back to the old value brings the old entries back.
+    Called without arguments, every compiled entry traces again at its next call. With the module, the attribute's name,
+    its old and its new value (leave one out where there is none), going back to the old value brings the old entries
+    back.
     """
     global structure_version
     with _structure_lock:

@@ -15,8 +15,8 @@ import numpy as np
 
 from dlc.frontend import eager
 from dlc.frontend.location import here, user_errors
-from dlc.frontend.tensor import Tensor, as_node, wrap
-from dlc.frontend.trace import Trace, state, within
+from dlc.frontend.tensor import Tensor, as_node, bare, wrap
+from dlc.frontend.trace import Trace, state
 from dlc.frontend.tree import LEAF, TreeDef, paths, tree_flatten, tree_map, tree_structure, tree_unflatten
 from dlc.ir import build
 from dlc.ir.errors import DTypeError, ShapeError, TraceError
@@ -127,7 +127,8 @@ def grad(fn: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) 
 
 @user_errors
 def vjp(fn: Callable, *primals: Any, has_aux: bool = False) -> tuple:
-    """(fn(*primals), pullback): `pullback(cotangents)`, of the tree of the result, gives a tuple with one entry a primal.
+    """(fn(*primals), pullback): `pullback(cotangents)`, of the tree of the result, gives a tuple with one entry a
+    primal.
 
     With `has_aux`, `fn` returns (result, aux) and the answer is (result, pullback, aux).
     """
@@ -194,7 +195,9 @@ def _tagged(tree: Any, what: str) -> tuple[Any, TreeDef, list[Node]]:
     tags = []
     for path, leaf in zip(paths(treedef, what), leaves, strict=True):
         if not isinstance(leaf, (Tensor, np.ndarray, np.generic, int, float)) or isinstance(leaf, bool):
-            raise DTypeError(f"grad: {path} is a {type(leaf).__name__}; differentiate with respect to float Tensors and trees of them")
+            raise DTypeError(
+                f"grad: {path} is a {type(leaf).__name__}; gradients are for float Tensors and trees of them"
+            )
         node = as_node(leaf)
         if not node.dtype.is_float:
             raise DTypeError(f"grad: {path} is {node.dtype.name}; only float tensors have gradients")
@@ -204,7 +207,10 @@ def _tagged(tree: Any, what: str) -> tuple[Any, TreeDef, list[Node]]:
 
 def _scalar(value: Any, fn: Callable) -> Node:
     if not isinstance(value, Tensor):
-        raise ShapeError(f"grad: {_name(fn)} must return a scalar Tensor, not {type(value).__name__} (has_aux=True allows (loss, aux))")
+        raise ShapeError(
+            f"grad: {_name(fn)} must return a scalar Tensor, not {type(value).__name__} "
+            "(has_aux=True allows (loss, aux))"
+        )
     if value.shape != ():
         raise ShapeError(f"grad: {_name(fn)} must return a scalar, not shape {value.shape}")
     if not value.dtype.is_float:
@@ -245,17 +251,21 @@ class _Body:
         self.kind, self.fn = kind, fn
         self.scope = Trace(kind, _name(fn), state.trace)
 
-    def run(self, leaves: list[tuple[TensorType, str]], call: Callable[[list[Tensor]], Any]) -> tuple[list[Node], TreeDef]:
+    def run(
+        self, leaves: list[tuple[TensorType, str]], call: Callable[[list[Tensor]], Any]
+    ) -> tuple[list[Node], TreeDef]:
         """Call with a Tensor for each of `leaves`; the nodes and the tree of the result."""
         loc = here()
         self.params = [param(t, name, loc) for t, name in leaves]
         with self.scope:
-            result = call([_held(p, self.scope) for p in self.params])
+            result = call([bare(p, self.scope) for p in self.params])
             out, treedef = tree_flatten(result)
             nodes = [as_node(leaf) for leaf in out]
         for record in self.scope.grads.values():
             if record.current is not None and not record.read:
-                raise TraceError(f"`.grad` was set inside {self.kind} of {_name(self.fn)}: return the gradient instead\n  at {loc}")
+                raise TraceError(
+                    f"`.grad` was set inside {self.kind} of {_name(self.fn)}: return the gradient instead\n  at {loc}"
+                )
         records = list(self.scope.cells.values())
         self.assigned = [r for r in records if r.assigned]
         self.read = [r for r in records if not r.assigned]
@@ -275,17 +285,6 @@ class _Body:
         return leaves, values
 
 
-def _held(node: Node, scope: Trace) -> Tensor:
-    with within(scope):
-        return wrap(node) if not state.no_grad else _bare(node, scope)
-
-
-def _bare(node: Node, scope: Trace) -> Tensor:
-    out = Tensor.__new__(Tensor)
-    out._node, out._owner, out._weak, out._requires_grad, out._grad = node, scope, False, False, None
-    return out
-
-
 def _graph(params: Sequence[Node], outputs: Sequence[Node], name: str) -> Graph:
     """A closed graph with parameters of its own, derivatives expanded."""
     fresh = [param(p.type, p.attrs["name"], p.loc) for p in params]
@@ -299,9 +298,9 @@ def _graph(params: Sequence[Node], outputs: Sequence[Node], name: str) -> Graph:
 def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
     """`fn` for one example, made to work on a batch of them.
 
-    `in_axes`: the batch axis of each argument (an int, None for "the same for all", or a tree prefix); `out_axes` likewise
-    for the result. Random numbers drawn inside are the same for every example; Tensors assigned inside must not depend on the
-    example.
+    `in_axes`: the batch axis of each argument (an int, None for "the same for all", or a tree prefix); `out_axes`
+    likewise for the result. Random numbers drawn inside are the same for every example; Tensors assigned inside must
+    not depend on the example.
     """
 
     @functools.wraps(fn)
@@ -322,7 +321,9 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
                 continue
             node = as_node(leaf)
             if not -node.ndim <= axis < node.ndim:
-                raise ShapeError(f"vmap: {path} has shape {node.shape}, with no axis {axis} to map (None leaves it as it is)")
+                raise ShapeError(
+                    f"vmap: {path} has shape {node.shape}, with no axis {axis} to map (None leaves it as it is)"
+                )
             axis %= node.ndim
             if size is None:
                 size, first = node.shape[axis], path
@@ -346,13 +347,15 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
         roots = [*nodes, *(r.current for r in body.assigned)]
         outside = {r.placeholder: r.cell._read() for r in (*body.read, *body.assigned)}
         roots = substitute(expand_nodes(roots), outside)
-        lanes = {p: batching.Lane(_front(node, axis), True) for p, (node, axis) in zip(body.params, mapped, strict=True)}
+        lanes = {
+            p: batching.Lane(_front(node, axis), True) for p, (node, axis) in zip(body.params, mapped, strict=True)
+        }
         done = batching.batch_nodes(roots, lanes, size)
         for record, lane in zip(body.assigned, done[len(nodes) :], strict=True):
             if lane.batched:
                 raise TraceError(
-                    f"vmap: {_name(fn)} assigns a Tensor (read at {record.loc}) a value that is different for each example; "
-                    f"return it instead"
+                    f"vmap: {_name(fn)} assigns a Tensor (read at {record.loc}) a value that is different for each "
+                    "example; return it instead"
                 )
             record.cell._write(lane.node)
         out_axes_flat = _spread(out_axes, out_tree, "out_axes")
@@ -399,9 +402,9 @@ def _spread(axes: Axes, treedef: TreeDef, what: str) -> list[int | None]:
 def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, reverse: bool = False) -> tuple[Any, Any]:
     """A loop whose compiled size does not depend on its length: `carry, y = fn(carry, x)` over the first axis of `xs`.
 
-    Returns (last carry, ys stacked along a new first axis). `init` and `xs` are trees; the carry keeps its tree, shapes and
-    dtypes. Without `xs`, `length` says how many steps; `reverse` runs from the last row to the first (row t of ys belongs to
-    row t of xs). Tensors that `fn` assigns are carried along.
+    Returns (last carry, ys stacked along a new first axis). `init` and `xs` are trees; the carry keeps its tree, shapes
+    and dtypes. Without `xs`, `length` says how many steps; `reverse` runs from the last row to the first (row t of ys
+    belongs to row t of xs). Tensors that `fn` assigns are carried along.
     """
     loc, name = here(), _name(fn)
     init_leaves, init_tree = tree_flatten(init)
@@ -437,13 +440,13 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
     nodes, _ = body.run(types, call)
     carry, ys = nodes[: len(start)], nodes[len(start) :]
     for k, ((want, path), node) in enumerate(zip(types, carry, strict=False)):
-        if node.type != want:
-            same_kind = node.shape == want.shape and node.dtype.kind == want.dtype.kind and _python_number(init_leaves[k])
-            if not same_kind:
-                raise ShapeError(
-                    f"scan: {path} is {want.dtype.name} {want.shape} and {name} returns {node.dtype.name} {node.shape} for it"
-                )
-            carry[k] = build.cast(node, want.dtype)
+        if node.type == want:
+            continue
+        # a carry that starts as a Python number takes its kind, not its width, from that
+        if node.shape != want.shape or node.dtype.kind != want.dtype.kind or not _python_number(init_leaves[k]):
+            got = f"{node.dtype.name} {node.shape}"
+            raise ShapeError(f"scan: {path} is {want.dtype.name} {want.shape} and {name} returns {got} for it")
+        carry[k] = build.cast(node, want.dtype)
     outputs = [*carry, *(r.current for r in body.assigned), *ys]
     const_params, consts = body.consts(outputs)
     cells = [r.placeholder for r in body.assigned]
@@ -470,7 +473,9 @@ def _python_number(x: Any) -> bool:
 
 
 def checkpoint(fn: Callable) -> Callable:
-    """`fn`, with nothing kept for its gradient but its inputs: going backward it is computed again, which saves memory."""
+    """`fn`, with nothing kept for its gradient but its inputs: going backward it is computed again, which saves
+    memory.
+    """
 
     @functools.wraps(fn)
     @user_errors

@@ -1,4 +1,5 @@
-"""Trees of values: dicts, lists, tuples, named tuples, dataclasses and registered classes, with anything else as leaves.
+"""Trees of values: dicts, lists, tuples, named tuples, dataclasses and registered classes, with anything else as
+leaves.
 
 None is a tree without leaves. A `TreeDef` is hashable and says how to put leaves back together.
 """
@@ -14,7 +15,9 @@ from dlc.ir.errors import ShapeError
 
 
 class TreeDef(NamedTuple):
-    """The shape of a tree: the class of its root, what else the root needs to be rebuilt, and the shapes of its children."""
+    """The shape of a tree: the class of its root, what else the root needs to be rebuilt, and the shapes of its
+    children.
+    """
 
     kind: type | None  # None: a leaf
     aux: Any = None
@@ -41,7 +44,9 @@ _registry: dict[type, tuple[Flatten, Unflatten]] = {
 
 
 def register_tree(cls: type, flatten: Flatten, unflatten: Unflatten) -> None:
-    """Make instances of `cls` trees: `flatten(x) -> (children, aux)` with a hashable aux; `unflatten(aux, children) -> x`."""
+    """Make instances of `cls` trees: `flatten(x) -> (children, aux)` with a hashable aux; `unflatten(aux, children) ->
+    x`.
+    """
     _registry[cls] = (flatten, unflatten)
 
 

@@ -360,7 +360,9 @@ def test_many_retraces_warn_and_say_why():
         warnings.simplefilter("error")
         for n in range(1, 9):
             f({"x": dlc.zeros(n)})
-    with pytest.warns(RuntimeWarning, match=r"argument 'batch\['x'\]' changed from float32 \(8,\) to float32 \(9,\)") as caught:
+    with pytest.warns(
+        RuntimeWarning, match=r"argument 'batch\['x'\]' changed from float32 \(8,\) to float32 \(9,\)"
+    ) as caught:
         f({"x": dlc.zeros(9)})
     assert caught[0].filename == __file__
 

@@ -52,9 +52,11 @@ def test_list_of_tensors():
 @pytest.mark.parametrize(
     ("operands", "dtype"),
     [
-        (("int32", 2.5), "float32"), (("float16", 2.5), "float16"), (("bfloat16", 2), "bfloat16"), (("uint8", 3), "uint8"),
+        (("int32", 2.5), "float32"), (("float16", 2.5), "float16"), (("bfloat16", 2), "bfloat16"),
+        (("uint8", 3), "uint8"),
         (("bool", 3), "int64"), (("bool", 1.5), "float32"), (("int8", True), "int8"), (("float64", 1), "float64"),
-        (("int64", "float16"), "float16"), (("float16", "bfloat16"), "float32"), ((2, 3.0), "float32"), ((True, 2), "int64"),
+        (("int64", "float16"), "float16"), (("float16", "bfloat16"), "float32"), ((2, 3.0), "float32"),
+        ((True, 2), "int64"),
         (("uint8", "int8"), "int16"),
     ],
 )  # fmt: skip
@@ -136,7 +138,9 @@ def test_assign_rebinds_the_cell_only():
     assert alias.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("value", [np.zeros(3, np.float32), dlc.Tensor(np.zeros((2, 2), np.float32)), dlc.Tensor([1.0])])
+@pytest.mark.parametrize(
+    "value", [np.zeros(3, np.float32), dlc.Tensor(np.zeros((2, 2), np.float32)), dlc.Tensor([1.0])]
+)
 def test_assign_checks_the_shape(value):
     with pytest.raises(dlc.ShapeError, match=r"assign: .*shape.*\n.*operands.*\n  at .*test_tensor.py"):
         dlc.Tensor([1.0, 2.0]).assign(value)

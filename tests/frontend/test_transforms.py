@@ -218,7 +218,9 @@ def test_everything_under_jit():
     plain = dlc.grad(loss)(w, x).numpy()
     np.testing.assert_allclose(dlc.jit(dlc.grad(loss))(w, x).numpy(), plain, rtol=1e-6)
     np.testing.assert_allclose(dlc.grad(dlc.jit(loss))(w, x).numpy(), plain, rtol=1e-6)
-    hessian = dlc.jit(lambda w: dlc.vmap(lambda v: dlc.jvp(lambda w: dlc.grad(loss)(w, x), (w,), (v,))[1])(dlc.eye(3)))(w).numpy()
+    hessian = dlc.jit(lambda w: dlc.vmap(lambda v: dlc.jvp(lambda w: dlc.grad(loss)(w, x), (w,), (v,))[1])(dlc.eye(3)))(
+        w
+    ).numpy()
     np.testing.assert_allclose(hessian, hessian.T, rtol=1e-4)
 
 
