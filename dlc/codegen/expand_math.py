@@ -3,7 +3,33 @@
 `expand(kernel, target)` leaves add sub mul div fma max min floor round select comparisons bitcast cast and or xor not
 shl shr sqrt abs neg; the formulas are in `math_functions`. Half floats are computed in float32.
 
-Accuracy is measured by tests/codegen/test_expand_math.py.
+Largest error in units of the last place that the tests allow (they read this table), with fused multiply-add and on
+machines without, beside the operations of the float32 form. NaN, infinities, signed zeros and denormals are as C has
+them. sin, cos and tan in float32 are right for every argument (with fma above 2^102 to 2^-28 absolutely); in float64
+to 2^40, without fma to 2^20, and bounded beyond.
+
+    op       f32   no fma     f64   no fma    operations
+    exp      1.6      2.0     1.6      1.8            16
+    expm1    1.6      1.8     1.8      2.0            19
+    log      1.0      1.0     1.0      1.0            31
+    log2     1.1      1.4     1.1      2.0            28
+    log1p    1.5      1.5     1.4      1.4            33
+    sin      1.6      1.6     0.9      1.0            38
+    cos      1.6      1.6     0.9      1.0            37
+    tan      0.7      0.7     2.3      2.3            39
+    asin     1.3      1.3     1.3      1.3            23
+    acos     1.3      1.3     1.3      1.3            25
+    atan     1.5      1.6     1.6      1.7            20
+    sinh     1.7      1.7     1.6      1.6            27
+    cosh     1.6      1.6     1.6      1.6            18
+    tanh     2.4      2.4     2.4      2.4            20
+    asinh    0.7      0.7     1.8      1.8            49
+    acosh    0.7      0.7     2.0      2.0            47
+    atanh    0.7      0.7     1.9      1.9            43
+    erf      1.3      1.4     1.1      1.1            30
+    pow      0.6      0.6     1.6      1.8            64
+    atan2    1.6      1.6     1.6      1.8            30
+    rsqrt    1.5      1.5     1.5      1.5             2
 """
 
 from __future__ import annotations

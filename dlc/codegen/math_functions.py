@@ -56,14 +56,13 @@ def _power_of_two(m: Math, x: Value, per_step: float) -> tuple[Value, Value]:
     return t - anchor, m.f.floats(m.f.bits(t) << m.f.digits)
 
 
-def exp(m: Math, x: Value, factor: float = 1.0) -> Value:
-    """factor * e^x, factor a power of two. x = 2 k ln 2 + r: 2^k twice, because 2^(2k) may not be a normal number."""
-    x = _clamp(x, *((-104.0, 90.0) if m.single else (-746.0, 711.0)))
+def exp(m: Math, x: Value) -> Value:
+    """x = 2 k ln 2 + r; 2^k twice, because 2^(2k) may not be a normal number."""
+    x = _clamp(x, *((-104.0, 89.0) if m.single else (-746.0, 710.0)))
     k, s = _power_of_two(m, x, LOG2E / 2)
     high, low = m.f.ln2
     r = fma(k, -2 * low, fma(k, -2 * high, x))
-    p = horner(r, tuple(c * factor for c in (1.0, 1.0, *m.f.table("exp"))))
-    return p * s * s
+    return horner(r, (1.0, 1.0, *m.f.table("exp"))) * s * s
 
 
 def _expm1_reduced(m: Math, x: Value, y: Value, per_step: float, bias: int = 0) -> tuple[Value, Value]:
@@ -92,15 +91,23 @@ def tanh(m: Math, x: Value) -> Value:
     return m.f.sign_of(x, e / (e + 2.0))
 
 
+def _half_exp(m: Math, x: Value) -> Value:
+    """e^|x| / 2, a little more accurate than exp; infinite only where sinh and cosh are."""
+    a = x.abs().min(89.6 if m.single else 710.6)
+    q, quarter = _expm1_reduced(m, a, a, LOG2E, -2)
+    y = fma(q, quarter, quarter)
+    return y + y
+
+
 def sinh(m: Math, x: Value) -> Value:
     z = x * x
-    half = exp(m, x.abs(), 0.5)
+    half = _half_exp(m, x)
     small = fma(x * z, horner(z, m.f.table("sinh")), x)
     return select(x.abs() < 1.0, small, m.f.sign_of(x, half - 0.25 / half))
 
 
 def cosh(m: Math, x: Value) -> Value:
-    half = exp(m, x.abs(), 0.5)
+    half = _half_exp(m, x)
     return half + 0.25 / half
 
 
@@ -260,7 +267,7 @@ def _reduce_double(m: Math, x: Value) -> tuple[Value, Value, Value]:
         first, rest = r, fma(k, -c3, rest)
         r = first + rest
         rest = (first - r) + rest
-    return _clamp(r, -1.0, 1.0), rest, m.f.bits(t)
+    return _clamp(r, -1.0, 1.0), _clamp(rest, -1e-9, 1e-9), m.f.bits(t)
 
 
 def _circle(m: Math, x: Value) -> tuple[Value, Value, Value]:

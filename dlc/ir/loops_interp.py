@@ -3,8 +3,9 @@
 `run` is the oracle for schedules and emitters. It turns a kernel once into a Python function, one line an operation,
 and runs that: integers are Python ints wrapped to their type, floats NumPy scalars of their type (so halves round
 after every operation; `fma` rounds once). Loops run iteration by iteration; parallel and grid loops in an order
-shuffled by `seed`, so that a kernel which depends on the order is found by two seeds. An index outside its dimension, a read of
-reg or shared memory that nothing was written to, and a `Sync` between lanes (not supported here) raise InterpError.
+shuffled by `seed`, so that a kernel which depends on the order is found by two seeds. An index outside its dimension,
+a read of reg or shared memory that nothing was written to, and a `Sync` between lanes (not supported here) raise
+InterpError.
 
 Conditions are what they say: where an If or a predicate is false, nothing inside it is evaluated.
 """

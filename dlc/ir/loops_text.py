@@ -1,4 +1,4 @@
-"""Loop IR as text: `print_kernel`, `print_stmt`, `print_expr` and `parse_kernel`. `parse(print(k))` prints the same page.
+"""Loop IR as text: `print_kernel`, `print_stmt`, `print_expr`, `parse_kernel`. `parse(print(k))` prints the same page.
 
     kernel softmax_0(x: f32[64], out: f32[64] writes)  # schedule: RowReduce(lanes=16); flops: 320; at train.py:12
       # x: %x f32[4,16]
@@ -30,9 +30,9 @@ from dlc.ir.dtypes import DType
 from dlc.ir.errors import ParseError
 from dlc.ir.graph import Loc
 from dlc.ir.loops import (
-    RUNTIME,
     COMBINES,
     KINDS,
+    RUNTIME,
     Alloc,
     Buffer,
     Expr,
@@ -436,7 +436,8 @@ class _Parser:
         value = tokens.build(tokens.infix(0), buffer.dtype)
         predicate = tokens.build(tokens.infix(0), dtypes.bool_) if tokens.take("if") else None
         tokens.done()
-        return store(buffer, [tokens.build(i, dtypes.int64) for i in index], value, _SIGN_COMBINE.get(sign[1]), predicate)
+        at = [tokens.build(i, dtypes.int64) for i in index]
+        return store(buffer, at, value, _SIGN_COMBINE.get(sign[1]), predicate)
 
     def expression(self, text: str, scope: dict[str, Buffer | Expr], expected: DType | None) -> Expr:
         tokens = _Tokens(self, text, scope)

@@ -307,8 +307,8 @@ class _Verifier:
             wrong = e.op == "axis" and e.dtype is not dtypes.int64
         elif e.op == "load":
             _, index, predicate = load_parts(e)
-            wrong = any(i.dtype is not dtypes.int64 for i in index)
-            wrong = wrong or (predicate is not None and predicate.dtype is not dtypes.bool_) or e.dtype is not e.attr.dtype
+            wrong = any(i.dtype is not dtypes.int64 for i in index) or e.dtype is not e.attr.dtype
+            wrong = wrong or (predicate is not None and predicate.dtype is not dtypes.bool_)
         elif e.op == "bitcast":
             wrong = types[0].itemsize != e.dtype.itemsize
         elif e.op == "select":

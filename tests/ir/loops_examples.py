@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from dlc.ir import dtypes
 from dlc.ir.dtypes import float32, int64
 from dlc.ir.graph import Loc
@@ -11,7 +13,8 @@ from dlc.ir.loops import Alloc, Buffer, If, Kernel, Seq, axis, const, load, loop
 def softmax(rows: int = 5, cols: int = 48, lanes: int = 16) -> Kernel:
     """Row softmax: a vector maximum, a vector sum by a folding Store, a division."""
     x, out = Buffer("x", float32, (rows * cols,), note=f"%x f32[{rows},{cols}]"), Buffer("out", float32, (rows * cols,))
-    m, acc, total = Buffer("m", float32, (), "reg"), Buffer("acc", float32, (lanes,), "reg"), Buffer("s", float32, (), "reg")
+    m, total = Buffer("m", float32, (), "reg"), Buffer("s", float32, (), "reg")
+    acc = Buffer("acc", float32, (lanes,), "reg")
     r, c, v = axis("r", rows), axis("c", cols // lanes), axis("l", lanes)
 
     def vector(body):
@@ -72,6 +75,16 @@ def matmul(m: int = 6, n: int = 32, k: int = 7, lanes: int = 8) -> Kernel:
     return Kernel("matmul", (a, b, bias, out), frozenset({out}), body)
 
 
+class Tile(NamedTuple):
+    """A schedule to print."""
+
+    rows: int
+    cols: int
+
+    def __repr__(self) -> str:
+        return f"Tile({self.rows}, {self.cols})"
+
+
 def mixed() -> Kernel:
     """A bit of everything that text must carry: types, casts, predicates, partial loops, branches, nested scopes."""
     f64, u32, i32, half = dtypes.float64, dtypes.uint32, dtypes.int32, dtypes.bfloat16
@@ -97,7 +110,7 @@ def mixed() -> Kernel:
         If(op("ne", op("bitcast", load(x, i), dtype=dtypes.uint16), const(0, dtypes.uint16)), Seq(())),
     ))  # fmt: skip
     return Kernel("mixed", (x, keys, n, out, flags), frozenset({out, flags}), loop(i, body, "parallel"),
-                  schedule={"tile": (1, 2)})
+                  schedule=Tile(1, 2))
 
 
 ALL = {"softmax": softmax, "transpose": transpose, "matmul": matmul, "mixed": mixed}

@@ -170,7 +170,8 @@ def test_wrong_kernels_raise(name):
 
 
 def test_predicates_guard_the_address():
-    kernel = parse_kernel("kernel k(x: f32[4], o: f32[6] writes)\n  for i in 6 vector(4):\n    o[i] = x[i - 1 if (0 < i) & (i <= 4)]\n"
+    kernel = parse_kernel("kernel k(x: f32[4], o: f32[6] writes)\n"
+                          "  for i in 6 vector(4):\n    o[i] = x[i - 1 if (0 < i) & (i <= 4)]\n"
                           "  for i in 6:\n    o[i + 3] = 9.0 if i < 1\n")
     out = np.zeros(6, np.float32)
     run(kernel, [np.arange(1, 5, dtype=np.float32), out])
@@ -178,7 +179,8 @@ def test_predicates_guard_the_address():
 
 
 def test_memory_of_an_iteration_does_not_outlive_it():
-    kernel = parse_kernel("kernel k(o: f32[4] writes)\n  for i in 4:\n    alloc r: reg f32[1]\n    if i == 0:\n      r[0] = 1.0\n"
+    kernel = parse_kernel("kernel k(o: f32[4] writes)\n"
+                          "  for i in 4:\n    alloc r: reg f32[1]\n    if i == 0:\n      r[0] = 1.0\n"
                           "    o[i] = r[0]\n")
     with pytest.raises(InterpError, match="nothing was written"):
         run(kernel, [np.zeros(4, np.float32)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
 import pytest
 
 from dlc.ir import dtypes
@@ -38,7 +40,7 @@ kernel softmax_0(x: f32[240], out: f32[240] writes)  # flops: 1200; bytes: 1920;
 """
 
 MIXED = """\
-kernel mixed(x: bf16[64], if_1: u32[4], n: i32[1], out: f64[64] writes, flags: bool[64] writes)  # schedule: {'tile': (1, 2)}
+kernel mixed(x: bf16[64], if_1: u32[4], n: i32[1], out: f64[64] writes, flags: bool[64] writes)  # schedule: Tile(1, 2)
   for i in 64 parallel:
     alloc t: reg f64[2]  # a pair
     t[0] = 1.5
@@ -86,8 +88,9 @@ def test_round_trip_of_every_operation_and_type(name, dtype):
     src = Buffer("src", dtype, (8,))
     i = axis("i", 8)
     value = 1 if dtype.is_bool else 0.1 if dtype.is_float else 3
-    for args in ([load(src, i)] * row.arity, [const(value, dtype)] * row.arity,
-                 [const(value, dtype), load(src, i), const(-0.0 if dtype.is_float else 0, dtype), load(src, i)][: row.arity]):
+    zero = const(-0.0 if dtype.is_float else 0, dtype)
+    mixed = [const(value, dtype), load(src, i), zero, load(src, i)]
+    for args in ([load(src, i)] * row.arity, [const(value, dtype)] * row.arity, mixed[: row.arity]):
         e = op(name, *args)
         out = Buffer("out", e.dtype, (8,))
         kernel = Kernel("k", (src, out), frozenset({out}), loop(i, store(out, [i], e)))
@@ -100,7 +103,10 @@ def test_round_trip_of_every_operation_and_type(name, dtype):
 
 def test_precedence_and_left_association():
     i, j = axis("i", 8), axis("j", 8)
-    sub = lambda a, b: op("sub", a, b)
+
+    def sub(a, b):
+        return op("sub", a, b)
+
     assert print_expr(sub(sub(i, j), i)) == "i - j - i"
     assert print_expr(sub(i, sub(j, i))) == "i - (j - i)"
     assert print_expr((i + j) * (i + 1)) == "(i + j) * (i + 1)"
@@ -120,11 +126,11 @@ def test_what_is_shared_is_printed_once():
         def with_(self, name, other):
             return Word(op(name, self.e, other.e if isinstance(other, Word) else const(other, dtypes.uint32)))
 
-        __add__ = lambda a, b: a.with_("add", b)
-        __xor__ = lambda a, b: a.with_("xor", b)
-        __or__ = lambda a, b: a.with_("or", b)
-        __lshift__ = lambda a, b: a.with_("shl", b)
-        __rshift__ = lambda a, b: a.with_("shr", b)
+        __add__ = partialmethod(with_, "add")
+        __xor__ = partialmethod(with_, "xor")
+        __or__ = partialmethod(with_, "or")
+        __lshift__ = partialmethod(with_, "shl")
+        __rshift__ = partialmethod(with_, "shr")
 
     x0, x1 = threefry2x32(*map(Word, words))
     out = Buffer("out", dtypes.uint32, (1,))
