@@ -144,6 +144,16 @@ def test_layers():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_class_numbers_out_of_range(bad):
+    x, target = dlc.zeros((4, 3)), dlc.asarray([0, 1, bad, 2])
+    for loss in (F.cross_entropy, F.nll_loss):
+        with pytest.raises(dlc.IndexOutOfRange, match=rf"class {bad} is outside the 3 classes of input \(4, 3\)"):
+            loss(x, target)
+        # inside jit the numbers are not known: the loss is NaN, never a plausible number
+        assert np.isnan(dlc.jit(loss)(x, target).item())
+
+
 def test_errors():
     x = dlc.zeros((4, 3))
     with pytest.raises(dlc.ShapeError, match=r"input \(4, 3\) needs class numbers of shape \(4,\), got \(5,\)"):

@@ -39,7 +39,7 @@ def cross_entropy(
     axis = _class_axis("cross_entropy", input)
     as_probabilities = tuple(input.shape) == tuple(target.shape) and _is_float(target)
     if not as_probabilities:
-        _check_classes("cross_entropy", input, target, axis)
+        _check_classes("cross_entropy", input, target, axis, ignore_index)
     _check_weight("cross_entropy", weight, input.shape[axis])
 
     x, out = widen(input)
@@ -66,7 +66,7 @@ def cross_entropy(
     if label_smoothing > 0.0:
         smooth = classes * lse1 - dlc.sum(x, axis=axis) if w is None else dlc.sum(w * (lse - x), axis=axis)
         nll = (1.0 - label_smoothing) * nll + (label_smoothing / classes) * smooth
-    return narrow(_reduce_classes(nll, target, picked_weight, ignore_index, reduction), out)
+    return narrow(_reduce_classes(nll, target, classes, picked_weight, ignore_index, reduction), out)
 
 
 @user_errors
@@ -81,7 +81,7 @@ def nll_loss(
     """-input[target] for log-probabilities `input` (N, C, d1, ...) or (C,) and class numbers `target` (N, d1, ...)."""
     _check_reduction("nll_loss", reduction)
     axis = _class_axis("nll_loss", input)
-    _check_classes("nll_loss", input, target, axis)
+    _check_classes("nll_loss", input, target, axis, ignore_index)
     _check_weight("nll_loss", weight, input.shape[axis])
     hit = _hits(target, axis, input.shape[axis])
     nll = -dlc.sum(dlc.where(hit, input, 0), axis=axis)
@@ -90,7 +90,7 @@ def nll_loss(
         w = _along(weight, axis, input.ndim)
         picked_weight = dlc.sum(dlc.where(hit, w, 0), axis=axis)
         nll = nll * picked_weight
-    return _reduce_classes(nll, target, picked_weight, ignore_index, reduction)
+    return _reduce_classes(nll, target, input.shape[axis], picked_weight, ignore_index, reduction)
 
 
 @user_errors
@@ -189,11 +189,15 @@ def _reduce(losses: Tensor, reduction: str) -> Tensor:
 
 
 def _reduce_classes(
-    nll: Tensor, target: Tensor, picked_weight: Tensor | None, ignore_index: int, reduction: str
+    nll: Tensor, target: Tensor, classes: int, picked_weight: Tensor | None, ignore_index: int, reduction: str
 ) -> Tensor:
-    """Drop the ignored positions of `nll` and reduce; 'mean' divides by the total weight of what is left."""
+    """Drop the ignored positions of `nll` and reduce; 'mean' divides by the total weight of what is left.
+
+    A class number that is no class makes a NaN where its value is not known yet (under jit): never a plausible number.
+    """
     valid = target != ignore_index
-    nll = dlc.where(valid, nll, 0)
+    is_class = (target >= 0) & (target < classes)
+    nll = dlc.where(valid, dlc.where(is_class, nll, math.nan), 0)
     if reduction != "mean":
         return _reduce(nll, reduction)
     counted = dlc.astype(valid, nll.dtype)
@@ -221,7 +225,7 @@ def _class_axis(name: str, input: Tensor) -> int:
     return 0 if input.ndim == 1 else 1
 
 
-def _check_classes(name: str, input: Tensor, target: Tensor, axis: int) -> None:
+def _check_classes(name: str, input: Tensor, target: Tensor, axis: int, ignore_index: int) -> None:
     shape = tuple(input.shape)
     if not dlc.isdtype(target.dtype, "integral"):
         raise dlc.DTypeError(
@@ -231,6 +235,13 @@ def _check_classes(name: str, input: Tensor, target: Tensor, axis: int) -> None:
     want = shape[:axis] + shape[axis + 1 :]
     if tuple(target.shape) != want:
         raise dlc.ShapeError(f"{name}: input {shape} needs class numbers of shape {want}, got {tuple(target.shape)}")
+    try:
+        numbers = target.numpy()
+    except dlc.TraceError:
+        return  # not known yet: see `_reduce_classes`
+    bad = numbers[(numbers != ignore_index) & ((numbers < 0) | (numbers >= shape[axis]))]
+    if bad.size:
+        raise dlc.IndexOutOfRange(f"{name}: class {bad[0]} is outside the {shape[axis]} classes of input {shape}")
 
 
 def _check_weight(name: str, weight: Tensor | None, classes: int) -> None:
