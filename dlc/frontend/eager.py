@@ -173,7 +173,7 @@ def cut(outputs: list[Node]) -> tuple[Graph, list[Buffer]]:
 
 
 _executables: OrderedDict[tuple, Executable] = OrderedDict()
-_cache_lock = threading.Lock()
+_cache_lock = tracing.reset_after_fork(threading.Lock())
 
 
 def compiled(graph: Graph, donate: tuple[tuple[int, int], ...] = ()) -> Executable:

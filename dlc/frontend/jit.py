@@ -11,9 +11,11 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import os
 import threading
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from sys import getrefcount
 from typing import Any, NamedTuple
@@ -56,6 +58,18 @@ class Call(NamedTuple):
     numbers: list[Any]
 
 
+_functions: weakref.WeakSet[JitFunction] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for function in _functions:
+        function._lock = threading.RLock()  # a thread of the parent may have been tracing
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class JitFunction:
     """A function compiled by `dlc.jit`. Calling it is calling the function; `fn` is the original."""
 
@@ -83,6 +97,7 @@ class JitFunction:
         self._simple = not self.static_argnums
         self._entries: dict[Any, list[Entry]] = {}
         self._lock = threading.RLock()
+        _functions.add(self)
         self._traces = 0
         self._last: list[tuple[str, str]] | None = None
 
@@ -624,6 +639,7 @@ class Entry:
         self.no_grads = not (self.held_grads or self.grad_targets or self.grad_clears or self.grad_sets)
         # an owner and a list hold a gradient, as a cell and a list hold a node: the same count
         m = len(self.grad_targets)
+        self.grads_of_args = any(type(o) is int for o in self.grad_targets)
         self.free_targets, self.free_target_buffers = [_NODE_FREE] * m, [_BUFFER_FREE] * m
         self._number_params = self.graph.params[len(self.arg_slots) : len(self.arg_slots) + len(self.number_slots)]
         self.single = None
@@ -764,7 +780,10 @@ class Entry:
         fresh = []
         del nodes
         if self.grad_targets:
-            old = [(tensors[o] if type(o) is int else o)._grad for o in self.grad_targets]
+            owners = self.grad_targets
+            if self.grads_of_args:
+                owners = [tensors[o] if type(o) is int else o for o in owners]
+            old = [o._grad for o in owners]
             try:
                 old_nodes = [g._node for g in old]
                 old_buffers = [n.data for n in old_nodes]
@@ -772,7 +791,6 @@ class Entry:
                     list(map(getrefcount, old)) == self.free_targets
                     and list(map(getrefcount, old_nodes)) == self.free_targets
                     and list(map(getrefcount, old_buffers)) == self.free_target_buffers
-                    and [n.type for n in old_nodes] == self.grad_types
                 )
             except AttributeError:
                 clean = False

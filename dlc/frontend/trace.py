@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import sys
 import threading
@@ -40,6 +41,19 @@ state = _State()
 
 # Held while anything runs or a buffer is looked up, so that no thread reads a buffer while another writes it in place.
 execution = threading.RLock()
+
+# Locks made by threads that a forked child does not have would never be released there.
+_locks: list[Any] = [execution]
+
+
+def reset_after_fork(lock: Any) -> Any:
+    """Give the child of a fork a free `lock`. Returns the lock, for locks that live as long as the program."""
+    _locks.append(lock)
+    return lock
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: [lock._at_fork_reinit() for lock in _locks])
 
 
 class CellRead:
@@ -279,7 +293,7 @@ _object_bits = _ByIdentity()
 _owner_serials = _ByIdentity()
 _generations = itertools.count()
 _observed = 0  # owners with a smaller serial may have been read by a trace
-_structure_lock = threading.Lock()
+_structure_lock = reset_after_fork(threading.Lock())
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 

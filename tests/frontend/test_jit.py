@@ -246,6 +246,19 @@ def test_gradients_accumulate_over_calls():
     assert f.traces == 2
 
 
+def test_accumulated_gradients_are_updated_in_place():
+    w = t(3.0, requires_grad=True)
+    f = dlc.jit(lambda x: (w * x).sum().backward())
+    for _ in range(3):
+        f(t(1.0))
+    address = w.grad._node.data.address
+    f(t(1.0))
+    assert w.grad._node.data.address == address
+    held = w.grad.numpy()
+    f(t(1.0))
+    assert (held.item(), w.grad.item()) == (4, 5)
+
+
 def test_gradient_of_an_argument():
     f = dlc.jit(lambda x: (x * x).sum().backward())
     x = t(3.0, requires_grad=True)

@@ -1,7 +1,10 @@
 """Nothing silently stale, nothing overwritten: what goes wrong in other systems of this kind, one test each."""
 
 import gc
+import os
+import signal
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -616,6 +619,39 @@ def test_reading_while_another_thread_updates_in_place():
     thread.join()
     assert not torn
     assert w.numpy()[0] == 100
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_fork_while_other_threads_run_and_trace():
+    f = dlc.jit(lambda x: x * 2)
+    tracing, go_on = threading.Event(), threading.Event()
+
+    @dlc.jit
+    def slow(x):
+        tracing.set()
+        go_on.wait(10)
+        return x + 1
+
+    f(t(1.0)).realize()
+    thread = threading.Thread(target=lambda: slow(t(1.0)))
+    thread.start()
+    tracing.wait(10)
+    child = os.fork()
+    if child == 0:
+        go_on.set()
+        ok = f(t(3.0)).item() == 6 and slow(t(1.0)).item() == 2
+        os._exit(0 if ok else 1)
+    go_on.set()
+    thread.join()
+    deadline = time.monotonic() + 20
+    while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the forked child hangs")
+        time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(done[1]) == 0
 
 
 # --- memory ---
