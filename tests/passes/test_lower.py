@@ -58,8 +58,8 @@ def check(graph, args=None, lanes=(4, 8)):
 
 
 @pytest.mark.parametrize("graph", [
-    programs.softmax((3, 33)), programs.softmax((33, 3), 0), programs.softmax((2, 3, 2, 5), 2), programs.softmax((1,
-    7)),
+    programs.softmax((3, 33)), programs.softmax((33, 3), 0), programs.softmax((2, 3, 2, 5), 2),
+    programs.softmax((1, 7)),
     programs.softmax((7, 1)), programs.softmax((3, 19), dtype=float16), programs.softmax((3, 19), dtype=float64),
     programs.layernorm(3, 21), programs.layernorm(2, 8, float16), programs.layernorm(5, 1), programs.batchnorm(3, 5, 3),
     programs.linear_gelu(5, 4, 18), programs.linear_gelu(1, 3, 7), programs.adam((3, 7), (7,), ()),
@@ -81,8 +81,7 @@ def test_embedding_gradient():
     check(graph, [np.array([4, 0, 4, 2, 0, 4, 7]), arguments(graph)[1]])
 
 
-
- ------------------------------------------------------------------------------------------------------------ map groups
+# --------------------------------------------------------------------------------------------------------- map groups
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (17,), (3, 5), (1, 5), (5, 1), (2, 1, 7), (4, 4, 4)])
@@ -191,12 +190,11 @@ def test_outputs_that_are_inputs_constants_or_the_same():
     )
 
 
-
- ----------------------------------------------------------------------------------------------------------- rows groups
+# -------------------------------------------------------------------------------------------------------- rows groups
 
 _SHAPES = [((7,), (0,)), ((5, 9), (1,)), ((5, 9), (0,)), ((5, 9), (0, 1)), ((3, 4, 5), (0, 2)), ((3, 4, 5), (1,)),
-           ((2, 3, 4, 5), (0, 2)), ((2, 3, 4, 5), (1, 3)), ((1, 6), (0,)), ((6, 1), (1,)), ((1, 1), (0, 1)), ((3,
-           40), (1,)),
+           ((2, 3, 4, 5), (0, 2)), ((2, 3, 4, 5), (1, 3)), ((1, 6), (0,)), ((6, 1), (1,)), ((1, 1), (0, 1)),
+           ((3, 40), (1,)),
            ((40, 3), (0,)), ((2, 0), (1,)), ((0, 2), (0,)), ((0,), (0,)), ((), ())]  # fmt: skip
 
 
@@ -328,11 +326,11 @@ def test_halves_accumulate_in_float32():
 
 
 @pytest.mark.parametrize("spec, a, b", [
-    ("ik,kj->ij", (5, 3), (3, 9)), ("ik,jk->ij", (5, 3), (9, 3)), ("ki,kj->ij", (3, 5), (3, 9)), ("ik,kj->ji", (5,
-    3), (3, 9)),
+    ("ik,kj->ij", (5, 3), (3, 9)), ("ik,jk->ij", (5, 3), (9, 3)), ("ki,kj->ij", (3, 5), (3, 9)),
+    ("ik,kj->ji", (5, 3), (3, 9)),
     ("bik,bkj->bij", (2, 3, 4), (2, 4, 5)), ("i,j->ij", (5,), (7,)), ("i,i->", (9,), (9,)), ("ik,k->i", (5, 3), (3,)),
-    ("k,kj->j", (3,), (3, 11)), ("ik,kj->ij", (1, 3), (3, 1)), ("ik,kj->ij", (4, 1), (1, 6)), ("ik,kj->ij", (4, 0),
-    (0, 6)),
+    ("k,kj->j", (3,), (3, 11)), ("ik,kj->ij", (1, 3), (3, 1)), ("ik,kj->ij", (4, 1), (1, 6)),
+    ("ik,kj->ij", (4, 0), (0, 6)),
     ("abk,kcd->abcd", (2, 3, 4), (4, 3, 5)), ("abk,kcd->dbca", (2, 3, 4), (4, 3, 5)), ("bi,bi->bi", (3, 5), (3, 5)),
     ("ikl,klj->ij", (3, 2, 4), (2, 4, 9)), ("ikl,lkj->ij", (3, 2, 4), (4, 2, 9)), (",->", (), ()), ("i,->i", (5,), ()),
     ("bi,bj->ibj", (2, 3), (2, 9)),
