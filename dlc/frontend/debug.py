@@ -13,8 +13,6 @@ import numpy as np
 from dlc.frontend.trace import state
 from dlc.ir.errors import DlcError, IndexOutOfRange
 from dlc.ir.graph import Graph, Node, TensorType, param
-from dlc.ir.graph_interp import evaluate
-from dlc.passes.vjp import expand
 from dlc.runtime.memory import Buffer, allocate, as_ndarray
 
 
@@ -37,6 +35,8 @@ class CheckedExecutable:
     """An Executable that evaluates node by node, and checks each."""
 
     def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...] = ()):
+        from dlc.passes.vjp import expand
+
         self.graph = expand(graph)
         self.into = {output: k for k, output in donate}
 
@@ -74,6 +74,7 @@ def run_checked(graph: Graph, args: Sequence[np.ndarray]) -> list[np.ndarray]:
 def _one(node: Node, ins: list) -> object:
     from dlc.ir.build import item
     from dlc.ir.graph import make
+    from dlc.ir.graph_interp import evaluate  # imported here: `import dlc` need not pay for it
 
     params = [param(i.type) for i in node.inputs]
     alone = make(node.op, params, node.loc, **node.attrs)
