@@ -17,19 +17,25 @@ Statements:
         vector      `lanes` iterations at a time, the last group masked; iterations must be independent, except that a
                     combining Store to a place that does not depend on the axis folds the lanes (horizontal reduction)
         parallel    iterations may run at the same time on different threads; outermost only, one per kernel
-        grid, warp, lane, pipeline    the GPU's kinds
+        grid        the blocks of a GPU kernel, in any order; outermost only
+        lane        the threads of a block: each runs the body, together between Syncs and Folds
+        warp, pipeline    reserved for the GPU
     If(cond, then, other)   under a vector axis the condition may differ by lane: it then masks the stores inside
     Alloc(buffer)           a buffer that lives until the enclosing Seq ends; contents undefined at first
     Store(buffer, index, value, combine, predicate)
                             combine: None to overwrite, or a scalar op (add mul max min and or): b = op(b, value)
-    Sync()                  all threads of a block (GPU)
+    Sync()                  all threads of a block (GPU): what any of them wrote before is seen by all afterwards
+    Fold(buffer, index, value, combine, lanes)
+                            in every lane: buffer[index] = the values of its group combined, where groups are `lanes`
+                            consecutive threads of the block; every thread comes here; the buffer is in registers
 
 Buffers: `global` ones are the kernel's parameters, addressed by one flat element offset. `shared` (scratch of one
 parallel iteration: a CPU thread's stack, a GPU block's shared memory) and `reg` have a shape and as many indices as
 axes, row-major. A global buffer of extent RUNTIME has as many elements as the launch gives it: such a kernel reads its
-size from a parameter and serves tensors of every size. Every index of a `reg` buffer is a constant, an unrolled axis, or a vector axis that walks one whole
-dimension of extent `lanes` by itself: so a target can keep it in registers. A vector load across the rows of a reg
-tile is a register transpose.
+size from a parameter and serves tensors of every size. Every index of a `reg` buffer is a constant, an unrolled axis,
+or a vector axis that walks one whole dimension of extent `lanes` by itself: so a target can keep it in registers. A
+vector load across the rows of a reg tile is a register transpose. On a GPU a block allocates shared buffers outside
+its lane loop, and each thread its reg buffers inside.
 """
 
 from __future__ import annotations
@@ -243,6 +249,15 @@ class Sync(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
+class Fold(Stmt):
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    value: Expr
+    combine: str
+    lanes: int
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """One generated function. `params` are global buffers in argument order; those in `writes` are written."""
 
@@ -317,6 +332,8 @@ def exprs(stmt: Stmt) -> tuple[Expr, ...]:
         return (stmt.cond,)
     if isinstance(stmt, Store):
         return (*stmt.index, stmt.value) if stmt.predicate is None else (*stmt.index, stmt.value, stmt.predicate)
+    if isinstance(stmt, Fold):
+        return (*stmt.index, stmt.value)
     return ()
 
 
@@ -354,6 +371,8 @@ def map_stmt(stmt: Stmt, expr: Callable[[Expr], Expr], rule: Callable[[Stmt], St
     elif isinstance(stmt, Store):
         pred = None if stmt.predicate is None else expr(stmt.predicate)
         new = Store(stmt.buffer, tuple(map(expr, stmt.index)), expr(stmt.value), stmt.combine, pred)
+    elif isinstance(stmt, Fold):
+        new = replace(stmt, index=tuple(map(expr, stmt.index)), value=expr(stmt.value))
     else:
         new = stmt
     if rule is not None:
@@ -391,6 +410,8 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
     def statement(s: Stmt) -> Stmt | None:
         if isinstance(s, Store):
             return Store(names.get(s.buffer, s.buffer), s.index, s.value, s.combine, s.predicate)
+        if isinstance(s, Fold):
+            return replace(s, buffer=names.get(s.buffer, s.buffer))
         return Alloc(names.get(s.buffer, s.buffer)) if isinstance(s, Alloc) else None
 
     body = map_stmt(kernel.body, lambda e: map_expr(e, rule, memo), statement)

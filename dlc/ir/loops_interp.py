@@ -4,8 +4,10 @@
 and runs that: integers are Python ints wrapped to their type, floats NumPy scalars of their type (so halves round
 after every operation; `fma` rounds once). Loops run iteration by iteration; parallel and grid loops in an order
 shuffled by `seed`, so that a kernel which depends on the order is found by two seeds. An index outside its dimension,
-a read of reg or shared memory that nothing was written to, and a `Sync` between lanes (not supported here) raise
-InterpError.
+and a read of reg or shared memory that nothing was written to raise InterpError.
+
+The threads of a block (a lane loop) are Python generators that run, in a shuffled order, from one Sync or Fold to the
+next; that they do not all meet at the same one raises InterpError.
 
 Conditions are what they say: where an If or a predicate is false, nothing inside it is evaluated.
 """
@@ -24,7 +26,7 @@ import numpy as np
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError
-from dlc.ir.loops import RUNTIME, Alloc, Buffer, Expr, For, If, Kernel, Seq, Stmt, Store, Sync, load_parts, walk
+from dlc.ir.loops import RUNTIME, Alloc, Buffer, Expr, Fold, For, If, Kernel, Seq, Stmt, Store, Sync, load_parts, walk
 from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.loops_verify import interval
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
@@ -233,13 +235,10 @@ class _Compiler:
         self.names: dict[Any, str] = {}
         self.intervals: dict[Expr, tuple[int, int]] = {}
         self.depth = 1
+        self.inside_threads = False
 
     def function(self):
         self.line("(" + "".join(f"{self.name(b, 'g')}, " for b in self.kernel.params) + ") = arrays")
-        inside = list(walk(self.kernel.body))
-        lanes = any(isinstance(s, For) and s.kind in ("lane", "warp") for s in inside)
-        if lanes and any(isinstance(s, Sync) for s in inside):
-            raise InterpError(f"kernel {self.kernel.name}: lanes that wait for each other cannot be interpreted")
         self.statement(self.kernel.body)
         text = "def kernel(arrays, order):\n" + "\n".join(self.lines) + "\n"
         exec(compile(text, f"<interp {self.kernel.name}>", "exec"), self.globals)  # noqa: S102  our own text, from typed IR
@@ -274,8 +273,11 @@ class _Compiler:
             extent = self.value(stmt.extent, {}, stmt)
             if stmt.extent.op != "const":
                 self.line(f"if {extent} > {stmt.axis.attr[1]}: fail({self.given(stmt)}, 'extent', {extent})")
+            if stmt.kind == "lane" and any(isinstance(s, (Sync, Fold)) for s in walk(stmt.body)):
+                self.threads(stmt, extent)
+                return
             loop = f"range({extent})"
-            if stmt.kind in ("parallel", "grid"):
+            if stmt.kind in ("parallel", "grid", "lane"):
                 loop = f"order.sample({loop}, len({loop}))"
             self.line(f"for {self.name(stmt.axis, 'a')} in {loop}:")
             self.indented(stmt.body)
@@ -287,6 +289,32 @@ class _Compiler:
                 self.indented(stmt.other)
         elif isinstance(stmt, Store):
             self.store(stmt)
+        elif isinstance(stmt, Sync):
+            if self.inside_threads:  # lane loops that follow each other are in step anyway
+                self.line(f"yield {self.given(stmt)}, None")
+        elif isinstance(stmt, Fold):
+            memo: dict[Expr, str] = {}
+            place = self.place(stmt.buffer, stmt.index, memo, stmt)
+            self.line(f"{place} = yield {self.given(stmt)}, {self.value(stmt.value, memo, stmt)}")
+
+    def threads(self, stmt: For, extent: str) -> None:
+        """A lane loop whose threads wait for each other."""
+        body = self.name(object(), "threads")
+        self.line(f"def {body}({self.name(stmt.axis, 'a')}):")
+        self.inside_threads = True
+        self.indented(stmt.body)
+        self.inside_threads = False
+        self.line(f"  yield {self.given(None)}, None")
+        combine = {s: self.combiner(s) for s in walk(stmt.body) if isinstance(s, Fold)}
+        self.line(f"{self.given(_in_step)}([{body}(i) for i in range({extent})], order, {self.given(combine)})")
+
+    def combiner(self, fold: Fold) -> Callable[[Any, Any], Any]:
+        """A Fold's combination as a function of two values."""
+        part = _Compiler(self.kernel)
+        result = part.apply(fold.combine, fold.buffer.dtype, ["a", "b"])
+        lines = ["def combine(a, b):", *part.lines, f"  return {result}"]
+        exec("\n".join(lines), part.globals)  # noqa: S102  our own text
+        return part.globals["combine"]
 
     def store(self, stmt: Store) -> None:
         memo: dict[Expr, str] = {}
@@ -423,6 +451,29 @@ class _Compiler:
         low, high = dtypes.limits(target)
         inside = not source.is_bool and (low <= dtypes.limits(source)[0] and dtypes.limits(source)[1] <= high)
         return whole if inside or source.is_bool else self.wrap(whole, target)
+
+
+def _in_step(threads: list, order: random.Random, combine: dict[Fold, Callable[[Any, Any], Any]]) -> None:
+    """Run generators that yield (statement, value) in step until they yield None."""
+    numbers = list(range(len(threads)))
+    answers: list[Any] = [None] * len(threads)
+    while threads:
+        met: list[tuple[Stmt | None, Any]] = [(None, None)] * len(threads)
+        for i in order.sample(numbers, len(numbers)):
+            met[i] = threads[i].send(answers[i])
+        stmt = met[0][0]
+        for i, (other, _) in enumerate(met):
+            if other is not stmt:
+                raise InterpError(f"thread {i} of a block waits at another statement than thread 0, or has finished")
+        if stmt is None:
+            return
+        answers = [None] * len(threads)
+        if isinstance(stmt, Fold):
+            for start in range(0, len(met), stmt.lanes):
+                total = met[start][1]
+                for _, value in met[start + 1 : start + stmt.lanes]:
+                    total = combine[stmt](total, value)
+                answers[start : start + stmt.lanes] = [total] * stmt.lanes
 
 
 def _to_int(x, dtype: DType) -> int:

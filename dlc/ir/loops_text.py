@@ -12,6 +12,8 @@
         else:
           out[r] = x[r + 1 if r < 9]         # a predicated load
 
+`fold(32) m[0] max= x` is a Fold over groups of 32 threads.
+
 Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the others are calls, `f32(x)` is a cast and
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
 an integer is int64 and a float is float32. Names are unique among those in scope. Subexpressions that a large
@@ -36,6 +38,7 @@ from dlc.ir.loops import (
     Alloc,
     Buffer,
     Expr,
+    Fold,
     For,
     If,
     Kernel,
@@ -61,7 +64,7 @@ _BY_SYMBOL = {row.symbol: row.name for row in SCALAR_OPS.values() if row.symbol}
 _ATOM = len(_LEVELS)
 _TYPES = {d.short: d for d in dtypes.ALL}
 _RESERVED = {*_TYPES, *SCALAR_OPS, *KINDS, "cast", "bitcast", "select", "fma", "inf", "nan", "true", "false", "if",
-             "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "kernel"}
+             "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "kernel"}
 _COMBINE_SIGN = {name: (SCALAR_OPS[name].symbol or name) + "=" for name in COMBINES}
 _LET_ABOVE = 40  # statements with fewer nodes are written out in full
 _LET_SIZE = 4  # smaller subexpressions are repeated rather than named
@@ -173,6 +176,10 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
     if isinstance(stmt, If):
         lines = [*lets, f"{pad}if {printer.text(stmt.cond, dtypes.bool_, 0)}:", *_block(stmt.then, names, pad + "  ")]
         return lines if stmt.other is None else [*lines, f"{pad}else:", *_block(stmt.other, names, pad + "  ")]
+    if isinstance(stmt, Fold):
+        place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+        sign = _COMBINE_SIGN.get(stmt.combine, f"{stmt.combine}=")
+        return [*lets, f"{pad}fold({stmt.lanes}) {place} {sign} {printer.text(stmt.value, stmt.buffer.dtype, 0)}"]
     assert isinstance(stmt, Store), stmt
     sign = "=" if stmt.combine is None else _COMBINE_SIGN.get(stmt.combine, f"{stmt.combine}=")
     value = printer.text(stmt.value, stmt.buffer.dtype, 0)
@@ -394,6 +401,12 @@ class _Parser:
             scope[name] = self.expression(value, scope, None)
         elif text == "sync":
             made = [Sync()]
+        elif text.startswith("fold("):
+            lanes, _, rest = text.removeprefix("fold(").partition(") ")
+            stored = self.store(rest, scope)
+            if stored.combine is None or not lanes.isdigit():
+                raise self.fail("expected 'fold(lanes) buffer[index] combine= value'")
+            made = [Fold(stored.buffer, stored.index, stored.value, stored.combine, int(lanes))]
         elif text != "pass":
             made = [self.store(text, scope)]
         self.at += 1

@@ -5,6 +5,8 @@
 - at most one parallel loop, outermost; no vector loop in another; unroll extents constant
 - every index of a `reg` buffer is known after unrolling, or is a vector axis that walks one whole dimension by itself
 - global buffers are parameters, and those stored to are in `writes`
+- grid and lane loops do not nest in their own kind; shared buffers are allocated outside the lane loop; a Fold is
+  inside one, into registers, over a group that divides the block
 - in a vector loop, a place that does not depend on the axis is only combined into, and not read
 - indices are inside their dimension, as far as intervals decide it: an index that is never inside is an error
   anywhere, one that can be outside is an error where no condition guards it
@@ -23,6 +25,7 @@ from dlc.ir.loops import (
     Alloc,
     Buffer,
     Expr,
+    Fold,
     For,
     If,
     Kernel,
@@ -188,6 +191,8 @@ class _Verifier:
             for s in stmt.body:
                 if isinstance(s, Alloc):
                     self.stmt = s
+                    if s.buffer.space == "shared" and any(f.kind == "lane" for f in axes.values()):
+                        raise self.fail(f"shared buffer {s.buffer.name} is allocated by every thread of its block")
                     self.alloc(s.buffer, inner)
                 else:
                     self.visit(s, axes, inner, guarded)
@@ -198,6 +203,8 @@ class _Verifier:
         if isinstance(stmt, Store):
             live = live or stmt.predicate is not None
             self.store(stmt, axes, buffers, live)
+        if isinstance(stmt, Fold):
+            self.fold(stmt, axes, buffers)
         for e in exprs(stmt):
             self.expression(e, axes, buffers, live)
         if isinstance(stmt, For):
@@ -235,6 +242,8 @@ class _Verifier:
             raise self.fail(f"the extent of a loop of kind {stmt.kind} must be a constant")
         if stmt.kind == "parallel" and stmt is not self.outermost:
             raise self.fail("a parallel loop must be the outermost statement, and the only one")
+        if stmt.kind in ("grid", "lane") and any(f.kind == stmt.kind for f in axes.values()):
+            raise self.fail(f"a {stmt.kind} loop inside another")
         if stmt.kind == "vector":
             if stmt.lanes < 1:
                 raise self.fail("a vector loop needs a number of lanes")
@@ -286,6 +295,16 @@ class _Verifier:
         if stmt.predicate is not None and stmt.predicate.dtype is not dtypes.bool_:
             raise self.fail(f"the predicate is {stmt.predicate.dtype.name}, not bool")
         self.place(b, stmt.index, axes, guarded)
+
+    def fold(self, stmt: Fold, axes: dict[Expr, For], buffers: set[Buffer]) -> None:
+        threads = next((f.extent for f in axes.values() if f.kind == "lane"), None)
+        if threads is None or threads.op != "const":
+            raise self.fail("a Fold outside a lane loop of constant extent")
+        if stmt.buffer.space != "reg":
+            raise self.fail(f"a Fold into {stmt.buffer.space} buffer {stmt.buffer.name}")
+        if stmt.lanes < 1 or threads.attr % stmt.lanes or (stmt.lanes < 32 and stmt.lanes & (stmt.lanes - 1)):
+            raise self.fail(f"groups of {stmt.lanes} in a block of {threads.attr} threads")
+        self.store(Store(stmt.buffer, stmt.index, stmt.value, stmt.combine), axes, buffers, False)
 
     def expression(self, e: Expr, axes: dict[Expr, For], buffers: set[Buffer], guarded: bool) -> None:
         loose = e.axes - axes.keys()
