@@ -19,7 +19,7 @@ from dlc.runtime import host
 @click.command()
 @click.argument("target")
 @click.option("--stage", default="fused", show_default=True, metavar="STAGE", help=f"One of {', '.join(STAGES)}.")
-@click.option("--kernel", type=int, help="Only kernel number N of the stages loops and scheduled, counted from 0.")
+@click.option("--kernel", type=int, help="Only kernel N of loops or scheduled, numbered as in fused.")
 @click.option("--diff", nargs=2, metavar="A B", help="The difference between two graph stages.")
 def dump(target: str, stage: str, kernel: int | None, diff: tuple[str, str] | None) -> None:
     """Show what the compiler makes of TARGET, which is file.py:function or module:function.

@@ -4,62 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dlc.cli.groups import Origin, origins
 from dlc.cli.launches import Work, lines, work
-from dlc.cli.naive import launched
 from dlc.cli.units import count, nbytes, plural
-from dlc.codegen import schedule as schedules
-from dlc.codegen.build import LOWER
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops
 from dlc.ir.graph import Node
 from dlc.ir.graph_text import type_text
-from dlc.ir.loops import Expr, Kernel
-from dlc.ir.loops_text import print_kernel
+from dlc.ir.loops import Expr
 from dlc.ir.program import Program
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.fuse import Group
-from dlc.passes.lower import Lowered
 from dlc.passes.units import Unit
 
 
 def print_fused(program: Program, cpu: CpuTarget) -> str:
     """The kernels, what each computes and touches, and how many launches a run of the program makes."""
-    groups = _groups_by_kernel(program, cpu)
     found = work(program)
-    paragraphs = ["\n".join(_paragraph(w, groups.get(_key(w.kernel)))) for w in found]
+    pairs = zip(found, origins(program, cpu), strict=True)
+    paragraphs = ["\n".join(_paragraph(k, w, origin)) for k, (w, (_, origin)) in enumerate(pairs)]
     total = sum(w.launches for w in found)
     return "\n\n".join([*paragraphs, f"{plural(len(found), 'kernel')}, {plural(total, 'launch')}"])
 
 
-def _key(kernel: Kernel) -> str:
-    return print_kernel(loops.canonical(kernel))
-
-
-def _groups_by_kernel(program: Program, cpu: CpuTarget) -> dict[str, tuple[Group, Lowered]]:
-    """The first group that each kernel computes: groups are lowered once more, and known by the kernel's text."""
-    out: dict[str, tuple[Group, Lowered]] = {}
-    for fused in program.fused:  # type: ignore[attr-defined]
-        for group in fused.groups:
-            if group.kind != "scan" and launched(group):
-                lowered = LOWER[group.kind](fused, group, schedules.choose(fused, group, cpu))
-                out.setdefault(_key(lowered.kernel), (group, lowered))
-    return out
-
-
-def _paragraph(w: Work, found: tuple[Group, Lowered] | None) -> Iterator[str]:
+def _paragraph(number: int, w: Work, origin: Origin | None) -> Iterator[str]:
     kernel = w.kernel
     times = plural(w.launches, "launch") + (f" on {w.tensors} sets of tensors" if w.tensors > w.launches else "")
-    yield f"{kernel.name}: {times}, {nbytes(w.bytes)}, {count(w.flops)} flop"
-    if found is None:
+    yield f"kernel {number} {kernel.name}: {times}, {nbytes(w.bytes)}, {count(w.flops)} flop"
+    if origin is None:
         yield "  computes  a copy of a result to where it belongs"
     else:
-        group, lowered = found
-        tensors = [
-            (b in lowered.kernel.writes, _tensor(b, node))
-            for b, node in zip(lowered.kernel.params, lowered.nodes, strict=True)
-        ]
+        one = origin.lowered
+        pairs = zip(one.kernel.params, one.nodes, strict=True)
+        tensors = [(b in one.kernel.writes, _tensor(b, node)) for b, node in pairs]
         for label, entries in (
-            ("computes", _members(group)),
+            ("computes", _members(origin.group)),
             ("reads", [text for written, text in tensors if not written]),
             ("writes", [text for written, text in tensors if written]),
         ):

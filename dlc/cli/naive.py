@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dlc.cli.groups import origins
 from dlc.codegen.build import LOWER
+from dlc.codegen.target import CpuTarget
 from dlc.ir import schedule
 from dlc.ir.loops import Kernel
 from dlc.ir.program import Program
-from dlc.passes.fuse import Group
 
 _PLAIN: dict[str, schedule.Schedule] = {
     "map": schedule.Map(),
@@ -17,18 +18,13 @@ _PLAIN: dict[str, schedule.Schedule] = {
 }
 
 
-def naive_kernels(program: Program) -> list[Kernel]:
-    """One kernel for each group, numbered, in the order of the program; loops count in scalars (lanes=0)."""
+def naive_kernels(program: Program, cpu: CpuTarget) -> list[Kernel]:
+    """For each kernel of the program its group with loops in scalars (lanes=0), under the same name."""
     out = []
-    for fused in program.fused:  # type: ignore[attr-defined]
-        for group in fused.groups:
-            if group.kind == "scan" or not launched(group):
-                continue
-            kernel = LOWER[group.kind](fused, group, _PLAIN.get(group.kind, schedule.Plain())).kernel
-            out.append(replace(kernel, name=f"{kernel.name}_{len(out)}"))
+    for kernel, origin in origins(program, cpu):
+        if origin is not None:
+            plain = _PLAIN.get(origin.group.kind, schedule.Plain())
+            lowered = LOWER[origin.group.kind](origin.fused, origin.group, plain)
+            kernel = replace(lowered.kernel, name=kernel.name)
+        out.append(kernel)
     return out
-
-
-def launched(group: Group) -> bool:
-    """Whether a group has anything to compute."""
-    return any(u.kind == "sort" or u.node.op == "scan" or u.node.type.size for u in group.units)

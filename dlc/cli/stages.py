@@ -62,7 +62,7 @@ class Stages:
     def kernels(self, stage: str) -> list[Kernel]:
         """The kernels at a kernel stage, in the order of their first launch."""
         program = self.program()
-        return program.kernels() if stage == "scheduled" else naive_kernels(program)
+        return program.kernels() if stage == "scheduled" else naive_kernels(program, self.cpu)
 
     def llvm(self) -> str:
         """The LLVM module."""

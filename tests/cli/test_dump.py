@@ -74,7 +74,7 @@ def kernel_count(text: str) -> int:
     """The kernels by the last line, which must agree with the paragraphs."""
     found = re.fullmatch(r"(\d+) kernels?, (\d+) launch(?:es)?", text.strip().splitlines()[-1])
     assert found, text
-    paragraphs = re.findall(r"^\w+: (\d+) launch", text, re.MULTILINE)
+    paragraphs = re.findall(r"^kernel \d+ \w+: (\d+) launch", text, re.MULTILINE)
     assert len(paragraphs) == int(found[1])
     assert sum(map(int, paragraphs)) == int(found[2])
     return int(found[1])
@@ -99,7 +99,7 @@ def test_fused_names_what_a_training_step_reads():
 
 def test_fused_counts_the_turns_of_a_loop():
     text = dump("recurrence", "--stage", "fused")
-    assert re.search(r"^\w*tanh\w*: 7 launches", text, re.MULTILINE), text
+    assert re.search(r"^kernel \d+ \w*tanh\w*: 7 launches", text, re.MULTILINE), text
 
 
 def test_functions_without_parameters_need_no_example():

@@ -1,0 +1,47 @@
+"""Which group of the fused graph became which kernel of the program.
+
+Groups are lowered once more, as the program builder did, and known again by the text of their kernel: launches are
+merged and reordered after lowering, and equal kernels are one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dlc.codegen import schedule as schedules
+from dlc.codegen.build import LOWER
+from dlc.codegen.target import CpuTarget
+from dlc.ir import loops
+from dlc.ir.loops import Kernel
+from dlc.ir.loops_text import print_kernel
+from dlc.ir.program import Program
+from dlc.passes.fuse import Fused, Group
+from dlc.passes.lower import Lowered
+
+
+class Origin(NamedTuple):
+    """The first group that a kernel computes, and that group as it was lowered."""
+
+    fused: Fused
+    group: Group
+    lowered: Lowered
+
+
+def origins(program: Program, cpu: CpuTarget) -> list[tuple[Kernel, Origin | None]]:
+    """Every kernel of the program in the order of first use; None for a copy, which no group asked for."""
+    found: dict[str, Origin] = {}
+    for fused in program.fused:  # type: ignore[attr-defined]
+        for group in fused.groups:
+            if group.kind != "scan" and _launched(group):
+                lowered = LOWER[group.kind](fused, group, schedules.choose(fused, group, cpu))
+                found.setdefault(_key(lowered.kernel), Origin(fused, group, lowered))
+    return [(kernel, found.get(_key(kernel))) for kernel in program.kernels()]
+
+
+def _key(kernel: Kernel) -> str:
+    return print_kernel(loops.canonical(kernel))
+
+
+def _launched(group: Group) -> bool:
+    """Whether a group has anything to compute."""
+    return any(u.kind == "sort" or u.node.op == "scan" or u.node.type.size for u in group.units)
