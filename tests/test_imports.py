@@ -20,7 +20,7 @@ FLOORS = {
     "dlc/nn": ("dlc", "dlc.nn"),
     "dlc/optim": ("dlc", "dlc.nn", "dlc.optim"),
     "dlc/data": ("dlc", "dlc.data"),
-    "dlc/cli": ("dlc", "dlc.ir", "dlc.passes", "dlc.codegen", "dlc.runtime", "dlc.frontend", "dlc.cli"),
+    "dlc/cli": ("dlc", "dlc.ir", "dlc.passes", "dlc.codegen", "dlc.runtime", "dlc.frontend", "dlc.nn", "dlc.cli"),
     "models": ("dlc", "dlc.nn", "dlc.optim", "dlc.data", "models"),
 }
 # What a floor, or one file, uses besides: single modules.

@@ -1,7 +1,8 @@
 """Names for the parameters of a traced graph: how the function reaches each Tensor, as `model.0.weight`.
 
-Tensors are searched in the arguments, in closure variables and in the globals that the function names; attributes and
-containers are followed, and the tables that objects keep for themselves (`_parameters`) leave no mark on a name.
+Tensors are searched in the arguments, in closure variables, in the globals that the function names and in the modules
+beside it; attributes and containers are followed, and the tables that objects keep for themselves (`_parameters`) leave
+no mark on a name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dlc
-from dlc import Tensor
+from dlc import Tensor, nn
 from dlc.cli.target import Target
 from dlc.frontend.jit import Entry
 
@@ -21,15 +22,16 @@ MAX_DEPTH = 12
 def name_parameters(entry: Entry, target: Target) -> None:
     """Put names on the parameters of `entry.graph` that have none."""
     names = _Names()
-    for name, value in _roots(target):
+    # modules first: a parameter's own name is better than its place in an optimizer
+    for name, value in sorted(_roots(target), key=lambda root: not isinstance(root[1], nn.Module)):
         names.visit(value, (name,), 0)
     params = entry.graph.params
     start = len(entry.arg_slots) + len(entry.number_slots)
     for node, cell in zip(params[start:], entry.cells, strict=False):
         if id(cell) in names.of and not node.attrs.get("name"):
             node.attrs["name"] = names.of[id(cell)]
-    start += len(entry.cells) + len(entry.held_grads)
-    for node, owner in zip(params[start:], entry.grad_targets, strict=False):
+    start += len(entry.cells)
+    for node, owner in zip(params[start:], (*entry.held_grads, *entry.grad_targets), strict=False):
         if id(owner) in names.of:
             node.attrs["name"] = f"{names.of[id(owner)]}.grad"
 
@@ -42,7 +44,8 @@ def _roots(target: Target) -> Iterator[tuple[str, Any]]:
         seen = inspect.getclosurevars(function)
         yield from seen.nonlocals.items()
         yield from ((k, v) for k, v in seen.globals.items() if not inspect.ismodule(v))
-    except (TypeError, ValueError):
+        yield from ((k, v) for k, v in function.__globals__.items() if isinstance(v, nn.Module))
+    except (TypeError, ValueError, AttributeError):
         pass  # a callable without a signature or without code: its parameters keep their numbers
     yield "random", dlc.random.default_generator
 

@@ -21,6 +21,18 @@ def example_args():
     return dlc.ones(6, 8), dlc.zeros(6, dtype=dlc.int64)
 
 
+@dlc.jit
+def adam_step():
+    """Only the update: the gradients are there already."""
+    updater.step()
+
+
+updated = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 16))
+updater = optim.Adam(updated.parameters())
+for _parameter in updated.parameters():
+    _parameter.grad = dlc.ones_like(_parameter)
+
+
 def softmax(x):
     return F.softmax(x, 1)
 

@@ -88,6 +88,13 @@ def test_well_known_functions_are_at_most_two_kernels(function: str):
         assert f"\n  {label}" in text
 
 
+def test_an_optimizer_step_is_one_kernel():
+    text = dump("adam_step")
+    assert kernel_count(text) <= 2, text  # the other counts the step
+    assert "on 6 sets of tensors" in text
+    assert "%updated.0.weight.grad: f32[16,8]" in text
+
+
 def test_fused_names_what_a_training_step_reads():
     text = dump("train_step")
     kernel_count(text)
@@ -138,7 +145,7 @@ def test_diff_does_not_mind_renumbering():
         ([f"{FILE}:train_step", "--diff", "graph", "nope"], "no stage 'nope'"),
         ([f"{FILE}:train_step", "--kernel", "1"], "--kernel needs --stage loops or scheduled"),
         ([f"{FILE}:softmax", "--stage", "loops", "--kernel", "9"], "no kernel 9: "),
-        ([f"{FILE}:train_stop"], "has no 'train_stop'; its jitted functions are train_step, recurrence"),
+        ([f"{FILE}:train_stop"], "has no 'train_stop'; its jitted functions are train_step, adam_step, recurrence"),
         ([f"{FILE}:optimizer"], "is a Adam, not a function"),
         (["missing.py:f"], "no file missing.py"),
         (["no.such.module:f"], "no module 'no.such.module'"),
