@@ -157,6 +157,7 @@ from dlc.frontend.manipulation import (
     chunk,
     concat,
     concatenate,
+    dilate,
     expand_dims,
     flatten,
     flip,
@@ -179,6 +180,7 @@ from dlc.frontend.manipulation import (
     unsqueeze,
     unstack,
     view,
+    windows,
 )
 from dlc.frontend.random import Generator, manual_seed, rand, randint, randn, randperm
 from dlc.frontend.reductions import (

@@ -74,7 +74,7 @@ class _Builder:
         refs.update(roots)
         out: Steps = []
         for group in fused.groups:
-            if all(u.node.op != "scan" and u.node.type.size == 0 for u in group.units if u.kind != "sort"):
+            if all(u.kind not in ("scan", "sort") and u.node.type.size == 0 for u in group.units):
                 continue
             if group.kind == "scan":
                 out += self.scan(group.units[0].node, refs, fused, depth)

@@ -500,6 +500,34 @@ def unfold(x, axis: int, size: int, step: int = 1) -> Tensor:
 
 
 @user_errors
+def windows(x, axes, sizes, strides=None, dilations=None) -> Tensor:
+    """All windows over several axes at once: the axes count windows, the taps come last, in the order of `axes`.
+
+    Window w of an axis has the elements w * stride + tap * dilation. Raises ShapeError where an axis is too short.
+    """
+    n = as_node(x)
+    axes = normalize_axes("windows", tuple(axes), n.ndim)
+    sizes = tuple(sizes)
+    strides, dilations = tuple(strides or (1,) * len(axes)), tuple(dilations or (1,) * len(axes))
+    for a, k, s, d in zip(axes, sizes, strides, dilations, strict=True):
+        if k < 1 or s < 1 or d < 1 or d * (k - 1) + 1 > n.shape[a]:
+            raise ShapeError(f"windows: {k} taps, stride {s}, dilation {d} do not fit axis {a} of shape {n.shape}")
+    return wrap(b.window(n, axes, sizes, strides, dilations, here()))
+
+
+@user_errors
+def dilate(x, axes, steps) -> Tensor:
+    """Zeros between neighbours: along each of `axes` extent n becomes (n - 1) * step + 1."""
+    n = as_node(x)
+    interior = [0] * n.ndim
+    for a, step in zip(normalize_axes("dilate", tuple(axes), n.ndim), steps, strict=True):
+        interior[a] = int(step) - 1
+    if min(interior, default=0) < 0:
+        raise ShapeError(f"dilate: steps {tuple(steps)} must be at least 1")
+    return wrap(b.pad(n, (0,) * n.ndim, (0,) * n.ndim, interior, 0, here()))
+
+
+@user_errors
 def sliding_window_view(x, window_shape, axis=None) -> Tensor:
     """Windows of `window_shape` over `axis` (all axes if None), one step apart; the taps come last."""
     n, sizes = as_node(x), shape_tuple("sliding_window_view", window_shape)

@@ -337,6 +337,21 @@ def exprs(stmt: Stmt) -> tuple[Expr, ...]:
     return ()
 
 
+def depth(expr: Expr) -> int:
+    """The longest chain of operations in an expression."""
+    found: dict[Expr, int] = {}
+    stack = [expr]
+    while stack:
+        e = stack[-1]
+        missing = [a for a in e.args if a not in found]
+        if missing:
+            stack.extend(missing)
+            continue
+        stack.pop()
+        found[e] = 1 + max((found[a] for a in e.args), default=0)
+    return found[expr]
+
+
 def map_expr(expr: Expr, rule: Callable[[Expr, tuple[Expr, ...]], Expr | None], memo: dict[Expr, Expr]) -> Expr:
     """Rebuild an expression inside out: `rule(old, new_args)` gives a replacement or None to keep the operation."""
     stack = [expr]

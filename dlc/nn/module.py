@@ -33,6 +33,7 @@ class Module:
             object.__setattr__(self, table, {})
         object.__setattr__(self, "_temporary_buffers", set())
         object.__setattr__(self, "training", True)
+        structure_changed(self, "training", UNSET, True)  # so that jit knows the value that it started with
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The computation; called through the module itself."""

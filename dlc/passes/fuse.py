@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dlc.ir import loops
 from dlc.ir.graph import Graph, Node
 from dlc.ir.loops import Expr
 from dlc.passes.index_math import flatten
@@ -22,6 +23,7 @@ from dlc.passes.units import Unit, UnitTable, memory_of
 
 SERIAL_LIMIT = 1 << 15  # elements below which a kernel may run without parallel rows
 MIN_ROWS = 8  # rows needed to keep the threads busy
+LONGEST = 240  # scalar operations one after another in a kernel: longer chains are cut into several
 
 
 @dataclass(eq=False)
@@ -34,6 +36,7 @@ class Group:
     rows: tuple[int, ...] | None = None
     row_axes: dict[Unit, tuple[Expr, ...]] = field(default_factory=dict)
     deps: set[Group] = field(default_factory=set)
+    depth: dict[Unit, int] = field(default_factory=dict)  # longest chain of operations that ends in the unit
 
     def member(self, node: Node) -> Unit | None:
         return next((u for u in self.units if u.node is node), None)
@@ -193,6 +196,9 @@ def _reaches(start: Group, goal: Group, seen: set[Group]) -> bool:
 
 def _join(u: Unit, g: Group) -> bool:
     """Add u to g if it fits."""
+    depth = chain_length(u) + max((g.depth[m] for m, _ in _hits(u, g)), default=0)
+    if depth > LONGEST:
+        return False
     if g.kind == "contract":
         if not _fit_epilogue(u, g):
             return False
@@ -217,13 +223,20 @@ def _join(u: Unit, g: Group) -> bool:
     else:
         return False
     g.units.append(u)
+    g.depth[u] = depth
     return True
 
 
+def chain_length(u: Unit) -> int:
+    """The longest chain of operations in a unit's expressions."""
+    return max((loops.depth(v) for v in u.values), default=0)
+
+
 def _new_group(u: Unit) -> Group:
+    depth = {u: chain_length(u)}
     if u.kind == "reduce":
-        return Group("rows", [u], _extents(u.kept), {u: u.kept})
-    g = Group(u.kind, [u])
+        return Group("rows", [u], _extents(u.kept), {u: u.kept}, depth=depth)
+    g = Group(u.kind, [u], depth=depth)
     if u.kind == "contract":
         g.row_axes[u] = tuple(i for i in u.index[: len(u.node.shape)] if i.op == "axis")
     return g

@@ -14,13 +14,14 @@ from __future__ import annotations
 import math
 
 from dlc.ir import build, dtypes
-from dlc.ir.graph import Graph, Node, make, rewrite, unique
+from dlc.ir.graph import Graph, Node, make, param, rewrite, substitute, unique
 from dlc.ir.loops import Buffer
 from dlc.ir.ops import split_spec
 from dlc.passes.index_math import coefficient, simplify
 from dlc.passes.lower_contract import Parts, label_sizes, parts_of
 from dlc.passes.scalarize import Elements
 from dlc.passes.units import base_of, fresh_index
+from dlc.passes.vjp import map_bodies
 
 
 def layout(graph: Graph, tile_of, min_tasks: int) -> Graph:
@@ -32,6 +33,35 @@ def layout(graph: Graph, tile_of, min_tasks: int) -> Graph:
         if node.op != "contract":
             return None
         return _contract(make("contract", ins, node.loc, **node.attrs), tile_of, min_tasks)
+
+    outputs = map_bodies(graph.outputs, lambda body: layout(body, tile_of, min_tasks))
+    return hoist_invariants(rewrite(Graph(graph.params, outputs, graph.name), rule))
+
+
+def hoist_invariants(graph: Graph) -> Graph:
+    """What a loop's body computes from its constants alone (packed weights) is computed once, before the loop."""
+
+    def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
+        if node.op != "scan":
+            return None
+        body, n_const = node.attrs["body"], node.attrs["consts"]
+        nodes = body.nodes()
+        fixed = set(body.params[:n_const])
+        for n in nodes:
+            if n.op != "param" and n.op != "item" and all(i in fixed for i in n.inputs):
+                fixed.add(n)
+        # copies made for a contraction; what views or single numbers cost is nothing
+        edge = [n for n in nodes if n in fixed and n.op == "barrier"]
+        edge = [n for n in edge if any(i is n for u in nodes for i in u.inputs)]
+        if not edge:
+            return None
+        outer = substitute(edge, dict(zip(body.params[:n_const], ins[:n_const], strict=True)))
+        new = [param(n.type, "packed") for n in edge]
+        outputs = substitute(body.outputs, dict(zip(edge, new, strict=True)))
+        params = (*body.params[:n_const], *new, *body.params[n_const:])
+        inner = Graph(params, outputs, body.name)
+        attrs = dict(node.attrs, body=inner, consts=n_const + len(new))
+        return make("scan", (*ins[:n_const], *outer, *ins[n_const:]), node.loc, **attrs)
 
     return rewrite(graph, rule)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dlc.ir import build
 from dlc.ir.graph import Graph, Node, TensorType, make
 from dlc.ir.ops import OPS, split_spec
+from dlc.passes.vjp import map_bodies
 
 Placed = tuple[Node, tuple[int, ...]]  # (core, perm): axis k of the node is axis perm[k] of the core
 
@@ -36,6 +37,7 @@ def full(placed: Placed) -> Node:
 
 def sink_permutes(graph: Graph) -> Graph:
     """The graph with permutations moved towards its outputs and windows' contractions in channels-last order."""
+    graph = Graph(graph.params, map_bodies(graph.outputs, sink_permutes), graph.name)
     done: dict[Node, Placed] = {p: (p, identity(p.ndim)) for p in graph.params}
     for node in graph.nodes():
         if node in done:

@@ -22,7 +22,6 @@ HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan"
 _VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "stop_gradient", "tag"})
 EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
 _DEPTH = 120  # longest chain of operations computed on the spot
-_OUTER = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(eq=False)
@@ -243,7 +242,7 @@ class UnitTable:
         if n.op == "scan":
             index = fresh_index(n.inputs[0].shape) if n.inputs else ()
             unit = Unit(n, n.op, index, n.inputs[0].shape if n.inputs else (), ())
-            for i in n.inputs:
+            for i in map(memory_of, n.inputs):
                 at = fresh_index(i.shape)
                 unit.loads[els.value(i, at)] = (i, at)
             return unit

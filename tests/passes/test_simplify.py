@@ -30,7 +30,7 @@ def lines(text, params):
 def simplified(text, params):
     graph = simplify(parse_graph(lines(text, params)))
     verify(graph, "after simplify")
-    return print_graph(graph)
+    return print_graph(graph, locs=False)
 
 
 X = "%x: f32[2,3]"

@@ -15,11 +15,7 @@ def window(
 
     Window w of an axis has the elements w * stride + tap * dilation. Every axis must be as long as a window.
     """
-    for axis, size, stride, dilation in zip(axes, sizes, strides, dilations, strict=True):
-        x = dlc.unfold(x, axis, dilation * (size - 1) + 1, stride)
-        if dilation > 1:
-            x = x[..., ::dilation]
-    return x
+    return dlc.windows(x, axes, sizes, strides, dilations)
 
 
 def pad_axes(x: Tensor, axes: Sequence[int], pairs: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
@@ -38,15 +34,7 @@ def pad_axes(x: Tensor, axes: Sequence[int], pairs: Sequence[tuple[int, int]], v
 
 def spread_axes(x: Tensor, axes: Sequence[int], strides: Sequence[int]) -> Tensor:
     """stride - 1 zeros put between neighbours along `axes`: extent n becomes (n - 1) * stride + 1."""
-    for axis, stride in zip(axes, strides, strict=True):
-        if stride == 1:
-            continue
-        extent = x.shape[axis]
-        apart = dlc.expand_dims(x, axis=axis + 1)
-        widths = [(0, stride - 1) if k == axis + 1 else (0, 0) for k in range(apart.ndim)]
-        joined = dlc.flatten(dlc.pad(apart, widths), axis, axis + 1)
-        x = joined[tuple(slice(0, (extent - 1) * stride + 1) if k == axis else slice(None) for k in range(x.ndim))]
-    return x
+    return dlc.dilate(x, axes, strides) if any(s > 1 for s in strides) else x
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
