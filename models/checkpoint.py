@@ -11,13 +11,15 @@ import dlc
 
 
 def save(path: str, settings: dict[str, Any], parts: dict[str, Any], history: dict[str, list[float]]) -> None:
-    """Write a run. `parts` has model, optimizer, scheduler and loader; the file is replaced whole or not at all."""
+    """Write a run. `parts` has model, optimizer, scheduler and loader, and may have `carried`: a dict of the Tensors that
+    one step hands to the next. The file is replaced whole or not at all."""
     optimizer = parts["optimizer"].state_dict()
     tensors = {
         "model": parts["model"].state_dict(),
         "optimizer": optimizer["state"],
         "history": {name: np.array(values, np.float64) for name, values in history.items()},
         "random": dlc.random.default_generator.state,
+        "carried": parts.get("carried", {}),
     }
     rest = {
         "settings": settings,
@@ -45,6 +47,8 @@ def load(path: str, parts: dict[str, Any]) -> dict[str, list[float]]:
     parts["scheduler"].load_state_dict(rest["scheduler"])
     parts["loader"].load_state_dict(rest["loader"])
     dlc.random.default_generator.state.assign(tensors["random"])
+    for name, value in _under(tensors, "carried").items():
+        parts["carried"][name].assign(value)
     return {name: value.numpy().tolist() for name, value in _under(tensors, "history").items()}
 
 
