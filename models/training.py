@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -20,81 +21,150 @@ from dlc.data import DatasetError
 from models import checkpoint
 from models.data import Data, load
 
-SETTINGS = ("data", "epochs", "batch_size", "lr", "seed")  # what decides how a run goes
+
+def one_cycle(optimizer: optim.Optimizer, lr: float, steps: int) -> optim.lr_scheduler.LRScheduler:
+    """Up to `lr` and down again."""
+    return optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
 
 
-def command(build: Callable, train_step: Callable, predict: Callable, epochs: dict[str, int], batch_size: int,
-            lr: float) -> click.Command:
-    """A training command. `build(data, lr)` gives model and optimizer; `train_step(model, optimizer, x, y)` the loss;
-    `predict(model, x)` the classes. `epochs` are the defaults by data set."""
+def constant(optimizer: optim.Optimizer, lr: float, steps: int) -> optim.lr_scheduler.LRScheduler:
+    """`lr` all the time."""
+    return optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+class Task(NamedTuple):
+    """How training differs from that of a classifier of digits.
+
+    `variants` are flags of the command, each with the defaults that it changes: `{"wide": {"lr": 0.4}}` makes `--wide`.
+    `build` gets `wide=True` or `wide=False`.
+    """
+
+    load: Callable[[str, int, int], Data] = load  # of (data set, batch size, seed)
+    metric: str = "accuracy"  # the name of what `measure` gives
+    form: str = ".2%"  # how it is printed
+    measure: Callable[[nn.Module, Data], float] | None = None  # on held-out data; None: the share that `predict` gets
+    schedule: Callable[[optim.Optimizer, float, int], optim.lr_scheduler.LRScheduler] = one_cycle
+    picture: Callable[[nn.Module, Data, str], None] | None = None  # drawn after each epoch
+    variants: Mapping[str, Mapping[str, Any]] = {}
+
+
+def command(build: Callable, train_step: Callable, predict: Callable | None, epochs: dict[str, int], batch_size: int,
+            lr: float, task: Task = Task()) -> click.Command:  # noqa: B008
+    """A training command. `build(data, lr)` gives model and optimizer; `train_step(model, optimizer, *batch)` the loss;
+    `predict(model, x)` the classes. `epochs` are the defaults by data set; the name 'FOLDER' stands for any folder."""
 
     @click.command(context_settings={"show_default": True})
-    @click.option("--data", type=click.Choice(sorted(epochs)), default="digits", help="What to train on.")
+    @click.option("--data", type=_DataSet(sorted(epochs)), default="digits", help="What to train on.")
     @click.option("--epochs", type=click.IntRange(1), help="Passes over the data. [default: by data set]")
+    @click.option("--steps", type=click.IntRange(1), help="End after so many steps, whatever --epochs says.")
     @click.option("--batch-size", type=click.IntRange(2), default=batch_size)
     @click.option("--lr", type=click.FloatRange(0, min_open=True), default=lr, help="Highest learning rate.")
     @click.option("--seed", type=int, default=0, help="Of everything random: equal seeds give equal runs.")
-    @click.option("--device", type=click.Choice(["cpu"]), default="cpu")
+    @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
+    @click.option("--autocast", is_flag=True, help="Multiply matrices in bfloat16.")
     @click.option("--save", metavar="FILE", help="Write the run here after each epoch, and on Ctrl-C.")
     @click.option("--resume", metavar="FILE", help="Go on with a saved run, with its settings.")
-    @click.option("--plot", metavar="PNG", help="Draw loss and accuracy.")
+    @click.option("--plot", metavar="PNG", help="Draw the loss and the metric.")
     @click.pass_context
-    def run(ctx: click.Context, device: str, save: str | None, resume: str | None, plot: str | None, **options: Any):
+    def run(ctx: click.Context, device: str, save: str | None, resume: str | None, plot: str | None,
+            picture: str | None = None, **options: Any):
+        if device != "cpu":
+            raise click.UsageError("--device cuda: this dlc has no GPU target yet")
+        for name, changed in task.variants.items():
+            for option, value in changed.items() if options[name] else ():
+                if ctx.get_parameter_source(option) is not ParameterSource.COMMANDLINE:
+                    options[option] = value
         if options["epochs"] is None:
-            options["epochs"] = epochs[options["data"]]
-        for path in filter(None, (save, plot)):
+            options["epochs"] = epochs.get(options["data"]) or epochs["FOLDER"]
+        for path in filter(None, (save, plot, picture)):
             if not Path(path).absolute().parent.is_dir():
                 raise click.UsageError(f"{path}: there is no folder {Path(path).parent}")
         try:
             if resume:
                 options = _resumed(ctx, options, checkpoint.settings(resume))
-            history = train(build, train_step, predict, options, save=save, resume=resume)
+            history = train(build, train_step, predict, options, save=save, resume=resume, task=task, picture=picture)
         except (DatasetError, dlc.CheckpointError) as error:
             raise click.ClickException(str(error)) from None
         if plot:
             draw(history, plot)
 
+    for name, changed in task.variants.items():
+        changes = ", ".join(f"{option} {value}" for option, value in changed.items())
+        run.params.append(click.Option([f"--{name}"], is_flag=True, help=f"Changes the defaults: {changes}."))
+    if task.picture:
+        run.params.append(click.Option(["--picture"], metavar="PNG", help="Draw this after each epoch."))
     return run
+
+
+class _DataSet(click.Choice):
+    """The name of a data set, or the path of a folder where one is called FOLDER."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if "FOLDER" in self.choices and Path(value).is_dir():
+            return value
+        return super().convert(value, param, ctx)
 
 
 def _resumed(ctx: click.Context, options: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and value != saved[name]:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and value != saved.get(name):
             flag = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{flag} {value} cannot be changed in a resumed run, which has {saved[name]}")
+            raise click.UsageError(f"{flag} {value} cannot be changed in a resumed run, which has {saved.get(name)}")
     return saved
 
 
-def train(build: Callable, train_step: Callable, predict: Callable, options: dict[str, Any], *, save: str | None = None,
-          resume: str | None = None) -> dict[str, list[float]]:
-    """Train and test; returns the loss of each step and the test accuracy of each epoch. Ctrl-C ends it early."""
+def _autocast(on: bool) -> contextlib.AbstractContextManager[Any]:
+    if not on:
+        return contextlib.nullcontext()
+    if not hasattr(dlc, "autocast"):
+        raise click.UsageError("--autocast: this dlc has no autocast yet")
+    return dlc.autocast(dlc.bfloat16)
+
+
+def train(build: Callable, train_step: Callable, predict: Callable | None, options: dict[str, Any], *,
+          save: str | None = None, resume: str | None = None, task: Task = Task(),  # noqa: B008
+          picture: str | None = None) -> dict[str, list[float]]:
+    """Train and test; returns the loss of each step and the metric of each epoch. Ctrl-C ends it early."""
     dlc.manual_seed(options["seed"])
-    data = load(options["data"], options["batch_size"], options["seed"])
-    model, optimizer = build(data, options["lr"])
+    data = task.load(options["data"], options["batch_size"], options["seed"])
+    model, optimizer = build(data, options["lr"], **{name: options.get(name, False) for name in task.variants})
     epochs, steps = options["epochs"], len(data.train)
-    scheduler = optim.lr_scheduler.OneCycleLR(optimizer, options["lr"], epochs=epochs, steps_per_epoch=steps)
+    if not steps:
+        raise DatasetError(f"{len(data.train.dataset)} samples do not fill a batch of {options['batch_size']}")
+    total = options.get("steps") or epochs * steps
+    epochs = -(-total // steps)
+    scheduler = task.schedule(optimizer, options["lr"], total)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": data.train}
-    history: dict[str, list[float]] = {"loss": [], "accuracy": []}
+    history: dict[str, list[float]] = {"loss": [], task.metric: []}
     if resume:
         history = checkpoint.load(resume, parts)
+    measured, label = history[task.metric], "test" if task.measure is None else task.metric
     console = Console(highlight=False)
-    with Interrupt() as interrupt, _progress(console, epochs * steps, len(history["loss"])) as progress:
-        for epoch in range(len(history["accuracy"]) + 1, epochs + 1):
+    with (
+        Interrupt() as interrupt,
+        _autocast(options.get("autocast", False)),
+        _progress(console, total, len(history["loss"])) as progress,
+    ):
+        for epoch in range(len(measured) + 1, epochs + 1):
             model.train()
             start, done = time.perf_counter(), 0
-            for x, y in data.train:
-                history["loss"].append(train_step(model, optimizer, x, y).item())
+            for batch in data.train:
+                history["loss"].append(train_step(model, optimizer, *batch).item())
                 scheduler.step()
                 done += 1
                 rate = done * options["batch_size"] / (time.perf_counter() - start)
                 progress(history["loss"], rate)
-                if interrupt and len(history["loss"]) % steps:
+                at_end = len(history["loss"]) % steps == 0 or len(history["loss"]) == total
+                if at_end or interrupt:
                     break
-            else:
-                history["accuracy"].append(accuracy(model, predict, data))
-                loss = np.mean(history["loss"][-steps:])
-                console.print(f"epoch {epoch:2}/{epochs}  loss {loss:.4f}  test {history['accuracy'][-1]:.2%}  "
+            if at_end:
+                model.eval()
+                measured.append(task.measure(model, data) if task.measure else accuracy(model, predict, data))
+                loss = np.mean(history["loss"][(epoch - 1) * steps :])
+                console.print(f"epoch {epoch:2}/{epochs}  loss {loss:.4f}  {label} {measured[-1]:{task.form}}  "
                               f"{rate:,.0f} samples/s", soft_wrap=True)
+                if picture and task.picture:
+                    task.picture(model, data, picture)
             if save:
                 checkpoint.save(save, options, parts, history)
             if interrupt:
@@ -156,13 +226,14 @@ class _progress:
 
 
 def draw(history: dict[str, list[float]], path: str) -> None:
-    """Loss by step and test accuracy by epoch as a PNG."""
+    """Loss by step and the metric by epoch as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    loss, tests = history["loss"], history["accuracy"]
+    loss = history["loss"]
+    metric, tests = next((name, values) for name, values in history.items() if name != "loss")
     window = max(1, len(loss) // 100)
     smooth = np.convolve(loss, np.ones(window) / window, "valid")
     figure, left = pyplot.subplots(figsize=(7, 4), layout="constrained")
@@ -171,6 +242,6 @@ def draw(history: dict[str, list[float]], path: str) -> None:
     right = left.twinx()
     steps = np.arange(1, len(tests) + 1) * (len(loss) / max(1, len(tests)))
     right.plot(steps, tests, "o-", color="tab:orange")
-    right.set(ylabel="test accuracy")
+    right.set(ylabel=f"test {metric}")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
