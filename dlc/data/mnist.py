@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from dlc.data.dataset import TensorDataset
+from dlc.data.download import fetch_file
 from dlc.data.errors import DatasetError
 
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -85,14 +86,4 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _download(folder: Path, name: str) -> None:
-    """Fetch one file unless it is there: into a temporary file, which takes its name after its checksum is right."""
-    if (folder / name).exists():
-        return
-    try:
-        import pooch
-    except ImportError:
-        raise DatasetError("the download of MNIST needs the package pooch: pip install 'dlc[models]'") from None
-    try:
-        pooch.retrieve(MIRROR + name, known_hash=f"md5:{MD5[name]}", fname=name, path=folder)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"the download of {MIRROR + name} to {folder} failed: {error}") from error
+    fetch_file("MNIST", MIRROR + name, folder / name, f"md5:{MD5[name]}")
