@@ -81,7 +81,7 @@ def command(build: Callable, train_step: Callable, predict: Callable | None, epo
                 raise click.UsageError(f"{path}: there is no folder {Path(path).parent}")
         try:
             if resume:
-                options = _resumed(ctx, options, checkpoint.settings(resume))
+                options = resumed(ctx, options, checkpoint.settings(resume))
             history = train(build, train_step, predict, options, save=save, resume=resume, task=task, picture=picture)
         except (DatasetError, dlc.CheckpointError) as error:
             raise click.ClickException(str(error)) from None
@@ -105,7 +105,8 @@ class _DataSet(click.Choice):
         return super().convert(value, param, ctx)
 
 
-def _resumed(ctx: click.Context, options: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+def resumed(ctx: click.Context, options: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """The saved settings. What the command line says otherwise, of `options`, is an error."""
     for name, value in options.items():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and value != saved.get(name):
             flag = "--" + name.replace("_", "-")
@@ -113,7 +114,8 @@ def _resumed(ctx: click.Context, options: dict[str, Any], saved: dict[str, Any])
     return saved
 
 
-def _autocast(on: bool) -> contextlib.AbstractContextManager[Any]:
+def autocast(on: bool) -> contextlib.AbstractContextManager[Any]:
+    """The context that training runs in: bfloat16 matrix products, or nothing."""
     if not on:
         return contextlib.nullcontext()
     if not hasattr(dlc, "autocast"):
@@ -142,8 +144,8 @@ def train(build: Callable, train_step: Callable, predict: Callable | None, optio
     console = Console(highlight=False)
     with (
         Interrupt() as interrupt,
-        _autocast(options.get("autocast", False)),
-        _progress(console, total, len(history["loss"])) as progress,
+        autocast(options.get("autocast", False)),
+        ProgressBar(console, total, len(history["loss"])) as progress,
     ):
         for epoch in range(len(measured) + 1, epochs + 1):
             model.train()
@@ -202,22 +204,22 @@ class Interrupt:
         signal.signal(signal.SIGINT, self._before)
 
 
-class _progress:
+class ProgressBar:
     """A progress bar with loss and speed, on a terminal only; moved ten times a second, not at each step."""
 
-    def __init__(self, console: Console, total: int, done: int):
+    def __init__(self, console: Console, total: int, done: int, unit: str = "samples"):
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn())
         self.bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self.task = self.bar.add_task("", total=total, completed=done, text="")
-        self.next = 0.0
+        self.unit, self.next = unit, 0.0
 
     def __call__(self, losses: list[float], rate: float) -> None:
         if (now := time.perf_counter()) >= self.next:
             self.next = now + 0.1
-            text = f"loss {np.mean(losses[-20:]):.4f}  {rate:,.0f} samples/s"
+            text = f"loss {np.mean(losses[-20:]):.4f}  {rate:,.0f} {self.unit}/s"
             self.bar.update(self.task, completed=len(losses), text=text)
 
-    def __enter__(self) -> _progress:
+    def __enter__(self) -> ProgressBar:
         self.bar.start()
         return self
 
