@@ -1,4 +1,4 @@
-"""From a prepared graph to a Program: fuse, schedule and lower each group, give every tensor a slot, order the launches.
+"""From a prepared graph to a Program: fuse, schedule and lower each group, give every tensor a slot.
 
 `scan` becomes a Repeat around the launches of its body, whose stacked inputs and outputs are slots that advance.
 """

@@ -22,13 +22,12 @@ from dlc.passes.index_math import bounds, coefficient, flatten, simplify, unflat
 from dlc.passes.lower import Body, Lowered, _divides, _product, cost_of, guarded, nest, split_axis, spread
 from dlc.passes.units import Unit
 
-
 LIGHT = 6  # cost of an epilogue up to which it is unrolled over the register tile
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The label groups of a contraction (labels of extent 1 left out), in the order of the result, then the operands."""
+    """The label groups of a contraction, without labels of extent 1, in the order of the result, then the operands."""
 
     batch: str
     rows: str
@@ -259,14 +258,20 @@ def _tiled(tile: _Tile) -> Stmt:
         place = base | dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
         place |= dict(zip(tile.axes(parts.rows), unflatten(row, tile.extents(parts.rows)), strict=True))
         out = tile.epilogue(place, loops.load(scratch, r, v), None)
-        width: Expr | None = loops.op("min", loops.const(nr), loops.op("sub", loops.const(n), nt * nr)) if n % nr else None
-        height: Expr | None = loops.op("min", loops.const(mr), loops.op("sub", loops.const(m), mt * mr)) if m % mr else None
+        width, height = _left(n, nr, nt), _left(m, mr, mt)
         body = loops.loop(r, loops.loop(v, out, "vector", width, lanes), "serial", height)
         return [loops.Alloc(scratch), save, body]
 
     stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt",
                        lambda nt: _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
+
+
+def _left(total: int, per: int, tile: Expr) -> Expr | None:
+    """How much of tile number `tile` lies inside, or None where all of every tile does."""
+    if total % per == 0:
+        return None
+    return loops.op("min", loops.const(per), loops.op("sub", loops.const(total), tile * per))
 
 
 def _over_tiles(block: Expr, per: int, total: int, name: str, body) -> Stmt:

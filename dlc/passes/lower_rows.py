@@ -145,8 +145,8 @@ class _Row:
             flat = loops.op("add", loops.op("mul", flat, loops.const(e)), i)
         if not self.lanes:
             return (simplify(flat),)
-        u, l = self.lanes
-        return (simplify(flat), simplify(u * self.sched.lanes + l))
+        u, lane = self.lanes
+        return (simplify(flat), simplify(u * self.sched.lanes + lane))
 
     def local(self, u: Unit) -> None:
         """Give u a local buffer if later nests read it and it is better kept than computed again."""
@@ -176,6 +176,9 @@ class _Row:
 
     # -- one loop nest ---------------------------------------------------------------------------------------------
 
+    def state(self, u: Unit, merged: tuple[int, ...]) -> _State:
+        return _State(self, u, merged)
+
     def nest(self, units: list[Unit], extents: tuple[int, ...]) -> Stmt:
         own = {u: inner_axes(self.group, u) for u in units}
         fixed = {u: self.fixed(u) for u in units}
@@ -183,7 +186,7 @@ class _Row:
         reduces = [u for u in units if u.kind == "reduce"]
         before: list[Stmt] = []
         after: list[Stmt] = []
-        states = {u: _State(self, u, merged) for u in reduces}
+        states = {u: self.state(u, merged) for u in reduces}
         for u in units:
             if u.kind == "map" and u.size:
                 self.local(u)
@@ -223,16 +226,16 @@ class _Row:
     def columns(self, units: Sequence[Unit], states: dict[Unit, _State], merged: tuple[int, ...]) -> Stmt:
         """Inner axes in order, the lanes across rows."""
         axes = [loops.axis(f"c{k}", e) for k, e in enumerate(merged)]
-        u, l = self.lanes
-        body = self.steps(units, states, list(zip(axes, merged, strict=True)), (u, l), None)
+        u, lane = self.lanes
+        body = self.steps(units, states, list(zip(axes, merged, strict=True)), (u, lane), None)
         wrapped = self.across(body)
         return nest(axes, wrapped)
 
     def across(self, body: Stmt) -> Stmt:
         if not self.lanes:
             return body
-        u, l = self.lanes
-        return loops.loop(u, loops.loop(l, body, "vector", None, self.sched.lanes), "unroll")
+        u, lane = self.lanes
+        return loops.loop(u, loops.loop(lane, body, "vector", None, self.sched.lanes), "unroll")
 
     def along(self, units: Sequence[Unit], states: dict[Unit, _State], merged: tuple[int, ...]) -> Stmt:
         """Vectors along the last inner axis."""
@@ -254,18 +257,18 @@ class _Row:
         out: list[Stmt] = []
         full = n // block
         if full:
-            c, u, l = split_axis(full, "c"), loops.axis("u", unroll), loops.axis("l", lanes)
-            at = simplify(c * block + u * lanes + l)
-            body = self.steps(units, states, [*places, (at, n)], (u, l), None)
-            inner: Stmt = loops.loop(u, loops.loop(l, body, "vector", None, lanes), "unroll")
+            c, u, lane = split_axis(full, "c"), loops.axis("u", unroll), loops.axis("l", lanes)
+            at = simplify(c * block + u * lanes + lane)
+            body = self.steps(units, states, [*places, (at, n)], (u, lane), None)
+            inner: Stmt = loops.loop(u, loops.loop(lane, body, "vector", None, lanes), "unroll")
             out.append(loops.loop(c, inner) if c.op == "axis" else inner)
         for k in range(-(-(n - full * block) // lanes)):
             start = full * block + k * lanes
-            l = loops.axis("l", lanes)
-            at = simplify(l + start)
+            lane = loops.axis("l", lanes)
+            at = simplify(lane + start)
             predicate = loops.op("lt", at, loops.const(n)) if start + lanes > n else None
-            body = self.steps(units, states, [*places, (at, n)], (loops.const(k), l), predicate)
-            out.append(loops.loop(l, body, "vector", None, lanes))
+            body = self.steps(units, states, [*places, (at, n)], (loops.const(k), lane), predicate)
+            out.append(loops.loop(lane, body, "vector", None, lanes))
         return nest(outer, loops.seq(*out))
 
 
@@ -295,8 +298,8 @@ class _State:
     def _all(self, make: Callable[[tuple[Expr, ...]], Stmt]) -> Stmt:
         if len(self.shape) == 1:
             return make((loops.const(0),))
-        u, l = loops.axis("u", self.shape[0]), loops.axis("l", self.shape[1])
-        return loops.loop(u, loops.loop(l, make((u, l)), "vector", None, self.shape[1]), "unroll")
+        u, lane = loops.axis("u", self.shape[0]), loops.axis("l", self.shape[1])
+        return loops.loop(u, loops.loop(lane, make((u, lane)), "vector", None, self.shape[1]), "unroll")
 
     def start(self) -> list[Stmt]:
         init = identity(self.monoid, self.dtype)
@@ -343,13 +346,13 @@ class _State:
             op = MONOIDS[self.monoid]
             zero = loops.const(0)
             for k in range(1, self.shape[0]):
-                l = loops.axis("l", self.shape[1])
-                add = loops.store(self.acc, (zero, l), loops.load(self.acc, loops.const(k), l), op)
-                out.append(loops.loop(l, add, "vector", None, self.shape[1]))
-            l = loops.axis("l", self.shape[1])
+                lane = loops.axis("l", self.shape[1])
+                add = loops.store(self.acc, (zero, lane), loops.load(self.acc, loops.const(k), lane), op)
+                out.append(loops.loop(lane, add, "vector", None, self.shape[1]))
+            lane = loops.axis("l", self.shape[1])
             out.append(loops.store(self.final, (zero,), identity(self.monoid, self.dtype)))
-            fold = loops.store(self.final, (zero,), loops.load(self.acc, zero, l), op)
-            out.append(loops.loop(l, fold, "vector", None, self.shape[1]))
+            fold = loops.store(self.final, (zero,), loops.load(self.acc, zero, lane), op)
+            out.append(loops.loop(lane, fold, "vector", None, self.shape[1]))
         return out + self.write()
 
     def _fold_arg(self) -> list[Stmt]:
@@ -414,11 +417,11 @@ def _lower_columns(body: Body, extents: tuple[int, ...], sched: schedule.Columns
     others = tuple(e for k, e in enumerate(extents) if k != sched.axis)
     task = split_axis(_product(others) * blocks, "t")
     *at, block = unflatten(task, (*others, blocks))
-    u, l = loops.axis("u", sched.unroll), loops.axis("l", sched.lanes)
-    col = simplify(loops.op("add", loops.op("mul", block, loops.const(wide)), u * sched.lanes + l))
+    u, lane = loops.axis("u", sched.unroll), loops.axis("l", sched.lanes)
+    col = simplify(loops.op("add", loops.op("mul", block, loops.const(wide)), u * sched.lanes + lane))
     at.insert(sched.axis, col)
     predicate = loops.op("lt", col, loops.const(n)) if n % wide else None
-    stmt: Stmt = loops.Seq(tuple(_Row(body, sched, at, (u, l), predicate).stmts()))
+    stmt: Stmt = loops.Seq(tuple(_Row(body, sched, at, (u, lane), predicate).stmts()))
     if task.op == "axis":
         stmt = loops.loop(task, stmt, "parallel")
     return body.finish(stmt, sched)

@@ -1,9 +1,10 @@
 """Axis order: permutations sink towards the outputs, and convolutions keep their channels last.
 
-Every node is described as `permute(core, perm)`: views, elementwise operations, reductions and contractions are rebuilt on
-cores, so that a permutation moves past them and ends where it costs nothing: in a contraction's labels, against its
-inverse, or at an output. A contraction over a sliding window then gives its result the order that its schedule writes
-best: batch, space, channels. What follows a convolution therefore runs on channels-last memory without a transpose.
+Every node is described as `permute(core, perm)`: views, elementwise operations, reductions and contractions are
+rebuilt on cores, so that a permutation moves past them and ends where it costs nothing: in a contraction's labels,
+against its inverse, or at an output. A contraction over a sliding window then gives its result the order that its
+schedule writes best: batch, space, channels. What follows a convolution therefore runs on channels-last memory without
+a transpose.
 """
 
 from __future__ import annotations

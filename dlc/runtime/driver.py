@@ -87,7 +87,7 @@ def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: 
 
 @functools.cache
 def compiler_version() -> str:
-    """A digest of the compiler's own source, so that a changed compiler never runs what another one left in the cache."""
+    """A digest of the compiler's own source: a changed compiler never runs what another one left in the cache."""
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for folder in ("ir", "passes", "codegen", "runtime"):

@@ -90,7 +90,9 @@ class Library:
         self._addresses: dict[str, int] = {}
 
     @classmethod
-    def load(cls, object_bytes: bytes, imports: Mapping[str, int] | None = None, exports: Iterable[str] = ()) -> Library:
+    def load(
+        cls, object_bytes: bytes, imports: Mapping[str, int] | None = None, exports: Iterable[str] = ()
+    ) -> Library:
         """Load object code whose undefined symbols are `imports` (name -> address) or the process's own (libc, libm).
 
         Every library is a name space of its own: equal symbol names in two objects do not clash. Symbols listed in

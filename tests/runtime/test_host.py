@@ -96,7 +96,8 @@ def test_cache_sizes_without_sysfs(monkeypatch, tmp_path):
     monkeypatch.setattr(host, "_SYSFS_CACHES", tmp_path / "absent")
     assert host.cache_bytes()[1, "Data"] == 32 << 10
     folder = tmp_path / "cache"
-    for name, values in {"index0": ("1", "Data", "48K"), "index1": ("2", "Unified", "2M"), "index2": ("3", "", "")}.items():
+    levels = {"index0": ("1", "Data", "48K"), "index1": ("2", "Unified", "2M"), "index2": ("3", "", "")}
+    for name, values in levels.items():
         (folder / name).mkdir(parents=True)
         for file, value in zip(("level", "type", "size"), values, strict=True):
             (folder / name / file).write_text(value + "\n")

@@ -114,7 +114,8 @@ def test_function_keeps_its_library_loaded():
     call = native.Library.load(native.compile_object(constant(7), host.detect())).function("kernel")
     for value in range(20):  # dead libraries are unloaded by later loads
         gc.collect()
-        assert result(native.Library.load(native.compile_object(constant(value), host.detect())).function("kernel")) == value
+        data = native.compile_object(constant(value), host.detect())
+        assert result(native.Library.load(data).function("kernel")) == value
     assert result(call) == 7
 
 
@@ -139,7 +140,10 @@ b:
 
 def test_link_errors():
     target = host.detect()
-    text = "declare void @nobody_has_this(ptr)\ndefine void @kernel(ptr %p) {\n  call void @nobody_has_this(ptr %p)\n  ret void\n}"
+    text = (
+        "declare void @nobody_has_this(ptr)\n"
+        "define void @kernel(ptr %p) {\n  call void @nobody_has_this(ptr %p)\n  ret void\n}"
+    )
     code = native.compile_object(text, target)
     with pytest.raises(native.LinkError, match="uses a symbol that is neither imported"):
         native.Library.load(code, exports=("kernel",))
