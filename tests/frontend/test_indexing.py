@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -234,6 +233,7 @@ def test_take():
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_torch_gather_and_scatter(axis):
+    torch = pytest.importorskip("torch")
     rng = np.random.default_rng(axis)
     index = rng.integers(0, X.shape[axis], (2, 2, 3))
     source = rng.integers(1, 9, (2, 3, 4)).astype(np.float32)

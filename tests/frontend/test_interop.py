@@ -5,7 +5,6 @@ import gc
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
 from dlc.frontend import interop, methods
 from dlc.frontend.tensor import Tensor
@@ -27,6 +26,7 @@ def test_numpy_both_ways(dtype):
 
 
 def test_torch_both_ways():
+    torch = pytest.importorskip("torch")
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.uint8):
         x = torch.arange(6).reshape(2, 3).to(dtype)
         t = interop.from_dlpack(x)
@@ -36,6 +36,7 @@ def test_torch_both_ways():
 
 
 def test_lifetime():
+    torch = pytest.importorskip("torch")
     t = Tensor(np.arange(1000.0))
     out = torch.from_dlpack(t)
     t = interop.from_dlpack(np.arange(1000.0) + 1)
@@ -45,6 +46,7 @@ def test_lifetime():
 
 
 def test_exports_never_see_later_writes():
+    torch = pytest.importorskip("torch")
     t = Tensor([1.0, 2.0])
     out, array = torch.from_dlpack(t), np.asarray(t)
     for _ in range(3):
@@ -65,6 +67,7 @@ def test_imports_are_never_written():
 
 
 def test_copies():
+    torch = pytest.importorskip("torch")
     x = np.arange(6.0).reshape(2, 3)
     assert interop.from_dlpack(x.T).numpy().tolist() == x.T.tolist()
     assert not np.shares_memory(interop.from_dlpack(x, copy=True).numpy(), x)
