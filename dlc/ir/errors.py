@@ -23,6 +23,14 @@ class TraceError(DlcError, RuntimeError):
     """A traced value used where only a concrete one can be: `if`, `item()`, or after its trace has ended."""
 
 
+class DeviceError(DlcError, RuntimeError):
+    """A device that does not exist here, operands on different devices, or a failure that a device reports."""
+
+
+class OutOfMemory(DlcError, MemoryError):
+    """A device has no memory left: says how much was asked, and what holds the rest."""
+
+
 class VerifyError(DlcError):
     """An IR that breaks its own rules: a bug in a pass, named with the pass and the node."""
 

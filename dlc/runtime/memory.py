@@ -107,7 +107,8 @@ def from_array(array: np.ndarray, alignment: int | None = None) -> Buffer:
         raise ValueError(f"cannot wrap a non-contiguous array of shape {array.shape} and strides {array.strides}")
     address = array.__array_interface__["data"][0]
     if address % (alignment or array.dtype.alignment):
-        raise ValueError(f"cannot wrap an array at {address:#x}: it is not {alignment or array.dtype.alignment}-aligned")
+        want = alignment or array.dtype.alignment
+        raise ValueError(f"cannot wrap an array at {address:#x}: it is not {want}-aligned")
     return Buffer(address, array.nbytes, "cpu", array)
 
 
@@ -118,7 +119,9 @@ def as_ndarray(buffer: Buffer, shape: Sequence[int], np_dtype: Any) -> np.ndarra
     for extent in shape:
         nbytes *= extent
     if nbytes > buffer.nbytes:
-        raise ValueError(f"an array of shape {tuple(shape)} and dtype {dtype} needs {nbytes} bytes; {buffer!r} is smaller")
+        raise ValueError(
+            f"an array of shape {tuple(shape)} and dtype {dtype} needs {nbytes} bytes; {buffer!r} is smaller"
+        )
     if buffer.device != "cpu":
         raise ValueError(f"{buffer!r} is not in host memory")
     # As bytes first: NumPy's array interface has no name for extension dtypes such as bfloat16.
@@ -217,8 +220,8 @@ def _fresh_block(nbytes: int, capacity: int) -> int:
     if not address:
         now = stats()
         raise MemoryError(
-            f"dlc could not allocate {_readable(nbytes)} of host memory; it holds {_readable(now.held_bytes)}: "
-            f"{_readable(now.live_bytes)} in {now.live_blocks} live buffers and {_readable(now.cached_bytes)} cached"
+            f"dlc could not allocate {readable(nbytes)} of host memory; it holds {readable(now.held_bytes)}: "
+            f"{readable(now.live_bytes)} in {now.live_blocks} live buffers and {readable(now.cached_bytes)} cached"
         )
     _held[address] = capacity
     _count_held(capacity)
@@ -239,7 +242,8 @@ def _count_held(change: int) -> None:
     _held_bytes += change  # CPython changes threads only at calls and jumps, and `stats` counts anew
 
 
-def _readable(nbytes: int) -> str:
+def readable(nbytes: int) -> str:
+    """A number of bytes for people: 1.5 GiB."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if nbytes >= unit:
             return f"{nbytes / unit:.1f} {name}"
