@@ -58,4 +58,49 @@ class Plain:
     lanes: int = 0
 
 
-Schedule = Map | Rows | Columns | Contract | Plain
+# The GPU's. `block` is the number of threads of a block, `lanes` the neighbouring elements that a thread moves at once.
+
+
+@dataclass(frozen=True)
+class GpuMap:
+    """Element by element: a thread computes `unroll` vectors, a block apart. With `tile`, reads that run along another
+    axis than the writes are turned in shared memory, in tiles of tile x tile elements."""
+
+    block: int = 256
+    lanes: int = 1
+    unroll: int = 1
+    tile: int = 0
+
+
+@dataclass(frozen=True)
+class GpuRows:
+    """A group of `group` neighbouring threads a row; a thread's part of a row of at most `keep` elements stays in its
+    registers, a longer one is read again `steps` vectors at a time."""
+
+    block: int = 128
+    group: int = 32
+    lanes: int = 1
+    keep: int = 32
+    steps: int = 4
+
+    @property
+    def unroll(self) -> int:
+        """Vectors of partial results in a thread."""
+        return 1
+
+
+@dataclass(frozen=True)
+class GpuColumns:
+    """A thread computes `lanes` neighbouring rows (along the group's row axis number `axis`), inner axes in order."""
+
+    block: int
+    lanes: int
+    axis: int
+
+    @property
+    def unroll(self) -> int:
+        """Vectors of rows in a thread."""
+        return 1
+
+
+Schedule = Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns

@@ -1,0 +1,381 @@
+"""A Loop IR kernel as CUDA C: `emit_module(kernels, target)` and `launch_shape(kernel)`.
+
+    extern "C" __global__ void NAME(T0* p0, T1* p1, ...)      one pointer for each of Kernel.params, in order
+
+The outermost `grid` loop is blockIdx.x and the `lane` loop in it threadIdx.x. A kernel of the CPU's form is taken too:
+its outermost `parallel` loop gets a thread an iteration, and without one a single thread runs it.
+
+Two parameters may be the same memory (a donated input) if each element is read, by whatever is computed from it, before
+the element is overwritten and not after, and by the thread that overwrites it: hence `__restrict__` everywhere.
+Parameters are aligned to 16 bytes, except those in `kernel.meta["unaligned"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlc.codegen.cuda_expr import EmitError, Expressions
+from dlc.codegen.cuda_prelude import prelude
+from dlc.codegen.cuda_types import comment, ctype, identifier
+from dlc.codegen.cuda_vector import first, uniform, wide_loads, wide_stores
+from dlc.codegen.gpu_target import GpuTarget
+from dlc.ir.loops import (
+    Alloc,
+    Buffer,
+    Expr,
+    Fold,
+    For,
+    If,
+    Kernel,
+    Seq,
+    Stmt,
+    Store,
+    Sync,
+    exprs,
+    walk,
+)
+from dlc.ir.loops_interp import evaluate_expr
+
+TASK_BLOCK = 64  # threads of a block where each runs an iteration of a `parallel` loop
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to launch a kernel: `blocks` is a number, or an expression over parameters that hold run-time sizes."""
+
+    blocks: int | Expr
+    block: int
+    shared_bytes: int = 0  # dynamic shared memory
+
+    def grid(self, sizes: Mapping[Buffer, int] | None = None) -> int:
+        """The number of blocks; `sizes` gives the value of each run-time size (kernel.params of shape (1,))."""
+        if isinstance(self.blocks, int):
+            return self.blocks
+        env = {b: np.array([n], np.int64) for b, n in (sizes or {}).items()}
+        return int(evaluate_expr(self.blocks, env))
+
+
+def launch_shape(kernel: Kernel) -> Launch:
+    """Grid, block and shared memory of a kernel."""
+    shared = sum(-(-b.nbytes // 16) * 16 for b in _shared(kernel)) if _dynamic(kernel) else 0
+    if kernel.parallel is not None:
+        extent = kernel.parallel.extent
+        if extent.op == "const":
+            return Launch(max(1, -(-extent.attr // TASK_BLOCK)), TASK_BLOCK)
+        return Launch((extent + (TASK_BLOCK - 1)) // TASK_BLOCK, TASK_BLOCK)
+    blocks: int | Expr = 1
+    threads = 1
+    for s in walk(kernel.body):
+        if isinstance(s, For) and s.kind == "grid":
+            blocks = int(s.extent.attr) if s.extent.op == "const" else s.extent
+        elif isinstance(s, For) and s.kind == "lane":
+            threads = max(threads, int(s.extent.attr))
+    return Launch(blocks, threads, shared)
+
+
+STATIC_SHARED = 48 << 10  # bytes; more has to be asked for at launch
+
+
+def _shared(kernel: Kernel) -> list[Buffer]:
+    return [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc) and s.buffer.space == "shared"]
+
+
+def _dynamic(kernel: Kernel) -> bool:
+    """Is the shared memory given at launch rather than declared?"""
+    return kernel.parallel is None and sum(b.nbytes for b in _shared(kernel)) > STATIC_SHARED - 2048
+
+
+def emit_module(kernels: Sequence[Kernel], target: GpuTarget) -> str:
+    """The CUDA C source of some kernels, complete in itself. Their names must differ."""
+    if len({symbol(k) for k in kernels}) != len(kernels):
+        raise EmitError(f"kernels of one module need different names: {', '.join(sorted(k.name for k in kernels))}")
+    text = "\n\n".join(emit_kernel(k, target) for k in kernels)
+    head = prelude(text)
+    return f"// for {target.arch}\n{head}\n\n{text}\n" if head else f"// for {target.arch}\n\n{text}\n"
+
+
+def emit_kernel(kernel: Kernel, target: GpuTarget) -> str:
+    """One function, without the device functions that it calls."""
+    return KernelEmitter(kernel, target).function()
+
+
+def symbol(kernel: Kernel) -> str:
+    """The name of the kernel's function."""
+    return identifier(kernel.name)
+
+
+class KernelEmitter(Expressions):
+    """Emission of statements."""
+
+    def __init__(self, kernel: Kernel, target: GpuTarget):
+        super().__init__()
+        self.kernel, self.target = kernel, target
+        self.bound: frozenset[Expr] = frozenset()
+        self.unaligned: frozenset[Buffer] = frozenset(kernel.meta.get("unaligned", ()))
+        self.serial = 0  # depth of loops that are run, not written out
+        self.launch = launch_shape(kernel)
+        self.dynamic = _dynamic(kernel)
+        self.shared_at = 0
+
+    def function(self) -> str:
+        k = self.kernel
+        params = []
+        for p in k.params:
+            constant = "" if p in k.writes else "const "
+            params.append(f"{constant}{ctype(p.dtype)}* __restrict__ {self.name(p, p.name)}")
+        if self.dynamic:
+            self.line('extern __shared__ __align__(16) unsigned char shared_memory[];')
+        self.statement(k.body)
+        head = [f"// {k.name}" + (f": {comment(repr(k.schedule))}" if k.schedule is not None else "")]
+        head += [f"//   at {comment(str(loc))}" for loc in k.locs]
+        head += [f"//   {self.names[p]}: {comment(p.note)}" for p in k.params if p.note]
+        bounds = f"__launch_bounds__({self.launch.block}"
+        if "blocks_per_sm" in k.meta:
+            bounds += f", {k.meta['blocks_per_sm']}"
+        signature = f'extern "C" __global__ void {bounds}) {symbol(k)}('
+        separator = ",\n" + " " * 4
+        return "\n".join([*head, f"{signature}\n    {separator.join(params)})", "{", *self.scopes[0].lines, "}"])
+
+    # statements
+
+    def statement(self, s: Stmt) -> None:
+        if isinstance(s, Seq):
+            self.run(s.body)
+        else:
+            self.run((s,))
+
+    def run(self, stmts: Sequence[Stmt]) -> None:
+        """Statements in order; neighbouring stores share what they compute."""
+        at = 0
+        while at < len(stmts):
+            s = stmts[at]
+            if isinstance(s, Seq):
+                self.nested(s)
+            elif isinstance(s, Alloc):
+                self.alloc(s.buffer)
+            elif isinstance(s, For):
+                self.loop(s)
+            elif isinstance(s, If):
+                self.branch(s)
+            elif isinstance(s, Sync):
+                self.line("__syncthreads();")
+                self.forget([b for b in self.kernel.writes] + _shared(self.kernel))
+            elif isinstance(s, Fold):
+                self.fold(s)
+            elif isinstance(s, Store):
+                end = at
+                while end < len(stmts) and isinstance(stmts[end], Store):
+                    end += 1
+                self.stores(stmts[at:end])  # type: ignore[arg-type]
+                at = end
+                continue
+            else:
+                raise EmitError(f"{self.kernel.name}: no CUDA for a {type(s).__name__}")
+            at += 1
+
+    def nested(self, s: Seq) -> None:
+        if any(isinstance(x, Alloc) and x.buffer.space == "reg" for x in s.body):
+            self.line("{")
+            self.scopes.append(type(self.scopes[-1])(self.scopes[-1].indent + 1))
+            self.run(s.body)
+            self.close()
+        else:
+            self.run(s.body)
+
+    def alloc(self, b: Buffer) -> None:
+        if b in self.names:  # written out twice
+            raise EmitError(f"{self.kernel.name}: {b.name} is allocated twice")
+        name, type_ = self.name(b, b.name), ctype(b.dtype)
+        dims = "".join(f"[{d}]" for d in b.shape)
+        note = f"  // {comment(b.note)}" if b.note else ""
+        if b.space != "shared" or self.kernel.parallel is not None or self.launch.block == 1:
+            self.line(f"{type_} {name}{dims};{note}")
+        elif not self.dynamic:
+            self.line(f"__shared__ __align__(16) {type_} {name}{dims};{note}")
+        else:
+            rest = "".join(f"[{d}]" for d in b.shape[1:])
+            at = f"shared_memory + {self.shared_at}" if self.shared_at else "shared_memory"
+            left = f"{type_}* {name}" if len(b.shape) == 1 else f"{type_} (*{name}){rest}"
+            cast = f"({type_}*)" if len(b.shape) == 1 else f"({type_} (*){rest})"
+            self.line(f"{left} = {cast}({at});{note}")
+            self.shared_at += -(-b.nbytes // 16) * 16
+
+    def stores(self, stmts: Sequence[Store]) -> None:
+        """A run of stores; those under one predicate share a branch."""
+        self.count(e for s in stmts for e in exprs(s))
+        at = 0
+        while at < len(stmts):
+            predicate = stmts[at].predicate
+            end = at
+            while end < len(stmts) and stmts[end].predicate is predicate:
+                end += 1
+            if predicate is not None:
+                self.open(f"if ({self.bare(predicate)})")
+            for s in stmts[at:end]:
+                self.store(s)
+            if predicate is not None:
+                self.close()
+            at = end
+
+    def store(self, s: Store) -> None:
+        value = self.bare(s.value, ctype(s.buffer.dtype))
+        self.assign(self.place(s.buffer, s.index), s, value)
+        self.forget((s.buffer,))
+
+    def assign(self, place: str, s: Store, value: str) -> None:
+        if s.combine is None:
+            self.line(f"{place} = {value};")
+        elif s.combine == "add" and s.buffer.dtype.is_float and not s.buffer.dtype.is_half:
+            self.line(f"{place} += {value};")
+        else:
+            self.line(f"{place} = op_{s.combine}::of({place}, {value});")
+
+    def fold(self, s: Fold) -> None:
+        self.count(exprs(s))
+        value = self.bare(s.value, ctype(s.buffer.dtype))
+        place = self.place(s.buffer, s.index)
+        if s.lanes <= 32:
+            self.line(f"{place} = fold<op_{s.combine}, {s.lanes}>({value});")
+        else:
+            scratch = self.name(None, "folded")
+            self.line(f"__shared__ {ctype(s.buffer.dtype)} {scratch}[{self.launch.block // 32}];")
+            self.line(f"{place} = fold_block<op_{s.combine}, {s.lanes}>({value}, {scratch});")
+            if self.serial:
+                self.line("__syncthreads();")
+        self.forget((s.buffer,))
+
+    def branch(self, s: If) -> None:
+        self.count((s.cond,))
+        self.open(f"if ({self.bare(s.cond)})")
+        self.statement(s.then)
+        if s.other is not None:
+            self.close("} else {")
+            self.scopes.append(type(self.scopes[-1])(self.scopes[-1].indent + 1))
+            self.statement(s.other)
+        self.close()
+
+    # loops
+
+    def loop(self, s: For) -> None:
+        self.count((s.extent,))
+        outer = self.bound
+        self.bound |= {s.axis}
+        written = [x.buffer for x in walk(s.body) if isinstance(x, (Store, Fold))]
+        self.forget(written)
+        if s.kind in ("grid", "parallel"):
+            self.blocks(s)
+        elif s.kind == "lane":
+            self.axis(s.axis, "threadIdx.x")
+            self.statement(s.body)
+        elif s.kind == "vector" and self.splits(s):
+            self.bound = outer
+            self.vector(s)
+        else:
+            self.counted(s)
+        self.forget(written)
+        self.bound = outer
+
+    def axis(self, axis: Expr, source: str) -> None:
+        wide = axis.attr[1] >= 1 << 31
+        self.axis_type[axis] = "long long" if wide else "int"
+        self.line(f"const {self.axis_type[axis]} {self.name(axis, axis.attr[0])} = {source};")
+
+    def blocks(self, s: For) -> None:
+        if s.kind == "grid":
+            self.axis(s.axis, "blockIdx.x")
+            self.statement(s.body)
+            return
+        extent = self.bare(s.extent)
+        wide = "(long long)" if s.axis.attr[1] >= 1 << 31 else ""
+        self.axis(s.axis, f"{wide}blockIdx.x * {TASK_BLOCK} + threadIdx.x")
+        self.open(f"if ({self.names[s.axis]} < {extent})")
+        self.statement(s.body)
+        self.close()
+
+    def counted(self, s: For) -> None:
+        extent = self.bare(s.extent)
+        type_ = self.axis_type[s.axis] = "long long" if s.axis.attr[1] >= 1 << 31 else "int"
+        written_out = s.kind == "unroll" or (s.kind == "vector" and s.axis.attr[1] == s.lanes)
+        if written_out:
+            self.line("#pragma unroll")
+        i = self.name(s.axis, s.axis.attr[0])
+        self.serial += not written_out
+        self.open(f"for ({type_} {i} = 0; {i} < {extent}; ++{i})")
+        self.statement(s.body)
+        self.close()
+        self.serial -= not written_out
+
+    def splits(self, s: For) -> bool:
+        """Is this vector loop `lanes` iterations of nothing but stores?"""
+        body = s.body.body if isinstance(s.body, Seq) else (s.body,)
+        whole = s.extent.op == "const" and s.extent.attr == s.axis.attr[1] == s.lanes
+        return whole and s.lanes > 1 and all(isinstance(x, Store) for x in body)
+
+    def vector(self, s: For) -> None:
+        """`lanes` iterations in one thread, with wide accesses before and after them."""
+        body: Sequence[Store] = s.body.body if isinstance(s.body, Seq) else (s.body,)  # type: ignore[assignment]
+        at = 0
+        while at < len(body):
+            end = at
+            while end < len(body) and body[end].predicate is body[at].predicate:
+                end += 1
+            predicate = body[at].predicate
+            guard = None if predicate is None else uniform(predicate, s.axis, s.lanes)
+            if guard is not None:
+                self.count((guard,))
+                self.open(f"if ({self.bare(guard)})")
+            self.lanes(s, body[at:end], predicate is not None and guard is None)
+            if guard is not None:
+                self.close()
+            at = end
+
+    def lanes(self, s: For, body: Sequence[Store], masked: bool) -> None:
+        wide = {} if masked else wide_loads(body, s.axis, s.lanes, self.bound, self.unaligned)
+        out = [] if masked else wide_stores(body, s.axis, s.lanes, self.unaligned)
+        whole = {x: self.name(None, f"{self.names[x.buffer]}_") for x in out}
+        vectors: dict[Expr, str] = {}
+        self.count([*(i for i, _ in wide.values()), *(g for _, g in wide.values() if g is not None),
+                    *(first(x.index[-1], s.axis) for x in out)])
+        for e, (index, guard) in wide.items():
+            b = e.attr
+            vectors[e] = name = self.name(None, f"{self.names[b]}_")
+            outer = "".join(f"[{self.bare(i)}]" for i in e.args[: len(b.shape) - 1])
+            type_ = f"vec<{ctype(b.dtype)}, {s.lanes}>"
+            if guard is None:
+                self.line(f"const {type_} {name} = load<{s.lanes}>({self.names[b]}{outer} + {self.bare(index)});")
+            else:
+                self.line(f"{type_} {name} = {{}};")
+                condition = self.bare(guard)
+                self.open(f"if ({condition})")
+                self.line(f"{name} = load<{s.lanes}>({self.names[b]}{outer} + {self.bare(index)});")
+                self.close()
+        for x, name in whole.items():
+            self.line(f"vec<{ctype(x.buffer.dtype)}, {s.lanes}> {name};")
+        lane = self.names.get(s.axis) or self.name(s.axis, s.axis.attr[0])
+        self.axis_type[s.axis] = "int"
+        self.line("#pragma unroll")
+        self.open(f"for (int {lane} = 0; {lane} < {s.lanes}; ++{lane})")
+        self.bound |= {s.axis}
+        for e, name in vectors.items():
+            self.scopes[-1].values[e] = (f"{name}.at[{lane}]", ctype(e.dtype))
+        self.count(e for x in body for e in ((*x.index, x.value) if x not in whole else (x.value,)))
+        if masked:
+            self.count(e for x in body for e in exprs(x))
+            self.open(f"if ({self.bare(body[0].predicate)})")  # type: ignore[arg-type]
+        for x in body:
+            if x in whole:
+                self.line(f"{whole[x]}.at[{lane}] = {self.bare(x.value, ctype(x.buffer.dtype))};")
+            else:
+                self.store(x)
+        if masked:
+            self.close()
+        self.close()
+        self.bound -= {s.axis}
+        for x, name in whole.items():
+            index = [i if k < len(x.index) - 1 else first(i, s.axis) for k, i in enumerate(x.index)]
+            outer = "".join(f"[{self.bare(i)}]" for i in index[:-1])
+            self.line(f"store<{s.lanes}>({self.names[x.buffer]}{outer} + {self.bare(index[-1])}, {name});")
+

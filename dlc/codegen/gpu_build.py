@@ -1,0 +1,97 @@
+"""Programs for a GPU: the same launches over slots as on the CPU, with the GPU's schedules and kernels.
+
+A GPU has no unaligned vector access, so a kernel knows which of its parameters may start off a 16-byte boundary (rows
+of a stacked tensor in a scan): `kernel.meta["unaligned"]`. Every slot starts on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from dlc.codegen import gpu_schedule
+from dlc.codegen.build import _Builder
+from dlc.codegen.gpu_target import GpuTarget
+from dlc.ir import dtypes, loops, schedule
+from dlc.ir.dtypes import DType
+from dlc.ir.graph import Node
+from dlc.ir.loops import Buffer, Kernel
+from dlc.ir.loops_text import print_kernel
+from dlc.ir.program import Launch, Ref
+from dlc.passes.fuse import Fused, Group
+from dlc.passes.lower import Lowered
+from dlc.passes.lower_contract import lower_contract
+from dlc.passes.lower_gpu import launch, lower_map
+from dlc.passes.lower_gpu_rows import lower_rows
+from dlc.passes.lower_ordered import lower_ordered
+
+WIDE = 16  # bytes
+
+LOWER: dict[str, Callable[..., Lowered]] = {
+    "map": lower_map,
+    "rows": lower_rows,
+    "contract": lower_contract,
+    "scatter": lower_ordered,
+    "sort": lower_ordered,
+    "cumulative": lower_ordered,
+}
+
+
+class GpuBuilder(_Builder):
+    """Chooses, lowers and shares kernels for a GPU."""
+
+    def __init__(self, target: GpuTarget):
+        super().__init__(target)  # type: ignore[arg-type]
+        self.gpu = target
+
+    def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
+        lowered = LOWER[group.kind](fused, group, gpu_schedule.choose(fused, group, self.gpu))
+        args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
+        self.work[args] = 0.0
+        return Launch(self.share(_aligned(lowered.kernel, args)), args)
+
+    def grain(self, tasks: int, work_ns: float) -> int:
+        return 1
+
+    def share(self, kernel: Kernel) -> Kernel:
+        """Equal kernels are compiled once; different ones get different names."""
+        loose = [k for k, p in enumerate(kernel.params) if p in kernel.meta.get("unaligned", ())]
+        text = f"{print_kernel(loops.canonical(kernel))}{loose}"
+        found = self.kernels.get(text)
+        if found is None:
+            n = self.names.get(kernel.name, 0)
+            self.names[kernel.name] = n + 1
+            found = self.kernels[text] = replace(kernel, name=f"{kernel.name}_{n}")
+        return found
+
+    def copy(self, source: Ref, goal: Ref) -> Launch:
+        args = (source, goal, self.size(goal.slot.size))
+        self.work[args] = 0.0
+        return Launch(self.share(_aligned(copy_kernel(goal.slot.dtype), args)), args)
+
+
+def _aligned(kernel: Kernel, args: tuple[Ref, ...]) -> Kernel:
+    """The kernel with a note of the parameters that these arguments do not align."""
+    loose = frozenset(p for p, r in zip(kernel.params, args, strict=True)
+                      if any(n * p.dtype.itemsize % WIDE for n in (r.start, *r.steps)))
+    return replace(kernel, meta={**kernel.meta, "unaligned": loose}) if loose else kernel
+
+
+def copy_kernel(dtype: DType) -> Kernel:
+    """Copies n elements from one tensor to another."""
+    lanes, block = WIDE // dtype.itemsize, 256
+    chunk = lanes * block
+    src, dst = (Buffer(name, dtype, (loops.RUNTIME,)) for name in ("src", "dst"))
+    holder = Buffer("n", dtypes.int64, (1,), note="elements")
+    n = loops.load(holder, loops.const(0))
+    b, t, v = loops.axis("b", loops.RUNTIME // chunk), loops.axis("t", block), loops.axis("v", lanes)
+    at = b * chunk + t * lanes + v
+
+    def move(inside: loops.Expr | None) -> loops.Stmt:
+        value = loops.load(src, at, predicate=inside)
+        return loops.loop(v, loops.store(dst, (at,), value, predicate=inside), "vector", None, lanes)
+
+    body = loops.If(loops.op("le", b * chunk + chunk, n), move(None), move(loops.op("lt", at, n)))
+    blocks = (n + (chunk - 1)) // chunk
+    return Kernel("copy", (src, dst, holder), frozenset((dst,)), launch(b, t, body, (), blocks),
+                  schedule.GpuMap(block, lanes))

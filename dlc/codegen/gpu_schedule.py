@@ -1,0 +1,84 @@
+"""The choice of a schedule for a GPU: from a group's shapes and the target's numbers to a record of `ir/schedule`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.schedule import group_dtypes, pow2_at_most
+from dlc.ir import schedule
+from dlc.ir.dtypes import DType
+from dlc.passes.fuse import Fused, Group
+from dlc.passes.lower import map_extents, transposed_axis
+from dlc.passes.lower_rows import best_vector_axis, inner_axes
+
+WIDE = 16  # bytes that a thread moves at once
+IN_FLIGHT = 4  # vectors a thread, when there is work for all threads
+TILE = 32  # elements a side of a transposed tile
+
+
+def choose(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
+    """The schedule of one group."""
+    if group.kind == "map":
+        return _map(fused, group, target)
+    if group.kind == "rows":
+        return _rows(fused, group, target)
+    if group.kind == "contract":
+        return schedule.Contract()
+    return schedule.Plain(1)
+
+
+def lanes_for(dtypes: Sequence[DType], extent: int) -> int:
+    """Neighbouring elements a thread: 16 bytes of the narrowest common type up to 4 bytes, as the extent divides."""
+    widest = max((min(d.itemsize, 4) for d in dtypes), default=4)
+    lanes = WIDE // widest
+    while lanes > 1 and extent % lanes:
+        lanes //= 2
+    return lanes
+
+
+def _map(fused: Fused, group: Group, target: GpuTarget) -> schedule.GpuMap:
+    extents = map_extents(fused, group)
+    dtypes = group_dtypes(group)
+    total = math.prod(extents)
+    across = transposed_axis(fused, group, extents)
+    if across is not None and min(extents[across], extents[-1]) >= TILE // 2:
+        return schedule.GpuMap(256, 1, 1, TILE)
+    lanes = lanes_for(dtypes, total if len(extents) <= 1 else extents[-1])
+    if len(extents) == 1:  # serves every size
+        lanes = WIDE // max(min(d.itemsize, 4) for d in dtypes)
+    unroll = IN_FLIGHT
+    while unroll > 1 and total < unroll * lanes * target.threads:
+        unroll //= 2
+    if len(extents) == 1:
+        unroll = 2  # one kernel for all sizes: launches of small tensors should not starve
+    return schedule.GpuMap(256, lanes, unroll)
+
+
+def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
+    dtypes = group_dtypes(group) + [u.node.inputs[0].dtype for u in group.units if u.kind == "reduce"]
+    across, axis = best_vector_axis(fused, group)
+    rows = group.rows or ()
+    total = math.prod(rows)
+    inner = max((math.prod(a.attr[1] for a in inner_axes(group, u)) for u in group.units), default=1)
+    if across and (total >= target.threads // 8 or inner <= 64):
+        n = rows[axis]
+        lanes = lanes_for(dtypes, n)
+        while lanes > 1 and total // lanes < target.threads // 2:
+            lanes //= 2
+        return schedule.GpuColumns(128 if n >= 128 * lanes else 32, lanes, axis)
+    lanes = lanes_for(dtypes, inner)
+    vectors = -(-inner // lanes)
+    # enough threads for the row to stay in registers, more where there are few rows
+    group_size = 8
+    while group_size < 1024 and group_size < vectors and (
+        vectors > 4 * group_size or total * group_size < target.threads // 2
+    ):
+        group_size *= 2
+    block = max(128, group_size)
+    return schedule.GpuRows(block, group_size, lanes, 32 if group_size <= 512 else 16)
+
+
+def pow2_at_least(n: int) -> int:
+    return pow2_at_most(2 * n - 1) if n > 1 else 1

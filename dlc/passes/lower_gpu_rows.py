@@ -1,0 +1,299 @@
+"""The `rows` family on a GPU: a group of threads a row (`GpuRows`), or threads across rows (`GpuColumns`).
+
+The units of a row run in nests as on the CPU (`lower_rows`). Thread l of a group of G computes, in vectors of L
+elements, the positions (k*G + l)*L + v of the row for k = 0, 1, ...; a reduction is folded in the thread and then
+across the group, so that every thread knows it. What several nests read or compute at the same position stays in the
+thread's registers: memory is read once. A nest that reads what another one wrote elsewhere in the row waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dlc.ir import loops, schedule
+from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.passes.fuse import Fused, Group
+from dlc.passes.index_math import both, simplify, unflatten
+from dlc.passes.lower import MONOIDS, Body, Lowered, Place, _product, cost_of, guarded, spread
+from dlc.passes.lower_gpu import block_axis, launch
+from dlc.passes.lower_rows import _extents, _Row, _State, inner_axes
+from dlc.passes.units import EXPENSIVE, Unit
+
+REGISTERS = 96  # 4-byte registers that a thread may fill with parts of its row
+
+_ZERO = loops.const(0)
+
+
+class _Positions:
+    """Where the threads of a group stand in a row of n elements."""
+
+    def __init__(self, n: int, lane: Expr, sched: schedule.GpuRows):
+        lanes, group = sched.lanes, sched.group
+        while n % lanes:
+            lanes //= 2
+        self.lanes = lanes
+        count = -(-n // (group * lanes))  # vectors a thread
+        self.kept = count * lanes <= sched.keep
+        self.v = loops.axis("v", lanes)
+        self.outer = loops.axis("k", 1 if self.kept else -(-count // sched.steps))
+        self.inner = loops.axis("k" if self.kept else "u", count if self.kept else sched.steps)
+        k = self.inner if self.kept else self.outer * sched.steps + self.inner
+        self.at = simplify((k * group + lane) * lanes + self.v)
+        covered = self.outer.attr[1] * self.inner.attr[1] * group * lanes
+        self.inside = loops.op("lt", self.at, loops.const(n)) if covered != n else None
+
+    def loop(self, body: Stmt) -> Stmt:
+        stmt = loops.loop(self.inner, loops.loop(self.v, body, "vector", None, self.lanes), "unroll")
+        return stmt if self.kept else loops.loop(self.outer, stmt)
+
+
+class _GpuRow(_Row):
+    """The code of one thread for one row. `valid` says whether the row exists; all threads run along, only their
+    stores are left out."""
+
+    def __init__(self, body: Body, sched: schedule.GpuRows, rows: Sequence[Expr], lane: Expr, valid: Expr | None):
+        super().__init__(body, sched, rows)  # type: ignore[arg-type]
+        self.lane, self.valid = lane, valid
+        self.places: dict[int, _Positions] = {}
+        self.waits = False  # does the nest being made read what an earlier one wrote?
+
+    def at(self, n: int) -> _Positions:
+        if n not in self.places:
+            self.places[n] = _Positions(n, self.lane, self.sched)  # type: ignore[arg-type]
+        return self.places[n]
+
+    def state(self, u: Unit, merged: tuple[int, ...]) -> _State:
+        return _GpuState(self, u, merged)
+
+    def stmts(self) -> list[Stmt]:
+        nests: dict[tuple, list[Unit]] = {}
+        for u in self.group.units:
+            nests.setdefault((self.level[u], _extents(inner_axes(self.group, u))), []).append(u)
+        made: list[Stmt] = []
+        for key in sorted(nests, key=lambda k: k[0]):
+            self.waits = False
+            nest = self.nest(nests[key], key[1])
+            made += [loops.Sync(), nest] if self.waits else [nest]
+        made = self.keep_loads(made)
+        return [*self.allocs, *made]
+
+    # -- members of the group --------------------------------------------------------------------------------------
+
+    def reader(self, here: dict[Unit, Expr], units: Sequence[Unit]) -> Callable[[Unit, tuple[Expr, ...]], Expr]:
+        def read(m: Unit, index: tuple[Expr, ...]) -> Expr:
+            if m in here:
+                return here[m]
+            kept = self.local_place(m, index) if m in self.locals else None
+            if kept is not None:
+                return loops.cast(loops.load(self.locals[m], *kept), m.node.dtype.compute)
+            if m.node in self.body.fused.stored:
+                self.waits = True
+                buffer = self.body.buffer(m.node)
+                off = simplify(self.body.fused.table.elements.offset(m.node, index))
+                return loops.cast(loops.load(buffer, off), m.node.dtype.compute)
+            mapping = {a: i for a, i in zip(m.index, index, strict=True) if a.op == "axis"}
+            return self.body.put(m, m.values[0], mapping, read)
+
+        return read
+
+    def local_place(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
+        """Where a member's value stands in its registers, or None if that is another thread's."""
+        inner = inner_axes(self.group, m)
+        if m.kind == "reduce" or not inner:
+            return (_ZERO,)
+        at = {a: i for a, i in zip(m.index, index, strict=True) if a.op == "axis"}
+        flat = loops.const(0)
+        for a in inner:
+            flat = flat * a.attr[1] + at[a]
+        place = self.at(_product(_extents(inner)))
+        return (place.inner, place.v) if simplify(flat) is place.at else None
+
+    def local(self, u: Unit) -> None:
+        """Keep u in registers if later nests read it and it is worth it."""
+        later = any(self.group.member(n) is u and self.level[v] > self.level[u]
+                    for v in self.group.units for n, _ in v.loads.values())
+        if not later:
+            return
+        dtype = u.node.dtype.compute
+        n = _product(_extents(inner_axes(self.group, u)))
+        if n == 1:
+            self.locals[u] = Buffer(self.name(u), dtype, (1,), "reg")
+        else:
+            place = self.at(n)
+            worth = cost_of(u.values[0]) >= EXPENSIVE or u.node in self.body.fused.stored
+            if not (place.kept and worth):
+                return
+            self.locals[u] = Buffer(self.name(u), dtype, (place.inner.attr[1], place.lanes), "reg")
+        self.allocs.append(loops.Alloc(self.locals[u]))
+
+    # -- one loop nest ---------------------------------------------------------------------------------------------
+
+    def along(self, units: Sequence[Unit], states: dict[Unit, _State], merged: tuple[int, ...]) -> Stmt:
+        n = _product(merged)
+        if n == 1:
+            first = loops.op("eq", self.lane, _ZERO)
+            return self.positions(units, states, [], (_ZERO,), None, both(self.valid, first))
+        place = self.at(n)
+        places = list(zip(unflatten(place.at, merged), merged, strict=True))
+        acc = (_ZERO, place.v)
+        return place.loop(self.positions(units, states, places, acc, place.inside, both(self.valid, place.inside)))
+
+    def positions(self, units: Sequence[Unit], states: dict[Unit, _State], places: Sequence[Place],
+                  acc: tuple[Expr, ...], inside: Expr | None, writes: Expr | None) -> Stmt:
+        """All units of a nest at one position: `inside` guards what is read, `writes` what is written."""
+        here: dict[Unit, Expr] = {}
+        out: list[Stmt] = []
+        read = self.reader(here, units)
+        for u in units:
+            mapping = self.fixed(u) | spread(inner_axes(self.group, u), places)
+            value = guarded(self.body.put(u, u.values[0], mapping, read), inside)
+            if u.kind == "reduce":
+                out += states[u].accumulate(value, acc, places, inside)
+                continue
+            here[u] = value
+            index = [loops.map_expr(i, lambda *_: None, dict(mapping)) for i in u.index]
+            if u in self.locals:
+                at = self.local_place(u, index)
+                if at is None:  # read back from memory, or computed again
+                    del self.locals[u]
+                else:
+                    kept = loops.load(self.locals[u], *at)
+                    out.append(loops.store(self.locals[u], at, value))
+                    here[u] = kept
+            if u.node in self.body.fused.stored:
+                out.append(self.body.store(u.node, index, here[u], writes))
+        return loops.seq(*out)
+
+    # -- loads that several nests make at the same position --------------------------------------------------------
+
+    def keep_loads(self, nests: list[Stmt]) -> list[Stmt]:
+        """Make them once, before the first of the nests, into registers."""
+        first: dict[Expr, int] = {}
+        again: dict[Expr, None] = {}
+        for k, nest in enumerate(nests):
+            for e in _loads(nest):
+                if e.attr.space == "global" and e.attr not in self.body.writes and first.setdefault(e, k) != k:
+                    again[e] = None
+        room = REGISTERS - sum(b.size * b.dtype.itemsize // 4 for b in self.locals.values())
+        kept: dict[Expr, Expr] = {}
+        out = list(nests)
+        fills: dict[int, list[Stmt]] = {}
+        for e in again:
+            place = next((p for p in self.places.values() if p.kept and self._whole(e, p)), None)
+            if place is None:
+                continue
+            count = place.inner.attr[1] * place.lanes
+            if count * max(4, e.dtype.itemsize) // 4 > room:
+                continue
+            room -= count * max(4, e.dtype.itemsize) // 4
+            b = Buffer(f"row_{e.attr.name}", e.dtype, (place.inner.attr[1], place.lanes), "reg")
+            self.allocs.append(loops.Alloc(b))
+            fills.setdefault(first[e], []).append(place.loop(loops.store(b, (place.inner, place.v), e)))
+            kept[e] = loops.load(b, place.inner, place.v)
+        if not kept:
+            return out
+        done: list[Stmt] = []
+        for k, nest in enumerate(nests):
+            done += fills.get(k, [])
+            done.append(loops.substitute(nest, kept))
+        return done
+
+    def _whole(self, e: Expr, place: _Positions) -> bool:
+        """Is `e` a load at the thread's positions, and nothing else that varies in the nest?"""
+        fixed = frozenset().union(self.lane.axes, *(r.axes for r in self.rows))
+        moving = e.axes - fixed
+        return bool(moving) and moving <= {place.inner, place.v}
+
+
+def _loads(stmt: Stmt) -> list[Expr]:
+    """The distinct loads of a statement and all in it."""
+    seen: set[Expr] = set()
+    out: list[Expr] = []
+    for s in loops.walk(stmt):
+        stack = list(loops.exprs(s))
+        while stack:
+            e = stack.pop()
+            if e in seen:
+                continue
+            seen.add(e)
+            if e.op == "load":
+                out.append(e)
+            stack.extend(e.args)
+    return out
+
+
+class _GpuState(_State):
+    """A reduction by the threads of a group: each folds its own part, then all of them."""
+
+    row: _GpuRow
+
+    def __init__(self, row: _GpuRow, u: Unit, inner: tuple[int, ...]):
+        n = _product(inner)
+        self.across = n > 1
+        super().__init__(row, u, inner if n > 1 else ())
+        if not self.folded:  # a row may need narrower vectors than the schedule's
+            lanes = row.at(n).lanes
+            self.shape = (1, lanes)
+            self.acc = Buffer(self.acc.name, self.acc.dtype, self.shape, "reg")
+            if self.pos is not None:
+                self.pos = Buffer(self.pos.name, self.pos.dtype, self.shape, "reg")
+
+    def group_fold(self, b: Buffer, combine: str) -> Stmt:
+        return loops.Fold(b, (_ZERO,), loops.load(b, _ZERO), combine, self.row.sched.group)  # type: ignore[union-attr]
+
+    def _fold_arg(self) -> list[Stmt]:
+        start, gather, *rest = super()._fold_arg()
+        assert isinstance(start, loops.Store)
+        best = self.group_fold(start.buffer, "max" if self.monoid == "argmax" else "min")
+        return [start, gather, best, *rest]
+
+    def write(self) -> list[Stmt]:
+        row, u = self.row, self.u
+        out: list[Stmt] = []
+        if not self.folded:
+            out.append(self.group_fold(self.final, "min" if self.arg else MONOIDS[self.monoid]))
+        if u.node in row.body.fused.stored:
+            fixed = row.fixed(u)
+            index = [fixed.get(i, i) for k, i in enumerate(u.index) if k not in u.node.attrs["axes"]]
+            first = both(row.valid, loops.op("eq", row.lane, _ZERO))
+            out.append(row.body.store(u.node, index, loops.load(self.final, _ZERO), first))
+        return out
+
+
+class _GpuColumns(_Row):
+    """A thread's own rows, as the lanes of a vector loop: nothing is shared between threads."""
+
+    def local(self, u: Unit) -> None:
+        if _product(_extents(inner_axes(self.group, u))) == 1:
+            super().local(u)
+
+
+def lower_rows(fused: Fused, group: Group, sched: schedule.GpuRows | schedule.GpuColumns) -> Lowered:
+    body = Body(fused, group)
+    extents = group.rows or ()
+    t = loops.axis("t", sched.block)
+    if isinstance(sched, schedule.GpuColumns):
+        return _lower_columns(body, extents, sched, t)
+    total, per = _product(extents), sched.block // sched.group
+    b = block_axis(-(-total // per))
+    row = simplify(b * per + t // sched.group) if per > 1 else b
+    valid = loops.op("lt", row, loops.const(total)) if total % per else None
+    safe = simplify(loops.op("min", row, loops.const(total - 1))) if valid is not None else row
+    lane = simplify(t % sched.group)
+    code = _GpuRow(body, sched, unflatten(safe, extents), lane, valid).stmts()
+    return body.finish(launch(b, t, loops.Seq(tuple(code))), sched)
+
+
+def _lower_columns(body: Body, extents: tuple[int, ...], sched: schedule.GpuColumns, t: Expr) -> Lowered:
+    n, lanes = extents[sched.axis], sched.lanes
+    wide = sched.block * lanes
+    blocks = -(-n // wide)
+    others = tuple(e for k, e in enumerate(extents) if k != sched.axis)
+    b = block_axis(_product(others) * blocks)
+    *at, block = unflatten(b, (*others, blocks))
+    u, v = loops.axis("u", 1), loops.axis("v", lanes)
+    column = simplify(block * wide + t * lanes + v)
+    at.insert(sched.axis, column)
+    inside = loops.op("lt", column, loops.const(n)) if n % wide else None
+    code = _GpuColumns(body, sched, at, (u, v), inside).stmts()  # type: ignore[arg-type]
+    return body.finish(launch(b, t, loops.Seq(tuple(code))), sched)
