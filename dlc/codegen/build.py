@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dlc.codegen import schedule as schedules
+from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.graph import Graph, Node
@@ -16,8 +17,10 @@ from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 from dlc.passes.fuse import Fused, Group, fuse
+from dlc.passes.layout import layout
 from dlc.passes.lower import Lowered, lower_map
 from dlc.passes.lower_contract import lower_contract
+from dlc.passes.lower_gpu_layout import gpu_layout
 from dlc.passes.lower_ordered import lower_ordered
 from dlc.passes.lower_rows import lower_rows
 from dlc.passes.units import memory_of, own_outputs
@@ -33,9 +36,10 @@ LOWER: dict[str, Callable[..., Lowered]] = {
 }
 
 
-def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTarget, name: str) -> Program:
+def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTarget | GpuTarget,
+                  name: str) -> Program:
     """The program of a graph after `layout`; its memory is not yet planned. Sizes and kinds of slots are final."""
-    builder = _Builder(target)
+    builder = _builder(target)
     graph = own_outputs(graph)
     inputs = tuple(Slot(_slot_name(p, k), p.dtype, p.type.size, "input", k) for k, p in enumerate(graph.params))
     outputs = tuple(Slot(f"out{k}", o.dtype, o.type.size, "output", k) for k, o in enumerate(graph.outputs))
@@ -52,7 +56,24 @@ def _slot_name(p: Node, k: int) -> str:
     return p.attrs.get("name") or f"p{k}"
 
 
+def _builder(target: CpuTarget | GpuTarget) -> _Builder:
+    if isinstance(target, GpuTarget):
+        from dlc.codegen.gpu_build import GpuBuilder  # builds on this module
+
+        return GpuBuilder(target)
+    return _Builder(target)
+
+
+def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
+    """The graph with contractions and reductions in forms that the target's schedules run well."""
+    if isinstance(target, GpuTarget):
+        return gpu_layout(graph, target)
+    return layout(graph, tile_rule(target), threads_min_tasks(target))
+
+
 class _Builder:
+    """Programs for the CPU; `gpu_build` has the other half."""
+
     def __init__(self, target: CpuTarget):
         self.target = target
         self.arena: list[Slot] = []
@@ -276,7 +297,10 @@ def _elementwise(step: Launch, source: Slot, goal: Slot) -> bool:
         if isinstance(stmt, loops.Store) and stmt.buffer in writes:
             written.add(stmt.index[0])
             nest = inside
+        before = nest
         for child in loops.children(stmt):
+            if isinstance(stmt, loops.If):  # only one of the branches runs
+                nest = before
             visit(child, stmt if isinstance(stmt, loops.For) else inside)
 
     visit(step.kernel.body, None)

@@ -75,8 +75,14 @@ def split_reduce(node: Node, x: Node, min_tasks: int) -> Node | None:
     axis = max(axes, key=lambda a: x.shape[a])
     if axis != min(axes):
         axis = min((a for a in axes if x.shape[a] >= 2 * min_tasks), default=axis)
+    return cut_reduce(node, x, axis, max(min_tasks, 2) * 4)
+
+
+def cut_reduce(node: Node, x: Node, axis: int, pieces: int) -> Node:
+    """The reduction of `x` as one of at most `pieces` parts of `axis` each, and one of their results."""
+    monoid, axes = node.attrs["monoid"], node.attrs["axes"]
     extent = x.shape[axis]
-    pieces = min(extent, max(min_tasks, 2) * 4)
+    pieces = min(extent, pieces)
     step = -(-extent // pieces)
     short = pieces * step - extent
     if short:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dlc.codegen import llvm_kernel
-from dlc.codegen.build import build_program, threads_min_tasks, tile_rule
+from dlc.codegen.build import build_program, target_layout
 from dlc.codegen.expand_math import expand
 from dlc.codegen.llvm_program import emit_entry
 from dlc.codegen.target import CpuTarget
@@ -34,7 +34,6 @@ from dlc.ir.graph_verify import verify as verify_graph
 from dlc.ir.loops_verify import verify as verify_kernel
 from dlc.ir.program import Launch, Program, Repeat
 from dlc.passes.inline import prune_scans, remove_markers
-from dlc.passes.layout import layout
 from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify import simplify
@@ -123,7 +122,7 @@ def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: 
     for stage, graph_pass in GRAPH_PASSES:
         graph = graph_pass(graph)
         watch(stage, graph)
-    graph = layout(graph, tile_rule(target), threads_min_tasks(target))
+    graph = target_layout(graph, target)
     watch("layout", graph)
     program = build_program(graph, donate, target, name)
     watch("program", program)
