@@ -11,8 +11,8 @@ import dlc
 
 
 def save(path: str, settings: dict[str, Any], parts: dict[str, Any], history: dict[str, list[float]]) -> None:
-    """Write a run. `parts` has model, optimizer, scheduler and loader, and may have `carried`: a dict of the Tensors that
-    one step hands to the next. The file is replaced whole or not at all."""
+    """Write a run. `parts` has model, optimizer, scheduler and loader, and may have `carried`: a dict of the Tensors
+    that one step hands to the next. The file is replaced whole or not at all."""
     optimizer = parts["optimizer"].state_dict()
     tensors = {
         "model": parts["model"].state_dict(),
