@@ -10,12 +10,14 @@ import math
 import os
 import pickle
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dlc.data.dataset import TensorDataset
+from dlc.data.download import fetch_file
 from dlc.data.errors import DatasetError
 from dlc.data.mnist import data_folder
 
@@ -144,12 +146,9 @@ def _text(key: Any) -> str:
 
 def _download(folder: Path) -> None:
     """Fetch the archive, check it, and take the missing files out of it: each gets its name when it is whole."""
+    archive = folder.parent / Path(URL).name
+    fetch_file("CIFAR-10", URL, archive, f"md5:{MD5}")
     try:
-        import pooch
-    except ImportError:
-        raise DatasetError("the download of CIFAR-10 needs the package pooch: pip install 'dlc[models]'") from None
-    try:
-        archive = pooch.retrieve(URL, known_hash=f"md5:{MD5}", fname=Path(URL).name, path=folder.parent)
         folder.mkdir(exist_ok=True)
         with tarfile.open(archive) as tar:
             for name in TRAIN + TEST:
@@ -158,5 +157,5 @@ def _download(folder: Path) -> None:
                     part = folder / f"{name}.{os.getpid()}.part"
                     part.write_bytes(member.read())
                     part.replace(folder / name)
-    except (OSError, ValueError, KeyError, tarfile.TarError) as error:
-        raise DatasetError(f"the download of {URL} to {folder.parent} failed: {error}") from error
+    except (OSError, KeyError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DatasetError(f"{archive} cannot be unpacked: {error}; delete it and load again") from error
