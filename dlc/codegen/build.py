@@ -36,10 +36,14 @@ LOWER: dict[str, Callable[..., Lowered]] = {
 }
 
 
-def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTarget | GpuTarget,
-                  name: str) -> Program:
-    """The program of a graph after `layout`; its memory is not yet planned. Sizes and kinds of slots are final."""
+def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTarget | GpuTarget, name: str,
+                  on_kernel: Callable[[Kernel], None] = lambda kernel: None) -> Program:
+    """The program of a graph after `layout`; its memory is not yet planned. Sizes and kinds of slots are final.
+
+    `on_kernel` is told of every kernel as soon as it is known, so that machine code can be made meanwhile.
+    """
     builder = _builder(target)
+    builder.on_kernel = on_kernel
     graph = own_outputs(graph)
     inputs = tuple(Slot(_slot_name(p, k), p.dtype, p.type.size, "input", k) for k, p in enumerate(graph.params))
     outputs = tuple(Slot(f"out{k}", o.dtype, o.type.size, "output", k) for k, o in enumerate(graph.outputs))
@@ -78,6 +82,7 @@ class _Builder:
         self.target = target
         self.arena: list[Slot] = []
         self.kernels: dict[str, Kernel] = {}
+        self.on_kernel: Callable[[Kernel], None] = lambda kernel: None
         self.names: dict[str, int] = {}
         self.fused: list[Fused] = []
         self.sizes: dict[int, Ref] = {}
@@ -170,6 +175,7 @@ class _Builder:
         self.names[kernel.name] = n + 1
         kernel = replace(kernel, name=f"{kernel.name}_{n}")
         self.kernels[text] = kernel
+        self.on_kernel(kernel)
         return kernel
 
     def copy(self, source: Ref, goal: Ref) -> Launch:

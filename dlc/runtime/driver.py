@@ -8,7 +8,8 @@
     lower, schedule each group as Loop IR, tiled and vectorised for the target
     plan memory     one arena for everything temporary
     expand          transcendental functions into polynomials
-    emit            LLVM IR text: every kernel and one entry function
+    emit            LLVM IR text: every kernel as soon as it is lowered, and one entry function
+    compile         machine code, on other threads meanwhile
     load            machine code; the disk cache remembers whole programs by the structure of the traced graph
 """
 
@@ -16,23 +17,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dlc.codegen import llvm_kernel
 from dlc.codegen.build import build_program, target_layout
 from dlc.codegen.expand_math import expand
+from dlc.codegen.llvm_kernel import symbol
 from dlc.codegen.llvm_program import emit_entry
 from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph, structure
 from dlc.ir.graph_verify import verify as verify_graph
+from dlc.ir.loops import Kernel
 from dlc.ir.loops_verify import verify as verify_kernel
-from dlc.ir.program import Launch, Program, Repeat
+from dlc.ir.program import Program
 from dlc.passes.inline import prune_scans, remove_markers
 from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
@@ -60,7 +63,7 @@ def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: 
     """Compile `graph`. `donate` pairs (parameter, output) say which outputs are written into which parameter's buffer.
 
     `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), memory,
-    llvm, load; the disk cache is not asked then.
+    objects, load; the disk cache is not asked then.
     """
     if os.environ.get("DLC_INTERPRET") == "1":
         return Interpreted(differentiate(graph), donate)
@@ -72,16 +75,44 @@ def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: 
         if found is not None:
             return found
     watch = _Watch(observe, os.environ.get("DLC_VERIFY") == "1")
-    program = lower(graph, donate, name, target, watch)
-    text = emit(program, target, profile)
-    watch("llvm", text)
-    data = native.compile_object(text, target, opt_level=llvm_kernel.OPT_LEVEL, passes=llvm_kernel.PASSES)
+    code = MachineCode(target)
+    program = lower(graph, donate, name, target, watch, code.kernel)
+    objects = code.finish(program, profile)
+    watch("objects", objects)
     frame = Frame.of(program)
     if key:
-        cache.default().put(key, json.dumps(frame).encode() + b"\n" + data)
-    library = native.Library.load(data, threads.pool_symbols(), ("dlc_entry",))
+        head = json.dumps([*frame, [len(o) for o in objects]]).encode()
+        cache.default().put(key, b"\n".join((head, b"".join(objects))))
+    library = native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",))
     watch("load", library)
     return Executable(frame, library, program, profile)
+
+
+class MachineCode:
+    """Object code of a program, made on other threads while this one still lowers: a few kernels a module."""
+
+    BATCH = 4
+
+    def __init__(self, target: CpuTarget):
+        self.target = target
+        self.pool = native.ObjectPool(target, target.threads, opt_level=llvm_kernel.OPT_LEVEL,
+                                      passes=llvm_kernel.PASSES)
+        self.waiting: list[Kernel] = []
+
+    def kernel(self, kernel: Kernel) -> None:
+        self.waiting.append(expand(kernel, self.target))
+        if len(self.waiting) == self.BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.waiting:
+            self.pool.submit(llvm_kernel.emit_module(self.waiting, self.target))
+            self.waiting = []
+
+    def finish(self, program: Program, profile: bool) -> list[bytes]:
+        self.flush()
+        self.pool.submit(emit_entry_module(program, self.target, profile))
+        return self.pool.results()
 
 
 @functools.cache
@@ -108,23 +139,25 @@ def from_cache(key: str) -> Executable | None:
         return None
     head, _, code = data.partition(b"\n")
     try:
-        into, sizes, arena = json.loads(head)
+        into, sizes, arena, lengths = json.loads(head)
+        ends = list(itertools.accumulate(lengths))
+        objects = [code[end - n : end] for end, n in zip(ends, lengths, strict=True)]
         return Executable(Frame(tuple(into), tuple(sizes), arena),
-                          native.Library.load(code, threads.pool_symbols(), ("dlc_entry",)))
+                          native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",)))
     except (ValueError, native.LinkError):
         return None  # a damaged entry: compile again
 
 
 def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget,
-          watch: Callable[[str, Any], None]) -> Program:
-    """From the traced graph to scheduled kernels in a memory plan."""
+          watch: Callable[[str, Any], None], on_kernel: Callable[[Kernel], None] = lambda kernel: None) -> Program:
+    """From the traced graph to scheduled kernels in a memory plan; `on_kernel` hears of each kernel at once."""
     watch("graph", graph)
     for stage, graph_pass in GRAPH_PASSES:
         graph = graph_pass(graph)
         watch(stage, graph)
     graph = target_layout(graph, target)
     watch("layout", graph)
-    program = build_program(graph, donate, target, name)
+    program = build_program(graph, donate, target, name, on_kernel)
     watch("program", program)
     program = plan_memory(program)
     watch("memory", program)
@@ -132,16 +165,15 @@ def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: 
 
 
 def emit(program: Program, target: CpuTarget, profile: bool = False) -> str:
-    """The LLVM module of a program."""
-    expanded = {k: expand(k, target) for k in program.kernels()}
+    """The whole program as one LLVM module, to be read."""
+    kernels = [expand(k, target) for k in program.kernels()]
+    return llvm_kernel.emit_module(kernels, target, emit_entry(program, target, profile))
 
-    def swap(step: Launch | Repeat) -> Launch | Repeat:
-        if isinstance(step, Repeat):
-            return Repeat(step.count, tuple(map(swap, step.body)))
-        return replace(step, kernel=expanded[step.kernel])
 
-    emitted = replace(program, steps=tuple(map(swap, program.steps)))
-    return llvm_kernel.emit_module(list(expanded.values()), target, emit_entry(emitted, target, profile))
+def emit_entry_module(program: Program, target: CpuTarget, profile: bool) -> str:
+    """The entry function alone, its kernels declared."""
+    declared = "\n".join(f"declare void @{symbol(k.name)}(ptr, i64, i64)" for k in program.kernels())
+    return llvm_kernel.emit_module((), target, f"{declared}\n{emit_entry(program, target, profile)}")
 
 
 class _Watch:

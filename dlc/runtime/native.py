@@ -17,9 +17,11 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import llvmlite.binding as llvm
+from llvmlite.binding import ffi
 
 from dlc.codegen.target import CpuTarget
 
@@ -52,6 +54,56 @@ def compile_object(llvm_text: str, target: CpuTarget, *, opt_level: int = 3, pas
             return machine.emit_object(module)
         finally:
             module.close()
+
+
+class ObjectPool:
+    """Compiles modules on other threads while this one goes on emitting text. Results come in order of `submit`.
+
+    LLVM is safe with a context and a target machine for each thread; llvmlite's lock around every call is therefore
+    left out for the one call that takes the time.
+    """
+
+    def __init__(self, target: CpuTarget, workers: int, *, opt_level: int = 3, passes: str = "fast"):
+        self._arguments = target, opt_level, passes
+        self._executor = ThreadPoolExecutor(max(1, workers), thread_name_prefix="dlc-llvm")
+        self._futures: list[Future[bytes]] = []
+
+    def submit(self, llvm_text: str) -> None:
+        self._futures.append(self._executor.submit(_compile_alone, llvm_text, *self._arguments))
+
+    def results(self) -> list[bytes]:
+        """The objects, when all are done. Raises IRError."""
+        try:
+            return [f.result() for f in self._futures]
+        finally:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _compile_alone(llvm_text: str, target: CpuTarget, opt_level: int, passes: str) -> bytes:
+    """`compile_object` with a target machine of its own, holding the lock only while it prepares."""
+    with _lock:
+        machine = _new_machine(target, opt_level)
+        module = _optimised(llvm_text, target, machine, passes)
+    try:
+        return _emit_unlocked(machine, module)
+    finally:
+        with _lock:
+            module.close()
+            machine.close()
+
+
+def _emit_unlocked(machine: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes:
+    emit = ffi.lib.LLVMPY_TargetMachineEmitToMemory
+    emit = getattr(emit, "_cfn", emit)
+    error = ctypes.c_char_p()
+    memory = emit(machine, module, 1, ctypes.byref(error))
+    if not memory:
+        raise IRError(f"LLVM could not generate code: {(error.value or b'').decode(errors='replace')}")
+    try:
+        start, size = ffi.lib.LLVMPY_GetBufferStart(memory), ffi.lib.LLVMPY_GetBufferSize(memory)
+        return ctypes.string_at(start, size)
+    finally:
+        ffi.lib.LLVMPY_DisposeMemoryBuffer(memory)
 
 
 def assembly(llvm_text: str, target: CpuTarget, *, opt_level: int = 3, passes: str = "fast") -> str:
@@ -91,14 +143,18 @@ class Library:
 
     @classmethod
     def load(
-        cls, object_bytes: bytes, imports: Mapping[str, int] | None = None, exports: Iterable[str] = ()
+        cls, objects: bytes | Sequence[bytes], imports: Mapping[str, int] | None = None, exports: Iterable[str] = ()
     ) -> Library:
-        """Load object code whose undefined symbols are `imports` (name -> address) or the process's own (libc, libm).
+        """Load object code, one piece or several that call each other. Undefined symbols are `imports` (name ->
+        address) or the process's own (libc, libm).
 
         Every library is a name space of its own: equal symbol names in two objects do not clash. Symbols listed in
         `exports` are linked at once, others when first asked for. Raises LinkError.
         """
-        builder = llvm.JITLibraryBuilder().add_object_img(object_bytes).add_current_process()
+        builder = llvm.JITLibraryBuilder()
+        for data in (objects,) if isinstance(objects, bytes) else objects:
+            builder.add_object_img(data)
+        builder.add_current_process()
         for name, address in (imports or {}).items():
             builder.import_symbol(name, address)
         exports = tuple(exports)
@@ -166,13 +222,17 @@ if hasattr(os, "register_at_fork"):
 def _machine(target: CpuTarget, opt_level: int) -> llvm.TargetMachine:
     key = target.key(), opt_level
     if key not in _machines:
-        _initialise_llvm()
-        # Small and position-independent: constants are then memory operands of the instruction that uses them, and
-        # the loader makes stubs for calls that go far. (llvmlite's default for a JIT is the large model.)
-        _machines[key] = llvm.Target.from_triple(target.triple).create_target_machine(
-            target.cpu, target.features, opt=opt_level, reloc="pic", codemodel="small", jit=True
-        )
+        _machines[key] = _new_machine(target, opt_level)
     return _machines[key]
+
+
+def _new_machine(target: CpuTarget, opt_level: int) -> llvm.TargetMachine:
+    _initialise_llvm()
+    # Small and position-independent: constants are then memory operands of the instruction that uses them, and
+    # the loader makes stubs for calls that go far. (llvmlite's default for a JIT is the large model.)
+    return llvm.Target.from_triple(target.triple).create_target_machine(
+        target.cpu, target.features, opt=opt_level, reloc="pic", codemodel="small", jit=True
+    )
 
 
 def _linker() -> llvm.LLJIT:
