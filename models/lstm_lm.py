@@ -22,11 +22,11 @@ CLIP = 1.0  # the largest norm of all gradients together
 PRESETS = {
     "small": {
         "data": "python", "embedding": 64, "hidden": 384, "layers": 1, "dropout": 0.0, "batch_size": 32, "length": 64,
-        "steps": 2500, "lr": 4e-3,
+        "steps": 2500, "lr": 3e-3,
     },
     "shakespeare": {
         "data": "shakespeare", "embedding": 128, "hidden": 512, "layers": 2, "dropout": 0.3, "batch_size": 64,
-        "length": 128, "steps": 1500, "lr": 4e-3,
+        "length": 128, "steps": 1500, "lr": 2e-3,
     },
     "ptb": {
         "data": "ptb-small", "embedding": 200, "hidden": 200, "layers": 2, "dropout": 0.4, "batch_size": 20,
