@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,8 @@ class CudaSourceError(DeviceError):
 
 def cubin(source: str, arch: str) -> bytes:
     """The machine code of a CUDA C source for one architecture. Raises CudaSourceError."""
-    return _compiled(source, arch, "getCUBIN")
+    # CuPy takes the last byte for the end of a string. It is one of an ELF program header's alignment: always zero.
+    return _compiled(source, arch, "getCUBIN") + b"\0"
 
 
 def ptx(source: str, arch: str) -> str:
@@ -78,18 +80,17 @@ def version() -> str:
 
 def sass(code: bytes) -> str:
     """Machine code as text. Raises DeviceError where NVIDIA's disassembler is not installed."""
-    for tool, options in (("nvdisasm", ("--print-instruction-encoding=0",)), ("cuobjdump", ("-sass",))):
+    for tool, option in (("nvdisasm", "-c"), ("cuobjdump", "-sass")):
         path = _tool(tool)
         if path is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "kernel.cubin"
             file.write_bytes(code)
-            for arguments in (options, ()) if tool == "nvdisasm" else (options,):
-                done = subprocess.run([path, *arguments, str(file)], capture_output=True, text=True, check=False)
-                if done.returncode == 0:
-                    return done.stdout
-        raise DeviceError(f"{path} failed: {done.stderr.strip()}")
+            done = subprocess.run([path, option, str(file)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DeviceError(f"{path} failed: {done.stderr.strip()}")
+        return done.stdout
     raise DeviceError(
         "the stage sass needs NVIDIA's disassembler, nvdisasm or cuobjdump, on the PATH: it is part of the CUDA "
         "toolkit (pip install nvidia-cuda-nvdisasm has it too). The stage ptx needs none"
@@ -99,8 +100,6 @@ def sass(code: bytes) -> str:
 def _tool(name: str) -> str | None:
     found = shutil.which(name)
     if found is None:
-        import sysconfig
-
         site = Path(sysconfig.get_paths()["purelib"])
         places = sorted(site.glob(f"nvidia/*/bin/{name}")) + [Path(f"/usr/local/cuda/bin/{name}")]
         found = next((str(p) for p in places if p.is_file() and os.access(p, os.X_OK)), None)

@@ -1,0 +1,243 @@
+"""A program on a GPU: launched kernel by kernel at its first call, and from the second call on as one CUDA graph.
+
+Kernels take addresses. A graph remembers those that it was made with, so a call compares its addresses with the last
+call's and changes the arguments of the kernels that use the moved ones; nothing is copied. State that is donated stays
+where it is: in a steady training loop only the batch and the results move, and often not even these.
+
+Inputs in host memory (numbers, NumPy arrays) are copied to fixed places on the GPU first, the small ones together, and
+not at all if they are as in the last call.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlc.ir.errors import DeviceError
+from dlc.ir.program import Program
+from dlc.runtime import cuda_memory, cuda_order
+from dlc.runtime.cuda_device import gpu
+from dlc.runtime.cuda_plan import CONST_BYTES, Flat, Loop, Plan, flatten
+from dlc.runtime.devices import bytes_of
+from dlc.runtime.memory import Buffer
+
+GRAPH_LIMIT = 20_000  # launches of a graph: each takes some kilobytes, and microseconds when the graph is made
+CONCURRENT = True  # kernels of a graph that touch different memory may run at the same time
+_SMALL = 4096  # bytes: host inputs up to this size are copied together
+
+
+class Part(NamedTuple):
+    """Launches that run `count` times, the arguments moving by `step` bytes each time."""
+
+    count: int
+    flat: Flat
+    step: np.ndarray
+
+
+class CudaExecutable:
+    """Runs one program on GPU `index`. Safe to call from several threads: calls follow each other.
+
+    `program` is None when the machine code came from the disk cache. With `profile`, `times` adds up the nanoseconds
+    of each launch, in the order of `llvm_program.launches`, and kernels run one at a time.
+    """
+
+    def __init__(self, plan: Plan, cubins: Sequence[bytes], index: int, program: Program | None = None,
+                 profile: bool = False):
+        self.plan, self.index, self.program = plan, index, program
+        self.device = f"cuda:{index}"
+        self.arena_bytes = plan.arena_bytes
+        modules = [gpu().load(code, index) for code in cubins]
+        self.kernels = [modules[f.module].kernel(f.name, f.block, f.shared_bytes) for f in plan.functions]
+        self._modules = modules  # keeps the kernels loaded
+        self._lock = threading.RLock()
+        self._donated = frozenset(p for p in plan.into if p >= 0)
+        self._outputs = [(p, nbytes, f"a result of {plan.name}, {text}" if nbytes else "")
+                         for p, nbytes, text in zip(plan.into, plan.output_bytes, plan.output_names, strict=True)]
+        self._bases = plan.inputs + len(plan.into) + 2
+        self.parts = _parts(plan, self._bases)
+        self._series = [_Series(part, self.kernels) for part in self.parts]
+        self._consts = self._upload_consts()
+        self._host = _HostInputs(index, plan.name)
+        self._graph: Any = None
+        self._calls = 0
+        self._last: np.ndarray | None = None
+        self.times: array | None = None
+        if profile:
+            places = [int(s.flat.place.max(initial=-1)) for s in self._series]
+            self.times = array("q", bytes(8 * max(1, max(places, default=0) + 1)))
+            self._events = gpu().events(index)
+
+    def run(self, buffers: list[Buffer]) -> list[Buffer]:
+        """One Buffer for each parameter in, one for each output out; a donated output is its parameter's own Buffer.
+
+        Returns when everything is under way. Raises OutOfMemory, before anything ran.
+        """
+        with self._lock:
+            out = [buffers[p] if p >= 0 else cuda_memory.allocate(nbytes, self.index, label)
+                   for p, nbytes, label in self._outputs]
+            addresses = self._addresses(buffers)
+            addresses += [b.address for b in out]
+            arena = cuda_memory.arena(self.arena_bytes, self.index) if self.arena_bytes else None
+            addresses.append(arena.address if arena is not None else 0)
+            addresses.append(self._consts.address if self._consts is not None else 0)
+            self._start(np.array(addresses, np.uint64))
+            self._calls += 1
+            return out
+
+    def _addresses(self, buffers: list[Buffer]) -> list[int]:
+        if all([b.device == self.device for b in buffers]):
+            return [b.address for b in buffers]
+        host = {}
+        for k, b in enumerate(buffers):
+            if b.device == "cpu" and k not in self._donated:
+                host[k] = b
+            elif b.device != self.device:
+                raise DeviceError(f"{self.plan.name}: input {k} is on {b.device}, the program runs on {self.device}")
+        places = self._host.upload(host)
+        return [places[k] if k in host else b.address for k, b in enumerate(buffers)]
+
+    def _start(self, bases: np.ndarray) -> None:
+        if self.times is not None:
+            self._timed(bases)
+            return
+        one = len(self._series) == 1 and self._series[0].count == 1
+        if not one or not self._calls or len(self._series[0].kernels) > GRAPH_LIMIT:
+            for series in self._series:
+                for turn in range(series.count):
+                    series.place(bases, turn)
+                    gpu().launch(self.index, series.kernels, series.grids, series.pointers)
+            return
+        series = self._series[0]
+        if self._graph is None:
+            series.place(bases, 0)
+            after = (cuda_order.by_memory if CONCURRENT else _in_order)(series.flat)
+            self._graph = gpu().graph(self.index, series.kernels, series.grids, series.pointers, after)
+        else:
+            moved = np.flatnonzero(bases != self._last)
+            if len(moved):
+                series.place(bases, 0)
+                self._graph.update(series.users(moved))
+        self._last = bases
+        self._graph.launch()
+
+    def _timed(self, bases: np.ndarray) -> None:
+        assert self.times is not None
+        for series in self._series:
+            for turn in range(series.count):
+                series.place(bases, turn)
+                seconds = self._events.time(series.kernels, series.grids, series.pointers)
+                for place, spent in zip(series.flat.place.tolist(), seconds, strict=True):
+                    self.times[place] += round(spent * 1e9)
+
+    def _upload_consts(self) -> Buffer | None:
+        if not self.plan.consts:
+            return None
+        values = np.zeros((len(self.plan.consts), CONST_BYTES // 8), np.int64)
+        values[:, 0] = self.plan.consts
+        buffer = cuda_memory.allocate(values.nbytes, self.index, f"sizes for {self.plan.name}")
+        cuda_memory.upload(buffer, values)
+        return buffer
+
+
+class _Series:
+    """The launches of a part in memory that CUDA reads: argument values, and for each launch pointers to them."""
+
+    def __init__(self, part: Part, kernels: Sequence[Any]):
+        self.count, self.flat, self.step = part
+        flat = part.flat
+        self.kernels = [kernels[k] for k in flat.function.tolist()]
+        self.grids = flat.grid.tolist()
+        self.values = np.zeros(max(len(flat.base), 1), np.uint64)
+        self.table = self.values.ctypes.data + 8 * np.arange(len(self.values), dtype=np.uint64)
+        self.pointers = (self.table.ctypes.data + 8 * flat.first[:-1]).tolist()
+        self._offset = flat.offset.astype(np.uint64)
+        self._users: list[np.ndarray] | None = None
+
+    def place(self, bases: np.ndarray, turn: int) -> None:
+        """Write the argument values of one turn."""
+        if len(self.flat.base):
+            moved = self.step * turn if turn else 0
+            self.values[:] = bases[self.flat.base] + self._offset + np.asarray(moved).astype(np.uint64)
+
+    def users(self, moved: np.ndarray) -> list[int]:
+        """The launches that use any of these bases."""
+        if self._users is None:
+            launch = np.repeat(np.arange(len(self.kernels)), np.diff(self.flat.first))
+            order = np.argsort(self.flat.base, kind="stable")
+            ends = np.searchsorted(self.flat.base[order], np.arange(int(self.flat.base.max(initial=0)) + 2))
+            self._users = [launch[order[a:b]] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        found = [self._users[k] for k in moved.tolist() if k < len(self._users)]
+        return np.unique(np.concatenate(found)).tolist() if found else []
+
+
+class _HostInputs:
+    """Fixed places on the GPU for a program's inputs from host memory."""
+
+    def __init__(self, index: int, name: str):
+        self.index, self.label = index, f"inputs of {name} from host memory"
+        self.sizes: dict[int, int] = {}
+        self.large: dict[int, Buffer] = {}
+        self.small: dict[int, int] = {}  # input -> its offset in the shared block
+        self.block: Buffer | None = None
+        self.mirror = np.zeros(0, np.uint8)
+        self.fresh = True
+
+    def upload(self, host: dict[int, Buffer]) -> dict[int, int]:
+        """Copy these inputs; their addresses."""
+        sizes = {k: b.nbytes for k, b in host.items()}
+        if sizes != self.sizes:
+            self._arrange(sizes)
+        if self.block is not None:
+            now = self.mirror.copy()
+            for k, offset in self.small.items():
+                now[offset : offset + sizes[k]] = bytes_of(host[k])
+            if self.fresh or not np.array_equal(now, self.mirror):
+                self.mirror, self.fresh = now, False
+                cuda_memory.upload(self.block, now)
+        for k, buffer in self.large.items():
+            cuda_memory.upload(buffer, bytes_of(host[k]))
+        start = self.block.address if self.block is not None else 0
+        return {k: start + o for k, o in self.small.items()} | {k: b.address for k, b in self.large.items()}
+
+    def _arrange(self, sizes: dict[int, int]) -> None:
+        self.small, at = {}, 0
+        for k, nbytes in sizes.items():
+            if nbytes <= _SMALL:
+                self.small[k] = at
+                at += -(-nbytes // 16) * 16
+        self.large = {k: cuda_memory.allocate(n, self.index, self.label) for k, n in sizes.items() if n > _SMALL}
+        self.block = cuda_memory.allocate(at, self.index, self.label) if at else None
+        self.mirror, self.fresh, self.sizes = np.zeros(at, np.uint8), True, sizes
+
+
+def _parts(plan: Plan, bases: int) -> list[Part]:
+    """The whole plan as one part, unless it has a loop too long to write out: then each such loop is a part."""
+    if plan.launches() <= GRAPH_LIMIT:
+        return [_part(1, plan, plan.steps, bases)] if plan.launches() else []
+    parts: list[Part] = []
+    short: list[Any] = []
+    for step in plan.steps:
+        if isinstance(step, Loop) and plan._replace(steps=(step,)).launches() > GRAPH_LIMIT // 4:
+            if short:
+                parts.append(_part(1, plan, tuple(short), bases))
+                short = []
+            parts.append(_part(step.count, plan, step.body, bases))
+        else:
+            short.append(step)
+    return [*parts, _part(1, plan, tuple(short), bases)] if short else parts
+
+
+def _part(count: int, plan: Plan, steps: tuple, bases: int) -> Part:
+    if count == 1:
+        flat = flatten(plan._replace(steps=steps), bases)
+        return Part(1, flat, np.zeros(len(flat.base), np.int64))
+    first, second = (flatten(plan._replace(steps=steps), bases, (turn,)) for turn in (0, 1))
+    return Part(count, first, second.offset - first.offset)
+
+
+def _in_order(flat: Flat) -> list[list[int]]:
+    return cuda_order.in_order(len(flat.grid))

@@ -1,0 +1,216 @@
+"""A program as a GPU runs it: launches with their grids, and arguments as places relative to a few base addresses.
+
+A plan has no kernels in it, only their names, so that it is stored in the disk cache as JSON beside the machine code.
+`flatten` writes all launches out, loops unrolled, as arrays that the executable turns into addresses in one addition.
+
+Bases are numbered: the inputs, the outputs, then ARENA and CONSTS (counted from the end).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dlc.codegen.cuda_kernel import launch_shape, symbol
+from dlc.ir import loops
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+
+ARENA, CONSTS = -2, -1
+CONST_BYTES = 16  # each run-time size starts where a vector could be read
+
+
+class Function(NamedTuple):
+    """A kernel in machine code: the number of its module, its name there, and how it is launched."""
+
+    module: int
+    name: str
+    block: int
+    shared_bytes: int
+
+
+class Argument(NamedTuple):
+    """The address base + start + sum(steps[d] * iteration of loop d), in bytes; `extent` bytes from there are used."""
+
+    base: int
+    start: int
+    steps: tuple[int, ...]
+    extent: int
+    written: bool
+
+
+class Step(NamedTuple):
+    """A launch. `place` is its number in the text of the program (`llvm_program.launches`)."""
+
+    function: int
+    grid: int
+    arguments: tuple[Argument, ...]
+    place: int
+
+
+class Loop(NamedTuple):
+    """Steps that run `count` times."""
+
+    count: int
+    body: tuple[Step | Loop, ...]
+
+
+class Plan(NamedTuple):
+    """Everything about a program but its machine code.
+
+    `into[k]` is the parameter whose buffer output k takes over (-1: none), `output_bytes` and `output_names` are of the
+    outputs, `consts` the run-time sizes that kernels read.
+    """
+
+    name: str
+    inputs: int
+    functions: tuple[Function, ...]
+    steps: tuple[Step | Loop, ...]
+    into: tuple[int, ...]
+    output_bytes: tuple[int, ...]
+    output_names: tuple[str, ...]
+    arena_bytes: int
+    consts: tuple[int, ...]
+
+    def launches(self) -> int:
+        """How many kernels run in one run of the program."""
+        return _count(self.steps)
+
+
+def translate(program: Program, modules: Sequence[Sequence[loops.Kernel]]) -> Plan:
+    """The plan of a program in a memory plan, whose kernels are compiled as `modules`."""
+    return _Translator(program, modules).plan()
+
+
+class _Translator:
+    def __init__(self, program: Program, modules: Sequence[Sequence[loops.Kernel]]):
+        self.program = program
+        self.functions: list[Function] = []
+        self.number: dict[int, int] = {}  # id of a kernel -> its function
+        for m, kernels in enumerate(modules):
+            for k in kernels:
+                shape = launch_shape(k)
+                self.number[id(k)] = len(self.functions)
+                self.functions.append(Function(m, symbol(k), shape.block, shape.shared_bytes))
+        self.consts: dict[int, int] = {}
+        self.place = 0
+
+    def plan(self) -> Plan:
+        program = self.program
+        into = {output: param for param, output in program.donate}
+        types = program.output_types
+        steps = tuple(self.steps(program.steps))
+        return Plan(
+            program.name,
+            len(program.inputs),
+            tuple(self.functions),
+            steps,
+            tuple(into.get(k, -1) for k in range(len(types))),
+            tuple(t.nbytes for t in types),
+            tuple(f"{t.dtype.name}{list(t.shape)}" for t in types),
+            program.arena_bytes,
+            tuple(self.consts),
+        )
+
+    def steps(self, steps: Sequence[Launch | Repeat]) -> Iterator[Step | Loop]:
+        for step in steps:
+            if isinstance(step, Repeat):
+                body = tuple(self.steps(step.body))
+                if step.count > 0:
+                    yield Loop(step.count, body)
+            else:
+                yield from self.launch(step)
+                self.place += 1
+
+    def launch(self, launch: Launch) -> Iterator[Step]:
+        kernel, shape = launch.kernel, launch_shape(launch.kernel)
+        for segment in launch.segments:
+            pairs = list(zip(kernel.params, segment.args, strict=True))
+            sizes = {p: r.slot.value for p, r in pairs if r.slot.kind == "const"}
+            grid = shape.grid(sizes)
+            if grid > 0:
+                arguments = tuple(self.argument(p, r, p in kernel.writes) for p, r in pairs)
+                yield Step(self.number[id(kernel)], grid, arguments, self.place)
+
+    def argument(self, param: loops.Buffer, ref: Ref, written: bool) -> Argument:
+        base, offset = self.base(ref.slot)
+        item = ref.slot.dtype.itemsize
+        size = ref.slot.size - ref.start if param.size == loops.RUNTIME else param.size
+        steps = tuple(s * item for s in ref.steps)
+        if any(steps) and param.size == loops.RUNTIME:
+            size = ref.slot.size  # rows of unknown length: any part of the tensor
+        return Argument(base, offset + ref.start * item, steps, max(int(size), 1) * item, written)
+
+    def base(self, slot: Slot) -> tuple[int, int]:
+        while slot.alias is not None:
+            slot = slot.alias
+        if slot.kind == "const":
+            return CONSTS, CONST_BYTES * self.consts.setdefault(slot.value, len(self.consts))
+        if slot.kind == "arena":
+            assert slot.offset >= 0, f"slot {slot.name} has no memory"
+            return ARENA, slot.offset
+        first = 0 if slot.kind == "input" else len(self.program.inputs)
+        return first + slot.index, 0
+
+
+class Flat(NamedTuple):
+    """All launches of a plan in order. Arguments of launch k are entries first[k] to first[k+1] of `base`, `offset`."""
+
+    function: np.ndarray
+    grid: np.ndarray
+    place: np.ndarray
+    first: np.ndarray
+    base: np.ndarray  # counted from 0: ARENA and CONSTS come after the outputs
+    offset: np.ndarray
+    extent: np.ndarray
+    written: np.ndarray
+
+
+def flatten(plan: Plan, bases: int, within: tuple[int, ...] = ()) -> Flat:
+    """The launches of a plan with `bases` base addresses, as they are in iteration `within` of enclosing loops."""
+    launches: list[tuple[int, int, int]] = []
+    first, rows = [0], []
+
+    def visit(steps: Sequence[Step | Loop], at: tuple[int, ...]) -> None:
+        for s in steps:
+            if isinstance(s, Loop):
+                for i in range(s.count):
+                    visit(s.body, (*at, i))
+                continue
+            launches.append((s.function, s.grid, s.place))
+            for a in s.arguments:
+                move = sum(step * i for step, i in zip(a.steps, at, strict=False))
+                rows.append((a.base % bases, a.start + move, a.extent, a.written))
+            first.append(len(rows))
+
+    visit(plan.steps, within)
+    head = np.array(launches, np.int64).reshape(-1, 3)
+    body = np.array(rows, np.int64).reshape(-1, 4)
+    return Flat(head[:, 0], head[:, 1], head[:, 2], np.array(first, np.int64), body[:, 0], body[:, 1], body[:, 2],
+                body[:, 3] != 0)  # fmt: skip
+
+
+def encode(plan: Plan) -> list:
+    """The plan as what JSON can hold."""
+    return list(plan)
+
+
+def decode(data: list) -> Plan:
+    """The plan that `encode` gave. Raises ValueError or TypeError for anything else."""
+    name, inputs, functions, steps, into, sizes, names, arena, consts = data
+    return Plan(name, inputs, tuple(Function(*f) for f in functions), tuple(map(_decode_step, steps)), tuple(into),
+                tuple(sizes), tuple(names), arena, tuple(consts))  # fmt: skip
+
+
+def _decode_step(data: list) -> Step | Loop:
+    if len(data) == 2:
+        return Loop(data[0], tuple(map(_decode_step, data[1])))
+    function, grid, arguments, place = data
+    decoded = tuple(Argument(base, start, tuple(steps), extent, written)
+                    for base, start, steps, extent, written in arguments)  # fmt: skip
+    return Step(function, grid, decoded, place)
+
+
+def _count(steps: Sequence[Step | Loop]) -> int:
+    return sum(s.count * _count(s.body) if isinstance(s, Loop) else 1 for s in steps)

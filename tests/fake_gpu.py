@@ -1,0 +1,161 @@
+"""A GPU that is none: its memory is host memory, its kernels run in the Loop IR interpreter.
+
+It has the methods of `dlc.runtime.cuda_driver.Gpu` and records the calls. Memory of a fake GPU lies at addresses that
+nothing else uses (real address + OFFSET), so that code which mistakes it for host memory crashes instead of working.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dlc.codegen.cuda_kernel import symbol
+from dlc.codegen.gpu_target import GpuTarget
+from dlc.ir import loops, loops_interp
+from dlc.runtime.cuda_device import Card
+
+OFFSET = 1 << 56
+
+
+class Memory:
+    """A block; poisoned when it is let go of."""
+
+    def __init__(self, gpu: FakeGpu, index: int, nbytes: int):
+        self.gpu, self.index, self.nbytes = gpu, index, nbytes
+        self.block = np.full(nbytes + 256, 0xFF, np.uint8)
+        start = self.block.ctypes.data
+        self.ptr = OFFSET + start + -start % 256
+        gpu.held[index] += nbytes
+
+    def __del__(self) -> None:
+        self.gpu.held[self.index] -= self.nbytes
+
+
+class Function(NamedTuple):
+    kernel: loops.Kernel
+    grid: int
+
+
+class Module:
+    def __init__(self, gpu: FakeGpu, index: int):
+        self.gpu, self.index = gpu, index
+
+    def kernel(self, name: str, block: int, shared_bytes: int) -> Any:
+        return self.gpu.kernels[name]
+
+
+class Graph:
+    def __init__(self, gpu: FakeGpu, index: int, kernels, grids, pointers, after):
+        self.gpu, self.index = gpu, index
+        self.kernels, self.pointers, self.after = kernels, pointers, after
+        self.arguments = [gpu.arguments(k, at) for k, at in zip(kernels, pointers, strict=True)]
+        for k, before in enumerate(after):
+            assert all(b < k for b in before)
+
+    def update(self, launches) -> None:
+        self.gpu.calls["updated kernels"] += len(launches)
+        for n in launches:
+            self.arguments[n] = self.gpu.arguments(self.kernels[n], self.pointers[n])
+
+    def launch(self) -> None:
+        """Run in an order that `after` allows, and as far from the program's as it allows."""
+        self.gpu.calls["graph launches"] += 1
+        waiting = {k: set(before) for k, before in enumerate(self.after)}
+        while waiting:
+            ready = max(k for k, before in waiting.items() if not before)
+            self.gpu.interpret(self.kernels[ready], self.arguments[ready])
+            del waiting[ready]
+            for before in waiting.values():
+                before.discard(ready)
+
+
+class Events:
+    def __init__(self, gpu: FakeGpu, index: int):
+        self.gpu, self.index = gpu, index
+
+    def time(self, kernels, grids, pointers) -> list[float]:
+        self.gpu.launch(self.index, kernels, grids, pointers)
+        return [1e-6 * (k + 1) for k in range(len(kernels))]
+
+
+class Mark:
+    done = True
+
+
+class FakeGpu:
+    """`count` GPUs of `nbytes` bytes each."""
+
+    def __init__(self, count: int = 2, nbytes: int = 1 << 28, arch: str = "sm_90a"):
+        self.count, self.nbytes, self.arch = count, nbytes, arch
+        self.calls: Counter[str] = Counter()
+        self.held: Counter[int] = Counter()
+        self.kernels: dict[str, loops.Kernel] = {}
+
+    def card(self, index: int) -> Card:
+        return Card(index, "Fake GPU", self.arch, self.nbytes, self.nbytes - self.held[index])
+
+    def target(self, index: int) -> GpuTarget:
+        return GpuTarget.of(self.arch)
+
+    def synchronize(self, index: int) -> None:
+        self.calls["synchronize"] += 1
+
+    def mark(self, index: int) -> Mark:
+        return Mark()
+
+    def allocate(self, nbytes: int, index: int) -> Memory | None:
+        if self.held[index] + nbytes > self.nbytes:
+            return None
+        return Memory(self, index, nbytes)
+
+    def copy_in(self, address: int, array: np.ndarray, index: int) -> None:
+        self.calls["copies in"] += 1
+        self.calls["bytes in"] += array.nbytes
+        ctypes.memmove(address - OFFSET, array.ctypes.data, array.nbytes)
+
+    def copy_out(self, array: np.ndarray, address: int, index: int) -> None:
+        self.calls["copies out"] += 1
+        ctypes.memmove(array.ctypes.data, address - OFFSET, array.nbytes)
+
+    def copy_across(self, to: int, to_index: int, source: int, source_index: int, nbytes: int) -> None:
+        self.calls["copies across"] += 1
+        ctypes.memmove(to - OFFSET, source - OFFSET, nbytes)
+
+    def load(self, cubin: bytes, index: int) -> Module:
+        return Module(self, index)
+
+    def launch(self, index: int, kernels, grids, pointers) -> None:
+        self.calls["kernel launches"] += len(kernels)
+        for k, at in zip(kernels, pointers, strict=True):
+            self.interpret(k, self.arguments(k, at))
+
+    def graph(self, index: int, kernels, grids, pointers, after) -> Graph:
+        self.calls["graphs"] += 1
+        return Graph(self, index, kernels, grids, pointers, after)
+
+    def events(self, index: int) -> Events:
+        return Events(self, index)
+
+    def arguments(self, kernel: loops.Kernel, at: int) -> list[int]:
+        """The addresses that a launch passes, read as CUDA reads them: through an array of pointers to values."""
+        places = (ctypes.c_uint64 * len(kernel.params)).from_address(at)
+        return [ctypes.c_uint64.from_address(p).value for p in places]
+
+    def interpret(self, kernel: loops.Kernel, addresses: list[int]) -> None:
+        sizes = {}
+        for p, address in zip(kernel.params, addresses, strict=True):
+            if p.size == 1 and p.dtype.name == "int64" and p not in kernel.writes:
+                sizes[p] = ctypes.c_int64.from_address(address - OFFSET).value
+        arrays = []
+        for p, address in zip(kernel.params, addresses, strict=True):
+            extent = p.size if p.size != loops.RUNTIME else max(sizes.values(), default=0)
+            data = (ctypes.c_uint8 * (max(extent, 1) * p.dtype.itemsize)).from_address(address - OFFSET)
+            arrays.append(np.frombuffer(data, np.uint8).view(p.dtype.np)[: max(extent, 0)])
+        loops_interp.run(kernel, arrays)
+
+    def learn(self, kernels: list[loops.Kernel]) -> None:
+        """What the next modules contain."""
+        self.kernels.update({symbol(k): k for k in kernels})
