@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_D = "static __device__ __forceinline__ "
+_D = "__device__ __forceinline__ "
 
 _FUNCTIONS: dict[str, str] = {
     "half": "struct half { unsigned short bits; };",

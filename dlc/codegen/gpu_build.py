@@ -20,8 +20,8 @@ from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Launch, Ref
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import Lowered
-from dlc.passes.lower_contract import lower_contract
 from dlc.passes.lower_gpu import launch, lower_map
+from dlc.passes.lower_gpu_contract import lower_contract
 from dlc.passes.lower_gpu_rows import lower_rows
 from dlc.passes.lower_ordered import lower_ordered
 

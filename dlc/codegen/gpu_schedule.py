@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 
 from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.schedule import group_dtypes, pow2_at_most
+from dlc.codegen.schedule import group_dtypes, pow2_at_most, swapped
 from dlc.ir import schedule
 from dlc.ir.dtypes import DType
+from dlc.ir.graph import Node
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import map_extents, transposed_axis
+from dlc.passes.lower_contract import label_sizes, parts_of
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
 
 WIDE = 16  # bytes that a thread moves at once
@@ -25,7 +27,7 @@ def choose(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     if group.kind == "rows":
         return _rows(fused, group, target)
     if group.kind == "contract":
-        return schedule.Contract()
+        return contract(group.units[0].node, target)
     return schedule.Plain(1)
 
 
@@ -78,6 +80,28 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
         group_size *= 2
     block = max(128, group_size)
     return schedule.GpuRows(block, group_size, lanes, 32 if group_size <= 512 else 16)
+
+
+# (bm, bn, bk, tm, tn) of fp32 tiles, the fastest where there is enough work first
+_TILES = ((128, 128, 16, 8, 8), (128, 64, 16, 8, 4), (64, 64, 16, 4, 4), (32, 32, 16, 4, 2))
+
+
+def contract(node: Node, target: GpuTarget) -> schedule.GpuContract:
+    """The tile of a contraction, by shapes: the largest that leaves few multiprocessors idle."""
+    swap = swapped(node)
+    sizes = label_sizes(node)
+    parts = parts_of(node.attrs["spec"], sizes, swap)
+    m, n = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns))
+    batch = math.prod(sizes[x] for x in parts.batch)
+    best, best_cost = _TILES[-1], math.inf
+    for rank, tile in enumerate(_TILES):
+        bm, bn, *_ = tile
+        blocks = batch * -(-m // bm) * -(-n // bn)
+        # small tiles read more of their operands for every result
+        cost = -(-blocks // target.sm_count) * bm * bn * (1 + 0.25 * rank)
+        if cost < best_cost:
+            best, best_cost = tile, cost
+    return schedule.GpuContract(*best, swap)
 
 
 def pow2_at_least(n: int) -> int:

@@ -294,7 +294,7 @@ _TOKEN = re.compile(
     r"|(?P<sign><<|>>|//|==|!=|<=|[-+*/%&|^<()\[\],:]))"
 )
 _HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:  # (.*))?$")
-_BUFFER = re.compile(r"(\w+): (?:(\w+) )?(\w+)\[([\d,]*)\](?:( writes))?(?:  # (.*))?$")
+_BUFFER = re.compile(r"(\w+): (?:(\w+) )?(\w+)\[([\dn,]*)\](?:( writes))?(?:  # (.*))?$")
 _FOR = re.compile(r"for (\w+) in (?:(.+) of )?(\d+)(?: (\w+))?(?:\((\d+)\))?:$")
 _STORE = re.compile(r" (=|[+*&|]=|max=|min=) ")
 _SIGN_COMBINE = {sign: name for name, sign in _COMBINE_SIGN.items()}

@@ -39,7 +39,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Contract:
-    """A register tile of mr x nr results; a task is mb x nb tiles. Packed operands are read from panels."""
+    """A register tile of mr x nr results; a task is mb x nb tiles. """
 
     lanes: int = 0
     mr: int = 1
@@ -47,8 +47,7 @@ class Contract:
     mb: int = 1
     nb: int = 1
     swap: bool = False  # the second operand gives the rows, the first the vectors
-    pack_a: bool = False
-    pack_b: bool = False
+    run: int = 0  # extent of the last row labels that lie at one stride; a tile stays inside a run (0: any rows)
 
 
 @dataclass(frozen=True)
@@ -103,4 +102,28 @@ class GpuColumns:
         return 1
 
 
-Schedule = Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns
+@dataclass(frozen=True)
+class GpuContract:
+    """A block computes bm x bn results in steps of bk of the inner range, a thread tm x tn of them. `swap` as on the
+    CPU: the second operand gives the rows. Registers are to suffice for `blocks` blocks on a multiprocessor."""
+
+    bm: int = 64
+    bn: int = 64
+    bk: int = 16
+    tm: int = 4
+    tn: int = 4
+    swap: bool = False
+    blocks: int = 1
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.bm // self.tm * (self.bn // self.tn)
+
+    @property
+    def nr(self) -> int:
+        """Columns that are computed together (what `lower_contract` asks of a schedule)."""
+        return self.bn
+
+
+Schedule = Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns | GpuContract

@@ -84,6 +84,8 @@ class Body:
                     at = tuple(loops.map_expr(i, lambda *_: None, memo) for i in index)
                     return guarded(read(member, at), simplify(args[1]) if len(args) > 1 else None)
                 return _load(self.buffer(node), args)
+            if e.op == "cast" and args[0].dtype is e.dtype:  # of a member's value, which is not rounded here
+                return args[0]
             if e.op == "select":
                 cond = simplify(args[0])
                 if cond.op == "const":

@@ -1,0 +1,536 @@
+"""One run on a GPU machine: is every kind of kernel right, and how fast are the ones with a floor?
+
+    python -m benchmarks.gpu_check [zoo] [time]
+
+Needs CuPy; PyTorch, where it is installed, gives the peers' times. The zoo compares whole programs with the graph
+interpreter (NumPy); the timings take the median of event-timed launches and try several schedules a kernel. Prints
+tables, and writes them to $OUT/gpu_check.json where $OUT is set. Exit status 1 if anything is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cupy
+import numpy as np
+
+from dlc.codegen import gpu_schedule
+from dlc.codegen.build import build_program, target_layout
+from dlc.codegen.cuda_kernel import emit_module, launch_shape, symbol
+from dlc.codegen.gpu_build import LOWER
+from dlc.codegen.gpu_target import GpuTarget
+from dlc.ir import build as B
+from dlc.ir import dtypes, graph_interp, schedule
+from dlc.ir.dtypes import DType, bfloat16, float16, float32, float64
+from dlc.ir.graph import Graph, Node, TensorType, make, param
+from dlc.ir.loops import Kernel
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.passes.fuse import fuse
+from dlc.passes.inline import remove_markers
+from dlc.passes.memory import plan_memory
+from dlc.passes.simplify_windows import lower_unwindow
+from dlc.passes.units import own_outputs
+
+RNG = np.random.default_rng(0)
+
+
+def tensor(name: str, *shape: int, dtype: DType = float32) -> Node:
+    return param(TensorType(dtype, shape), name)
+
+
+def this_gpu() -> GpuTarget:
+    """The GPU of this machine."""
+    p = cupy.cuda.runtime.getDeviceProperties(0)
+    arch = f"sm_{p['major']}{p['minor']}" + ("a" if p["major"] >= 9 else "")
+    return GpuTarget(arch, p["multiProcessorCount"], p["sharedMemPerBlockOptin"], p["l2CacheSize"])
+
+
+# ---------------------------------------------------------------- running kernels
+
+
+class Loaded:
+    """Compiled kernels, ready to launch on device addresses."""
+
+    def __init__(self, kernels: Sequence[Kernel], target: GpuTarget):
+        self.source = emit_module(kernels, target)
+        start = time.perf_counter()
+        self.module = cupy.RawModule(code=self.source, options=(f"-arch={target.arch}",))
+        self.functions = {}
+        for k in kernels:
+            f = self.module.get_function(symbol(k))
+            shared = launch_shape(k).shared_bytes
+            if shared > 48 << 10:
+                f.max_dynamic_shared_size_bytes = shared
+            self.functions[k] = f
+        self.seconds = time.perf_counter() - start
+
+    def launch(self, kernel: Kernel, pointers: Sequence[int], sizes: dict[int, int]) -> None:
+        shape = launch_shape(kernel)
+        grid = shape.grid({kernel.params[k]: n for k, n in sizes.items()})
+        args = tuple(np.intp(p) for p in pointers)
+        if grid:
+            self.functions[kernel]((grid,), (shape.block,), args, shared_mem=shape.shared_bytes)
+
+
+def run_program(program: Program, arrays: Sequence[np.ndarray], target: GpuTarget) -> list[np.ndarray]:
+    """A program's outputs, launch by launch."""
+    loaded = Loaded(program.kernels(), target)
+    arena = cupy.full(max(program.arena_bytes, 16), 0xFF, cupy.uint8)
+    memory: dict[Slot, Any] = {}
+
+    def place(slot: Slot) -> Any:
+        if slot not in memory:
+            if slot.alias is not None:
+                memory[slot] = place(slot.alias)
+            elif slot.kind == "arena":
+                memory[slot] = arena[slot.offset : slot.offset + slot.nbytes]
+            elif slot.kind == "const":
+                memory[slot] = cupy.asarray(np.array([slot.value], slot.dtype.np).view(np.uint8))
+            elif slot.kind == "input":
+                flat = np.ascontiguousarray(arrays[program.inputs.index(slot)], slot.dtype.np).reshape(-1)
+                memory[slot] = cupy.asarray(flat.view(np.uint8)) if flat.size else cupy.zeros(16, cupy.uint8)
+            else:
+                memory[slot] = cupy.full(max(slot.nbytes, 16), 0xFF, cupy.uint8)
+        return memory[slot]
+
+    def address(ref: Ref, at: tuple[int, ...]) -> int:
+        start = ref.start + sum(s * i for s, i in zip(ref.steps, at, strict=False))
+        return place(ref.slot).data.ptr + start * ref.slot.dtype.itemsize
+
+    def visit(steps: Sequence[Launch | Repeat], at: tuple[int, ...]) -> None:
+        for step in steps:
+            if isinstance(step, Repeat):
+                for i in range(step.count):
+                    visit(step.body, (*at, i))
+                continue
+            for part in step.segments:
+                sizes = {k: r.slot.value for k, r in enumerate(part.args) if r.slot.kind == "const"}
+                loaded.launch(step.kernel, [address(r, at) for r in part.args], sizes)
+
+    visit(program.steps, ())
+    cupy.cuda.runtime.deviceSynchronize()
+    return [cupy.asnumpy(place(s))[: s.nbytes].view(s.dtype.np).reshape(t.shape)
+            for s, t in zip(program.outputs, program.output_types, strict=True)]
+
+
+# ---------------------------------------------------------------- the zoo
+
+
+def random_arguments(graph: Graph) -> list[np.ndarray]:
+    out = []
+    for p in graph.params:
+        d = p.dtype
+        if d.is_bool:
+            out.append(RNG.random(p.shape) < 0.5)
+        elif d.is_float:
+            out.append(np.asarray(RNG.standard_normal(p.shape)).astype(d.np))
+        else:
+            low, high = dtypes.limits(d)
+            out.append(RNG.integers(max(low, -50), min(high, 50), p.shape).astype(d.np))
+    return out
+
+
+def expand(x: Node, like: Node, axes: Sequence[int]) -> Node:
+    return B.expand(x, like.shape, axes)
+
+
+def softmax_of(x: Node, axis: int) -> Node:
+    e = B.op("exp", B.op("sub", x, expand(B.reduce(x, "max", (axis,)), x, (axis,))))
+    return B.op("div", e, expand(B.reduce(e, "sum", (axis,)), x, (axis,)))
+
+
+def normalised(x: Node, axes: Sequence[int]) -> Node:
+    count = math.prod(x.shape[a] for a in axes)
+
+    def mean(y: Node) -> Node:
+        total = B.reduce(y, "sum", axes)
+        return expand(B.op("div", total, B.like(total, count)), x, axes)
+
+    centred = B.op("sub", x, mean(x))
+    return B.op("mul", centred, B.op("rsqrt", B.op("add", mean(B.op("mul", centred, centred)), B.like(x, 1e-5))))
+
+
+def gelu_tanh(x: Node) -> Node:
+    cube = B.op("mul", B.op("mul", x, x), x)
+    inner = B.op("mul", B.op("add", x, B.op("mul", cube, B.like(x, 0.044715))), B.like(x, math.sqrt(2 / math.pi)))
+    return B.op("mul", B.op("mul", x, B.like(x, 0.5)), B.op("add", B.op("tanh", inner), B.like(x, 1)))
+
+
+def chain(m: int, n: int) -> Graph:
+    x, b, r = tensor("x", m, n), tensor("b", n), tensor("r", m, n)
+    y = gelu_tanh(B.op("add", x, B.broadcast_to(b, x.shape)))
+    return Graph((x, b, r), [B.op("add", B.op("mul", y, B.like(y, 0.5)), r)])
+
+
+def softmax(*shape: int, axis: int = -1, dtype: DType = float32) -> Graph:
+    x = tensor("x", *shape, dtype=dtype)
+    return Graph((x,), [softmax_of(x, axis % len(shape))])
+
+
+def layernorm(m: int, n: int, dtype: DType = float32) -> Graph:
+    x, w, b = tensor("x", m, n, dtype=dtype), tensor("w", n, dtype=dtype), tensor("b", n, dtype=dtype)
+    y = B.op("mul", normalised(x, (1,)), B.broadcast_to(w, x.shape))
+    return Graph((x, w, b), [B.op("add", y, B.broadcast_to(b, x.shape))])
+
+
+def reduction(monoid: str, axes: Sequence[int], *shape: int, dtype: DType = float32) -> Graph:
+    x = tensor("x", *shape, dtype=dtype)
+    return Graph((x,), [B.reduce(x, monoid, axes)])
+
+
+def transpose(m: int, n: int, dtype: DType = float32) -> Graph:
+    x = tensor("x", m, n, dtype=dtype)
+    y = B.permute(x, (1, 0))
+    return Graph((x,), [B.op("add", y, B.like(y, 1))])
+
+
+def gemm(m: int, n: int, k: int, spec: str = "mk,kn->mn", dtype: DType = float32, out: DType | None = None) -> Graph:
+    sizes = {"m": m, "n": n, "k": k, "b": 3}
+    a, b = spec.split("->")[0].split(",")
+    x, y = tensor("x", *(sizes[c] for c in a), dtype=dtype), tensor("y", *(sizes[c] for c in b), dtype=dtype)
+    return Graph((x, y), [B.contract(x, y, spec, out)])
+
+
+def linear_gelu(m: int, k: int, n: int, dtype: DType = float32) -> Graph:
+    x, w, b = tensor("x", m, k, dtype=dtype), tensor("w", n, k, dtype=dtype), tensor("b", n, dtype=dtype)
+    y = B.contract(x, w, "mk,nk->mn")
+    return Graph((x, w, b), [gelu_tanh(B.op("add", y, B.broadcast_to(b, y.shape)))])
+
+
+def conv(n: int, c: int, h: int, o: int, stride: int = 1, dtype: DType = float32) -> Graph:
+    x, w = tensor("x", n, c, h, h, dtype=dtype), tensor("w", o, c, 3, 3, dtype=dtype)
+    taps = B.window(B.pad(x, (0, 0, 1, 1), (0, 0, 1, 1)), (2, 3), (3, 3), (stride, stride))
+    return Graph((x, w), [B.contract(taps, w, "nchwkl,ockl->nohw")])
+
+
+def adam(*shapes: Sequence[int]) -> Graph:
+    lr = tensor("lr")
+    params, outputs = [lr], []
+    for k, shape in enumerate(shapes):
+        p, g, m, v = (tensor(f"{n}{k}", *shape) for n in "pgmv")
+        params += [p, g, m, v]
+        m2 = B.op("add", B.op("mul", m, B.like(m, 0.9)), B.op("mul", g, B.like(g, 0.1)))
+        v2 = B.op("add", B.op("mul", v, B.like(v, 0.999)), B.op("mul", B.op("mul", g, g), B.like(g, 0.001)))
+        step = B.op("div", m2, B.op("add", B.op("sqrt", B.op("abs", v2)), B.like(v, 1e-8)))
+        outputs += [B.op("sub", p, B.op("mul", step, B.broadcast_to(lr, p.shape))), m2, v2]
+    return Graph(params, outputs)
+
+
+def attention(b: int, t: int, d: int, dtype: DType = float32) -> Graph:
+    q, k, v = (tensor(n, b, t, d, dtype=dtype) for n in "qkv")
+    scores = B.contract(q, k, "bid,bjd->bij")
+    weights = softmax_of(B.op("mul", scores, B.like(scores, d**-0.5)), 2)
+    return Graph((q, k, v), [B.contract(weights, v, "bij,bjd->bid")])
+
+
+def functions(dtype: DType) -> Graph:
+    x = tensor("x", 777, dtype=dtype)
+    positive = B.op("add", B.op("abs", x), B.like(x, 0.125))
+    small = B.op("div", x, B.like(x, 8))
+    names = "neg abs sign floor ceil trunc round exp expm1 sin cos tan atan sinh cosh tanh asinh erf"
+    outs = [B.op(n, x) for n in names.split()]
+    outs += [B.op(n, positive) for n in "sqrt rsqrt log log2 log1p".split()]
+    outs += [B.op(n, small) for n in "asin acos atanh".split()] + [B.op("acosh", B.op("add", positive, B.like(x, 1)))]
+    outs += [B.op(n, x, B.flip(x, (0,))) for n in "max min atan2 floordiv mod div".split()]
+    outs.append(B.op("pow", positive, x))
+    return Graph((x,), outs)
+
+
+def integers(dtype: DType) -> Graph:
+    x, y = tensor("x", 333, dtype=dtype), tensor("y", 333, dtype=dtype)
+    names = "add sub mul floordiv mod max min and or xor shl shr eq lt"
+    unary = ("neg", "abs", "not", "sign")
+    casts = [B.cast(x, d) for d in dtypes.ALL]
+    return Graph((x, y), [B.op(n, x, y) for n in names.split()] + [B.op(n, x) for n in unary] + casts)
+
+
+def float_casts(dtype: DType) -> Graph:
+    x = tensor("x", 500, dtype=dtype)
+    wide = B.op("mul", x, B.like(x, 300))
+    return Graph((x,), [B.cast(wide, d) for d in dtypes.ALL if not d.is_bool])
+
+
+def ordered() -> Graph:
+    x, i, u = tensor("x", 40, 33), tensor("i", 70, dtype=dtypes.int64), tensor("u", 70, 33)
+    index = B.op("mod", i, B.like(i, 40))
+    outs = [make("scatter", (x, index, u), axis=0, combine=c) for c in ("add", "set", "max")]
+    outs += [make("cumulative", (x,), axis=a, monoid=m, reverse=r)
+             for a in (0, 1) for m, r in (("sum", False), ("max", True))]
+    outs.append(make("gather", (x, index), axis=0))
+    outs.append(make("concat", (x, u), axis=0))
+    return Graph((x, i, u), outs)
+
+
+def sorts() -> Graph:
+    x = tensor("x", 7, 300)
+    outs = []
+    for axis, descending in ((1, False), (0, True)):
+        s = make("sort", (x,), axis=axis, descending=descending)
+        outs += [make("item", (s,), index=k) for k in (0, 1)]
+    return Graph((x,), outs)
+
+
+def zoo() -> dict[str, Callable[[], Graph]]:
+    cases: dict[str, Callable[[], Graph]] = {
+        "chain": lambda: chain(100, 257), "chain/4": lambda: chain(128, 512),
+        "adam": lambda: adam((300, 77), (77,), (), (5000,)),
+        "ordered": ordered, "sorts": sorts,
+        "conv": lambda: conv(3, 5, 17, 19), "conv/4": lambda: conv(4, 16, 16, 32),
+        "conv s2": lambda: conv(2, 8, 15, 9, 2),
+        "attention": lambda: attention(3, 100, 64),
+    }
+    for shape in ((3, 5), (1000, 33), (64, 1024), (33, 4096), (5, 50304), (4, 100001)):
+        cases[f"softmax {shape}"] = lambda s=shape: softmax(*s)
+        cases[f"layernorm {shape}"] = lambda s=shape: layernorm(*s)
+    cases["softmax axis 0"] = lambda: softmax(100, 300, axis=0)
+    cases["softmax f16"] = lambda: softmax(50, 1000, dtype=float16)
+    cases["layernorm bf16"] = lambda: layernorm(50, 768, bfloat16)
+    for monoid in ("sum", "max", "argmax", "argmin"):
+        for axes in ((0,), (1,), (0, 1), (0, 2)):
+            cases[f"{monoid} {axes}"] = lambda m=monoid, a=axes: reduction(m, a, 130, 70, 41)
+    cases["sum all"] = lambda: reduction("sum", (0, 1), 2000, 3000)
+    cases["sum rows"] = lambda: reduction("sum", (0,), 5000, 513)
+    for m, n in ((33, 65), (128, 256), (1000, 1000)):
+        cases[f"transpose {m}x{n}"] = lambda m=m, n=n: transpose(m, n)
+    cases["transpose bf16"] = lambda: transpose(256, 320, bfloat16)
+    for dtype in (float32, float64, float16, bfloat16):
+        for spec in ("mk,kn->mn", "mk,nk->mn", "km,kn->mn", "mk,kn->nm", "bmk,bkn->bmn"):
+            cases[f"{dtype.short} {spec}"] = lambda d=dtype, s=spec: gemm(150, 136, 264, s, d)
+        cases[f"{dtype.short} ragged"] = lambda d=dtype: gemm(37, 53, 29, "mk,kn->mn", d)
+        cases[f"{dtype.short} deep"] = lambda d=dtype: gemm(64, 48, 8192, "mk,nk->mn", d)
+        cases[f"{dtype.short} linear_gelu"] = lambda d=dtype: linear_gelu(96, 128, 160, d)
+        cases[f"functions {dtype.short}"] = lambda d=dtype: functions(d)
+        cases[f"casts {dtype.short}"] = lambda d=dtype: float_casts(d)
+    cases["i32 gemm"] = lambda: gemm(40, 50, 60, dtype=dtypes.int32)
+    cases["bf16 conv"] = lambda: conv(4, 16, 16, 32, dtype=bfloat16)
+    cases["bf16 attention"] = lambda: attention(3, 128, 64, bfloat16)
+    for dtype in dtypes.ALL:
+        if dtype.is_int:
+            cases[f"integers {dtype.short}"] = lambda d=dtype: integers(d)
+    return cases
+
+
+_TOLERANCE = {"float64": 1e-11, "float32": 3e-5, "float16": 2e-2, "bfloat16": 5e-2}
+
+
+def difference(got: np.ndarray, want: np.ndarray, dtype: DType) -> str:
+    """'' if near enough, else what is wrong."""
+    if not dtype.is_float:
+        wrong = int(np.sum(got != want))
+        return f"{wrong} of {want.size} differ" if wrong else ""
+    a, b = got.astype(np.float64), want.astype(np.float64)
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        return f"NaN at {int(np.sum(np.isnan(a) != np.isnan(b)))} places of {b.size}"
+    fine = np.isfinite(a) & np.isfinite(b)
+    if not np.array_equal(a[~fine & ~np.isnan(a)], b[~fine & ~np.isnan(b)]):
+        return "infinities differ"
+    scale = max(1e-30, float(np.sqrt(np.mean(b[fine] ** 2)))) if fine.any() else 1.0
+    error = float(np.max(np.abs(a[fine] - b[fine]) / (scale + np.abs(b[fine])))) if fine.any() else 0.0
+    return f"error {error:.2e}" if error > _TOLERANCE[dtype.name] else ""
+
+
+def check(graph: Graph, target: GpuTarget) -> list[str]:
+    """What is wrong with the compiled graph."""
+    graph = lower_unwindow(remove_markers(graph))
+    args = random_arguments(graph)
+    program = plan_memory(build_program(target_layout(graph, target), (), target, "check"))
+    got = run_program(program, args, target)
+    want = graph_interp.evaluate(graph, args)
+    bad = []
+    for k, (o, g, w) in enumerate(zip(graph.outputs, got, want, strict=True)):
+        text = difference(g, np.asarray(w), o.dtype)
+        if text:
+            bad.append(f"output {k} ({o.op}): {text}")
+    return bad
+
+
+def run_zoo(target: GpuTarget) -> list[str]:
+    failures = []
+    for name, make_graph in zoo().items():
+        try:
+            bad = check(make_graph(), target)
+        except Exception as error:  # a report of all cases is worth more than the first traceback
+            bad = [f"{type(error).__name__}: {str(error)[:300]}"]
+            traceback.print_exc(limit=-3)
+            if "illegal" in str(error) or "misaligned" in str(error):  # the context is lost
+                failures.append(f"{name}: {bad[0]}")
+                break
+        failures += [f"{name}: {b}" for b in bad]
+    return failures
+
+
+# ---------------------------------------------------------------- timings
+
+
+def time_graph(graph: Graph, target: GpuTarget, choose: Callable, repeats: int = 20) -> tuple[float, str]:
+    """Milliseconds for all kernels of a graph with the schedules of `choose`, and the registers they take."""
+    graph = own_outputs(target_layout(graph, target))
+    fused = fuse(graph)
+    memory: dict[Node, Any] = {}
+    for p in graph.params:
+        values = cupy.random.standard_normal(p.type.size, dtype=cupy.float32)
+        if p.dtype is not float32:
+            values = cupy.asarray(cupy.asnumpy(values).astype(p.dtype.np).view(np.uint8))
+        memory[p] = values
+
+    def place(node: Node | int) -> int:
+        if isinstance(node, int):
+            node_size = cupy.asarray(np.array([node]))
+            keep.append(node_size)
+            return node_size.data.ptr
+        if node not in memory:
+            memory[node] = cupy.empty(node.type.nbytes, cupy.uint8)
+        return memory[node].data.ptr
+
+    keep: list[Any] = []
+    launches = []
+    registers = []
+    for group in fused.groups:
+        lowered = LOWER[group.kind](fused, group, choose(fused, group, target))
+        loaded = Loaded([lowered.kernel], target)
+        sizes = {k: n for k, n in enumerate(lowered.nodes) if isinstance(n, int)}
+        launches.append((loaded, lowered.kernel, [place(n) for n in lowered.nodes], sizes))
+        f = loaded.functions[lowered.kernel]
+        registers.append(f"{f.num_regs}r" + (f"+{f.local_size_bytes}L" if f.local_size_bytes else ""))
+
+    def once() -> None:
+        for loaded, kernel, pointers, sizes in launches:
+            loaded.launch(kernel, pointers, sizes)
+
+    return timed(once, repeats), "/".join(registers)
+
+
+def timed(once: Callable[[], None], repeats: int = 20) -> float:
+    """Median milliseconds of `once`, replayed from a CUDA graph of three."""
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        once()
+        stream.synchronize()
+        stream.begin_capture()
+        for _ in range(3):
+            once()
+        graph = stream.end_capture()
+        graph.launch(stream)
+        times = []
+        for _ in range(repeats):
+            start, end = cupy.cuda.Event(), cupy.cuda.Event()
+            start.record(stream)
+            graph.launch(stream)
+            end.record(stream)
+            end.synchronize()
+            times.append(cupy.cuda.get_elapsed_time(start, end) / 3)
+    return statistics.median(times)
+
+
+def only(kind: str, sched: schedule.Schedule) -> Callable:
+    """The given schedule for groups of a kind, the usual ones for others."""
+    return lambda f, g, t: sched if g.kind == kind else gpu_schedule.choose(f, g, t)
+
+
+def timings() -> list[tuple[str, float, Graph, list[tuple[str, Callable]]]]:
+    """(name, floor in ms, graph, variants)."""
+    usual = [("chosen", gpu_schedule.choose)]
+    rows = [(f"group {g} block {b}", only("rows", schedule.GpuRows(b, g, 4, k)))
+            for b, g, k in ((128, 128, 32), (256, 256, 16), (512, 512, 8), (1024, 1024, 4), (128, 32, 128))]
+    maps = [(f"lanes {n} unroll {u} block {b}", only("map", schedule.GpuMap(b, n, u)))
+            for n, u, b in ((4, 1, 256), (4, 2, 256), (4, 4, 256), (4, 4, 128), (4, 2, 512), (8, 2, 256), (1, 8, 256))]
+    tiles = [(f"tile {n} lanes {v} block {b}", only("map", schedule.GpuMap(b, v, 1, n)))
+             for n, v, b in ((32, 1, 256), (64, 1, 256), (64, 4, 256), (32, 4, 256), (64, 1, 512), (64, 2, 256))]
+    gemms = [(f"{m}x{n}x{k} {a}x{b} /{c}", only("contract", schedule.GpuContract(m, n, k, a, b, False, c)))
+             for m, n, k, a, b, c in ((128, 128, 8, 8, 8, 1), (128, 128, 8, 8, 8, 2), (128, 128, 16, 8, 8, 1),
+                                      (128, 128, 16, 8, 8, 2), (128, 128, 32, 8, 8, 1), (256, 128, 8, 16, 8, 1),
+                                      (128, 256, 8, 8, 16, 1), (64, 128, 16, 8, 8, 2), (128, 64, 16, 8, 8, 3))]
+    return [
+        ("k_chain", 0.137, chain(8192, 4096), usual + maps),
+        ("k_softmax", 0.094, softmax(8192, 4096), usual + rows),
+        ("k_layernorm", 0.094, layernorm(8192, 4096), usual + rows),
+        ("k_sum0", 0.052, reduction("sum", (0,), 8192, 4096), usual),
+        ("k_sum1", 0.052, reduction("sum", (1,), 8192, 4096), usual + rows),
+        ("k_sum", 0.052, reduction("sum", (0, 1), 8192, 4096), usual),
+        ("k_transpose", 0.098, transpose(4096, 8192), usual + tiles),
+        ("adam 32M", 0.31, adam((1 << 25,)), usual),
+        ("gemm 4096 f32", 3.0, gemm(4096, 4096, 4096), usual + gemms),
+        ("gemm 4096 f32 nt", 3.0, gemm(4096, 4096, 4096, "mk,nk->mn"), usual),
+        ("gemm 4096 f32 tn", 3.0, gemm(4096, 4096, 4096, "km,kn->mn"), usual),
+        ("gemm 1024 f32", 0.06, gemm(1024, 1024, 1024), usual),
+        ("gemm 4096 bf16", 0.24, gemm(4096, 4096, 4096, dtype=bfloat16), usual),
+        ("conv 64x64x32x32 f32", 0.0, conv(64, 64, 32, 64), usual),
+    ]
+
+
+def peers() -> dict[str, float]:
+    """Milliseconds of PyTorch's own kernels, where it is installed."""
+    try:
+        import torch
+        import torch.nn.functional as F
+    except ImportError:
+        return {}
+    x, r = (torch.randn(8192, 4096, device="cuda") for _ in range(2))
+    b = torch.randn(4096, device="cuda")
+    a, c = (torch.randn(4096, 4096, device="cuda") for _ in range(2))
+    h, i = a.bfloat16(), c.bfloat16()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    cases = {
+        "copy": lambda: r.copy_(x), "k_softmax": lambda: torch.softmax(x, 1),
+        "k_layernorm": lambda: F.layer_norm(x, (4096,), b, b), "k_sum0": lambda: x.sum(0),
+        "gemm 4096 f32": lambda: a @ c, "gemm 4096 bf16": lambda: h @ i,
+    }
+    out = {}
+    for name, once in cases.items():
+        for _ in range(3):
+            once()
+        times = []
+        for _ in range(10):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            for _ in range(3):
+                once()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 3)
+        out[name] = statistics.median(times)
+    return out
+
+
+def run_timings(target: GpuTarget) -> list[tuple[str, str, float, float, str]]:
+    rows = []
+    for name, floor, graph, variants in timings():
+        for variant, choose in variants:
+            try:
+                ms, registers = time_graph(graph, target, choose)
+            except Exception as error:
+                ms, registers = math.nan, f"{type(error).__name__}: {str(error)[:100]}"
+            rows.append((name, variant, ms, floor, registers))
+            print(f"{name:24s} {variant:28s} {ms:9.4f} ms  floor {floor:.3f}  {registers}", flush=True)
+    return rows
+
+
+def main(what: Sequence[str]) -> int:
+    target = this_gpu()
+    print(target, cupy.__version__, flush=True)
+    result: dict[str, Any] = {"target": repr(target)}
+    if not what or "time" in what:
+        result["times"] = run_timings(target)
+        result["peers"] = peers()
+        print("peers (PyTorch):", {k: round(v, 4) for k, v in result["peers"].items()})
+    if not what or "zoo" in what:
+        result["failures"] = run_zoo(target)
+        count = len(zoo())
+        print(f"zoo: {count} cases, {len(result['failures'])} failures")
+        print("\n".join(result["failures"]))
+    if "OUT" in os.environ:
+        with open(os.path.join(os.environ["OUT"], "gpu_check.json"), "w") as f:
+            json.dump(result, f, indent=1)
+    return 1 if result.get("failures") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

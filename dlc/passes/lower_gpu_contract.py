@@ -1,0 +1,242 @@
+"""The `contract` family on a GPU: tiles of both operands in shared memory, a tile of results in each thread.
+
+A block computes bm x bn results. In steps of bk of the inner range the threads copy a tile of each operand from global
+to shared memory, element by element expression: views, windows and padding are index arithmetic and predicates there,
+so a convolution is the same kernel (implicit GEMM). Two copies of the tiles alternate: the next step's elements travel
+into registers while this step is computed, then to shared memory. The epilogue is computed on the registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dlc.ir import loops, schedule
+from dlc.ir.dtypes import DType
+from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.passes.fuse import Fused, Group
+from dlc.passes.index_math import both, coefficient, simplify, unflatten
+from dlc.passes.lower import Body, Lowered, _product, guarded
+from dlc.passes.lower_contract import _Tile, label_sizes
+from dlc.passes.lower_gpu import block_axis, launch
+
+VECTOR = 4  # elements that a thread moves at once
+SWATH = 8  # tiles of rows that neighbouring blocks walk before the next tile of columns: they share the cache
+PAD = 4  # elements that a row of a shared tile is longer, so that columns fall into different banks
+
+_ZERO = loops.const(0)
+
+
+class GpuTile(_Tile):
+    """One contraction being lowered for a GPU: positions along rows, columns and the inner range."""
+
+    def __init__(self, body: Body, sched: schedule.GpuContract):
+        super().__init__(body, sched)  # type: ignore[arg-type]
+        p = self.parts
+        self.m, self.n, self.k = (_product(self.extents(x)) for x in (p.rows, p.columns, p.inner))
+        self.batch = _product(self.extents(p.batch))
+        self.outer: dict[Expr, Expr] = {}  # where the batch labels stand
+
+    def place(self, labels: str, at: Expr) -> dict[Expr, Expr]:
+        """The axes of some labels at a position of their product."""
+        return dict(zip(self.axes(labels), unflatten(at, self.extents(labels)), strict=True))
+
+    def element(self, value: Expr, labels: str, at: Expr, k: Expr, dtype: DType, inside: Expr | None) -> Expr:
+        """An operand's element, 0 outside."""
+        e = self.operand(value, self.outer | self.place(labels, at) | self.place(self.parts.inner, k))
+        e = loops.cast(guarded(e, inside), dtype)
+        if inside is not None and not _plain(e):  # padding has a value outside, too
+            e = loops.op("select", inside, e, loops.const(0, dtype))
+        return e
+
+
+def _plain(e: Expr) -> bool:
+    """Is `e` a load, perhaps converted: 0 where its predicate is false?"""
+    while e.op == "cast":
+        e = e.args[0]
+    return e.op == "load"
+
+
+def stride_one(tile: GpuTile, value: Expr, labels: str) -> bool:
+    """Does the operand lie contiguously along the last of these labels?"""
+    if not labels:
+        return False
+    axis = tile.at[labels[-1]]
+    found = [e for e in _loads_of(value) if axis in e.args[0].axes]
+    return bool(found) and all(coefficient(simplify(e.args[0]), axis) == 1 for e in found)
+
+
+def _loads_of(value: Expr) -> list[Expr]:
+    found, stack = [], [value]
+    while stack:
+        e = stack.pop()
+        if e.op == "load":
+            found.append(e)
+        stack.extend(e.args)
+    return found
+
+
+@dataclass
+class Panel:
+    """The copying of one operand's tile, [2, bk, width + PAD] in shared memory, by `threads` threads."""
+
+    tile: GpuTile
+    value: Expr
+    labels: str  # rows or columns
+    width: int  # bm or bn
+    start: Expr  # the block's first row or column
+    shared: Buffer
+    dtype: DType
+    threads: int
+    t: Expr
+
+    def __post_init__(self) -> None:
+        bk, tile = self.tile.sched.bk, self.tile  # type: ignore[attr-defined]
+        self.along_k = stride_one(tile, self.value, tile.parts.inner) and not stride_one(tile, self.value, self.labels)
+        last = (tile.parts.inner if self.along_k else self.labels)[-1:]
+        extent = tile.extents(last)[0] if last else 1
+        run = bk if self.along_k else self.width
+        self.vector = VECTOR if extent % VECTOR == 0 and run % VECTOR == 0 else 1
+        self.across = run // self.vector  # threads along the contiguous direction
+        other = self.width if self.along_k else bk
+        self.vectors = run * other // self.vector
+        self.count = -(-self.vectors // self.threads)
+        self.c, self.v = loops.axis("c", self.count), loops.axis("v", self.vector)
+        self.staged = Buffer(f"next_{self.shared.name}", self.dtype, (self.count, self.vector), "reg")
+        self.limit = tile.m if self.labels is tile.parts.rows else tile.n
+
+    def where(self) -> tuple[Expr, Expr, Expr | None]:
+        """(position in the tile along width, along k, whether it exists) of this thread's element."""
+        number = simplify(self.c * self.threads + self.t)
+        fast = simplify((number % self.across) * self.vector + self.v)
+        slow = simplify(number // self.across)
+        exists = loops.op("lt", number, loops.const(self.vectors)) if self.vectors % self.threads else None
+        return (slow, fast, exists) if self.along_k else (fast, slow, exists)
+
+    def each(self, make: Stmt) -> Stmt:
+        return loops.loop(self.c, loops.loop(self.v, make, "vector", None, self.vector), "unroll")
+
+    def stage(self, step: Expr) -> Stmt:
+        """Load the elements of inner step number `step` into registers."""
+        tile, bk = self.tile, self.tile.sched.bk  # type: ignore[attr-defined]
+        w, k, exists = self.where()
+        at, inner = simplify(self.start + w), simplify(step * bk + k)
+        inside = exists
+        if self.limit % self.width:
+            inside = both(inside, loops.op("lt", at, loops.const(self.limit)))
+        if tile.k % bk:
+            inside = both(inside, loops.op("lt", inner, loops.const(tile.k)))
+        value = tile.element(self.value, self.labels, at, inner, self.dtype, inside)
+        return self.each(loops.store(self.staged, (self.c, self.v), value))
+
+    def commit(self, half: Expr) -> Stmt:
+        """Write them to a half of the shared tile."""
+        w, k, exists = self.where()
+        return self.each(loops.store(self.shared, (half, k, w), loops.load(self.staged, self.c, self.v), None, exists))
+
+
+def lower_contract(fused: Fused, group: Group, sched: schedule.GpuContract) -> Lowered:
+    body = Body(fused, group)
+    tile = GpuTile(body, sched)
+    flops = 2 * _product(label_sizes(tile.unit.node).values())
+    lowered = body.finish(_tiled(tile, sched), sched, flops)
+    return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": sched.blocks}))
+
+
+def blocks_of(tile: GpuTile, bm: int, bn: int) -> tuple[Expr, Expr, Expr]:
+    """(grid axis, first row, first column) of a block; the batch labels are placed. Neighbouring blocks share rows and
+    columns that the second-level cache keeps."""
+    p = tile.parts
+    m_tiles, n_tiles = -(-tile.m // bm), -(-tile.n // bn)
+    b = block_axis(tile.batch * m_tiles * n_tiles)
+    outer, at = unflatten(b, (tile.batch, m_tiles * n_tiles))
+    tile.outer = tile.place(p.batch, outer)
+    if m_tiles % SWATH == 0:
+        swath, within = unflatten(at, (m_tiles // SWATH, SWATH * n_tiles))
+        n_tile, m_in = unflatten(within, (n_tiles, SWATH))
+        m_tile = simplify(swath * SWATH + m_in)
+    else:
+        m_tile, n_tile = unflatten(at, (m_tiles, n_tiles))
+    return b, simplify(m_tile * bm), simplify(n_tile * bn)
+
+
+def _tiled(tile: GpuTile, sched: schedule.GpuContract) -> Stmt:
+    p, threads = tile.parts, sched.block
+    t = loops.axis("t", threads)
+    b, row0, col0 = blocks_of(tile, sched.bm, sched.bn)
+    acc_dtype = tile.accumulator
+    a_tile = Buffer("a_tile", acc_dtype, (2, sched.bk, sched.bm + PAD), "shared")
+    b_tile = Buffer("b_tile", acc_dtype, (2, sched.bk, sched.bn + PAD), "shared")
+    panels = [
+        Panel(tile, tile.row_value, p.rows, sched.bm, row0, a_tile, acc_dtype, threads, t),
+        Panel(tile, tile.col_value, p.columns, sched.bn, col0, b_tile, acc_dtype, threads, t),
+    ]
+    steps = -(-tile.k // sched.bk)
+
+    # a thread's results are groups of `wide` neighbours, spread evenly over the tile; a warp covers 4 x 8 threads
+    wide_m, wide_n = min(VECTOR, sched.tm), min(VECTOR, sched.tn)
+    groups_m, groups_n = sched.tm // wide_m, sched.tn // wide_n
+    across = sched.bn // sched.tn
+    if across % 8 == 0 and threads % 32 == 0 and (sched.bm // sched.tm) % 4 == 0:
+        warp, lane = t // 32, t % 32
+        tm = simplify((warp // (across // 8)) * 4 + lane // 8)
+        tn = simplify((warp % (across // 8)) * 8 + lane % 8)
+    else:
+        tm, tn = simplify(t // across), simplify(t % across)
+    acc = Buffer("acc", acc_dtype, (groups_m, wide_m, groups_n, wide_n), "reg")
+    a_part = Buffer("a", acc_dtype, (groups_m, wide_m), "reg")
+    b_part = Buffer("b", acc_dtype, (groups_n, wide_n), "reg")
+    i, ii, j, jj = (loops.axis(x, e) for x, e in zip(("i", "ii", "j", "jj"), acc.shape, strict=True))
+    row = simplify(i * (sched.bm // groups_m) + tm * wide_m + ii)
+    col = simplify(j * (sched.bn // groups_n) + tn * wide_n + jj)
+
+    def every(make: Stmt) -> Stmt:
+        inner = loops.loop(j, loops.loop(jj, make, "vector", None, wide_n), "unroll")
+        return loops.loop(i, loops.loop(ii, inner, "unroll"), "unroll")
+
+    def compute(half: Expr) -> Stmt:
+        k = loops.axis("k", sched.bk)
+        body = loops.seq(
+            loops.loop(i, loops.loop(ii, loops.store(a_part, (i, ii), loops.load(a_tile, half, k, row)),
+                                     "vector", None, wide_m), "unroll"),
+            loops.loop(j, loops.loop(jj, loops.store(b_part, (j, jj), loops.load(b_tile, half, k, col)),
+                                     "vector", None, wide_n), "unroll"),
+            every(loops.store(acc, (i, ii, j, jj),
+                              loops.op("mul", loops.load(a_part, i, ii), loops.load(b_part, j, jj)), "add")),
+        )
+        return loops.loop(k, body, "unroll")
+
+    step = loops.axis("step", steps)
+    more = loops.op("lt", step + 1, loops.const(steps))
+    half, other = step % 2, loops.const(1) - step % 2
+
+    def all_panels(make: Callable[[Panel], Stmt]) -> Stmt:
+        return loops.seq(*map(make, panels))
+
+    main: Stmt
+    if steps == 1:
+        main = compute(_ZERO)
+    else:
+        main = loops.loop(step, loops.seq(
+            loops.If(more, all_panels(lambda x: x.stage(simplify(step + 1)))),
+            compute(half),
+            loops.If(more, all_panels(lambda x: x.commit(other))),
+            loops.Sync(),
+        ))
+    at_row, at_col = simplify(row0 + row), simplify(col0 + col)
+    inside: Expr | None = None
+    if tile.m % sched.bm:
+        inside = loops.op("lt", at_row, loops.const(tile.m))
+    if tile.n % sched.bn:
+        inside = both(inside, loops.op("lt", at_col, loops.const(tile.n)))
+    position = tile.outer | tile.place(p.rows, at_row) | tile.place(p.columns, at_col)
+    code = loops.Seq((
+        *(loops.Alloc(x) for x in (acc, a_part, b_part, *(x.staged for x in panels))),
+        every(loops.store(acc, (i, ii, j, jj), loops.const(0, acc_dtype))),
+        all_panels(lambda x: x.stage(_ZERO)),
+        all_panels(lambda x: x.commit(_ZERO)),
+        loops.Sync(),
+        main,
+        every(tile.epilogue(position, loops.load(acc, i, ii, j, jj), inside)),
+    ))
+    return launch(b, t, code, (a_tile, b_tile))
