@@ -9,7 +9,7 @@ from models import data, training
 
 
 class ViT(nn.Module):
-    """Images (N, channels, size, size) to scores (N, classes): patches are tokens, and the mean of all is classified."""
+    """Images (N, channels, size, size) to scores (N, classes): patches as tokens, encoded, their mean classified."""
 
     def __init__(self, channels: int, size: int, patch: int, width: int, depth: int, heads: int, classes: int = 10,
                  dropout: float = 0.1):
