@@ -16,10 +16,11 @@ from dlc.ir.graph import Node
 from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
-from dlc.passes.lower_contract import label_sizes, parts_of
+from dlc.passes.lower_contract import label_sizes, parts_of, row_run
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
 
 CHUNK_BYTES = 32 << 10  # what one task of a pointwise kernel touches in its widest tensor
+SHORT_RUN = 6  # rows at one stride (a line of an image) from which a register tile stays inside the run
 FORK_NS = 4000  # kernels estimated to take less run on the calling thread
 NS_PER_BYTE = 0.05  # one core streaming
 NS_PER_OP = 0.06  # one core, one vectorised scalar operation
@@ -56,7 +57,8 @@ def choose(fused: Fused, group: Group, target: CpuTarget) -> schedule.Schedule:
 def _map(fused: Fused, group: Group, target: CpuTarget) -> schedule.Map:
     extents = map_extents(fused, group)
     dtypes = group_dtypes(group)
-    lanes = lanes_for(target, dtypes, extents[-1] if extents else 1)
+    # one axis: a kernel for tensors of every size, whose lanes do not follow this one's
+    lanes = lanes_for(target, dtypes, extents[-1] if len(extents) > 1 else 1 << 20 if extents else 1)
     chunk = max(lanes, CHUNK_BYTES // max(d.itemsize for d in dtypes))
     across = transposed_axis(fused, group, extents)
     if across is not None and lanes >= 4 and extents[across] >= lanes // 2 and extents[-1] >= lanes // 2:
@@ -104,8 +106,11 @@ def contract(node: Node, target: CpuTarget) -> schedule.Contract:
     near = sizes[parts.columns[-1]] if parts.columns else 1
     dtype = node.inputs[0].dtype.compute
     lanes = lanes_for(target, [dtype], near)
-    mr, nr = register_tile(m, n, k, lanes, target)
-    m_tiles, n_tiles = -(-m // mr), -(-n // nr)
+    run = row_run(node, swap)
+    if run < SHORT_RUN:
+        run = 0
+    mr, nr = register_tile(run or m, n, k, lanes, target)
+    m_tiles, n_tiles = m // (run or m) * -(-(run or m) // mr), -(-n // nr)
     # a block of row panels stays in the second-level cache while the columns stream by
     mb = max(1, min(m_tiles, target.l2_bytes // 2 // (mr * k * dtype.itemsize + 1)))
     want = 1 if target.threads == 1 else 4 * target.threads
@@ -113,7 +118,7 @@ def contract(node: Node, target: CpuTarget) -> schedule.Contract:
     mb = -(-m_tiles // m_blocks)
     m_blocks = -(-m_tiles // mb)
     n_blocks = min(n_tiles, -(-want // (outer * m_blocks)))
-    return schedule.Contract(lanes, mr, nr, mb, -(-n_tiles // n_blocks), swap)
+    return schedule.Contract(lanes, mr, nr, mb, -(-n_tiles // n_blocks), swap, run)
 
 
 def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> tuple[int, int]:

@@ -15,12 +15,9 @@ import math
 
 from dlc.ir import build, dtypes
 from dlc.ir.graph import Graph, Node, make, param, rewrite, substitute, unique
-from dlc.ir.loops import Buffer
 from dlc.ir.ops import split_spec
-from dlc.passes.index_math import coefficient, simplify
-from dlc.passes.lower_contract import Parts, label_sizes, parts_of
-from dlc.passes.scalarize import Elements
-from dlc.passes.units import base_of, fresh_index
+from dlc.passes.lower_contract import Parts, label_sizes, parts_of, strides_of
+from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
 
 
@@ -120,7 +117,7 @@ def _contract(node: Node, tile_of, min_tasks: int) -> Node:
     if node.dtype is not a.dtype and node.dtype.is_float:
         wide = build.contract(build.cast(a, node.dtype), build.cast(b, node.dtype), node.attrs["spec"], None, loc)
         return _contract(wide, tile_of, min_tasks)
-    return pack(_split(node, sizes, tile_of, min_tasks), tile_of)
+    return pack(_split(in_memory_order(node), sizes, tile_of, min_tasks), tile_of)
 
 
 def _as_reduction(node: Node, sizes: dict[str, int]) -> Node:
@@ -182,7 +179,8 @@ def pack(node: Node, tile_of) -> Node:
     if not direct or far:
         node = _with_panels(node, column_at, parts, parts.columns, nr, sizes)
     stride = sizes[parts.inner[-1]] * node.dtype.itemsize
-    if m >= 64 and n >= 128 and k >= 128 and (stride % 1024 == 0 or far):
+    overlapping = base_of(node.inputs[row_at]).type.size < node.inputs[row_at].type.size
+    if m >= 64 and n >= 128 and k >= 128 and not overlapping and (stride % 1024 == 0 or far):
         node = _with_panels(node, row_at, parts, parts.rows, mr, sizes)
     return node
 
@@ -214,15 +212,19 @@ def _with_panels(node: Node, which: int, parts: Parts, tiled: str, width: int, s
 
 def streams_along(node: Node, axis: int) -> bool:
     """Is the memory under `node` contiguous along `axis`, read through nothing but views?"""
-    base = base_of(node)
-    buffer = Buffer("probe", base.dtype, (base.type.size,))
-    elements = Elements(lambda x: buffer if x is base else None)
-    index = fresh_index(node.shape)
-    value = elements.value(node, index)
-    while value.op == "cast":
-        value = value.args[0]
-    if value.op != "load" or len(value.args) > 1 or value.attr is not buffer:
-        return False
-    return coefficient(simplify(value.args[0]), index[axis]) == 1 if index[axis].op == "axis" else True
+    return strides_of(node)[axis] == 1 or node.shape[axis] == 1
 
 
+def in_memory_order(node: Node) -> Node:
+    """The contraction with each operand's labels in the order in which they lie in memory, so that loops over several
+    labels run along it."""
+    spec = list(split_spec(node.attrs["spec"]))
+    inputs = list(node.inputs)
+    for k in (0, 1):
+        strides = strides_of(inputs[k])
+        if None in strides:
+            continue
+        order = sorted(range(len(strides)), key=lambda a: -strides[a])
+        inputs[k] = build.permute(inputs[k], order, node.loc)
+        spec[k] = "".join(spec[k][a] for a in order)
+    return build.contract(inputs[0], inputs[1], f"{spec[0]},{spec[1]}->{spec[2]}", node.dtype, node.loc)

@@ -20,7 +20,8 @@ from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import bounds, coefficient, flatten, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _divides, _product, cost_of, guarded, nest, split_axis, spread
-from dlc.passes.units import Unit
+from dlc.passes.scalarize import Elements
+from dlc.passes.units import Unit, base_of, fresh_index
 
 LIGHT = 6  # cost of an epilogue up to which it is unrolled over the register tile
 
@@ -198,9 +199,44 @@ def _naive(tile: _Tile) -> Stmt:
     return nest(axes, body)
 
 
-def _blocks(total: int, per: int, name: str) -> tuple[Expr, int]:
-    count = -(-total // per)
-    return split_axis(count, name), count
+def _runs(rows: str, tile: _Tile, run: int) -> tuple[str, str]:
+    """The row labels before and inside the runs."""
+    k = len(rows)
+    while run and k and _product(tile.extents(rows[k:])) < run:
+        k -= 1
+    return (rows[:k], rows[k:]) if run else ("", rows)
+
+
+def strides_of(node: Node) -> list[int | None]:
+    """The memory stride of each axis of a view of memory, in elements; None where it is not one number."""
+    base = base_of(node)
+    buffer = Buffer("probe", base.dtype, (base.type.size,))
+    index = fresh_index(node.shape)
+    value = Elements(lambda x: buffer if x is base else None).value(node, index)
+    while value.op == "cast":
+        value = value.args[0]
+    if value.op != "load" or len(value.args) > 1 or value.attr is not buffer:
+        return [None] * node.ndim
+    offset = simplify(value.args[0])
+    return [0 if i.op == "const" else coefficient(offset, i) for i in index]
+
+
+def row_run(node: Node, swap: bool) -> int:
+    """How many rows, counted over the last row labels, lie at one stride in the row operand (0: all of them)."""
+    spec = split_spec(node.attrs["spec"])
+    operand, own = (node.inputs[1], spec[1]) if swap else (node.inputs[0], spec[0])
+    sizes = label_sizes(node)
+    rows = parts_of(node.attrs["spec"], sizes, swap).rows
+    strides = strides_of(operand)
+    total = 1
+    for k in range(len(rows) - 1, -1, -1):
+        own_stride = strides[own.index(rows[k])]
+        if own_stride is None:
+            return 0
+        if k < len(rows) - 1 and own_stride != strides[own.index(rows[k + 1])] * sizes[rows[k + 1]]:
+            return total
+        total *= sizes[rows[k]]
+    return 0
 
 
 def _tiled(tile: _Tile) -> Stmt:
@@ -209,18 +245,23 @@ def _tiled(tile: _Tile) -> Stmt:
     k = tile.tile_columns()
     far, near = parts.columns[: len(parts.columns) - k], parts.columns[len(parts.columns) - k :]
     outer = parts.batch + far
-    m, n = _product(tile.extents(parts.rows)), _product(tile.extents(near))
-    m_tiles, n_tiles = -(-m // mr), -(-n // nr)
+    # m: the rows of one run, in which tiles are cut; a tile number counts runs, then tiles of the run
+    lead, last = _runs(parts.rows, tile, sched.run)
+    runs, m, n = _product(tile.extents(lead)), _product(tile.extents(last)), _product(tile.extents(near))
+    run_tiles, n_tiles = -(-m // mr), -(-n // nr)
+    m_tiles = runs * run_tiles
     m_blocks, n_blocks = -(-m_tiles // sched.mb), -(-n_tiles // sched.nb)
     task = split_axis(_product(tile.extents(outer)) * n_blocks * m_blocks, "t")
     *outer_at, n_block, m_block = unflatten(task, (*tile.extents(outer), n_blocks, m_blocks))
 
-    def tiles(mt: Expr, nt: Expr) -> Stmt:
+    def tiles(number: Expr, nt: Expr) -> Stmt:
         i, j, lane = loops.axis("i", mr), loops.axis("j", nr // lanes), loops.axis("l", lanes)
+        run, mt = simplify(number // run_tiles), simplify(number % run_tiles)
         row, col = simplify(mt * mr + i), simplify(nt * nr + j * lanes + lane)
         base = dict(zip(tile.axes(outer), outer_at, strict=True))
+        base |= dict(zip(tile.axes(lead), unflatten(run, tile.extents(lead)), strict=True))
         columns = dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
-        rows = dict(zip(tile.axes(parts.rows), unflatten(row, tile.extents(parts.rows)), strict=True))
+        rows = dict(zip(tile.axes(last), unflatten(row, tile.extents(last)), strict=True))
         ks, inner = tile.inner_loops()
         acc = Buffer("acc", tile.accumulator, (mr, nr // lanes, lanes), "reg")
         at = (i, j, lane)
@@ -230,8 +271,8 @@ def _tiled(tile: _Tile) -> Stmt:
 
         a = tile.operand(tile.row_value, base | rows | inner)
         if m % mr and not _in_bounds(a):
-            last = simplify(loops.op("min", row, loops.const(m - 1)))
-            clamped = dict(zip(tile.axes(parts.rows), unflatten(last, tile.extents(parts.rows)), strict=True))
+            inmost = simplify(loops.op("min", row, loops.const(m - 1)))
+            clamped = dict(zip(tile.axes(last), unflatten(inmost, tile.extents(last)), strict=True))
             a = tile.operand(tile.row_value, base | clamped | inner)
         a = loops.cast(a, acc.dtype)
         inside = loops.op("lt", col, loops.const(n)) if n % nr else None
@@ -256,7 +297,7 @@ def _tiled(tile: _Tile) -> Stmt:
         r, v = loops.axis("r", mr), loops.axis("v", nr)
         row, col = simplify(mt * mr + r), simplify(nt * nr + v)
         place = base | dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
-        place |= dict(zip(tile.axes(parts.rows), unflatten(row, tile.extents(parts.rows)), strict=True))
+        place |= dict(zip(tile.axes(last), unflatten(row, tile.extents(last)), strict=True))
         out = tile.epilogue(place, loops.load(scratch, r, v), None)
         width, height = _left(n, nr, nt), _left(m, mr, mt)
         body = loops.loop(r, loops.loop(v, out, "vector", width, lanes), "serial", height)
