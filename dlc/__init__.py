@@ -182,6 +182,7 @@ from dlc.frontend.manipulation import (
     view,
     windows,
 )
+from dlc.frontend.placement import device, get_default_device, set_default_device
 from dlc.frontend.random import Generator, manual_seed, rand, randint, randn, randperm
 from dlc.frontend.reductions import (
     all,
@@ -251,7 +252,7 @@ from dlc.ir.dtypes import (
     uint64,
 )
 from dlc.ir.dtypes import bool_ as bool
-from dlc.ir.errors import DlcError, DTypeError, IndexOutOfRange, ShapeError, TraceError
+from dlc.ir.errors import DeviceError, DlcError, DTypeError, IndexOutOfRange, OutOfMemory, ShapeError, TraceError
 
 e, inf, nan, newaxis, pi = _math.e, _math.inf, _math.nan, None, _math.pi
 __version__ = "0.1.0"

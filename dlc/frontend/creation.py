@@ -8,7 +8,7 @@ import operator
 
 import numpy as np
 
-from dlc.frontend import eager
+from dlc.frontend import eager, placement
 from dlc.frontend.elementwise import as_dtype
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.manipulation import broadcast_nodes, shape_tuple
@@ -21,41 +21,53 @@ from dlc.ir.graph import Node
 
 
 def host_constant(array: np.ndarray) -> Node:
-    """A leaf with the content of a host array, which is copied: it never changes, in a trace either."""
-    return eager.array_node(np.asarray(array), False)
+    """A leaf with the content of a host array, which is copied: it never changes, in a trace either.
+
+    It follows the operands that it meets to their device.
+    """
+    return eager.following(np.asarray(array)) if placement.several else eager.array_node(np.asarray(array), False)
 
 
 def _dtype(name: str, dtype, default: DType) -> DType:
     return default if dtype is None else as_dtype(name, dtype)
 
 
-def _device(name: str, device) -> None:
-    if device not in (None, "cpu"):
-        raise ShapeError(f"{name}: no device {device!r}; this build runs on 'cpu'")
+def made(node: Node, device) -> Tensor:
+    """A new Tensor that is computed on `device`, or (None) on the default device."""
+    if device is None and not placement.several:
+        return wrap(node)
+    return wrap(placement.pinned(node, placement.wanted(device)))
 
 
 @user_errors
 def asarray(obj, dtype: DType | None = None, *, device: str | None = None, copy: bool | None = None) -> Tensor:
     """A tensor of a Tensor, a NumPy array, a (nested) list, a number, or anything with `__dlpack__`.
 
-    Host arrays are copied (`from_dlpack` shares memory). `copy` has no effect on tensors: they are values.
+    Host arrays are copied (`from_dlpack` shares memory). `copy` has no effect on tensors: they are values. Tensors
+    stay on their device unless `device` is given.
     """
-    _device("asarray", device)
     if dtype is not None:
         dtype = _dtype("asarray", dtype, dtypes.float32)
-    if isinstance(obj, Tensor) and (dtype is None or dtype is obj.dtype):
-        return wrap(obj.node)
+    if isinstance(obj, Tensor):
+        obj = obj if device is None else placement.moved(obj, device)
+        return wrap(obj.node if dtype is None or dtype is obj.dtype else as_node(obj, dtype))
     if hasattr(obj, "__dlpack__") and not isinstance(obj, (Tensor, np.ndarray)):
         from dlc.frontend.interop import from_dlpack
 
         obj = from_dlpack(obj, copy=True)
-    return wrap(as_node(obj, dtype))
+        return asarray(obj, dtype, device=device)
+    if device is None and not placement.several:
+        return wrap(as_node(obj, dtype))
+    where = placement.wanted(device)
+    return wrap(placement.pinned(as_node(obj, dtype, where), where))
 
 
 @user_errors
-def tensor(data, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+def tensor(data, dtype: DType | None = None, requires_grad: bool = False, device: str | None = None) -> Tensor:
     """PyTorch's name of `asarray`, with `requires_grad`."""
-    out = wrap(asarray(data, dtype).detach().node) if isinstance(data, Tensor) else asarray(data, dtype)
+    out = asarray(data, dtype, device=device)
+    if isinstance(data, Tensor):
+        out = wrap(out.detach().node)
     if requires_grad:
         out.requires_grad = True
     return out
@@ -64,13 +76,12 @@ def tensor(data, dtype: DType | None = None, requires_grad: bool = False) -> Ten
 @user_errors
 def full(shape, fill_value, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
     """A tensor filled with a number (or a scalar tensor), of that number's dtype unless given."""
-    _device("full", device)
     size, loc = _extents("full", shape), here()
     value = as_node(fill_value, _dtype("full", dtype, None))
     if value.ndim:
         raise ShapeError(f"full: the value has shape {value.shape}, not ()")
-    return wrap(b.const(value.attrs["value"], value.dtype, size, loc) if value.op == "const"
-                else b.broadcast_to(value, size, loc))  # fmt: skip
+    return made(b.const(value.attrs["value"], value.dtype, size, loc) if value.op == "const"
+                else b.broadcast_to(value, size, loc), device)  # fmt: skip
 
 
 def _extents(name: str, shape) -> tuple[int, ...]:
@@ -81,11 +92,10 @@ def _extents(name: str, shape) -> tuple[int, ...]:
 
 
 def _filled(name: str, args: tuple, value, dtype: DType | None, device: str | None, requires_grad: bool) -> Tensor:
-    _device(name, device)
     if not args:
         raise ShapeError(f"{name}: needs a shape; () makes a scalar")
     shape = _extents(name, args[0] if len(args) == 1 else args)
-    out = wrap(b.const(value, _dtype(name, dtype, dtypes.float32), shape, here()))
+    out = made(b.const(value, _dtype(name, dtype, dtypes.float32), shape, here()), device)
     if requires_grad:
         out.requires_grad = True
     return out
@@ -109,34 +119,40 @@ def empty(*shape, dtype: DType | None = None, device: str | None = None, require
     return _filled("empty", shape, 0, dtype, device, requires_grad)
 
 
-def _like(name: str, x, value, dtype: DType | None) -> Tensor:
+def _like(name: str, x, value, dtype: DType | None, device) -> Tensor:
     n = as_node(x)
-    return wrap(b.const(value, _dtype(name, dtype, n.dtype), n.shape, here()))
+    return made(b.const(value, _dtype(name, dtype, n.dtype), n.shape, here()), device or _device_of(n))
+
+
+def _device_of(node: Node) -> str | None:
+    """The device of a tensor, where it has one."""
+    where = placement.place(node) if placement.several else ""
+    return where if where not in (placement.ANYWHERE, placement.FOLLOWS) else None
 
 
 @user_errors
 def zeros_like(x, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
     """Zeros in the shape and dtype of `x`."""
-    return _like("zeros_like", x, 0, dtype)
+    return _like("zeros_like", x, 0, dtype, device)
 
 
 @user_errors
 def ones_like(x, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
     """Ones in the shape and dtype of `x`."""
-    return _like("ones_like", x, 1, dtype)
+    return _like("ones_like", x, 1, dtype, device)
 
 
 @user_errors
 def empty_like(x, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
     """`empty` in the shape and dtype of `x`."""
-    return _like("empty_like", x, 0, dtype)
+    return _like("empty_like", x, 0, dtype, device)
 
 
 @user_errors
 def full_like(x, fill_value, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
     """A number (or scalar tensor) in the shape and dtype of `x`."""
     n = as_node(x)
-    return full(n.shape, fill_value, dtype=_dtype("full_like", dtype, n.dtype))
+    return full(n.shape, fill_value, dtype=_dtype("full_like", dtype, n.dtype), device=device or _device_of(n))
 
 
 @user_errors
@@ -145,7 +161,6 @@ def arange(start, /, stop=None, step=1, *, dtype: DType | None = None, device: s
 
     int64 for integers, float32 otherwise. The bounds are Python numbers: they fix the shape.
     """
-    _device("arange", device)
     start, stop = (0, start) if stop is None else (start, stop)
     start, stop, step = (v.item() if isinstance(v, (Tensor, np.generic)) else v for v in (start, stop, step))
     if not step:
@@ -159,13 +174,12 @@ def arange(start, /, stop=None, step=1, *, dtype: DType | None = None, device: s
     line = b.iota((count,), 0, work, loc)
     line = b.op("mul", line, b.like(line, step), loc=loc) if step != 1 else line
     line = b.op("add", line, b.like(line, start), loc=loc) if start else line
-    return wrap(b.cast(line, dtype, loc))
+    return made(b.cast(line, dtype, loc), device)
 
 
 @user_errors
 def linspace(start, stop, num: int, *, dtype: DType | None = None, endpoint: bool = True, device=None) -> Tensor:
     """`num` numbers evenly spaced from `start` to `stop`, the latter included unless `endpoint` is False."""
-    _device("linspace", device)
     num, loc = operator.index(num), here()
     if num < 0:
         raise ShapeError(f"linspace: {num} numbers")
@@ -180,17 +194,16 @@ def linspace(start, stop, num: int, *, dtype: DType | None = None, endpoint: boo
     out = b.op("add", lo, part, loc=loc)
     if endpoint and num > 1:
         out = b.select(b.op("eq", line, b.like(line, num - 1), loc=loc), hi, out, loc)
-    return wrap(b.cast(out, dtype, loc))
+    return made(b.cast(out, dtype, loc), device)
 
 
 @user_errors
 def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: DType | None = None, device=None) -> Tensor:
     """Ones on the diagonal `k` (> 0 lies above the main one), zeros elsewhere."""
-    _device("eye", device)
     shape, loc = _extents("eye", (n_rows, n_rows if n_cols is None else n_cols)), here()
     row, column = b.iota(shape, 0, dtypes.int64, loc), b.iota(shape, 1, dtypes.int64, loc)
     row = b.op("add", row, b.like(row, k), loc=loc) if k else row
-    return wrap(b.cast(b.op("eq", row, column, loc=loc), _dtype("eye", dtype, dtypes.float32), loc))
+    return made(b.cast(b.op("eq", row, column, loc=loc), _dtype("eye", dtype, dtypes.float32), loc), device)
 
 
 def _triangle(name: str, x, k: int, lower: bool) -> Tensor:

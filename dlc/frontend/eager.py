@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlc.frontend import placement
 from dlc.frontend import trace as tracing
 from dlc.frontend.location import here
 from dlc.frontend.trace import execution, leaf_cell, leaked, register_leaf, state
 from dlc.ir import dtypes
 from dlc.ir.errors import TraceError
 from dlc.ir.graph import Graph, Node, TensorType, param, structure, substitute, topological
-from dlc.runtime.memory import Buffer, allocate, as_ndarray
+from dlc.runtime import devices
+from dlc.runtime.memory import Buffer
 
 if TYPE_CHECKING:
     from dlc.frontend.tensor import Tensor
@@ -46,8 +48,11 @@ def leaf(buffer: Buffer, type: TensorType) -> Node:
     return node
 
 
-def array_node(array: np.ndarray, shared: bool) -> Node:
-    """A leaf with the content of `array`: copied now, or, for a shared array in a trace, read at every call."""
+def array_node(array: np.ndarray, shared: bool, device: str | None = None) -> Node:
+    """A leaf with the content of `array`: copied now, or, for a shared array in a trace, read at every call.
+
+    It is on `device`, or the default device; in a trace it is in host memory and follows what it meets.
+    """
     type = TensorType(dtypes.from_numpy(array.dtype), array.shape)
     if state.trace is not None and shared:
         trace = state.trace
@@ -55,14 +60,25 @@ def array_node(array: np.ndarray, shared: bool) -> Node:
             trace = trace.parent
         if trace.kind == "jit":
             return trace.array(array, type)
-    return leaf(array_buffer(array), type)
+    if not placement.several:
+        return leaf(array_buffer(array), type)
+    if state.trace is not None:
+        return following(array)
+    return leaf(array_buffer(array, device or placement.default()), type)
 
 
-def array_buffer(array: np.ndarray) -> Buffer:
+def array_buffer(array: np.ndarray, device: str = "cpu") -> Buffer:
     """A Buffer of our own with the content of `array`."""
-    buffer = allocate(array.nbytes)
-    as_ndarray(buffer, array.shape, array.dtype.newbyteorder("="))[...] = array
+    buffer = devices.allocate(array.nbytes, device, f"{array.dtype}{list(array.shape)} from an array")
+    devices.write(buffer, array)
     return buffer
+
+
+def following(array: np.ndarray) -> Node:
+    """A leaf with a copy of `array` in host memory, which is computed with wherever the rest of the operands is."""
+    node = leaf(array_buffer(array), TensorType(dtypes.from_numpy(array.dtype), array.shape))
+    node.attrs["follows"] = True
+    return node
 
 
 def mark_pending(cell: Tensor) -> None:
@@ -107,9 +123,20 @@ def realize(*tensors: Tensor) -> None:
                 cells[id(cell)] = cell
         _pending.clear()
         _recent.clear()
-        compute([c._node for c in cells.values()])
+        for group in _by_device(list(cells.values())):
+            compute([c._node for c in group])
         for cell in cells.values():
             settle(cell)
+
+
+def _by_device(cells: list[Tensor]) -> list[list[Tensor]]:
+    """The cells whose values are computed together."""
+    if not placement.several:
+        return [cells]
+    groups: dict[str, list[Tensor]] = {}
+    for cell in cells:
+        groups.setdefault(placement.settled(placement.place_of(cell)), []).append(cell)
+    return list(groups.values())
 
 
 def settle(cell: Tensor) -> None:
@@ -139,9 +166,12 @@ def compute(roots: list[Node]) -> None:
     roots = [r for r in dict.fromkeys(roots) if r.data is None]
     if not roots:
         return
+    device = placement.resolve(roots)
     outputs = expanded(roots)
     graph, buffers = cut(outputs)
-    executable = compiled(graph)
+    executable = compiled(graph, (), device)
+    if placement.several:
+        buffers = [placement.on(b, device) for b in buffers]
     results = executable.run(buffers)
     for root, buffer in zip(roots, results, strict=True):
         root.data = remember(root, buffer)
@@ -176,13 +206,13 @@ _executables: OrderedDict[tuple, Executable] = OrderedDict()
 _cache_lock = tracing.reset_after_fork(threading.Lock())
 
 
-def compiled(graph: Graph, donate: tuple[tuple[int, int], ...] = ()) -> Executable:
-    """The executable of `graph`, from the cache if an equal graph was compiled before."""
+def compiled(graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str = "cpu") -> Executable:
+    """The executable of `graph` on `device`, from the cache if an equal graph was compiled before."""
     if state.debug:
         from dlc.frontend.debug import CheckedExecutable
 
-        return CheckedExecutable(graph, donate)
-    key = (structure(graph), donate)
+        return CheckedExecutable(graph, donate, device)
+    key = (structure(graph), donate, device)
     with _cache_lock:
         found = _executables.get(key)
         if found is not None:
@@ -190,7 +220,7 @@ def compiled(graph: Graph, donate: tuple[tuple[int, int], ...] = ()) -> Executab
             return found
     from dlc.runtime.driver import compile_graph
 
-    found = compile_graph(graph, donate, graph.name)
+    found = compile_graph(graph, donate, graph.name, device=device)
     with _cache_lock:
         found = _executables.setdefault(key, found)
         while len(_executables) > CACHED_EXECUTABLES:
@@ -199,7 +229,7 @@ def compiled(graph: Graph, donate: tuple[tuple[int, int], ...] = ()) -> Executab
 
 
 def view(tensor: Tensor, what: str) -> np.ndarray:
-    """A NumPy view of the value. In a trace this is an error, unless the value depends on no input at all."""
+    """A NumPy view of the value (from a GPU: a copy). In a trace this is an error, unless it depends on no input."""
     trace = state.trace
     if trace is not None:
         node = constant(tensor, what)
@@ -208,7 +238,14 @@ def view(tensor: Tensor, what: str) -> np.ndarray:
         node = None
     with execution:  # the view is taken under the lock: from then on the Buffer is visibly in use
         node = node or tensor._node
-        return as_ndarray(node.data, node.shape, tensor._node.dtype.np)
+        return devices.read(node.data, node.shape, tensor._node.dtype.np)
+
+
+def at_hand(tensor: Tensor, what: str) -> None:
+    """Compute the value, to be looked at where it is. In a trace this is an error."""
+    if state.trace is not None:
+        constant(tensor, what)
+    realize(tensor)
 
 
 _INSTEAD = {

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from dlc.frontend import eager, placement
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.tensor import Tensor, from_buffer
 from dlc.ir import dtypes
 from dlc.ir.errors import DTypeError, TraceError
 from dlc.ir.graph import TensorType
+from dlc.runtime.devices import index_of
 from dlc.runtime.memory import from_array
 
-_CPU = 1  # kDLCPU
+_CPU, _CUDA = 1, 2  # kDLCPU, kDLCUDA
 _UINT, _BFLOAT = 1, 4  # DLDataTypeCode
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
@@ -38,9 +40,17 @@ def _type_code(capsule: Any) -> ctypes.c_uint8:
 
 
 def dlpack(x: Tensor, *, stream=None, max_version=None, dl_device=None, copy=None) -> Any:
-    """A DLPack capsule of the value, for `from_dlpack` of another library. Not on traced tensors."""
-    if dl_device is not None and tuple(map(int, dl_device)) != (_CPU, 0):
-        raise BufferError(f"__dlpack__: a tensor on the CPU cannot be exported to device {tuple(dl_device)}")
+    """A DLPack capsule of the value, for `from_dlpack` of another library. Not on traced tensors.
+
+    Memory of a GPU cannot be marked read-only: the other side must not write to it.
+    """
+    here_, there = dlpack_device(x), None if dl_device is None else tuple(map(int, dl_device))
+    if there not in (None, here_):
+        if there != (_CPU, 0) or copy is False:
+            raise BufferError(f"__dlpack__: a tensor on {x.device} cannot be exported to device {there}")
+        x = x.to("cpu")
+    elif here_[0] == _CUDA:
+        return _dlpack_cuda(x, stream, {"max_version": max_version, "copy": copy})
     if stream is not None:
         raise BufferError("__dlpack__: there are no streams on the CPU")
     array = x.numpy()
@@ -57,9 +67,20 @@ def dlpack(x: Tensor, *, stream=None, max_version=None, dl_device=None, copy=Non
     return capsule
 
 
+def _dlpack_cuda(x: Tensor, stream: Any, options: dict[str, Any]) -> Any:
+    from dlc.runtime import cuda_interop
+
+    eager.at_hand(x, "__dlpack__")
+    capsule = cuda_interop.export(x._node.data, x.shape, x.dtype, stream, options)
+    if x.dtype is dtypes.bfloat16:
+        _type_code(capsule).value = _BFLOAT
+    return capsule
+
+
 def dlpack_device(x: Tensor) -> tuple[int, int]:
-    """(1, 0): the CPU."""
-    return (_CPU, 0)
+    """(1, 0) for the CPU, (2, N) for GPU number N."""
+    device = x.device
+    return (_CPU, 0) if device == "cpu" else (_CUDA, index_of(device))
 
 
 class _Bits:
@@ -86,17 +107,22 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
     """A Tensor over the memory of another library's array (`x.__dlpack__`), kept alive as long as the Tensor needs it.
 
     Non-contiguous arrays are copied, all with `copy=True`; `copy=False` raises BufferError then. Without a copy,
-    writing to `x` afterwards changes the Tensor. Raises BufferError for memory that is not on the CPU.
+    writing to `x` afterwards changes the Tensor. `device` moves the result there. Raises BufferError for memory that
+    is neither the CPU's nor a CUDA GPU's.
     """
+    if device is not None:
+        return placement.moved(from_dlpack(x, copy=copy), device)
     if isinstance(x, Tensor):
         return x
     if not hasattr(x, "__dlpack__"):
         raise DTypeError(f"from_dlpack: a {type(x).__name__} has no __dlpack__")
     where = x.__dlpack_device__()
+    half = _is_bfloat16(x)
+    if int(where[0]) == _CUDA:
+        return _from_cuda(x, int(where[1]), half, copy)
     if int(where[0]) != _CPU:
         device = tuple(map(int, where))
-        raise BufferError(f"from_dlpack: the array is on device {device}, not on the CPU\n  at {here()}")
-    half = _is_bfloat16(x)
+        raise BufferError(f"from_dlpack: the array is on device {device}, not on the CPU or a CUDA GPU\n  at {here()}")
     array = np.from_dlpack(_Bits(x) if half else x)
     array = array.view(dtypes.bfloat16.np) if half else array
     try:
@@ -109,6 +135,16 @@ def from_dlpack(x: Any, /, *, device: str | None = None, copy: bool | None = Non
     if copy or not shareable:
         return Tensor(array)
     return from_buffer(from_array(array), TensorType(dtype, array.shape))
+
+
+def _from_cuda(x: Any, index: int, half: bool, copy: bool | None) -> Tensor:
+    from dlc.runtime import cuda_interop
+
+    placement.usable(f"cuda:{index}")
+    buffer, shape, dtype, copied = cuda_interop.adopt(_Bits(x) if half else x, index, bool(copy))
+    if copied and copy is False:
+        raise BufferError(f"from_dlpack: an array that is not contiguous needs a copy\n  at {here()}")
+    return from_buffer(buffer, TensorType(dtypes.bfloat16 if half else dtype, shape))
 
 
 def namespace(x: Tensor, /, *, api_version: str | None = None) -> Any:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlc.frontend import eager
+from dlc.frontend import eager, placement
 from dlc.frontend import trace as tracing
 from dlc.frontend.guards import Guards
 from dlc.frontend.location import here
@@ -30,10 +30,11 @@ from dlc.frontend.tensor import Tensor, bare, from_buffer
 from dlc.frontend.trace import UNSET, Trace, execution, leaf_cell, leaked, register_leaf, stand_in, state
 from dlc.frontend.tree import TreeDef, node_of, paths, tree_flatten, tree_unflatten
 from dlc.ir import build, dtypes
-from dlc.ir.errors import TraceError
+from dlc.ir.errors import DeviceError, TraceError
 from dlc.ir.graph import Graph, Node, TensorType, make, param, substitute, topological
 from dlc.passes.vjp import expand_nodes
-from dlc.runtime.memory import Buffer, allocate, as_ndarray, from_array
+from dlc.runtime import devices
+from dlc.runtime.memory import Buffer, allocate, from_array
 
 MAX_RETRACES = 8  # traces of one function before it warns
 MAX_ENTRIES = 64  # compiled entries kept for one key: the oldest goes
@@ -151,6 +152,8 @@ class JitFunction:
             key.append(node.type)
         if len(args) > 1 and len(set(map(id, args))) != len(args):
             return None
+        if placement.several:
+            key += [placement.default(), *(placement.place(a._node) for a in args)]
         return Call(tuple(key), args, ())  # type: ignore[arg-type]
 
     def _call(self, args: tuple, kwargs: dict[str, Any]) -> Call | None:
@@ -160,7 +163,7 @@ class JitFunction:
         numbers: list[Any] = []
         for k, leaf in enumerate(leaves):
             if isinstance(leaf, (np.ndarray, np.generic)) and not isinstance(leaf, (float, bool)):
-                leaf = Tensor(leaf)
+                leaf = _of_array(leaf)
             if isinstance(leaf, Tensor):
                 if leaf._owner is not None:
                     raise leaked(leaf)
@@ -169,6 +172,8 @@ class JitFunction:
                         return None
                     eager.realize(leaf)
                 key.append((leaf._node.type, type(leaf), leaf._weak, leaf._requires_grad))
+                if placement.several:
+                    key.append(placement.place(leaf._node))
                 tensors.append(leaf)
             elif type(leaf) is Static:
                 key.append(leaf)
@@ -184,6 +189,8 @@ class JitFunction:
         if len(set(map(id, tensors))) != len(tensors):
             first = {}
             key.append(tuple(first.setdefault(id(t), k) for k, t in enumerate(tensors)))
+        if placement.several:
+            key.append(placement.default())
         if self._simple and not kwargs and len(tensors) == len(args) == len(leaves):
             call = self._simple_call(tuple(tensors))
             if call is not None and all(c.kind is None for c in treedef.children[0].children):
@@ -247,7 +254,7 @@ class JitFunction:
                 return entry
             self._warn_of_retraces(call, args, kwargs)
             entry = Recorder(self, call, args, kwargs).record()
-            entry.executable = eager.compiled(entry.graph, entry.donate)
+            entry.executable = eager.compiled(entry.graph, entry.donate, entry.device)
             # a new list: a thread that walks the old one is not disturbed
             kept = self._entries.get(call.key, [])
             # entries of this structure whose guards failed would only fail again, unless a value goes back
@@ -501,6 +508,8 @@ class Recorder:
         replace = dict(zip(captured, params[len(params) - len(captured) :], strict=True))
         if replace:
             outputs = substitute(outputs, replace)
+        if placement.several:
+            self._place_entry(entry, [*params, *captured, *outputs])
         entry.graph = Graph(params, outputs, self.function.name)
 
         entry.n_results = len(results)
@@ -514,13 +523,25 @@ class Recorder:
         entry.grad_types = [node.type for _, node in grad_values]
         entry.arg_writes = [r.source[1] for r in assigned_args]
         entry.arrays = [a for a, _ in arrays]
-        entry.captured = [n.data for n in captured]
+        entry.captured = [n.data if n.data.device == entry.device else devices.copied(n.data, entry.device)
+                          for n in captured]
         entry.treedef = treedef
         everything = bool(assigned_args) or any(t._requires_grad for t in self.call.tensors)
         seen_as_one = {id(self.call.tensors[k]) for k in self.pinned}
         entry.conflicts = frozenset(id(r.cell) for r in direct if r.assigned or everything) - seen_as_one
         entry.finish()
         self._keep_history(entry, results)
+
+    def _place_entry(self, entry: Entry, nodes: list[Node]) -> None:
+        """Say where the entry runs."""
+        try:
+            entry.device = placement.resolve(nodes)
+        except DeviceError:
+            found = sorted({placement.place(n) for n in nodes} - {placement.ANYWHERE, placement.FOLLOWS})
+            raise DeviceError(
+                f"jit: {self.function.name} uses tensors on {' and '.join(found)}, and a compiled function runs on one "
+                f"device: move them with to(), or modules with Module.to\n  at {here()}"
+            ) from None
 
     def _results(self, entry: Entry, leaves: list[Any]) -> list[Node]:
         """Say how each leaf of the result is made at a call; the nodes that must be computed for them."""
@@ -618,6 +639,7 @@ class Entry:
         self.name, self.version, self.guards = name, version, guards
         self.graph: Graph
         self.executable: Any = None
+        self.device = "cpu"
         self.donate: tuple[tuple[int, int], ...] = ()
         self.cells: list[Tensor] = []  # assigned ones first
         self.held_grads: list[Any] = []  # owners of gradients read, assigned ones first; an int is an argument
@@ -678,6 +700,8 @@ class Entry:
     def run(self, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> Any:
         """Run on these arguments: write what the function assigns, and return its result."""
         with execution:
+            if placement.several:
+                self._gather(tensors)
             inputs = []
             for t in tensors if len(tensors) == self.all_args else [tensors[k] for k in self.arg_slots]:
                 data = t._node.data
@@ -712,7 +736,11 @@ class Entry:
             if self.arrays:
                 inputs += map(_array_buffer, self.arrays)
             inputs += self.captured
-            executable = eager.compiled(self.graph, self.donate) if state.debug else self.executable
+            if placement.several:
+                inputs = [placement.on(b, self.device) for b in inputs]
+            executable = self.executable
+            if state.debug:
+                executable = eager.compiled(self.graph, self.donate, self.device)
             outputs = executable.run(inputs)
             if replaced:
                 for k in replaced:
@@ -725,6 +753,16 @@ class Entry:
             if history is None and self.single is not None:
                 return from_buffer(outputs[0], self.single)
             return self._result(tensors, outputs, history)
+
+    def _gather(self, tensors: Sequence[Tensor]) -> None:
+        """Bring state that follows the computation (0-d Tensors, random state) to where the entry updates it."""
+        for cell in self.assigned:
+            node = cell._node
+            if node.data is None:
+                eager.realize(cell)
+                node = cell._node
+            if node.data.device != self.device:
+                placement.follow(cell, self.device)
 
     def _result(self, tensors: Sequence[Tensor], outputs: list[Buffer], history: list[Node] | None) -> Any:
         leaves = []
@@ -797,7 +835,7 @@ class Entry:
             if clean:
                 inputs += old_buffers
             else:
-                fresh = [allocate(t.nbytes) for t in self.grad_types]
+                fresh = [devices.allocate(t.nbytes, self.device, f"gradients of {self.name}") for t in self.grad_types]
                 inputs += fresh
         return held, buffers, moved, fresh
 
@@ -827,10 +865,7 @@ def _unshare(nodes: list[Node], buffers: list[Buffer], n: int) -> list[int]:
     buffer_counts = list(map(getrefcount, _first(buffers, n)))
     out = [k for k in range(n) if node_counts[k] != _NODE_FREE or buffer_counts[k] != _BUFFER_FREE]
     for k in out:
-        copy = allocate(buffers[k].nbytes)
-        type_ = nodes[k].type
-        as_ndarray(copy, type_.shape, type_.dtype.np)[...] = as_ndarray(buffers[k], type_.shape, type_.dtype.np)
-        buffers[k] = copy
+        buffers[k] = devices.copied(buffers[k], label="state that something else still holds")
     return out
 
 
@@ -839,6 +874,13 @@ def _put(cell: Tensor, buffer: Buffer, type_: TensorType) -> None:
     cell._node = eager.leaf(buffer, type_)
     if cell._requires_grad:
         register_leaf(cell._node, cell)
+
+
+def _of_array(array: Any) -> Tensor:
+    """An array given as an argument: it goes where the function runs."""
+    if not placement.several:
+        return Tensor(array)
+    return bare(eager.following(np.asarray(array)), state.trace)
 
 
 def _array_buffer(array: np.ndarray) -> Buffer:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dlc.ir.errors import DlcError, DTypeError, ShapeError
+from dlc.ir.errors import DeviceError, DlcError, DTypeError, ShapeError
 from dlc.ir.graph import Loc
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -31,7 +31,9 @@ def describe(value: Any) -> str:
     """How an operand appears in an error: `float32 (3, 4)` for a tensor, the value itself for a number."""
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     if dtype is not None and shape is not None:
-        return f"{getattr(dtype, 'name', dtype)} {tuple(shape)}"
+        device = getattr(value, "device", "cpu")
+        where = f" on {device}" if isinstance(device, str) and device != "cpu" else ""
+        return f"{getattr(dtype, 'name', dtype)} {tuple(shape)}{where}"
     if isinstance(value, (list, tuple)) and value and any(hasattr(v, "shape") for v in value):
         return "[" + ", ".join(map(describe, value)) + "]"
     text = repr(value)
@@ -56,13 +58,13 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
 
 
 def user_errors(fn: F) -> F:
-    """Decorator for a public operation: errors of shape and dtype from inside get the user's line and the operands."""
+    """Decorator for a public operation: errors of shape, dtype and device get the user's line and the operands."""
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
         try:
             return fn(*args, **kwargs)
-        except (ShapeError, DTypeError) as error:
+        except (ShapeError, DTypeError, DeviceError) as error:
             if getattr(error, "loc", None) is not None:
                 raise
             # the name at the time of the call: functions made by a factory get theirs after decoration

@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from dlc.frontend import creation, elementwise, indexing, interop, linalg, random, reductions, searching, statistics
+from dlc.frontend import (
+    creation,
+    elementwise,
+    indexing,
+    interop,
+    linalg,
+    placement,
+    random,
+    reductions,
+    searching,
+    statistics,
+)
 from dlc.frontend import manipulation as shapes
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.tensor import Tensor, as_node, wrap
@@ -194,18 +205,30 @@ def _copy(x: Tensor) -> Tensor:
     return wrap(x.node)
 
 
+@user_errors
 def _to(x: Tensor, *targets: Any, dtype: DType | None = None, device: str | None = None) -> Tensor:
-    """x converted to a dtype, to the dtype of another tensor, or moved to a device ('cpu' is all there is here)."""
+    """x converted to a dtype, moved to a device, or both: to those of another tensor."""
     for t in targets:
         if isinstance(t, Tensor):
-            dtype = t.dtype
+            dtype, device = t.dtype, t.device
         elif isinstance(t, DType):
             dtype = t
         else:
             device = t
-    if device not in (None, "cpu"):
-        raise DTypeError(f"to: no device {device!r}; this build runs on 'cpu'\n  at {here()}")
+    x = x if device is None else placement.moved(x, device)
     return x if dtype is None or dtype is x.dtype else elementwise.astype(x, dtype)
+
+
+@user_errors
+def _cuda(x: Tensor, device: int | str = 0) -> Tensor:
+    """x on a GPU, given by its number or its name."""
+    return placement.moved(x, f"cuda:{device}" if isinstance(device, int) else device)
+
+
+@user_errors
+def _cpu(x: Tensor) -> Tensor:
+    """x in host memory."""
+    return placement.moved(x, "cpu")
 
 
 def _cast(dtype: DType) -> Callable:
@@ -244,8 +267,9 @@ _OTHER_NAME: dict[str, Callable] = {
     "clone": _copy,
     "copy": _copy,
     "contiguous": lambda x: x,
-    "cpu": lambda x: x,
     "to": _to,
+    "cuda": _cuda,
+    "cpu": _cpu,
     "float": _cast(dtypes.float32),
     "double": _cast(dtypes.float64),
     "half": _cast(dtypes.float16),

@@ -16,6 +16,7 @@ import threading
 
 import numpy as np
 
+from dlc.frontend import placement
 from dlc.frontend.creation import host_constant
 from dlc.frontend.elementwise import add, less, log, multiply, negative, subtract
 from dlc.frontend.location import here, user_errors
@@ -34,11 +35,18 @@ _SPLIT = 0xFFFFFFFF << 32  # counters that draws never reach: from here `split` 
 _FOLD = 0xFFFFFFFE << 32
 
 
+class RandomState(Tensor):
+    """The state of a Generator: it goes to the device of the program that draws from it."""
+
+    __slots__ = ()
+    follows = True
+
+
 class Generator:
     """A stream of random numbers. `state` is its uint64 [key, counter], a Tensor that can be saved and assigned."""
 
     def __init__(self, seed: int = 0):
-        self.state = Tensor(_seeded(seed))
+        self.state = RandomState(_seeded(seed), device="cpu")
         self._lock = threading.Lock()
 
     def manual_seed(self, seed: int) -> Generator:
@@ -100,7 +108,8 @@ def _counters(first: Node, shape: tuple[int, ...], loc: Loc | None) -> Node:
     return b.reshape(b.op("add", line, spread(first, line.shape, loc), loc=loc), shape, loc)
 
 
-def _draw(shape: tuple[int, ...], generator: Generator | None, key, blocks: int, loc: Loc | None) -> list[Node]:
+def _draw(shape: tuple[int, ...], generator: Generator | None, key, blocks: int, loc: Loc | None,
+          device=None) -> list[Node]:  # fmt: skip
     """`blocks` independent tensors of 64 random bits an element."""
     if key is not None and generator is not None:
         raise ShapeError("random: give a key or a generator, not both")
@@ -112,7 +121,9 @@ def _draw(shape: tuple[int, ...], generator: Generator | None, key, blocks: int,
     out = []
     for k in range(blocks):
         start = b.op("add", first, b.like(first, k * size), loc=loc) if k else first
-        out.append(_threefry(base, _counters(start, shape, loc), loc))
+        bits = _threefry(base, _counters(start, shape, loc), loc)
+        free = placement.several and (device is not None or key is None)
+        out.append(placement.pinned(bits, placement.wanted(device)) if free else bits)
     return out
 
 
@@ -186,10 +197,13 @@ def _open_unit(x: Node, dtype: DType, loc: Loc | None) -> Node:
 
 
 @user_errors
-def uniform(shape=(), low=0.0, high=1.0, *, dtype: DType | None = None, generator=None, key=None) -> Tensor:
+def uniform(
+    shape=(), low=0.0, high=1.0, *, dtype: DType | None = None, generator=None, key=None, device=None
+) -> Tensor:
     """Floats evenly distributed in [low, high). `low` and `high` are numbers or tensors that broadcast to the shape."""
     loc, dtype = here(), _float_type("uniform", dtype)
-    out = wrap(_unit(_draw(shape_tuple("uniform", shape), generator, key, 1, loc)[0], dtype, loc))
+    device = device if device is None else placement.usable(device)
+    out = wrap(_unit(_draw(shape_tuple("uniform", shape), generator, key, 1, loc, device)[0], dtype, loc))
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
         out = multiply(out, high - low) if high - low != 1 else out
         return add(out, low) if low else out
@@ -197,11 +211,14 @@ def uniform(shape=(), low=0.0, high=1.0, *, dtype: DType | None = None, generato
 
 
 @user_errors
-def normal(shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator=None, key=None) -> Tensor:
+def normal(
+    shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator=None, key=None, device=None
+) -> Tensor:
     """Normally distributed floats (Box-Muller). `mean` and `std` are numbers or tensors that broadcast to the shape."""
     loc, dtype = here(), _float_type("normal", dtype)
     work, size = dtype.compute, shape_tuple("normal", shape)
-    x = _draw(size, generator, key, 2 if work is dtypes.float64 else 1, loc)
+    device = device if device is None else placement.usable(device)
+    x = _draw(size, generator, key, 2 if work is dtypes.float64 else 1, loc, device)
     # float32 needs 31 and 24 bits: one block has both. float64 takes two blocks.
     angle = x[1] if len(x) > 1 else b.op("shl", x[0], b.like(x[0], 32), loc=loc)
     radius = b.op("log", _open_unit(x[0], work, loc), loc=loc)
@@ -214,15 +231,15 @@ def normal(shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator
 
 
 @user_errors
-def rand(*shape, dtype: DType | None = None, generator=None) -> Tensor:
+def rand(*shape, dtype: DType | None = None, generator=None, device=None) -> Tensor:
     """PyTorch's name: uniform in [0, 1), the shape given as integers or as one sequence."""
-    return uniform(_shape("rand", shape), dtype=dtype, generator=generator)
+    return uniform(_shape("rand", shape), dtype=dtype, generator=generator, device=device)
 
 
 @user_errors
-def randn(*shape, dtype: DType | None = None, generator=None) -> Tensor:
+def randn(*shape, dtype: DType | None = None, generator=None, device=None) -> Tensor:
     """PyTorch's name: standard normal, the shape given as integers or as one sequence."""
-    return normal(_shape("randn", shape), dtype=dtype, generator=generator)
+    return normal(_shape("randn", shape), dtype=dtype, generator=generator, device=device)
 
 
 def _shape(name: str, args: tuple) -> tuple[int, ...]:
@@ -250,7 +267,9 @@ def gumbel(shape=(), *, dtype: DType | None = None, generator=None, key=None) ->
 
 
 @user_errors
-def randint(low: int, high: int | None = None, shape=(), *, dtype: DType = dtypes.int64, generator=None, key=None):
+def randint(
+    low: int, high: int | None = None, shape=(), *, dtype: DType = dtypes.int64, generator=None, key=None, device=None
+):
     """Integers evenly distributed in [low, high), or in [0, low) if `high` is None."""
     low, high = (0, operator.index(low)) if high is None else (operator.index(low), operator.index(high))
     if not dtype.is_int:
@@ -259,7 +278,8 @@ def randint(low: int, high: int | None = None, shape=(), *, dtype: DType = dtype
     if not least <= low < high <= most + 1:
         raise ShapeError(f"randint: [{low}, {high}) is empty or goes beyond {dtype.name}")
     loc = here()
-    x = _draw(shape_tuple("randint", shape), generator, key, 1, loc)[0]
+    device = device if device is None else placement.usable(device)
+    x = _draw(shape_tuple("randint", shape), generator, key, 1, loc, device)[0]
     span = high - low
     x = b.op("mod", x, b.like(x, span), loc=loc) if span < 1 << 64 else x
     x = b.op("add", x, b.like(x, low), loc=loc) if low else x  # modulo 2**64, as two's complement has it

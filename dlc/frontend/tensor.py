@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dlc.frontend import eager
+from dlc.frontend import eager, placement
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.trace import (
     Trace,
@@ -28,7 +28,7 @@ from dlc.frontend.trace import (
 from dlc.frontend.trace import differentiable as _differentiable
 from dlc.ir import build, dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.errors import DTypeError, ShapeError, TraceError
+from dlc.ir.errors import DeviceError, DTypeError, ShapeError, TraceError
 from dlc.ir.graph import Node, TensorType, make, unique
 from dlc.runtime.memory import Buffer
 
@@ -36,16 +36,18 @@ from dlc.runtime.memory import Buffer
 class Tensor:
     """A tensor of any dlc dtype and shape.
 
-    `Tensor(data, dtype=None, requires_grad=False)` copies a NumPy array, a (nested) list, a number or takes the value
-    of another Tensor. Python floats become float32 and Python integers int64 unless `dtype` says otherwise.
+    `Tensor(data, dtype=None, requires_grad=False, device=None)` copies a NumPy array, a (nested) list, a number or
+    takes the value of another Tensor. Python floats become float32 and Python integers int64 unless `dtype` says
+    otherwise.
     """
 
     __slots__ = ("_node", "_owner", "_weak", "_requires_grad", "_grad", "__weakref__")
     __hash__ = object.__hash__  # `==` is elementwise; a Tensor in a dict or a set is itself
     __array_priority__ = 1000  # NumPy's operators give way to ours
+    follows = False  # whether a value in host memory goes where it is used: random state
 
-    def __init__(self, data: Any, dtype: DType | None = None, requires_grad: bool = False):
-        self._node = _node_of_data(data, dtype)
+    def __init__(self, data: Any, dtype: DType | None = None, requires_grad: bool = False, device: Any = None):
+        self._node = _node_of_data(data, dtype, device)
         self._owner = state.trace
         self._weak = False
         self._requires_grad = False
@@ -111,6 +113,21 @@ class Tensor:
                     f"{what}: a {node.dtype.name} value for a {self._node.dtype.name} tensor; cast it first"
                 )
             node = build.cast(node, self._node.dtype)
+        if placement.several:
+            node = self._placed(node, what)
+        return node
+
+    def _placed(self, node: Node, what: str) -> Node:
+        """A new value for this cell, which it must not take to another device."""
+        own = placement.place(self._read()) if self._owner is not state.trace else placement.place_of(self)
+        real = {own, placement.place(node)} - {placement.ANYWHERE, placement.FOLLOWS}
+        if len(real) > 1:
+            raise DeviceError(
+                f"{what}: a value on {placement.place(node)} for a tensor on {own}; move it with to()\n  at {here()}"
+            )
+        where = placement.settled(own)
+        if state.trace is None and node.data is None and placement.place(node) in ("", placement.FOLLOWS):
+            return placement.pinned(node, where)
         return node
 
     @property
@@ -133,8 +150,10 @@ class Tensor:
 
     @property
     def device(self) -> str:
-        data = self._node.data
-        return data.device if data is not None else "cpu"
+        """Where the value is, or will be computed: "cpu", "cuda:0", ..."""
+        if not placement.several:
+            return "cpu"
+        return placement.settled(placement.place(self._node))
 
     # --- gradients ---
 
@@ -189,6 +208,8 @@ class Tensor:
                 f"grad: a {value.dtype.name} {value.shape} gradient for a {self.dtype.name} {self.shape} tensor"
                 f"\n  at {here()}"
             )
+        if value is not None and placement.several and value.device != self.device:
+            raise DeviceError(f"grad: a gradient on {value.device} for a tensor on {self.device}\n  at {here()}")
         if self._owner is state.trace:
             self._grad = value
         else:
@@ -349,6 +370,8 @@ def wrap(node: Node, weak: bool = False) -> Tensor:
     trace = state.trace
     if state.no_grad and node.type.dtype.is_float and node.op not in ("const", "stop_gradient"):
         node = make("stop_gradient", (node,), node.loc)
+    if placement.several:
+        placement.place(node)  # operands on different devices are an error of this operation
     out = bare(node, trace, weak)
     if trace is None:
         eager.count(out)
@@ -373,10 +396,11 @@ def from_buffer(buffer: Buffer, type: TensorType) -> Tensor:
 # --- operands ----------------------------------------------------------------------------------------------------
 
 
-def as_node(x: Any, dtype: DType | None = None) -> Node:
+def as_node(x: Any, dtype: DType | None = None, device: str | None = None) -> Node:
     """The node of an operand: a Tensor, a Python number, a NumPy array or scalar, or a nested list of these.
 
-    Python floats become float32, integers int64. Arrays are copied. Raises DTypeError for what dlc has no dtype of.
+    Python floats become float32, integers int64. Arrays are copied, to `device` (not given: the default device; in a
+    trace they follow what they meet). Raises DTypeError for what dlc has no dtype of.
     """
     if isinstance(x, Tensor):
         if dtype is not None:
@@ -394,12 +418,18 @@ def as_node(x: Any, dtype: DType | None = None) -> Node:
         return make("concat", rows, here(), axis=0)
     array = _as_array(x, dtype)
     # The array of a caller may change later: a trace reads it again at every call.
-    return eager.array_node(array, x is array or array.base is not None)
+    return eager.array_node(array, x is array or array.base is not None, device)
 
 
 @user_errors
-def tensor(x: Any, dtype: DType | None) -> Node:
-    return as_node(x, dtype)
+def tensor(x: Any, dtype: DType | None, device: Any = None) -> Node:
+    if device is None and not placement.several:
+        return as_node(x, dtype)
+    where = placement.wanted(device)
+    if where is not None and isinstance(x, Tensor):
+        x = placement.moved(x, where) if device is not None else x
+        return as_node(x, dtype)
+    return placement.pinned(as_node(x, dtype, where), where)
 
 
 _node_of_data = tensor  # named for its errors

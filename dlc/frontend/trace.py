@@ -15,7 +15,7 @@ import random
 import sys
 import threading
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,9 @@ state = _State()
 
 # Held while anything runs or a buffer is looked up, so that no thread reads a buffer while another writes it in place.
 execution = threading.RLock()
+
+# Called with each placeholder and the cell that it stands for, once there are several devices (dlc.frontend.placement).
+lifted: Callable[[Node, Tensor], None] | None = None
 
 # Locks made by threads that a forked child does not have would never be released there.
 _locks: list[Any] = [execution]
@@ -120,6 +123,8 @@ class Trace:
                 raise leaked(cell)
             loc = here()
             placeholder = param(cell._node.type, loc=loc)
+            if lifted is not None:
+                lifted(placeholder, cell)
             found = self.cells[id(cell)] = CellRead(cell, placeholder, source, loc)
             if cell._requires_grad and self.kind == "jit":
                 register_leaf(placeholder, cell)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from dlc.frontend import eager
+from dlc.frontend import eager, placement
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.tensor import Tensor, as_node, bare, wrap
 from dlc.frontend.trace import Trace, state
@@ -252,11 +252,16 @@ class _Body:
         self.scope = Trace(kind, _name(fn), state.trace)
 
     def run(
-        self, leaves: list[tuple[TensorType, str]], call: Callable[[list[Tensor]], Any]
+        self, leaves: list[tuple[TensorType, str]], call: Callable[[list[Tensor]], Any], values: Iterable[Node] = ()
     ) -> tuple[list[Node], TreeDef]:
-        """Call with a Tensor for each of `leaves`; the nodes and the tree of the result."""
+        """Call with a Tensor for each of `leaves`; the nodes and the tree of the result.
+
+        `values` are what the leaves stand for: they say on which device.
+        """
         loc = here()
         self.params = [param(t, name, loc) for t, name in leaves]
+        if placement.several:
+            placement.note_all(self.params, values)
         with self.scope:
             result = call([bare(p, self.scope) for p in self.params])
             out, treedef = tree_flatten(result)
@@ -343,7 +348,7 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
             a, kw = tree_unflatten(treedef, inside)
             return fn(*a, **kw)
 
-        nodes, out_tree = body.run(types, call)
+        nodes, out_tree = body.run(types, call, [n for n, _ in mapped])
         roots = [*nodes, *(r.current for r in body.assigned)]
         outside = {r.placeholder: r.cell._read() for r in (*body.read, *body.assigned)}
         roots = substitute(expand_nodes(roots), outside)
@@ -437,7 +442,7 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
         ys_tree = tree_structure(out[1])
         return tuple(out)
 
-    nodes, _ = body.run(types, call)
+    nodes, _ = body.run(types, call, [*start, *rows])
     carry, ys = nodes[: len(start)], nodes[len(start) :]
     for k, ((want, path), node) in enumerate(zip(types, carry, strict=False)):
         if node.type == want:
@@ -494,7 +499,8 @@ def checkpoint(fn: Callable) -> Callable:
             a, kw = tree_unflatten(treedef, inside)
             return fn(*a, **kw)
 
-        nodes, out_tree = body.run([(n.type, names[k]) for k, n in zip(places, nodes_in, strict=True)], call)
+        types = [(n.type, names[k]) for k, n in zip(places, nodes_in, strict=True)]
+        nodes, out_tree = body.run(types, call, nodes_in)
         outputs = [*nodes, *(r.current for r in body.assigned)]
         const_params, consts = body.consts(outputs)
         cells = [r.placeholder for r in body.assigned]

@@ -12,6 +12,7 @@ from typing import Any
 
 import dlc
 from dlc import DlcError, Tensor
+from dlc.frontend import placement
 from dlc.frontend.location import here
 from dlc.frontend.trace import UNSET, structure_changed
 from dlc.nn import state_dict as states
@@ -213,11 +214,40 @@ class Module:
         fn(self)
         return self
 
-    def to(self, dtype) -> Module:
-        """Float parameters and buffers converted to `dtype`.
+    def to(self, *targets, dtype=None, device=None) -> Module:
+        """Parameters and buffers moved to a device, float ones converted to a dtype, or both.
 
-        A Tensor's dtype never changes, so these are new Tensors: make optimizers afterwards.
+        Moving keeps the Tensors and their gradients; optimizers made before keep their state where it was. A Tensor's
+        dtype never changes, so converted ones are new Tensors: make optimizers afterwards.
         """
+        for target in targets:
+            if isinstance(target, dlc.DType):
+                dtype = target
+            elif isinstance(target, (str, int)) or hasattr(target, "__enter__"):
+                device = f"cuda:{target}" if isinstance(target, int) else target
+            else:
+                raise TypeError(f"to: parameters convert to a float dtype, or move to a device, not to {target!r}")
+        if device is not None:
+            self._move(device)
+        return self if dtype is None else self._convert(dtype)
+
+    def cpu(self) -> Module:
+        return self.to("cpu")
+
+    def cuda(self, device: int | str = 0) -> Module:
+        """Parameters and buffers moved to a GPU, given by its number or its name."""
+        return self.to(device)
+
+    def _move(self, device) -> None:
+        name, seen = placement.named(device), set()
+        for module in self.modules():
+            for home in ("_parameters", "_buffers"):
+                for tensor in module.__dict__[home].values():
+                    if tensor is not None and id(tensor) not in seen:
+                        seen.add(id(tensor))
+                        placement.move(tensor, name)
+
+    def _convert(self, dtype) -> Module:
         if dtype not in (dlc.float16, dlc.bfloat16, dlc.float32, dlc.float64):
             raise TypeError(f"to: parameters convert to a float dtype, not {dtype!r}")
         converted: dict[int, Tensor] = {}  # tied parameters stay tied

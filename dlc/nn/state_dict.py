@@ -56,17 +56,17 @@ def load(module: Module, state: Mapping[str, Any], strict: bool) -> Incompatible
             problems.append(f"{name} has shape {tuple(state[name].shape)}, the module's is {tuple(tensor.shape)}")
     if problems:
         raise ValueError(f"load_state_dict of {type(module).__name__}:\n  " + "\n  ".join(problems))
-    values = {name: value_of(state[name], tensor.dtype) for name, tensor in own.items() if name in state}
+    values = {name: value_of(state[name], tensor.dtype, tensor.device) for name, tensor in own.items() if name in state}
     for name, value in values.items():
         own[name].assign(value)
     return IncompatibleKeys(missing, unexpected)
 
 
-def value_of(value: Any, dtype) -> Tensor:
-    """A dlc Tensor of `dtype` with the content of a dlc or torch tensor, a NumPy array or a number."""
+def value_of(value: Any, dtype, device: str) -> Tensor:
+    """A dlc Tensor of `dtype` on `device` with the content of a dlc or torch tensor, a NumPy array or a number."""
     if isinstance(value, Tensor):
-        return Tensor(value.detach(), dtype)
+        return Tensor(value.detach(), dtype).to(device)
     if hasattr(value, "detach"):  # a torch tensor; NumPy has no bfloat16 of its own
         value = value.detach().cpu()
         value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
-    return Tensor(np.array(value), dtype)
+    return Tensor(np.array(value), dtype, device=device)

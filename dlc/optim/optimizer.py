@@ -214,7 +214,7 @@ class Optimizer:
             state = self.state.setdefault(p, {})
             for name in self.state_names(group):
                 if name not in state:
-                    state[name] = Tensor(np.zeros(p.shape, p.dtype.np))
+                    state[name] = Tensor(np.zeros(p.shape, p.dtype.np), device=p.device)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients (or, with `set_to_none=False`, make them zero)."""
@@ -290,7 +290,7 @@ class Optimizer:
                             f"{self._name}: saved {name} of parameter {number} has shape {tuple(value.shape)}, "
                             f"the parameter {tuple(p.shape)}"
                         )
-                    pairs.append((cell, value_of(value, p.dtype)))
+                    pairs.append((cell, value_of(value, p.dtype, p.device)))
         for cell, value in pairs:
             cell.assign(value)
         for group, saved in zip(self.param_groups, groups, strict=True):

@@ -271,8 +271,9 @@ class KernelGraph:
             before = after[n]
             edges = (ctypes.c_void_p * len(before))(*[self.nodes[m] for m in before])
             node = ctypes.c_void_p()
-            gpu._check(lib.cuGraphAddKernelNode_v2(ctypes.byref(node), self.graph, edges, len(before),
-                                                   ctypes.byref(self.params[n])), "add a kernel to a graph")  # fmt: skip
+            params = ctypes.byref(self.params[n])
+            status = lib.cuGraphAddKernelNode_v2(ctypes.byref(node), self.graph, edges, len(before), params)
+            gpu._check(status, "add a kernel to a graph")
             self.nodes[n] = node.value
         gpu._check(lib.cuGraphInstantiateWithFlags(ctypes.byref(self.exec), self.graph, 0), "instantiate a graph")
 
@@ -342,7 +343,7 @@ class Events:
 
 
 def _library() -> ctypes.CDLL:
-    """The CUDA driver. CuPy has made its context current, and makes it so in every thread that it enters a device in."""
+    """The CUDA driver. CuPy makes its context current in every thread that enters a device."""
     try:
         lib = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:

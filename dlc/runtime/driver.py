@@ -28,6 +28,7 @@ from typing import Any
 from dlc.codegen import llvm_kernel
 from dlc.codegen.build import build_program, target_layout
 from dlc.codegen.expand_math import expand
+from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.llvm_kernel import symbol
 from dlc.codegen.llvm_program import emit_entry
 from dlc.codegen.target import CpuTarget
@@ -42,7 +43,9 @@ from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify import simplify
 from dlc.passes.simplify_windows import lower_unwindow
 from dlc.passes.vjp import expand as differentiate
-from dlc.runtime import cache, host, native, threads
+from dlc.runtime import cache, cuda_compile, cuda_device, host, native, threads
+from dlc.runtime.cuda_executable import CudaExecutable
+from dlc.runtime.devices import index_of
 from dlc.runtime.executable import Executable, Frame, Interpreted
 
 Observer = Callable[[str, Any, float], None]  # (stage, its result, seconds)
@@ -58,15 +61,18 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
 
 
 def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: str = "main", *,
-                  target: CpuTarget | None = None, profile: bool = False,
-                  observe: Observer | None = None) -> Executable | Interpreted:
-    """Compile `graph`. `donate` pairs (parameter, output) say which outputs are written into which parameter's buffer.
+                  target: CpuTarget | None = None, device: str = "cpu", profile: bool = False,
+                  observe: Observer | None = None) -> Executable | CudaExecutable | Interpreted:
+    """Compile `graph` for `device`. `donate` pairs (parameter, output) say which outputs are written into which
+    parameter's buffer.
 
     `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), memory,
     objects, load; the disk cache is not asked then.
     """
     if os.environ.get("DLC_INTERPRET") == "1":
-        return Interpreted(differentiate(graph), donate)
+        return Interpreted(differentiate(graph), donate, device)
+    if device != "cpu":
+        return _compile_for_gpu(graph, donate, name, device, profile, observe)
     target = target or host.detect()
     key = ""
     if observe is None and not profile:
@@ -86,6 +92,21 @@ def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: 
     library = native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",))
     watch("load", library)
     return Executable(frame, library, program, profile)
+
+
+def _compile_for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, device: str, profile: bool,
+                     observe: Observer | None) -> CudaExecutable:
+    """The same for a GPU: CUDA C instead of LLVM IR from the same kernels' other schedules."""
+    index = index_of(device)
+    target, key = cuda_device.gpu_target(index), ""
+    if observe is None and not profile:
+        key = cuda_compile.program_key(repr((structure(graph), donate)), target, compiler_version())
+        found = cuda_compile.from_cache(key, index)
+        if found is not None:
+            return found
+    watch = _Watch(observe, os.environ.get("DLC_VERIFY") == "1")
+    program = lower(graph, donate, name, target, watch)
+    return cuda_compile.load(program, target, index, key, profile, watch)
 
 
 class MachineCode:
@@ -148,7 +169,7 @@ def from_cache(key: str) -> Executable | None:
         return None  # a damaged entry: compile again
 
 
-def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget,
+def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget | GpuTarget,
           watch: Callable[[str, Any], None], on_kernel: Callable[[Kernel], None] = lambda kernel: None) -> Program:
     """From the traced graph to scheduled kernels in a memory plan; `on_kernel` hears of each kernel at once."""
     watch("graph", graph)

@@ -7,10 +7,13 @@ from array import array
 from collections import deque
 from typing import NamedTuple
 
+import numpy as np
+
 from dlc.codegen.llvm_program import launches
 from dlc.ir.graph import Graph
 from dlc.ir.program import Program
-from dlc.runtime.memory import Buffer, allocate, as_ndarray
+from dlc.runtime import devices
+from dlc.runtime.memory import Buffer, allocate
 from dlc.runtime.native import Library
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
@@ -70,17 +73,17 @@ class Executable:
 class Interpreted:
     """Runs a graph by the reference interpreter instead (`DLC_INTERPRET=1`): the oracle for everything compiled."""
 
-    def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...] = ()):
-        self.graph = graph
+    def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str = "cpu"):
+        self.graph, self.device = graph, device
         self.into = {output: param for param, output in donate}
 
     def run(self, buffers: list[Buffer]) -> list[Buffer]:
         from dlc.ir.graph_interp import evaluate
 
-        params = [as_ndarray(b, p.shape, p.dtype.np).copy() for b, p in zip(buffers, self.graph.params, strict=True)]
+        params = [devices.read(b, p.shape, p.dtype.np).copy() for b, p in zip(buffers, self.graph.params, strict=True)]
         out = []
         for k, (value, node) in enumerate(zip(evaluate(self.graph, params), self.graph.outputs, strict=True)):
-            buffer = buffers[self.into[k]] if k in self.into else allocate(node.type.nbytes)
-            as_ndarray(buffer, node.shape, node.dtype.np)[...] = value
+            buffer = buffers[self.into[k]] if k in self.into else devices.allocate(node.type.nbytes, self.device)
+            devices.write(buffer, np.asarray(value, node.dtype.np).reshape(node.shape))
             out.append(buffer)
         return out

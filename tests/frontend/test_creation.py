@@ -6,7 +6,7 @@ import pytest
 from dlc.frontend import creation as c
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import DTypeError, ShapeError
+from dlc.ir.errors import DeviceError, DTypeError, ShapeError
 
 
 def same(got, want, dtype=None):
@@ -41,7 +41,7 @@ def test_filled():
     for bad in (lambda: c.zeros(-1), lambda: c.zeros(1.5), lambda: c.zeros(), lambda: c.full(2, Tensor([1.0]))):
         with pytest.raises(ShapeError, match="test_creation"):
             bad()
-    with pytest.raises(ShapeError, match="no device 'tpu'"):
+    with pytest.raises(DeviceError, match="no device 'tpu'"):
         c.zeros(2, device="tpu")
     with pytest.raises(DTypeError, match="'float32' is not a dtype"):
         c.zeros(2, dtype="float32")

@@ -8,7 +8,7 @@ import pytest
 from dlc.frontend import methods
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import DTypeError, ShapeError
+from dlc.ir.errors import DeviceError, DTypeError, ShapeError
 
 methods.install()
 X = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
@@ -127,7 +127,7 @@ def test_names_of_both_conventions():
     assert t.to(Tensor([1])).dtype is dtypes.int64 and t.astype(dtypes.int8).dtype is dtypes.int8
     assert t.clone() is not t and t.contiguous() is t
     assert t.numel() == 6 and t.dim() == 2 and t.nbytes == 24 and t.itemsize == 4 and t.is_floating_point()
-    with pytest.raises(DTypeError, match="no device"):
+    with pytest.raises(DeviceError, match="device .cuda"):
         t.to("cuda")
 
 
