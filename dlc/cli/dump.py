@@ -10,18 +10,20 @@ import click
 from dlc.cli.difference import difference
 from dlc.cli.errors import CommandError
 from dlc.cli.highlight import show
-from dlc.cli.stages import GRAPH_STAGES, KERNEL_STAGES, LANGUAGE, STAGES, Stages
+from dlc.cli.machine import machine
+from dlc.cli.stages import CPU_STAGES, GPU_STAGES, GRAPH_STAGES, KERNEL_STAGES, LANGUAGE, STAGES, Stages
 from dlc.cli.target import find
+from dlc.ir.errors import DeviceError
 from dlc.ir.loops_text import print_kernel
-from dlc.runtime import host
 
 
 @click.command()
 @click.argument("target")
 @click.option("--stage", default="fused", show_default=True, metavar="STAGE", help=f"One of {', '.join(STAGES)}.")
+@click.option("--device", metavar="DEVICE", help="cpu; cuda, cuda:0; or cuda:sm_80, cuda:sm_90 without a GPU.")
 @click.option("--kernel", type=int, help="Only kernel N of loops or scheduled, numbered as in fused.")
 @click.option("--diff", nargs=2, metavar="A B", help="The difference between two graph stages.")
-def dump(target: str, stage: str, kernel: int | None, diff: tuple[str, str] | None) -> None:
+def dump(target: str, stage: str, device: str | None, kernel: int | None, diff: tuple[str, str] | None) -> None:
     """Show what the compiler makes of TARGET, which is file.py:function or module:function.
 
     The file says what arguments to compile for: example_args() returns a tuple of them (example_args_NAME() for one
@@ -33,7 +35,8 @@ def dump(target: str, stage: str, kernel: int | None, diff: tuple[str, str] | No
     fused       the kernels: what each computes, reads and writes
     loops       the kernels as plain loops       scheduled: tiled and vectorised for this machine
     program     the launches in order, and where every tensor lives
-    llvm, asm   the generated code
+    llvm, asm   the generated code for the CPU
+    cuda, ptx, sass   and for a GPU
     """
     for name in diff or (stage,):
         if name not in STAGES:
@@ -42,7 +45,17 @@ def dump(target: str, stage: str, kernel: int | None, diff: tuple[str, str] | No
             raise CommandError(f"--diff compares graphs, and {name} is none; there are {', '.join(GRAPH_STAGES)}")
     if kernel is not None and (diff or stage not in KERNEL_STAGES):
         raise CommandError(f"--kernel needs --stage {' or '.join(KERNEL_STAGES)}")
-    stages = Stages(find(target), host.detect())
+    device = device or ("cuda" if stage in GPU_STAGES else "cpu")
+    for names, other in ((CPU_STAGES, "cuda"), (GPU_STAGES, "cpu")):
+        if not diff and stage in names and device.startswith(other):
+            raise CommandError(f"there is no stage {stage} for device {device}")
+    try:
+        _show(Stages(find(target), machine(device)), target, stage, kernel, diff)
+    except DeviceError as error:
+        raise CommandError(str(error)) from None
+
+
+def _show(stages: Stages, target: str, stage: str, kernel: int | None, diff: tuple[str, str] | None) -> None:
     if diff:
         show(_relative(difference(stages.text(diff[0]), stages.text(diff[1]), *diff)), "diff")
     elif kernel is not None:

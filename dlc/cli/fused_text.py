@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from dlc.cli.groups import Origin, origins
 from dlc.cli.launches import Work, lines, work
+from dlc.cli.machine import Machine
 from dlc.cli.units import count, nbytes, plural
-from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops
 from dlc.ir.graph import Node
 from dlc.ir.graph_text import type_text
@@ -18,10 +18,10 @@ from dlc.passes.fuse import Group
 from dlc.passes.units import Unit
 
 
-def print_fused(program: Program, cpu: CpuTarget) -> str:
+def print_fused(program: Program, machine: Machine) -> str:
     """The kernels, what each computes and touches, and how many launches a run of the program makes."""
     found = work(program)
-    pairs = zip(found, origins(program, cpu), strict=True)
+    pairs = zip(found, origins(program, machine), strict=True)
     paragraphs = ["\n".join(_paragraph(k, w, origin)) for k, (w, (_, origin)) in enumerate(pairs)]
     total = sum(w.launches for w in found)
     return "\n\n".join([*paragraphs, f"{plural(len(found), 'kernel')}, {plural(total, 'launch')}"])

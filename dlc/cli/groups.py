@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dlc.cli.machine import Machine
+from dlc.codegen import gpu_build, gpu_schedule
 from dlc.codegen import schedule as schedules
 from dlc.codegen.build import LOWER
-from dlc.codegen.target import CpuTarget
+from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import loops
 from dlc.ir.loops import Kernel
 from dlc.ir.loops_text import print_kernel
@@ -27,15 +29,21 @@ class Origin(NamedTuple):
     lowered: Lowered
 
 
-def origins(program: Program, cpu: CpuTarget) -> list[tuple[Kernel, Origin | None]]:
+def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | None]]:
     """Every kernel of the program in the order of first use; None for a copy, which no group asked for."""
     found: dict[str, Origin] = {}
     for fused in program.fused:  # type: ignore[attr-defined]
         for group in fused.groups:
             if group.kind != "scan" and _launched(group):
-                lowered = LOWER[group.kind](fused, group, schedules.choose(fused, group, cpu))
+                lowered = _lowered(fused, group, machine)
                 found.setdefault(_key(lowered.kernel), Origin(fused, group, lowered))
     return [(kernel, found.get(_key(kernel))) for kernel in program.kernels()]
+
+
+def _lowered(fused: Fused, group: Group, machine: Machine) -> Lowered:
+    if isinstance(machine, GpuTarget):
+        return gpu_build.LOWER[group.kind](fused, group, gpu_schedule.choose(fused, group, machine))
+    return LOWER[group.kind](fused, group, schedules.choose(fused, group, machine))
 
 
 def _key(kernel: Kernel) -> str:

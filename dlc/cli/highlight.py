@@ -8,6 +8,7 @@ import click
 from pygments.lexer import Lexer, RegexLexer, words
 from pygments.lexers import DiffLexer, GasLexer
 from pygments.lexers.asm import LlvmLexer
+from pygments.lexers.c_like import CudaLexer
 from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String, Text
 from rich.console import Console
 from rich.syntax import Syntax
@@ -59,12 +60,14 @@ _LEXERS: dict[str, type[Lexer]] = {
     "loops": LoopsLexer,
     "llvm": LlvmLexer,
     "asm": GasLexer,
+    "ptx": GasLexer,
+    "cuda": CudaLexer,
     "diff": DiffLexer,
 }
 
 
 def show(text: str, language: str | None = None) -> None:
-    """Print `text`; coloured where stdout is a terminal. `language` is graph, loops, llvm, asm, diff or None."""
+    """Print `text`; coloured where stdout is a terminal. `language` is a key of _LEXERS or None."""
     lexer = _LEXERS.get(language or "")
     if lexer is None or not sys.stdout.isatty():
         click.echo(text.rstrip("\n"))

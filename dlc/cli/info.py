@@ -12,7 +12,7 @@ import numpy as np
 import dlc
 from dlc.cli.errors import CommandError
 from dlc.cli.units import nbytes
-from dlc.runtime import cache, host
+from dlc.runtime import cache, cuda_device, host
 
 # What of the feature flags decides how code looks; the rest is in `dlc dump --stage llvm`.
 _FEATURES = ("sse2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512bf16", "amx-bf16", "neon", "sve")
@@ -20,12 +20,12 @@ _FEATURES = ("sse2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx51
 
 @click.command()
 def info() -> None:
-    """Host, processor features, threads, versions, devices and the disk cache."""
+    """Host, processor features, threads, versions, devices (GPUs too) and the disk cache."""
     try:
         target, store = host.detect(), cache.default()
     except ValueError as error:  # an environment variable that asks for what is not there
         raise CommandError(str(error)) from None
-    stats = store.stats()
+    stats, cards = store.stats(), cuda_device.cards()
     features = [f for f in _FEATURES if f"+{f}" in target.features.split(",")]
     kept = "off" if store.directory is None else f"{store.directory} ({nbytes(stats.bytes)}, {stats.entries} entries)"
     rows = {
@@ -37,8 +37,13 @@ def info() -> None:
         "vectors": f"{target.vector_bytes * 8} bits: {target.lanes(4)} float32, {target.vector_registers} registers",
         "caches": f"L1d {nbytes(target.l1d_bytes)}, L2 {nbytes(target.l2_bytes)}, L3 {nbytes(target.l3_bytes)}",
         "threads": str(target.threads),
-        "devices": "cpu",
+        "devices": ", ".join(["cpu", *(f"cuda:{card.index}" for card in cards)]),
         "cache": kept,
     }
+    for card in cards:
+        memory = f"{nbytes(card.total_bytes)}, {nbytes(card.free_bytes)} free"
+        rows[f"cuda:{card.index}"] = f"{card.name}, {card.arch}, {memory}"
+    if not cards:
+        rows["cuda"] = f"none: {cuda_device.why_none()}"
     for name, value in rows.items():
         click.echo(f"{name:8} {value}")

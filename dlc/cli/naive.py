@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dlc.cli.groups import origins
+from dlc.cli.machine import Machine
 from dlc.codegen.build import LOWER
-from dlc.codegen.target import CpuTarget
 from dlc.ir import schedule
 from dlc.ir.loops import Kernel
 from dlc.ir.program import Program
@@ -18,10 +18,10 @@ _PLAIN: dict[str, schedule.Schedule] = {
 }
 
 
-def naive_kernels(program: Program, cpu: CpuTarget) -> list[Kernel]:
+def naive_kernels(program: Program, machine: Machine) -> list[Kernel]:
     """For each kernel of the program its group with loops in scalars (lanes=0), under the same name."""
     out = []
-    for kernel, origin in origins(program, cpu):
+    for kernel, origin in origins(program, machine):
         if origin is not None:
             plain = _PLAIN.get(origin.group.kind, schedule.Plain())
             lowered = LOWER[origin.group.kind](origin.fused, origin.group, plain)

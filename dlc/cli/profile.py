@@ -14,8 +14,9 @@ from dlc.cli.errors import CommandError
 from dlc.cli.launches import lines, work
 from dlc.cli.target import find
 from dlc.cli.units import count, nbytes, seconds
-from dlc.runtime import driver
-from dlc.runtime.executable import Executable
+from dlc.frontend import eager
+from dlc.runtime import devices, driver
+from dlc.runtime.executable import Interpreted
 
 
 class Row(NamedTuple):
@@ -36,7 +37,8 @@ class Row(NamedTuple):
 def profile(target: str, repeat: int, top: int) -> None:
     """Run TARGET (see `dlc dump --help`) and show the time of each of its kernels.
 
-    Times are medians over the calls, by a clock read around each launch; share is of all kernels together.
+    Times are medians over the calls, by a clock read around each launch (on a GPU: by events, one kernel at a time);
+    share is of all kernels together. A call is timed as it usually runs: on a GPU, as one graph.
     Bytes count each argument of a kernel once, flop its scalar operations on floats, weighted by what they cost.
     """
     rows, whole = measure(target, repeat)
@@ -67,19 +69,27 @@ def measure(text: str, repeat: int) -> tuple[list[Row], float]:
     target = find(text)
     target.function(*target.args, **target.kwargs)  # gradients and state are then as in every later call
     entry, call = target.trace()
-    executable = driver.compile_graph(entry.graph, entry.donate, target.function.name, profile=True)
-    if not isinstance(executable, Executable) or executable.times is None:
+    usual = eager.compiled(entry.graph, entry.donate, entry.device)
+    executable = driver.compile_graph(entry.graph, entry.donate, target.function.name, device=entry.device,
+                                      profile=True)  # fmt: skip
+    if isinstance(executable, Interpreted) or executable.times is None:
         raise CommandError("there is nothing to profile under DLC_INTERPRET=1")
-    entry.executable = executable
+    entry.executable = usual if entry.device != "cpu" else executable
     for _ in range(3):
         entry.run(call.tensors, call.numbers)
-    counters = np.frombuffer(executable.times, np.int64)  # nanoseconds of each launch, added up
-    launches, whole = np.zeros((repeat, len(counters))), np.zeros(repeat)
+    whole = np.zeros(repeat)
     for k in range(repeat):
-        counters[:] = 0
         start = time.perf_counter()
         entry.run(call.tensors, call.numbers)
+        devices.synchronize(entry.device)
         whole[k] = time.perf_counter() - start
+    entry.executable = executable
+    entry.run(call.tensors, call.numbers)
+    counters = np.frombuffer(executable.times, np.int64)  # nanoseconds of each launch, added up
+    launches = np.zeros((repeat, len(counters)))
+    for k in range(repeat):
+        counters[:] = 0
+        entry.run(call.tensors, call.numbers)
         launches[k] = counters
     spent = np.median(launches, 0) / 1e9
     rows = [

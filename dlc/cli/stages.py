@@ -6,23 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 from dlc.cli.fused_text import print_fused
+from dlc.cli.machine import Machine
 from dlc.cli.naive import naive_kernels
 from dlc.cli.names import name_parameters
 from dlc.cli.program_text import print_program
 from dlc.cli.target import Target
 from dlc.codegen import llvm_kernel
-from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph
 from dlc.ir.graph_text import print_graph
 from dlc.ir.loops import Kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Program
-from dlc.runtime import driver, native
+from dlc.runtime import cuda_compile, cuda_modules, driver, native
 
 GRAPH_STAGES = ("graph", *(name for name, _ in driver.GRAPH_PASSES), "layout")
 KERNEL_STAGES = ("loops", "scheduled")
-STAGES = (*GRAPH_STAGES, "fused", *KERNEL_STAGES, "program", "llvm", "asm")
-LANGUAGE = dict.fromkeys(GRAPH_STAGES, "graph") | dict.fromkeys(KERNEL_STAGES, "loops") | {"llvm": "llvm", "asm": "asm"}
+CPU_STAGES, GPU_STAGES = ("llvm", "asm"), ("cuda", "ptx", "sass")
+STAGES = (*GRAPH_STAGES, "fused", *KERNEL_STAGES, "program", *CPU_STAGES, *GPU_STAGES)
+LANGUAGE = dict.fromkeys(GRAPH_STAGES, "graph") | dict.fromkeys(KERNEL_STAGES, "loops")
+LANGUAGE |= {"llvm": "llvm", "asm": "asm", "cuda": "cuda", "ptx": "ptx"}
 
 
 class _Reached(Exception):
@@ -32,10 +34,10 @@ class _Reached(Exception):
 class Stages:
     """A traced function, compiled as far as somebody looks."""
 
-    def __init__(self, target: Target, cpu: CpuTarget):
+    def __init__(self, target: Target, machine: Machine):
         entry, _ = target.trace()
         name_parameters(entry, target)
-        self.graph, self.donate, self.name, self.cpu = entry.graph, entry.donate, target.function.name, cpu
+        self.graph, self.donate, self.name, self.machine = entry.graph, entry.donate, target.function.name, machine
         self.seen: dict[str, Any] = {}
 
     def _run(self, last: str) -> Any:
@@ -46,7 +48,7 @@ class Stages:
 
         if last not in self.seen:
             try:
-                driver.lower(self.graph, self.donate, self.name, self.cpu, watch)
+                driver.lower(self.graph, self.donate, self.name, self.machine, watch)
             except _Reached:
                 pass
         return self.seen[last]
@@ -62,15 +64,27 @@ class Stages:
     def kernels(self, stage: str) -> list[Kernel]:
         """The kernels at a kernel stage, in the order of their first launch."""
         program = self.program()
-        return program.kernels() if stage == "scheduled" else naive_kernels(program, self.cpu)
+        return program.kernels() if stage == "scheduled" else naive_kernels(program, self.machine)
 
     def llvm(self) -> str:
         """The LLVM module."""
-        return driver.emit(self.program(), self.cpu)
+        return driver.emit(self.program(), self.machine)
+
+    def cuda(self) -> str:
+        """The CUDA C of all kernels."""
+        return cuda_compile.source(self.program(), self.machine)
+
+    def ptx(self) -> str:
+        """NVRTC's portable assembly of it."""
+        return cuda_modules.ptx(self.cuda(), self.machine.arch)
+
+    def sass(self) -> str:
+        """The machine code of the GPU."""
+        return cuda_modules.sass(cuda_modules.cubin(self.cuda(), self.machine.arch))
 
     def asm(self) -> str:
         """The machine code."""
-        return native.assembly(self.llvm(), self.cpu, opt_level=llvm_kernel.OPT_LEVEL, passes=llvm_kernel.PASSES)
+        return native.assembly(self.llvm(), self.machine, opt_level=llvm_kernel.OPT_LEVEL, passes=llvm_kernel.PASSES)
 
     def text(self, stage: str) -> str:
         """A stage as it is printed."""
@@ -79,9 +93,12 @@ class Stages:
         if stage in KERNEL_STAGES:
             return "\n".join(map(print_kernel, self.kernels(stage)))
         texts: dict[str, Callable[[], str]] = {
-            "fused": lambda: print_fused(self.program(), self.cpu),
+            "fused": lambda: print_fused(self.program(), self.machine),
             "program": lambda: print_program(self.program()),
             "llvm": self.llvm,
             "asm": self.asm,
+            "cuda": self.cuda,
+            "ptx": self.ptx,
+            "sass": self.sass,
         }
         return texts[stage]()

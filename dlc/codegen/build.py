@@ -160,10 +160,12 @@ class _Builder:
         return not any(written & _slots(s) or read & _written(s) for s in between)
 
     def grain(self, tasks: int, work_ns: float) -> int:
-        """Small kernels stay on one thread; others are dealt out in a few pieces a thread."""
+        """Small kernels stay on one thread; others are dealt out in a few pieces a thread, the more the longer they
+        take: a piece costs a contended atomic, too few leave threads waiting for each other."""
         if work_ns < schedules.FORK_NS or self.target.threads == 1:
             return tasks
-        return max(1, tasks // (self.target.threads * 8))
+        pieces = 1 if work_ns < 30_000 else 2 if work_ns < 100_000 else 8
+        return max(1, -(-tasks // (self.target.threads * pieces)))
 
     def share(self, kernel: Kernel) -> Kernel:
         """Equal kernels are compiled once; different ones get different names."""

@@ -59,7 +59,7 @@ def _map(fused: Fused, group: Group, target: CpuTarget) -> schedule.Map:
     dtypes = group_dtypes(group)
     # one axis: a kernel for tensors of every size, whose lanes do not follow this one's
     lanes = lanes_for(target, dtypes, extents[-1] if len(extents) > 1 else 1 << 20 if extents else 1)
-    chunk = max(lanes, CHUNK_BYTES // max(d.itemsize for d in dtypes))
+    chunk = max(lanes, CHUNK_BYTES // max(4, *(d.itemsize for d in dtypes)))
     across = transposed_axis(fused, group, extents)
     if across is not None and lanes >= 4 and extents[across] >= lanes // 2 and extents[-1] >= lanes // 2:
         return schedule.Map(lanes, chunk, lanes)

@@ -28,6 +28,14 @@ Statements:
     Fold(buffer, index, value, combine, lanes)
                             in every lane: buffer[index] = the values of its group combined, where groups are `lanes`
                             consecutive threads of the block; every thread comes here; the buffer is in registers
+    Mma(buffer, index, a, b, m, n, k, a_order, b_order, lanes)
+                            a group of `lanes` (32 or 128) threads adds an m x n product of two shared tiles to sums that
+                            it holds together. `a` and `b` load the tiles' first elements; order "mk" says that the last
+                            two indices of `a` are row and inner position, "km" that its last three are row / 64, inner
+                            position, row % 64 ("nk", "kn" of `b` alike). Thread l = 32*w + i of the group has in
+                            buffer[index..., j, r] the sum of row 16*w + i/4 + 8*(r/2), column 8*j + 2*(i%4) + r%2
+    Async(body)             copies from global to shared memory that may take place later, at the latest at a Wait
+    Wait(what, pending)     until all of this thread's Asyncs ("copy") or Mmas ("mma") but the last `pending` are done
 
 Buffers: `global` ones are the kernel's parameters, addressed by one flat element offset. `shared` (scratch of one
 parallel iteration: a CPU thread's stack, a GPU block's shared memory) and `reg` have a shape and as many indices as
@@ -66,6 +74,7 @@ class Buffer:
     shape: tuple[int, ...]
     space: str = "global"
     note: str = ""  # what it holds, for the dump: '%x f32[100,784]'
+    swizzled: bool = False  # shared, rows of 128 bytes: 16-byte piece p of row r stands at p ^ r % 8 (a matter of banks)
 
     @property
     def size(self) -> int:
@@ -258,6 +267,31 @@ class Fold(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
+class Mma(Stmt):
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    a: Expr
+    b: Expr
+    m: int
+    n: int
+    k: int
+    a_order: str
+    b_order: str
+    lanes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Async(Stmt):
+    body: Stmt
+
+
+@dataclass(frozen=True, eq=False)
+class Wait(Stmt):
+    what: str
+    pending: int
+
+
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """One generated function. `params` are global buffers in argument order; those in `writes` are written."""
 
@@ -310,7 +344,7 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, combine: str
 def children(stmt: Stmt) -> tuple[Stmt, ...]:
     if isinstance(stmt, Seq):
         return stmt.body
-    if isinstance(stmt, For):
+    if isinstance(stmt, (For, Async)):
         return (stmt.body,)
     if isinstance(stmt, If):
         return (stmt.then,) if stmt.other is None else (stmt.then, stmt.other)
@@ -334,6 +368,8 @@ def exprs(stmt: Stmt) -> tuple[Expr, ...]:
         return (*stmt.index, stmt.value) if stmt.predicate is None else (*stmt.index, stmt.value, stmt.predicate)
     if isinstance(stmt, Fold):
         return (*stmt.index, stmt.value)
+    if isinstance(stmt, Mma):
+        return (*stmt.index, stmt.a, stmt.b)
     return ()
 
 
@@ -388,6 +424,10 @@ def map_stmt(stmt: Stmt, expr: Callable[[Expr], Expr], rule: Callable[[Stmt], St
         new = Store(stmt.buffer, tuple(map(expr, stmt.index)), expr(stmt.value), stmt.combine, pred)
     elif isinstance(stmt, Fold):
         new = replace(stmt, index=tuple(map(expr, stmt.index)), value=expr(stmt.value))
+    elif isinstance(stmt, Mma):
+        new = replace(stmt, index=tuple(map(expr, stmt.index)), a=expr(stmt.a), b=expr(stmt.b))
+    elif isinstance(stmt, Async):
+        new = Async(map_stmt(stmt.body, expr, rule))
     else:
         new = stmt
     if rule is not None:
@@ -406,12 +446,12 @@ def substitute(stmt: Stmt, mapping: dict[Expr, Expr]) -> Stmt:
 def canonical(kernel: Kernel) -> Kernel:
     """The kernel with buffers named by position and without notes and lines: equal kernels then print equally."""
     names: dict[Buffer, Buffer] = {
-        b: Buffer(f"p{k}", b.dtype, b.shape, b.space) for k, b in enumerate(kernel.params)
+        b: replace(b, name=f"p{k}", note="") for k, b in enumerate(kernel.params)
     }
     for stmt in walk(kernel.body):
         if isinstance(stmt, Alloc):
             b = stmt.buffer
-            names[b] = Buffer(f"a{len(names)}", b.dtype, b.shape, b.space)
+            names[b] = replace(b, name=f"a{len(names)}", note="")
     return replace_buffers(kernel, names, name="kernel", locs=(), flops=0, bytes=0)
 
 
@@ -425,7 +465,7 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
     def statement(s: Stmt) -> Stmt | None:
         if isinstance(s, Store):
             return Store(names.get(s.buffer, s.buffer), s.index, s.value, s.combine, s.predicate)
-        if isinstance(s, Fold):
+        if isinstance(s, (Fold, Mma)):
             return replace(s, buffer=names.get(s.buffer, s.buffer))
         return Alloc(names.get(s.buffer, s.buffer)) if isinstance(s, Alloc) else None
 

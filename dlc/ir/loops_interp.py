@@ -26,7 +26,24 @@ import numpy as np
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError
-from dlc.ir.loops import RUNTIME, Alloc, Buffer, Expr, Fold, For, If, Kernel, Seq, Stmt, Store, Sync, load_parts, walk
+from dlc.ir.loops import (
+    RUNTIME,
+    Alloc,
+    Async,
+    Buffer,
+    Expr,
+    Fold,
+    For,
+    If,
+    Kernel,
+    Mma,
+    Seq,
+    Stmt,
+    Store,
+    Sync,
+    load_parts,
+    walk,
+)
 from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.loops_verify import interval
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
@@ -273,7 +290,7 @@ class _Compiler:
             extent = self.value(stmt.extent, {}, stmt)
             if stmt.extent.op != "const":
                 self.line(f"if {extent} > {stmt.axis.attr[1]}: fail({self.given(stmt)}, 'extent', {extent})")
-            if stmt.kind == "lane" and any(isinstance(s, (Sync, Fold)) for s in walk(stmt.body)):
+            if stmt.kind == "lane" and any(isinstance(s, (Sync, Fold, Mma)) for s in walk(stmt.body)):
                 self.threads(stmt, extent)
                 return
             loop = f"range({extent})"
@@ -296,6 +313,16 @@ class _Compiler:
             memo: dict[Expr, str] = {}
             place = self.place(stmt.buffer, stmt.index, memo, stmt)
             self.line(f"{place} = yield {self.given(stmt)}, {self.value(stmt.value, memo, stmt)}")
+        elif isinstance(stmt, Async):
+            self.statement(stmt.body)
+        elif isinstance(stmt, Mma):
+            memo = {}
+            places = []
+            for b, index in ((stmt.buffer, stmt.index), *(load_parts(e)[:2] for e in (stmt.a, stmt.b))):
+                place = self.place(b, index, memo, stmt)
+                name, _, offset = place.partition("[")
+                places.append(f"{name}, {offset[:-1]}")
+            self.line(f"yield {self.given(stmt)}, ({', '.join(places)})")
 
     def threads(self, stmt: For, extent: str) -> None:
         """A lane loop whose threads wait for each other."""
@@ -474,6 +501,42 @@ def _in_step(threads: list, order: random.Random, combine: dict[Fold, Callable[[
                 for _, value in met[start + 1 : start + stmt.lanes]:
                     total = combine[stmt](total, value)
                 answers[start : start + stmt.lanes] = [total] * stmt.lanes
+        elif isinstance(stmt, Mma):
+            for start in range(0, len(met), stmt.lanes):
+                _multiply(stmt, [value for _, value in met[start : start + stmt.lanes]])
+
+
+def _multiply(stmt: Mma, parts: list[tuple]) -> None:
+    """An Mma by one group: each thread gave (sums, their place, a, its place, b, its place)."""
+    _, _, a, a_at, b, b_at = parts[0]
+    if any(part[3] != a_at or part[5] != b_at for part in parts):
+        raise InterpError("the threads of a group multiply different tiles")
+    rows = _tile(stmt.a, a, a_at, stmt.m, stmt.k, stmt.a_order)
+    columns = _tile(stmt.b, b, b_at, stmt.n, stmt.k, stmt.b_order)
+    product = rows @ columns.T
+    for thread, (sums, at, *_) in enumerate(parts):
+        i = thread % 32
+        for j in range(stmt.n // 8):
+            for r in range(4):
+                row, column = 16 * (thread // 32) + i // 4 + 8 * (r // 2), 8 * j + 2 * (i % 4) + r % 2
+                sums[at + 4 * j + r] = product.dtype.type(sums[at + 4 * j + r] + product[row, column])
+
+
+def _tile(e: Expr, memory: list, start: int, count: int, k: int, order: str) -> np.ndarray:
+    """A tile of shared memory as [row or column, inner position]."""
+    shape = e.attr.shape
+    out = np.empty((count, k), np.float32)
+    for x in range(count):
+        for y in range(k):
+            if order[1] == "k":
+                at = start + x * shape[-1] + y
+            else:
+                at = start + (x // 64) * shape[-2] * 64 + y * 64 + x % 64
+            value = memory[at]
+            if value is None:
+                raise InterpError(f"an Mma reads element {at} of {e.attr.name} where nothing was written")
+            out[x, y] = value
+    return out
 
 
 def _to_int(x, dtype: DType) -> int:

@@ -12,7 +12,8 @@
         else:
           out[r] = x[r + 1 if r < 9]         # a predicated load
 
-`fold(32) m[0] max= x` is a Fold over groups of 32 threads.
+`fold(32) m[0] max= x` is a Fold over groups of 32 threads, `mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]`
+an Mma by groups of 128, `async:` an Async, `wait copy 2` a Wait.
 
 Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the others are calls, `f32(x)` is a cast and
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
@@ -36,16 +37,19 @@ from dlc.ir.loops import (
     KINDS,
     RUNTIME,
     Alloc,
+    Async,
     Buffer,
     Expr,
     Fold,
     For,
     If,
     Kernel,
+    Mma,
     Seq,
     Stmt,
     Store,
     Sync,
+    Wait,
     axis,
     const,
     exprs,
@@ -64,7 +68,8 @@ _BY_SYMBOL = {row.symbol: row.name for row in SCALAR_OPS.values() if row.symbol}
 _ATOM = len(_LEVELS)
 _TYPES = {d.short: d for d in dtypes.ALL}
 _RESERVED = {*_TYPES, *SCALAR_OPS, *KINDS, "cast", "bitcast", "select", "fma", "inf", "nan", "true", "false", "if",
-             "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "kernel"}
+             "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "mma", "async",
+             "wait", "kernel"}
 _COMBINE_SIGN = {name: (SCALAR_OPS[name].symbol or name) + "=" for name in COMBINES}
 _LET_ABOVE = 40  # statements with fewer nodes are written out in full
 _LET_SIZE = 4  # smaller subexpressions are repeated rather than named
@@ -160,9 +165,15 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         return [pad + "scope:", *_block(stmt, names, pad + "  ")]
     if isinstance(stmt, Alloc):
         b = stmt.buffer
-        return [f"{pad}alloc {names.add(b, b.name)}: {b.space} {_type(b)}" + (f"  # {b.note}" if b.note else "")]
+        layout = " swizzled" if b.swizzled else ""
+        note = f"  # {b.note}" if b.note else ""
+        return [f"{pad}alloc {names.add(b, b.name)}: {b.space} {_type(b)}{layout}{note}"]
     if isinstance(stmt, Sync):
         return [pad + "sync"]
+    if isinstance(stmt, Wait):
+        return [f"{pad}wait {stmt.what} {stmt.pending}"]
+    if isinstance(stmt, Async):
+        return [f"{pad}async:", *_block(stmt.body, names, pad + "  ")]
     lets, scope = _lets(exprs(stmt), names, pad)
     printer = _Printer(scope)
     if isinstance(stmt, For):
@@ -178,8 +189,13 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         return lines if stmt.other is None else [*lines, f"{pad}else:", *_block(stmt.other, names, pad + "  ")]
     if isinstance(stmt, Fold):
         place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
-        sign = _COMBINE_SIGN.get(stmt.combine, f"{stmt.combine}=")
+        sign = _COMBINE_SIGN[stmt.combine]
         return [*lets, f"{pad}fold({stmt.lanes}) {place} {sign} {printer.text(stmt.value, stmt.buffer.dtype, 0)}"]
+    if isinstance(stmt, Mma):
+        shape = f"{stmt.m}x{stmt.n}x{stmt.k} of {stmt.lanes}, {stmt.a_order}, {stmt.b_order}"
+        place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+        operands = " * ".join(printer.text(e, None, 0) for e in (stmt.a, stmt.b))
+        return [*lets, f"{pad}mma({shape}) {place} += {operands}"]
     assert isinstance(stmt, Store), stmt
     sign = "=" if stmt.combine is None else _COMBINE_SIGN.get(stmt.combine, f"{stmt.combine}=")
     value = printer.text(stmt.value, stmt.buffer.dtype, 0)
@@ -294,7 +310,8 @@ _TOKEN = re.compile(
     r"|(?P<sign><<|>>|//|==|!=|<=|[-+*/%&|^<()\[\],:]))"
 )
 _HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:  # (.*))?$")
-_BUFFER = re.compile(r"(\w+): (?:(\w+) )?(\w+)\[([\dn,]*)\](?:( writes))?(?:  # (.*))?$")
+_BUFFER = re.compile(r"(\w+): (?:(\w+) )?(\w+)\[([\dn,]*)\](?:( writes| swizzled))?(?:  # (.*))?$")
+_MMA = re.compile(r"mma\((\d+)x(\d+)x(\d+) of (\d+), (mk|km), (nk|kn)\) (.*)$")
 _FOR = re.compile(r"for (\w+) in (?:(.+) of )?(\d+)(?: (\w+))?(?:\((\d+)\))?:$")
 _STORE = re.compile(r" (=|[+*&|]=|max=|min=) ")
 _SIGN_COMBINE = {sign: name for name, sign in _COMBINE_SIGN.items()}
@@ -361,9 +378,10 @@ class _Parser:
         match = _BUFFER.match(text)
         if not match or match[3] not in _TYPES:
             raise self.fail(f"expected 'name: type[shape]', got {text!r}")
-        name, space, short, shape, writes, note = match.groups()
+        name, space, short, shape, mark, note = match.groups()
         dims = tuple(RUNTIME if n == "n" else int(n) for n in shape.split(",") if n)
-        return Buffer(name, _TYPES[short], dims, space or "global", note or notes.get(name, "")), bool(writes)
+        buffer = Buffer(name, _TYPES[short], dims, space or "global", note or notes.get(name, ""), mark == " swizzled")
+        return buffer, mark == " writes"
 
     def block(self, scope: dict[str, Buffer | Expr], depth: int) -> Stmt:
         """The statements indented by `depth`; a body of one statement is that statement."""
@@ -401,6 +419,20 @@ class _Parser:
             scope[name] = self.expression(value, scope, None)
         elif text == "sync":
             made = [Sync()]
+        elif text == "async:":
+            self.at += 1
+            return [Async(self.block(scope, depth + 2))]
+        elif text.startswith("wait "):
+            what, _, pending = text.removeprefix("wait ").partition(" ")
+            if what not in ("copy", "mma") or not pending.isdigit():
+                raise self.fail("expected 'wait copy|mma number'")
+            made = [Wait(what, int(pending))]
+        elif match := _MMA.match(text):
+            stored = self.store(match[7], scope)
+            if stored.value.op != "mul" or any(e.op != "load" for e in stored.value.args):
+                raise self.fail("expected 'mma(...) sums[...] += a[...] * b[...]'")
+            m, n, k, lanes = (int(match[x]) for x in range(1, 5))
+            made = [Mma(stored.buffer, stored.index, *stored.value.args, m, n, k, match[5], match[6], lanes)]
         elif text.startswith("fold("):
             lanes, _, rest = text.removeprefix("fold(").partition(") ")
             stored = self.store(rest, scope)

@@ -16,19 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlc.ir import dtypes
+from dlc.ir import dtypes, loops
 from dlc.ir.errors import VerifyError
 from dlc.ir.loops import (
     COMBINES,
     KINDS,
     SPACES,
     Alloc,
+    Async,
     Buffer,
     Expr,
     Fold,
     For,
     If,
     Kernel,
+    Mma,
     Seq,
     Stmt,
     Store,
@@ -205,12 +207,16 @@ class _Verifier:
             self.store(stmt, axes, buffers, live)
         if isinstance(stmt, Fold):
             self.fold(stmt, axes, buffers)
+        if isinstance(stmt, Mma):
+            self.mma(stmt, axes, buffers)
         for e in exprs(stmt):
             self.expression(e, axes, buffers, live)
         if isinstance(stmt, For):
             self.loop(stmt, axes)
             exact = stmt.extent.op == "const" and stmt.extent.attr == stmt.axis.attr[1] > 0
             self.visit(stmt.body, {**axes, stmt.axis: stmt}, buffers, guarded or not exact)
+        elif isinstance(stmt, Async):
+            self.visit(stmt.body, axes, buffers, guarded)
         elif isinstance(stmt, If):
             if stmt.cond.dtype is not dtypes.bool_:
                 raise self.fail(f"the condition is {stmt.cond.dtype.name}, not bool")
@@ -305,6 +311,18 @@ class _Verifier:
         if stmt.lanes < 1 or threads.attr % stmt.lanes or (stmt.lanes < 32 and stmt.lanes & (stmt.lanes - 1)):
             raise self.fail(f"groups of {stmt.lanes} in a block of {threads.attr} threads")
         self.store(Store(stmt.buffer, stmt.index, stmt.value, stmt.combine), axes, buffers, False)
+
+    def mma(self, stmt: Mma, axes: dict[Expr, For], buffers: set[Buffer]) -> None:
+        if not any(f.kind == "lane" for f in axes.values()):
+            raise self.fail("an Mma outside a lane loop")
+        if stmt.buffer.space != "reg" or stmt.buffer.shape[-2:] != (stmt.n // 8, 4):
+            raise self.fail(f"an Mma of {stmt.n} columns into {stmt.buffer.space} {stmt.buffer.shape}")
+        if (stmt.lanes, stmt.m) not in ((32, 16), (128, 64)) or stmt.n % 8 or stmt.k % 16:
+            raise self.fail(f"no Mma of {stmt.m}x{stmt.n}x{stmt.k} by {stmt.lanes} threads")
+        for e, order in ((stmt.a, stmt.a_order), (stmt.b, stmt.b_order)):
+            if e.op != "load" or e.attr.space != "shared" or order not in ("mk", "km", "nk", "kn"):
+                raise self.fail("the operands of an Mma are shared tiles")
+        self.store(Store(stmt.buffer, stmt.index, loops.const(0, stmt.buffer.dtype), "add"), axes, buffers, False)
 
     def expression(self, e: Expr, axes: dict[Expr, For], buffers: set[Buffer], guarded: bool) -> None:
         loose = e.axes - axes.keys()
