@@ -29,7 +29,7 @@ Statements:
                             in every lane: buffer[index] = the values of its group combined, where groups are `lanes`
                             consecutive threads of the block; every thread comes here; the buffer is in registers
     Mma(buffer, index, a, b, m, n, k, a_order, b_order, lanes)
-                            a group of `lanes` (32 or 128) threads adds an m x n product of two shared tiles to sums that
+                            a group of `lanes` (32 or 128) threads adds an m x n product of two shared tiles to the sums
                             it holds together. `a` and `b` load the tiles' first elements; order "mk" says that the last
                             two indices of `a` are row and inner position, "km" that its last three are row / 64, inner
                             position, row % 64 ("nk", "kn" of `b` alike). Thread l = 32*w + i of the group has in
@@ -43,7 +43,7 @@ axes, row-major. A global buffer of extent RUNTIME has as many elements as the l
 size from a parameter and serves tensors of every size. Every index of a `reg` buffer is a constant, an unrolled axis,
 or a vector axis that walks one whole dimension of extent `lanes` by itself: so a target can keep it in registers. A
 vector load across the rows of a reg tile is a register transpose. On a GPU a block allocates shared buffers outside
-its lane loop, and each thread its reg buffers inside.
+its lane loop, and each thread its reg buffers inside; there a vector loop is written out, so that its axis may stand in any reg index.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Buffer:
     shape: tuple[int, ...]
     space: str = "global"
     note: str = ""  # what it holds, for the dump: '%x f32[100,784]'
-    swizzled: bool = False  # shared, rows of 128 bytes: 16-byte piece p of row r stands at p ^ r % 8 (a matter of banks)
+    swizzled: bool = False  # shared, rows of 128 bytes: 16-byte piece p of row r stands at p ^ r % 8 (for the banks)
 
     @property
     def size(self) -> int:
