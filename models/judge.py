@@ -1,0 +1,87 @@
+"""How good are made digits? `python -m models.judge ddpm run.safetensors`: a classifier trained by us looks at samples.
+
+`run.safetensors` is what `python -m models.ddpm --save run.safetensors` (or gan, or vae) wrote. The classifier is
+`models.cnn`, trained on the same data: now, or before with `--save FILE`, which `--classifier FILE` names.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import dlc
+import dlc.nn.functional as F
+from dlc import nn
+from dlc.data import DatasetError
+from models import checkpoint, cnn, training
+from models.data import NORMALIZE, centred, load
+
+SURE = 0.9  # the confidence from which on a sample counts as a digit
+EPOCHS = {"digits": 20, "mnist": 8}
+BATCH = 500
+
+
+@dlc.jit
+def probabilities(classifier, x):
+    return F.softmax(classifier(x), 1)
+
+
+def classify(classifier: nn.Module, images: np.ndarray, name: str) -> np.ndarray:
+    """Probabilities (N, 10) of images in [0, 1], which look like those of the data set `name`."""
+    classifier.eval()
+    images = NORMALIZE[name](images)
+    parts = [probabilities(classifier, dlc.asarray(images[k : k + BATCH])) for k in range(0, len(images), BATCH)]
+    return np.concatenate([part.numpy() for part in parts])
+
+
+def trained_classifier(name: str, path: str | None) -> nn.Module:
+    """The classifier of a data set: read from `path`, or trained now and written there if it is given and missing."""
+    data = load(name, 100, seed=0)
+    classifier, _ = cnn.build(data, 1e-2)
+    if path is None or not Path(path).exists():
+        click.echo("training the classifier")
+        options = {"data": name, "epochs": EPOCHS[name], "batch_size": 100, "lr": 1e-2, "seed": 0}
+        path = path or str(Path(click.get_app_dir("dlc")) / f"classifier-{name}.safetensors")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        training.train(cnn.build, cnn.train_step, cnn.predict, options, save=path)
+    classifier.load_state_dict(model_state(path))
+    click.echo(f"the classifier is right on {training.accuracy(classifier, cnn.predict, data):.2%} of the test images")
+    return classifier
+
+
+def model_state(path: str) -> dict[str, Any]:
+    """The model in a saved run."""
+    checkpoint.settings(path)  # raises where the file is no run
+    return {name[6:]: value for name, value in dlc.load(path).items() if name.startswith("model.")}
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("model", type=click.Choice(["ddpm", "gan", "vae"]))
+@click.argument("run", metavar="RUN")
+@click.option("--classifier", metavar="FILE", help="A run of models.cnn; trained now if it is missing.")
+@click.option("--count", type=click.IntRange(1), default=1000, help="How many samples to judge.")
+@click.option("--seed", type=int, default=0)
+def main(model: str, run: str, classifier: str | None, count: int, seed: int) -> None:
+    """Judge samples of a saved RUN of a generative MODEL."""
+    try:
+        settings = checkpoint.settings(run)
+        module, name = importlib.import_module(f"models.{model}"), settings["data"]
+        variants = {flag: settings[flag] for flag in module.TASK.variants}
+        maker, _ = module.build(centred(name, settings["batch_size"], 0), settings["lr"], **variants)
+        maker.load_state_dict(model_state(run))
+        judge = trained_classifier(name, classifier)
+    except (DatasetError, dlc.CheckpointError) as error:
+        raise click.ClickException(str(error)) from None
+    chances = classify(judge, module.sample(maker.eval(), count, seed), name)
+    sure = chances.max(1) > SURE
+    found = np.bincount(chances.argmax(1)[sure], minlength=10)
+    click.echo(f"{count} samples: {sure.mean():.1%} are a digit with confidence above {SURE}")
+    click.echo(f"classes that appear: {np.count_nonzero(found)} of 10 ({', '.join(map(str, found))})")
+
+
+if __name__ == "__main__":
+    main()
