@@ -344,13 +344,8 @@ def threads_min_tasks(target: CpuTarget) -> int:
     return max(1, target.threads) * 2 if target.threads > 1 else 1
 
 
-def tile_rule(target: CpuTarget) -> Callable[[Node], tuple[bool, int, int]]:
-    """(swap, mr, nr) of the target's schedule for a contraction node."""
-
-    def rule(node: Node) -> tuple[bool, int, int]:
-        s = schedules.contract(node, target)
-        return s.swap, s.mr, s.nr
-
-    return rule
+def tile_rule(target: CpuTarget) -> Callable[[Node], schedule.Contract]:
+    """The target's schedule for a contraction node."""
+    return lambda node: schedules.contract(node, target)
 
 

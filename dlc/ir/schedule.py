@@ -47,6 +47,7 @@ class Contract:
     mb: int = 1
     nb: int = 1
     swap: bool = False  # the second operand gives the rows, the first the vectors
+    along: bool = False  # vectors run along the inner range, of which both operands are contiguous; nr counts columns
     run: int = 0  # extent of the last row labels that lie at one stride; a tile stays inside a run (0: any rows)
 
 

@@ -22,7 +22,7 @@ from dlc.passes.vjp import map_bodies
 
 
 def layout(graph: Graph, tile_of, min_tasks: int) -> Graph:
-    """Rewrite every contraction; `tile_of(node) -> (swap, mr, nr)` is the target's choice for a contraction node."""
+    """Rewrite every contraction; `tile_of(node)` is the target's schedule for a contraction node."""
 
     def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
         if node.op == "reduce":
@@ -139,7 +139,8 @@ def _as_reduction(node: Node, sizes: dict[str, int]) -> Node:
 
 def _split(node: Node, sizes: dict[str, int], tile_of, min_tasks: int) -> Node:
     """Cut the longest inner label in pieces when there are too few tiles for the threads."""
-    swap, mr, nr = tile_of(node)
+    tile = tile_of(node)
+    swap, mr, nr = tile.swap, tile.mr, tile.nr
     parts = parts_of(node.attrs["spec"], sizes, swap)
     m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
     tiles = math.prod(sizes[x] for x in parts.batch) * -(-m // mr) * -(-n // nr)
@@ -165,10 +166,13 @@ def pack(node: Node, tile_of) -> Node:
     """Panels for the operands that would be read badly where they are."""
     if node.op == "reduce":
         return node
-    swap, mr, nr = tile_of(node)
+    tile = tile_of(node)
+    swap, mr, nr = tile.swap, tile.mr, tile.nr
     sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
     m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
+    if tile.along and m >= 4:
+        return node
     column_at, row_at = (0, 1) if swap else (1, 0)
     labels = split_spec(node.attrs["spec"])[:2]
     direct = streams_along(node.inputs[column_at], labels[column_at].index(parts.columns[-1]))

@@ -177,6 +177,8 @@ def lower_contract(fused: Fused, group: Group, sched: schedule.Contract) -> Lowe
     flops = 2 * _product(sizes.values())
     if not sched.lanes:
         return body.finish(_naive(tile), sched, flops)
+    if sched.along:
+        return body.finish(_along(tile), sched, flops)
     return body.finish(_tiled(tile), sched, flops)
 
 
@@ -197,6 +199,78 @@ def _naive(tile: _Tile) -> Stmt:
         tile.epilogue(mapping, loops.load(acc, zero), None),
     ))
     return nest(axes, body)
+
+
+def _along(tile: _Tile) -> Stmt:
+    """Few rows, a long inner range, and both operands contiguous along it: neither is worth packing. Every result is a
+    vector of partial sums, folded at the end of the range."""
+    sched, parts = tile.sched, tile.parts
+    lanes, mr, nr = sched.lanes, sched.mr, sched.nr
+    m, n = _product(tile.extents(parts.rows)), _product(tile.extents(parts.columns))
+    m_tiles, n_tiles = -(-m // mr), -(-n // nr)
+    m_blocks, n_blocks = -(-m_tiles // sched.mb), -(-n_tiles // sched.nb)
+    task = split_axis(_product(tile.extents(parts.batch)) * n_blocks * m_blocks, "t")
+    *outer_at, n_block, m_block = unflatten(task, (*tile.extents(parts.batch), n_blocks, m_blocks))
+    base = dict(zip(tile.axes(parts.batch), outer_at, strict=True))
+
+    def at(labels: str, position: Expr, total: int) -> dict[Expr, Expr]:
+        inside = simplify(loops.op("min", position, loops.const(total - 1)))
+        return dict(zip(tile.axes(labels), unflatten(inside, tile.extents(labels)), strict=True))
+
+    def tiles(mt: Expr, nt: Expr) -> Stmt:
+        i, j, lane = loops.axis("i", mr), loops.axis("j", nr), loops.axis("l", lanes)
+        acc = Buffer("acc", tile.accumulator, (mr, nr, lanes), "reg")
+        scratch = Buffer("tile", acc.dtype, (mr, nr), "shared")
+        *ks, k = tile.inner_loops()[0]
+        extents = [axis.attr[1] for axis in (*ks, k)]
+
+        def each(body: Stmt) -> Stmt:
+            return loops.loop(i, loops.loop(j, body, "unroll"), "unroll")
+
+        def step(position: Expr, predicate: Expr | None) -> Stmt:
+            places = list(zip((*ks, position), extents, strict=True))
+            inner = base | spread(tile.axes(parts.inner), places)
+            a = tile.operand(tile.row_value, inner | at(parts.rows, simplify(mt * mr + i), m))
+            b = tile.operand(tile.col_value, inner | at(parts.columns, simplify(nt * nr + j), n))
+            a, b = (loops.cast(guarded(x, predicate), acc.dtype) for x in (a, b))
+            add = loops.store(acc, (i, j, lane), multiply_add(a, b, loops.load(acc, i, j, lane)))
+            return loops.loop(lane, each(add), "vector", None, lanes)
+
+        full, rest = divmod(extents[-1], lanes)
+        body: list[Stmt] = []
+        if full:
+            c = loops.axis("k", full)
+            body.append(loops.loop(c, step(simplify(c * lanes + lane), None)))
+        if rest:
+            last = simplify(lane + full * lanes)
+            body.append(step(last, loops.op("lt", last, loops.const(extents[-1]))))
+        zero = loops.const(0, acc.dtype)
+        clear = loops.loop(lane, each(loops.store(acc, (i, j, lane), zero)), "vector", None, lanes)
+        fold = loops.store(scratch, (i, j), loops.load(acc, i, j, lane), "add")
+        r, v = loops.axis("r", mr), loops.axis("v", nr)
+        place = base | at(parts.rows, simplify(mt * mr + r), m) | at(parts.columns, simplify(nt * nr + v), n)
+        out = tile.epilogue(place, loops.load(scratch, r, v), None)
+        out = loops.loop(v, out, "vector", _left(n, nr, nt), min(lanes, 1 << (nr - 1).bit_length()))
+        return loops.Seq((
+            loops.Alloc(acc), loops.Alloc(scratch), clear, nest(ks, loops.seq(*body)),
+            each(loops.seq(loops.store(scratch, (i, j), zero), loops.loop(lane, fold, "vector", None, lanes))),
+            loops.loop(r, out, "serial", _left(m, mr, mt)),
+        ))
+
+    stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt",
+                       lambda nt: _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))
+    return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
+
+
+def runs_along_inner(node: Node, swap: bool) -> bool:
+    """Do both operands lie contiguous along the same inner label?"""
+    spec = split_spec(node.attrs["spec"])
+    parts = parts_of(node.attrs["spec"], label_sizes(node), swap)
+    if not parts.inner:
+        return False
+    return all(
+        strides_of(x)[own.index(parts.inner[-1])] == 1 for x, own in zip(node.inputs, spec, strict=False)
+    )
 
 
 def _runs(rows: str, tile: _Tile, run: int) -> tuple[str, str]:
