@@ -7,7 +7,8 @@ nothing else uses (real address + OFFSET), so that code which mistakes it for ho
 from __future__ import annotations
 
 import ctypes
-from collections import Counter
+import os
+from collections import Counter, OrderedDict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,8 +155,42 @@ class FakeGpu:
             extent = p.size if p.size != loops.RUNTIME else max(sizes.values(), default=0)
             data = (ctypes.c_uint8 * (max(extent, 1) * p.dtype.itemsize)).from_address(address - OFFSET)
             arrays.append(np.frombuffer(data, np.uint8).view(p.dtype.np)[: max(extent, 0)])
+        # A kernel that overwrites what it reads reads each element first (see cuda_kernel); statement by statement, as
+        # the interpreter goes, it would not.
+        written = [a for p, a in zip(kernel.params, arrays, strict=True) if p in kernel.writes]
+        for n, p in enumerate(kernel.params):
+            if p not in kernel.writes and any(np.may_share_memory(arrays[n], w) for w in written):
+                arrays[n] = arrays[n].copy()
         loops_interp.run(kernel, arrays)
 
     def learn(self, kernels: list[loops.Kernel]) -> None:
         """What the next modules contain."""
         self.kernels.update({symbol(k): k for k in kernels})
+
+
+def use(monkeypatch: Any, gpu: FakeGpu | None = None) -> FakeGpu:
+    """Put a fake GPU in place for one test, with a compiler that hands its kernels over as they are."""
+    from dlc.frontend import eager, placement
+    from dlc.frontend import trace as tracing
+    from dlc.runtime import cuda_compile, cuda_device, cuda_memory, cuda_modules
+
+    gpu = gpu or FakeGpu()
+
+    def sources(modules: list[list[loops.Kernel]], target: GpuTarget) -> list[str]:
+        for kernels in modules:
+            gpu.learn(kernels)
+        return ["" for _ in modules]
+
+    monkeypatch.setenv("DLC_CACHE", "0")
+    monkeypatch.setattr(cuda_device, "_gpu", gpu)
+    monkeypatch.setattr(cuda_device, "_owner_pid", os.getpid())
+    monkeypatch.setattr(cuda_compile, "sources", sources)
+    monkeypatch.setattr(cuda_modules, "cubins", lambda texts, arch: [b"" for _ in texts])
+    monkeypatch.setattr(cuda_modules, "version", lambda: "0.0")
+    monkeypatch.setattr(cuda_memory, "_arenas", {})
+    monkeypatch.setattr(placement, "several", False)
+    monkeypatch.setattr(placement, "_default", "cpu")
+    monkeypatch.setattr(tracing, "lifted", None)
+    monkeypatch.setattr(eager, "_executables", OrderedDict())
+    monkeypatch.setattr(eager, "_pending", {})
+    return gpu

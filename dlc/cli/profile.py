@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import click
@@ -10,11 +11,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import dlc
 from dlc.cli.errors import CommandError
 from dlc.cli.launches import lines, work
 from dlc.cli.target import find
 from dlc.cli.units import count, nbytes, seconds
 from dlc.frontend import eager
+from dlc.ir.errors import DeviceError
 from dlc.runtime import devices, driver
 from dlc.runtime.executable import Interpreted
 
@@ -34,14 +37,19 @@ class Row(NamedTuple):
 @click.argument("target")
 @click.option("--repeat", default=20, show_default=True, type=click.IntRange(1), help="Calls to time.")
 @click.option("--top", default=0, type=click.IntRange(0), help="Only the N slowest kernels.")
-def profile(target: str, repeat: int, top: int) -> None:
+@click.option("--device", metavar="DEVICE", help="Where TARGET makes its tensors: cpu, cuda, cuda:1.")
+def profile(target: str, repeat: int, top: int, device: str | None) -> None:
     """Run TARGET (see `dlc dump --help`) and show the time of each of its kernels.
 
     Times are medians over the calls, by a clock read around each launch (on a GPU: by events, one kernel at a time);
     share is of all kernels together. A call is timed as it usually runs: on a GPU, as one graph.
     Bytes count each argument of a kernel once, flop its scalar operations on floats, weighted by what they cost.
     """
-    rows, whole = measure(target, repeat)
+    try:
+        with dlc.device(device) if device else nullcontext():
+            rows, whole = measure(target, repeat)
+    except DeviceError as error:
+        raise CommandError(str(error).partition("\n")[0]) from None
     total = sum(r.seconds for r in rows) or 1e-12
     shown = sorted(rows, key=lambda r: -r.seconds)[: top or None]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -69,12 +77,12 @@ def measure(text: str, repeat: int) -> tuple[list[Row], float]:
     target = find(text)
     target.function(*target.args, **target.kwargs)  # gradients and state are then as in every later call
     entry, call = target.trace()
-    usual = eager.compiled(entry.graph, entry.donate, entry.device)
     executable = driver.compile_graph(entry.graph, entry.donate, target.function.name, device=entry.device,
                                       profile=True)  # fmt: skip
     if isinstance(executable, Interpreted) or executable.times is None:
         raise CommandError("there is nothing to profile under DLC_INTERPRET=1")
-    entry.executable = usual if entry.device != "cpu" else executable
+    on_gpu = entry.device != "cpu"
+    entry.executable = eager.compiled(entry.graph, entry.donate, entry.device) if on_gpu else executable
     for _ in range(3):
         entry.run(call.tensors, call.numbers)
     whole = np.zeros(repeat)

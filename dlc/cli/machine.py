@@ -1,0 +1,30 @@
+"""`--device` on the command line: what to generate code for."""
+
+from __future__ import annotations
+
+from dlc.cli.errors import CommandError
+from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.target import CpuTarget
+from dlc.ir.errors import DeviceError
+from dlc.runtime import cuda_device, devices, host
+
+Machine = CpuTarget | GpuTarget
+
+TYPICAL = "sm_90a"
+
+
+def machine(text: str) -> Machine:
+    """"cpu", "cuda:sm_90" (any machine will do), "cuda:1" (a GPU that is here); "cuda" is the first GPU, or a typical
+    one where there is none. Raises CommandError."""
+    try:
+        if text == "cpu":
+            return host.detect()
+        kind, _, which = text.partition(":")
+        if kind == "cuda" and which.startswith("sm_"):
+            return GpuTarget.of(which)
+        if text == "cuda" and not cuda_device.cards():
+            return GpuTarget.of(TYPICAL)
+        name = devices.usable(text)
+        return cuda_device.gpu_target(devices.index_of(name)) if name != "cpu" else host.detect()
+    except (ValueError, DeviceError) as error:
+        raise CommandError(str(error)) from None
