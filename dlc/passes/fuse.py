@@ -38,8 +38,15 @@ class Group:
     deps: set[Group] = field(default_factory=set)
     depth: dict[Unit, int] = field(default_factory=dict)  # longest chain of operations that ends in the unit
 
+    def __post_init__(self) -> None:
+        self._of_node = {u.node: u for u in self.units}
+
+    def add(self, u: Unit) -> None:
+        self.units.append(u)
+        self._of_node[u.node] = u
+
     def member(self, node: Node) -> Unit | None:
-        return next((u for u in self.units if u.node is node), None)
+        return self._of_node.get(node)
 
 
 @dataclass(eq=False)
@@ -186,12 +193,14 @@ def _fit_epilogue(u: Unit, g: Group) -> bool:
     return True
 
 
-def _reaches(start: Group, goal: Group, seen: set[Group]) -> bool:
-    """Does `start` depend on `goal`?"""
-    if start is goal:
-        return True
-    seen.add(start)
-    return any(d not in seen and _reaches(d, goal, seen) for d in start.deps)
+def _reached(start: Group) -> set[Group]:
+    """The groups that `start` depends on, and itself."""
+    seen, stack = {start}, [start]
+    while stack:
+        new = stack.pop().deps - seen
+        seen |= new
+        stack += new
+    return seen
 
 
 def _join(u: Unit, g: Group) -> bool:
@@ -222,7 +231,7 @@ def _join(u: Unit, g: Group) -> bool:
         g.row_axes[u] = axes
     else:
         return False
-    g.units.append(u)
+    g.add(u)
     g.depth[u] = depth
     return True
 
@@ -251,9 +260,10 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None) -> Fus
         needs = [home[_producer(n)] for n, _ in u.loads.values() if _producer(n) in home]
         needs = sorted(dict.fromkeys(needs), key=groups.index, reverse=True)
         siblings = [g for g in reversed(groups[-24:]) if g not in needs and g.kind in ("map", "rows")]
+        reached = {h: _reached(h) for h in needs}
         for g in needs + siblings:
             others = [h for h in needs if h is not g]
-            if any(_reaches(h, g, set()) for h in others):
+            if any(g in reached[h] for h in others):
                 continue
             if _join(u, g):
                 g.deps.update(others)
