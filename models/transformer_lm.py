@@ -23,7 +23,7 @@ CLIP = 1.0  # the largest norm of all gradients together
 PRESETS = {
     "small": {
         "data": "python", "layers": 4, "heads": 4, "width": 128, "context": 64, "vocabulary": 0, "dropout": 0.0,
-        "batch_size": 32, "steps": 2500, "lr": 2e-3, "weight_decay": 0.1,
+        "batch_size": 16, "steps": 3000, "lr": 2e-3, "weight_decay": 0.1,
     },
     "gpt_char": {
         "data": "shakespeare", "layers": 6, "heads": 6, "width": 384, "context": 256, "vocabulary": 0, "dropout": 0.2,
