@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,13 @@ def trained_classifier(name: str, path: str | None) -> nn.Module:
     """The classifier of a data set: read from `path`, or trained now and written there if it is given and missing."""
     data = load(name, 100, seed=0)
     classifier, _ = cnn.build(data, 1e-2)
-    if path is None or not Path(path).exists():
-        click.echo("training the classifier")
-        options = {"data": name, "epochs": EPOCHS[name], "batch_size": 100, "lr": 1e-2, "seed": 0}
-        path = path or str(Path(click.get_app_dir("dlc")) / f"classifier-{name}.safetensors")
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        training.train(cnn.build, cnn.train_step, cnn.predict, options, save=path)
-    classifier.load_state_dict(model_state(path))
+    with tempfile.TemporaryDirectory() as folder:
+        path = path or f"{folder}/classifier.safetensors"
+        if not Path(path).exists():
+            click.echo("training the classifier")
+            options = {"data": name, "epochs": EPOCHS[name], "batch_size": 100, "lr": 1e-2, "seed": 0}
+            training.train(cnn.build, cnn.train_step, cnn.predict, options, save=path)
+        classifier.load_state_dict(model_state(path))
     click.echo(f"the classifier is right on {training.accuracy(classifier, cnn.predict, data):.2%} of the test images")
     return classifier
 

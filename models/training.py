@@ -68,8 +68,10 @@ def command(build: Callable, train_step: Callable, predict: Callable | None, epo
     @click.pass_context
     def run(ctx: click.Context, device: str, save: str | None, resume: str | None, plot: str | None,
             picture: str | None = None, **options: Any):
-        if device != "cpu":
-            raise click.UsageError("--device cuda: this dlc has no GPU target yet")
+        try:
+            place = dlc.device(device)
+        except dlc.DlcError as error:
+            raise click.UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
         for name, changed in task.variants.items():
             for option, value in changed.items() if options[name] else ():
                 if ctx.get_parameter_source(option) is not ParameterSource.COMMANDLINE:
@@ -82,7 +84,9 @@ def command(build: Callable, train_step: Callable, predict: Callable | None, epo
         try:
             if resume:
                 options = resumed(ctx, options, checkpoint.settings(resume))
-            history = train(build, train_step, predict, options, save=save, resume=resume, task=task, picture=picture)
+            with place:
+                history = train(build, train_step, predict, options, save=save, resume=resume, task=task,
+                                picture=picture)
         except (DatasetError, dlc.CheckpointError) as error:
             raise click.ClickException(str(error)) from None
         if plot:
