@@ -448,6 +448,10 @@ def timings() -> list[tuple[str, float, Graph, list[tuple[str, Callable]]]]:
              for m, n, k, a, b, c in ((128, 128, 8, 8, 8, 1), (128, 128, 8, 8, 8, 2), (128, 128, 16, 8, 8, 1),
                                       (128, 128, 16, 8, 8, 2), (128, 128, 32, 8, 8, 1), (256, 128, 8, 16, 8, 1),
                                       (128, 256, 8, 8, 16, 1), (64, 128, 16, 8, 8, 2), (128, 64, 16, 8, 8, 3))]
+    mmas = [(f"{m}x{n} stages {s} groups {a}x{b} of {g}", only("contract", schedule.GpuMma(m, n, 64, s, a, b, g)))
+            for m, n, s, a, b, g in ((128, 256, 3, 2, 1, 128), (256, 128, 4, 2, 1, 128), (128, 128, 3, 2, 1, 128),
+                                     (128, 128, 6, 2, 1, 128), (128, 192, 4, 2, 1, 128), (256, 128, 4, 4, 1, 128),
+                                     (128, 128, 4, 2, 4, 32), (128, 128, 3, 2, 2, 32), (128, 256, 4, 2, 4, 32))]
     return [
         ("k_chain", 0.137, chain(8192, 4096), usual + maps),
         ("k_softmax", 0.094, softmax(8192, 4096), usual + rows),
@@ -461,7 +465,12 @@ def timings() -> list[tuple[str, float, Graph, list[tuple[str, Callable]]]]:
         ("gemm 4096 f32 nt", 3.0, gemm(4096, 4096, 4096, "mk,nk->mn"), usual),
         ("gemm 4096 f32 tn", 3.0, gemm(4096, 4096, 4096, "km,kn->mn"), usual),
         ("gemm 1024 f32", 0.06, gemm(1024, 1024, 1024), usual),
-        ("gemm 4096 bf16", 0.24, gemm(4096, 4096, 4096, dtype=bfloat16), usual),
+        ("gemm 4096 bf16", 0.24, gemm(4096, 4096, 4096, dtype=bfloat16), usual + mmas),
+        ("gemm 4096 bf16 nt", 0.24, gemm(4096, 4096, 4096, "mk,nk->mn", bfloat16), usual + mmas),
+        ("gemm 4096 bf16 tn", 0.24, gemm(4096, 4096, 4096, "km,kn->mn", bfloat16), usual),
+        ("gemm 8192 bf16", 1.9, gemm(8192, 8192, 8192, dtype=bfloat16), usual),
+        ("gemm 1024 bf16", 0.02, gemm(1024, 1024, 1024, dtype=bfloat16), usual),
+        ("conv 64x64x32x32 bf16", 0.0, conv(64, 64, 32, 64, dtype=bfloat16), usual),
         ("conv 64x64x32x32 f32", 0.0, conv(64, 64, 32, 64), usual),
     ]
 

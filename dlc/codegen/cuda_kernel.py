@@ -18,26 +18,32 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlc.codegen.cuda_expr import EmitError, Expressions
+from dlc.codegen.cuda_mma import matrix_functions
 from dlc.codegen.cuda_prelude import prelude
 from dlc.codegen.cuda_types import comment, ctype, identifier
-from dlc.codegen.cuda_vector import first, uniform, wide_loads, wide_stores
+from dlc.codegen.cuda_vector import first, loads, uniform, wide_loads, wide_stores
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir.loops import (
     Alloc,
+    Async,
     Buffer,
     Expr,
     Fold,
     For,
     If,
     Kernel,
+    Mma,
     Seq,
     Stmt,
     Store,
     Sync,
+    Wait,
     exprs,
+    load_parts,
     walk,
 )
 from dlc.ir.loops_interp import evaluate_expr
+from dlc.passes.index_math import simplify
 
 TASK_BLOCK = 64  # threads of a block where each runs an iteration of a `parallel` loop
 
@@ -60,7 +66,7 @@ class Launch:
 
 def launch_shape(kernel: Kernel) -> Launch:
     """Grid, block and shared memory of a kernel."""
-    shared = sum(-(-b.nbytes // 16) * 16 for b in _shared(kernel)) if _dynamic(kernel) else 0
+    shared = sum(_shared_bytes(b) for b in _shared(kernel)) if _dynamic(kernel) else 0
     if kernel.parallel is not None:
         extent = kernel.parallel.extent
         if extent.op == "const":
@@ -83,6 +89,11 @@ def _shared(kernel: Kernel) -> list[Buffer]:
     return [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc) and s.buffer.space == "shared"]
 
 
+def _shared_bytes(b: Buffer) -> int:
+    """What a buffer takes of the shared memory given at launch; swizzled ones come first and are multiples of 1024."""
+    return -(-b.nbytes // 16) * 16
+
+
 def _dynamic(kernel: Kernel) -> bool:
     """Is the shared memory given at launch rather than declared?"""
     return kernel.parallel is None and sum(b.nbytes for b in _shared(kernel)) > STATIC_SHARED - 2048
@@ -93,7 +104,9 @@ def emit_module(kernels: Sequence[Kernel], target: GpuTarget) -> str:
     if len({symbol(k) for k in kernels}) != len(kernels):
         raise EmitError(f"kernels of one module need different names: {', '.join(sorted(k.name for k in kernels))}")
     text = "\n\n".join(emit_kernel(k, target) for k in kernels)
-    head = prelude(text)
+    matrices = matrix_functions(text)
+    head = prelude(text + matrices)
+    text = f"{matrices}\n\n{text}" if matrices else text
     return f"// for {target.arch}\n{head}\n\n{text}\n" if head else f"// for {target.arch}\n\n{text}\n"
 
 
@@ -119,6 +132,8 @@ class KernelEmitter(Expressions):
         self.launch = launch_shape(kernel)
         self.dynamic = _dynamic(kernel)
         self.shared_at = 0
+        self.copying = False  # inside an Async
+        self.warpgroups = any(isinstance(s, Mma) and s.lanes == 128 for s in walk(kernel.body))
 
     def function(self) -> str:
         k = self.kernel
@@ -127,7 +142,7 @@ class KernelEmitter(Expressions):
             constant = "" if p in k.writes else "const "
             params.append(f"{constant}{ctype(p.dtype)}* __restrict__ {self.name(p, p.name)}")
         if self.dynamic:
-            self.line('extern __shared__ __align__(16) unsigned char shared_memory[];')
+            self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
         self.statement(k.body)
         head = [f"// {k.name}" + (f": {comment(repr(k.schedule))}" if k.schedule is not None else "")]
         head += [f"//   at {comment(str(loc))}" for loc in k.locs]
@@ -165,6 +180,15 @@ class KernelEmitter(Expressions):
                 self.forget([b for b in self.kernel.writes] + _shared(self.kernel))
             elif isinstance(s, Fold):
                 self.fold(s)
+            elif isinstance(s, Async):
+                self.copying = True
+                self.statement(s.body)
+                self.copying = False
+                self.line("commit_copies();")
+            elif isinstance(s, Wait):
+                self.wait(s)
+            elif isinstance(s, Mma):
+                self.mma(s)
             elif isinstance(s, Store):
                 end = at
                 while end < len(stmts) and isinstance(stmts[end], Store):
@@ -194,14 +218,14 @@ class KernelEmitter(Expressions):
         if b.space != "shared" or self.kernel.parallel is not None or self.launch.block == 1:
             self.line(f"{type_} {name}{dims};{note}")
         elif not self.dynamic:
-            self.line(f"__shared__ __align__(16) {type_} {name}{dims};{note}")
+            self.line(f"__shared__ __align__({1024 if b.swizzled else 16}) {type_} {name}{dims};{note}")
         else:
             rest = "".join(f"[{d}]" for d in b.shape[1:])
             at = f"shared_memory + {self.shared_at}" if self.shared_at else "shared_memory"
             left = f"{type_}* {name}" if len(b.shape) == 1 else f"{type_} (*{name}){rest}"
             cast = f"({type_}*)" if len(b.shape) == 1 else f"({type_} (*){rest})"
             self.line(f"{left} = {cast}({at});{note}")
-            self.shared_at += -(-b.nbytes // 16) * 16
+            self.shared_at += _shared_bytes(b)
 
     def stores(self, stmts: Sequence[Store]) -> None:
         """A run of stores; those under one predicate share a branch."""
@@ -232,6 +256,44 @@ class KernelEmitter(Expressions):
             self.line(f"{place} += {value};")
         else:
             self.line(f"{place} = op_{s.combine}::of({place}, {value});")
+
+    def wait(self, s: Wait) -> None:
+        if s.what == "copy":
+            self.line(f"wait_copies<{s.pending}>();")
+            if self.warpgroups:
+                self.line("fence_shared();")
+        elif self.warpgroups:
+            self.line(f"wgmma_wait<{s.pending}>();")
+
+    def mma(self, s: Mma) -> None:
+        """Products of shared tiles by the tensor cores."""
+        self.count(exprs(s))
+        sums = self.names[s.buffer] + "".join(f"[{self.bare(i)}]" for i in s.index[:-2])
+        if s.lanes == 32:
+            operands, along = [], []
+            for e, order in ((s.a, s.a_order), (s.b, s.b_order)):
+                b, index, _ = load_parts(e)
+                along.append("true" if order[1] == "k" else "false")
+                stage = f"&{self.names[b]}[{self.bare(index[0])}]" + "[0]" * (len(b.shape) - 1)
+                first = index[1] if order[1] == "k" else index[1] * 64 + index[3]
+                operands.append(f"{stage}, {self.bare(simplify(first))}, {0 if order[1] == 'k' else b.shape[-2] * 64}")
+            self.line(f"mma_16<{s.n}, {s.k}, {', '.join(along)}>({sums}, {', '.join(operands)});")
+        else:
+            self.open("")
+            for name, e, order in (("a", s.a, s.a_order), ("b", s.b, s.b_order)):
+                b, index, _ = load_parts(e)
+                leading = 16 if order[1] == "k" else b.shape[-2] * 128
+                self.line(f"const unsigned long long at_{name} = tile_at(&{self.place(b, index)}, {leading});")
+            self.line("wgmma_fence();")
+            self.line("#pragma unroll")
+            steps = [2 if order[1] == "k" else 128 for order in (s.a_order, s.b_order)]  # in units of 16 bytes
+            turned = ", ".join(str(int(order[1] != "k")) for order in (s.a_order, s.b_order))
+            kind = ctype(s.a.dtype)
+            self.line(f"for (int k = 0; k < {s.k // 16}; ++k)")
+            self.line(f"    wgmma_64x{s.n}<{turned}>({sums}, at_a + k * {steps[0]}, at_b + k * {steps[1]}, {kind}());")
+            self.line("wgmma_commit();")
+            self.close()
+        self.forget((s.buffer,))
 
     def fold(self, s: Fold) -> None:
         self.count(exprs(s))
@@ -335,6 +397,13 @@ class KernelEmitter(Expressions):
     def lanes(self, s: For, body: Sequence[Store], masked: bool) -> None:
         wide = {} if masked else wide_loads(body, s.axis, s.lanes, self.bound, self.unaligned)
         out = [] if masked else wide_stores(body, s.axis, s.lanes, self.unaligned)
+        if self.copying:
+            self.copies(s, [x for x in out if x.value in wide and _copies(x, s.lanes)], wide)
+            body = [x for x in body if not (x in out and x.value in wide and _copies(x, s.lanes))]
+            if not body:
+                return
+            wide = {e: w for e, w in wide.items() if any(e is x for x in loads(body))}
+            out = [x for x in out if x in body]
         whole = {x: self.name(None, f"{self.names[x.buffer]}_") for x in out}
         vectors: dict[Expr, str] = {}
         self.count([*(i for i, _ in wide.values()), *(g for _, g in wide.values() if g is not None),
@@ -376,6 +445,39 @@ class KernelEmitter(Expressions):
         self.bound -= {s.axis}
         for x, name in whole.items():
             index = [i if k < len(x.index) - 1 else first(i, s.axis) for k, i in enumerate(x.index)]
-            outer = "".join(f"[{self.bare(i)}]" for i in index[:-1])
-            self.line(f"store<{s.lanes}>({self.names[x.buffer]}{outer} + {self.bare(index[-1])}, {name});")
+            self.line(f"store<{s.lanes}>({self.address(x.buffer, index)}, {name});")
+
+    def copies(self, s: For, stores: Sequence[Store], wide: dict[Expr, tuple[Expr, Expr | None]]) -> None:
+        """Asynchronous copies of 16 bytes."""
+        for x in stores:
+            index, guard = wide[x.value]
+            to = [first(i, s.axis) for i in x.index]
+            self.count((index, *to, *(() if guard is None else (guard,))))
+            source = f"{self.names[x.value.attr]} + {self.bare(index)}"
+            if guard is None:
+                self.line(f"copy_async({self.address(x.buffer, to)}, {source});")
+                continue
+            valid = self.name(None, "valid")
+            self.line(f"const bool {valid} = {self.bare(guard)};")
+            source = f"{valid} ? {source} : {self.names[x.value.attr]}"
+            self.line(f"copy_async({self.address(x.buffer, to)}, {source}, {valid});")
+
+    def address(self, b: Buffer, index: Sequence[Expr]) -> str:
+        """A pointer to an element."""
+        outer = "".join(f"[{self.bare(i)}]" for i in index[:-1])
+        last = self.bare(index[-1])
+        if b.swizzled:
+            last = f"swizzled({self.bare(index[-2])}, {last}, {ctype(b.dtype)}())"
+        return f"{self.names[b]}{outer} + {last}"
+
+    def place(self, buffer: Buffer, index: tuple[Expr, ...]) -> str:
+        if buffer.swizzled and not (index[-1].op == "const" and index[-1].attr == 0):
+            return f"*({self.address(buffer, index)})"
+        return super().place(buffer, index)
+
+
+def _copies(x: Store, lanes: int) -> bool:
+    """Is this store of `lanes` elements 16 bytes from global to shared memory?"""
+    b = x.buffer
+    return b.space == "shared" and x.value.attr.space == "global" and b.dtype.itemsize * lanes == 16
 

@@ -22,15 +22,21 @@ from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_gpu import launch, lower_map
 from dlc.passes.lower_gpu_contract import lower_contract
+from dlc.passes.lower_gpu_mma import lower_mma
 from dlc.passes.lower_gpu_rows import lower_rows
 from dlc.passes.lower_ordered import lower_ordered
 
 WIDE = 16  # bytes
 
+def _contract(fused: Fused, group: Group, sched: schedule.Schedule) -> Lowered:
+    """By matrix instructions or not, as the schedule says."""
+    return (lower_mma if isinstance(sched, schedule.GpuMma) else lower_contract)(fused, group, sched)
+
+
 LOWER: dict[str, Callable[..., Lowered]] = {
     "map": lower_map,
     "rows": lower_rows,
-    "contract": lower_contract,
+    "contract": _contract,
     "scatter": lower_ordered,
     "sort": lower_ordered,
     "cumulative": lower_ordered,

@@ -86,22 +86,34 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
 _TILES = ((128, 128, 16, 8, 8), (128, 64, 16, 8, 4), (64, 64, 16, 4, 4), (32, 32, 16, 4, 2))
 
 
-def contract(node: Node, target: GpuTarget) -> schedule.GpuContract:
-    """The tile of a contraction, by shapes: the largest that leaves few multiprocessors idle."""
+# (bm, bn, groups along rows, along columns) for wgmma and for mma.sync, likewise
+_WGMMA_TILES = ((128, 256, 2, 1), (128, 128, 2, 1), (128, 64, 2, 1), (64, 64, 1, 1))
+_MMA_TILES = ((128, 128, 2, 4), (64, 128, 2, 4), (64, 64, 2, 2), (32, 64, 2, 2))
+_INNER = 64  # of a step
+
+
+def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.GpuMma:
+    """The tile of a contraction, by shapes: the largest that leaves few multiprocessors idle. Half floats go to the
+    matrix units."""
     swap = swapped(node)
     sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
     m, n = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns))
     batch = math.prod(sizes[x] for x in parts.batch)
-    best, best_cost = _TILES[-1], math.inf
-    for rank, tile in enumerate(_TILES):
-        bm, bn, *_ = tile
+    k = math.prod(sizes[x] for x in parts.inner)
+
+    def cost(item: tuple[int, tuple[int, ...]]) -> float:
+        rank, (bm, bn, *_) = item
         blocks = batch * -(-m // bm) * -(-n // bn)
         # small tiles read more of their operands for every result
-        cost = -(-blocks // target.sm_count) * bm * bn * (1 + 0.25 * rank)
-        if cost < best_cost:
-            best, best_cost = tile, cost
-    return schedule.GpuContract(*best, swap)
+        return -(-blocks // target.sm_count) * bm * bn * (1 + 0.25 * rank)
+
+    if node.inputs[0].dtype.is_half and k >= _INNER // 2:
+        warpgroups = target.arch == "sm_90a"
+        _, (bm, bn, gm, gn) = min(enumerate(_WGMMA_TILES if warpgroups else _MMA_TILES), key=cost)
+        stages = min(4, (target.shared_bytes - 1024) // ((bm + bn) * _INNER * 2))
+        return schedule.GpuMma(bm, bn, _INNER, stages, gm, gn, 128 if warpgroups else 32, swap)
+    return schedule.GpuContract(*min(enumerate(_TILES), key=cost)[1], swap)
 
 
 def pow2_at_least(n: int) -> int:

@@ -43,7 +43,8 @@ axes, row-major. A global buffer of extent RUNTIME has as many elements as the l
 size from a parameter and serves tensors of every size. Every index of a `reg` buffer is a constant, an unrolled axis,
 or a vector axis that walks one whole dimension of extent `lanes` by itself: so a target can keep it in registers. A
 vector load across the rows of a reg tile is a register transpose. On a GPU a block allocates shared buffers outside
-its lane loop, and each thread its reg buffers inside; there a vector loop is written out, so that its axis may stand in any reg index.
+its lane loop, and each thread its reg buffers inside; there a vector loop is written out, and its axis may stand in any
+reg index.
 """
 
 from __future__ import annotations

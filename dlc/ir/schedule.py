@@ -127,4 +127,29 @@ class GpuContract:
         return self.bn
 
 
-Schedule = Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns | GpuContract
+@dataclass(frozen=True)
+class GpuMma:
+    """Matrix instructions on tiles in shared memory: a block computes bm x bn results in steps of bk, with a ring of
+    `stages` tiles of each operand. Groups of `lanes` threads (128: wgmma, 32: mma.sync) stand gm x gn in the block."""
+
+    bm: int = 128
+    bn: int = 256
+    bk: int = 64
+    stages: int = 4
+    gm: int = 2
+    gn: int = 1
+    lanes: int = 128
+    swap: bool = False
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.gm * self.gn * self.lanes
+
+    @property
+    def nr(self) -> int:
+        """Columns that are computed together."""
+        return self.bn
+
+
+Schedule = (Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns | GpuContract | GpuMma)

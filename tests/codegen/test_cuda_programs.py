@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dlc.codegen import gpu_schedule
 from dlc.codegen.build import build_program, target_layout
+from dlc.codegen.cuda_kernel import emit_module
 from dlc.codegen.gpu_build import LOWER
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import build as B
@@ -278,6 +281,28 @@ def test_contraction_of_views_and_windows():
 def test_a_padding_that_is_not_zero_stays_inside():
     x, w = tensor("x", 5, 6), tensor("w", 8, 7)
     check(Graph((x, w), [B.contract(B.pad(x, (0, 1), (0, 1), value=2), w, "ik,kj->ij")]))
+
+
+@pytest.mark.parametrize("tile", [(64, 64, 64, 4, 1, 1, 128), (128, 64, 64, 3, 2, 1, 128), (64, 128, 32, 4, 1, 2, 128),
+                                  (32, 64, 64, 3, 2, 2, 32), (64, 32, 64, 5, 1, 2, 32)], ids=str)
+@pytest.mark.parametrize("spec, a, b", [("mk,kn->mn", (70, 72), (72, 80)), ("mk,nk->mn", (70, 200), (80, 200)),
+                                        ("km,kn->mn", (40, 72), (40, 64)), ("mk,kn->mn", (65, 33), (33, 70)),
+                                        ("bmk,bkn->bnm", (2, 17, 64), (2, 64, 24))])
+def test_matrix_instructions(monkeypatch, tile, spec, a, b):
+    sched = schedule.GpuMma(*tile)
+    forced(monkeypatch, "contract", sched if spec != "bmk,bkn->bnm" else replace(sched, swap=True))
+    x, y = tensor("x", *a, dtype=bfloat16), tensor("y", *b, dtype=bfloat16)
+    z = B.contract(x, y, spec)
+    check(Graph((x, y), [B.op("add", z, B.like(z, 1))]), seeds=(1,))
+
+
+def test_matrix_instructions_on_a_padded_window(monkeypatch):
+    forced(monkeypatch, "contract", schedule.GpuMma(64, 64, 32, 3, 1, 1, 128))
+    x, w = tensor("x", 2, 5, 5, 8, dtype=float16), tensor("w", 16, 3, 3, 8, dtype=float16)
+    taps = B.window(B.pad(x, (0, 1, 1, 0), (0, 1, 1, 0)), (1, 2), (3, 3), (1, 1))  # n h w c k l
+    program = check(Graph((x, w), [B.contract(taps, w, "nhwckl,oklc->nhwo")]), seeds=(1,))
+    source = emit_module(program.kernels(), TARGET)
+    assert "copy_async" in source and "wgmma_64x64" in source
 
 
 # ------------------------------------------------------------------------------------------------------------- ordered

@@ -1,0 +1,183 @@
+"""Contractions of half floats by matrix instructions (`GpuMma`).
+
+The tiles of both operands lie in shared memory in rows of 128 bytes, along the inner range or along rows (columns),
+whichever way memory runs, and so the matrix instructions take them. A ring of `stages` tiles is filled by asynchronous
+copies, stages - 2 steps ahead of the products: at the Sync of a step every thread has finished the product before the
+last one, whose tiles may then be overwritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dlc.ir import loops, schedule
+from dlc.ir.dtypes import DType
+from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.passes.fuse import Fused, Group
+from dlc.passes.index_math import both, simplify
+from dlc.passes.lower import Body, Lowered, _product, store_value
+from dlc.passes.lower_contract import label_sizes
+from dlc.passes.lower_gpu import launch
+from dlc.passes.lower_gpu_contract import GpuTile, blocks_of, stride_one
+
+PIECE = 8  # elements of an asynchronous copy
+ROW = 64  # elements of a row of a shared tile
+
+_ZERO = loops.const(0)
+
+
+@dataclass
+class Ring:
+    """One operand's tiles: [stage, row, inner] or [stage, row / 64, inner, row % 64]."""
+
+    tile: GpuTile
+    value: Expr
+    labels: str  # rows or columns
+    width: int  # bm or bn
+    start: Expr  # the block's first row or column
+    name: str
+    t: Expr
+
+    def __post_init__(self) -> None:
+        tile, sched = self.tile, self.sched
+        self.along_k = stride_one(tile, self.value, tile.parts.inner) or not stride_one(tile, self.value, self.labels)
+        self.along_k = self.along_k or self.width % ROW != 0
+        dtype = tile.unit.node.inputs[0].dtype
+        shape = (self.width, ROW) if self.along_k else (self.width // ROW, sched.bk, ROW)
+        self.shared = Buffer(self.name, dtype, (sched.stages, *shape), "shared", swizzled=True)
+        self.dtype: DType = dtype
+        self.limit = tile.m if self.labels is tile.parts.rows else tile.n
+        across = (sched.bk if self.along_k else self.width) // PIECE
+        self.pieces = self.width * sched.bk // PIECE
+        self.c, self.v = loops.axis("c", -(-self.pieces // sched.block)), loops.axis("v", PIECE)
+        number = simplify(self.c * sched.block + self.t)
+        self.exists = loops.op("lt", number, loops.const(self.pieces)) if self.pieces % sched.block else None
+        fast, slow = simplify((number % across) * PIECE + self.v), simplify(number // across)
+        self.w, self.k = (slow, fast) if self.along_k else (fast, slow)
+
+    @property
+    def sched(self) -> schedule.GpuMma:
+        return self.tile.sched  # type: ignore[return-value]
+
+    def place(self, stage: Expr, w: Expr, k: Expr) -> tuple[Expr, ...]:
+        return (stage, w, k) if self.along_k else (stage, simplify(w // ROW), k, simplify(w % ROW))
+
+    def copy(self, step: Expr, stage: Expr) -> Stmt:
+        """Copy this thread's pieces of inner step number `step` into a stage."""
+        tile, bk = self.tile, self.sched.bk
+        at, inner = simplify(self.start + self.w), simplify(step * bk + self.k)
+        inside: Expr | None = None
+        if self.limit % self.width:
+            inside = both(inside, loops.op("lt", at, loops.const(self.limit)))
+        if tile.k % bk:
+            inside = both(inside, loops.op("lt", inner, loops.const(tile.k)))
+        e = tile.element(self.value, self.labels, at, inner, self.dtype.compute, inside)
+        value = store_value(_without_padding(e), self.dtype)
+        make = loops.store(self.shared, self.place(stage, self.w, self.k), value, None, self.exists)
+        return loops.loop(self.c, loops.loop(self.v, make, "vector", None, PIECE), "unroll")
+
+    def operand(self, stage: Expr, first: Expr) -> Expr:
+        """The load of the tile's first element for rows (columns) from `first` on."""
+        return loops.load(self.shared, *self.place(stage, first, _ZERO))
+
+
+def _without_padding(e: Expr) -> Expr:
+    """select(c, x, 0) as x, where x is a load that is not made unless c holds and so gives 0 by itself."""
+    if e.op != "select" or e.args[2].op != "const" or e.args[2].attr != 0:
+        return e
+    x = _without_padding(e.args[1])
+    inner = x
+    while inner.op == "cast":
+        inner = inner.args[0]
+    if inner.op != "load" or len(inner.args) < 2:
+        return e
+    return x if _conjuncts(e.args[0]) <= _conjuncts(inner.args[1]) else e
+
+
+def _conjuncts(e: Expr) -> set[Expr]:
+    return _conjuncts(e.args[0]) | _conjuncts(e.args[1]) if e.op == "and" else {e}
+
+
+def lower_mma(fused: Fused, group: Group, sched: schedule.GpuMma) -> Lowered:
+    """One contraction of half floats and its epilogue."""
+    body = Body(fused, group)
+    tile = GpuTile(body, sched)  # type: ignore[arg-type]
+    flops = 2 * _product(label_sizes(tile.unit.node).values())
+    lowered = body.finish(_ring(tile, sched), sched, flops)
+    return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": 1}))
+
+
+def _ring(tile: GpuTile, sched: schedule.GpuMma) -> Stmt:
+    p, group = tile.parts, sched.lanes
+    t = loops.axis("t", sched.block)
+    b, row0, col0 = blocks_of(tile, sched.bm, sched.bn)
+    rings = [
+        Ring(tile, tile.row_value, p.rows, sched.bm, row0, "a_tile", t),
+        Ring(tile, tile.col_value, p.columns, sched.bn, col0, "b_tile", t),
+    ]
+    steps = -(-tile.k // sched.bk)
+    ahead = sched.stages - 2
+    high = group // 2  # rows of one product: 64 or 16
+    rows, columns = sched.bm // sched.gm, sched.bn // sched.gn
+    number = t // group if sched.gm * sched.gn > 1 else _ZERO
+    group_row, group_col = simplify((number // sched.gn) * rows), simplify((number % sched.gn) * columns)
+    acc = Buffer("acc", tile.accumulator, (rows // high, columns // 8, 4), "reg")
+    i, j, r = (loops.axis(x, e) for x, e in zip(("i", "j", "r"), acc.shape, strict=True))
+
+    def every(make: Stmt) -> Stmt:
+        return loops.loop(i, loops.loop(j, loops.loop(r, make, "unroll"), "unroll"), "unroll")
+
+    def copies(step: Expr, stage: Expr) -> Stmt:
+        return loops.seq(*(x.copy(step, stage) for x in rings))
+
+    def product(stage: Expr) -> Stmt:
+        orders = ("mk" if rings[0].along_k else "km", "nk" if rings[1].along_k else "kn")
+        first = simplify(group_row + i * high)
+        return loops.loop(i, loops.Mma(acc, (i, _ZERO, _ZERO), rings[0].operand(stage, first),
+                                       rings[1].operand(stage, group_col), high, columns, sched.bk, *orders, group),
+                          "unroll")
+
+    step = loops.axis("step", steps)
+    fill = simplify(step + ahead)
+    start: list[Stmt] = []
+    for s in range(ahead):
+        at = loops.const(s)
+        start.append(loops.Async(copies(at, at) if s < steps else loops.Seq(())))
+    more: Stmt = loops.Seq(())
+    if steps > ahead:
+        more = loops.If(loops.op("lt", fill, loops.const(steps)), copies(fill, simplify(fill % sched.stages)))
+    main = loops.loop(step, loops.seq(
+        loops.Wait("copy", ahead - 1),
+        loops.Sync(),
+        product(simplify(step % sched.stages)),
+        loops.Async(more),
+        loops.Wait("mma", rows // high),
+    ))
+
+    # where the thread's sums stand: see Mma
+    half, c = loops.axis("half", 2), loops.axis("c", 2)
+    within, lane = (t % group) // 32, t % 32
+    row = simplify(row0 + group_row + i * high + within * 16 + lane // 4 + half * 8)
+    col = simplify(col0 + group_col + j * 8 + (lane % 4) * 2 + c)
+    inside: Expr | None = None
+    if tile.m % sched.bm:
+        inside = loops.op("lt", row, loops.const(tile.m))
+    if tile.n % sched.bn:
+        inside = both(inside, loops.op("lt", col, loops.const(tile.n)))
+    position = tile.outer | tile.place(p.rows, row) | tile.place(p.columns, col)
+    out = tile.epilogue(position, loops.load(acc, i, j, simplify(half * 2 + c)), inside)
+
+    def results(make: Stmt) -> Stmt:
+        pair = loops.loop(c, make, "vector", None, 2)
+        return loops.loop(i, loops.loop(half, loops.loop(j, pair, "unroll"), "unroll"), "unroll")
+
+    code = loops.Seq((
+        loops.Alloc(acc),
+        every(loops.store(acc, (i, j, r), loops.const(0, tile.accumulator))),
+        *start,
+        main,
+        loops.Wait("mma", 0),
+        results(out),
+    ))
+    return launch(b, t, code, [x.shared for x in rings])
+
