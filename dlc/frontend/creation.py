@@ -17,7 +17,7 @@ from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DTypeError, ShapeError
-from dlc.ir.graph import Node
+from dlc.ir.graph import Node, make
 
 
 def host_constant(array: np.ndarray) -> Node:
@@ -80,8 +80,8 @@ def full(shape, fill_value, *, dtype: DType | None = None, device: str | None = 
     value = as_node(fill_value, _dtype("full", dtype, None))
     if value.ndim:
         raise ShapeError(f"full: the value has shape {value.shape}, not ()")
-    return made(b.const(value.attrs["value"], value.dtype, size, loc) if value.op == "const"
-                else b.broadcast_to(value, size, loc), device)  # fmt: skip
+    whole = make("const", (), loc, **{**value.attrs, "shape": size}) if value.op == "const" else None
+    return made(whole or b.broadcast_to(value, size, loc), device)
 
 
 def _extents(name: str, shape) -> tuple[int, ...]:

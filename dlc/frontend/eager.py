@@ -149,6 +149,8 @@ def settle(cell: Tensor) -> None:
         register_leaf(cell._node, cell)
     elif not tracing.differentiable(node):
         cell._node = leaf(node.data, node.type)
+        if placement.floats(node) and node.data.device == "cpu":
+            cell._node.attrs["follows"] = True
 
 
 # A second reference to the Buffer of each computed node that is not a leaf: such a Buffer never looks exclusively
@@ -168,7 +170,7 @@ def compute(roots: list[Node]) -> None:
         return
     device = placement.resolve(roots)
     outputs = expanded(roots)
-    graph, buffers = cut(outputs)
+    graph, buffers = cut(outputs, device)
     executable = compiled(graph, (), device)
     if placement.several:
         buffers = [placement.on(b, device) for b in buffers]
@@ -187,13 +189,20 @@ def expanded(roots: list[Node]) -> list[Node]:
     return list(expand(Graph(params, roots)).outputs)
 
 
-def cut(outputs: list[Node]) -> tuple[Graph, list[Buffer]]:
-    """The graph from known values to `outputs`, and the Buffers of its parameters."""
+def cut(outputs: list[Node], device: str = "cpu") -> tuple[Graph, list[Buffer]]:
+    """The graph from known values to `outputs`, and the Buffers of its parameters.
+
+    What was computed from numbers alone, and on another device, is computed again.
+    """
     mapping: dict[Node, Node] = {}
     params: list[Node] = []
     buffers: list[Buffer] = []
-    for node in topological(outputs, stop=_known):
-        if node.data is not None:
+
+    def known(node: Node) -> bool:
+        return node.data is not None and (node.op == "param" or node.data.device == device)
+
+    for node in topological(outputs, stop=known):
+        if known(node):
             mapping[node] = param(node.type)
             params.append(mapping[node])
             buffers.append(node.data)

@@ -78,7 +78,7 @@ def spread(x: Node, shape: tuple[int, ...], loc: Loc | None) -> Node:
     if x.shape == shape:
         return x
     if x.op == "const":
-        return b.const(x.attrs["value"], x.dtype, shape, loc)
+        return b.make("const", (), loc, **{**x.attrs, "shape": shape})
     return b.broadcast_to(x, shape, loc)
 
 

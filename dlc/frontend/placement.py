@@ -104,16 +104,17 @@ _places: weakref.WeakKeyDictionary[Node, str] = weakref.WeakKeyDictionary()
 
 def place(node: Node) -> str:
     """The device of a value, or ANYWHERE or FOLLOWS. Raises DeviceError where operands are on different devices."""
-    for n in topological([node], stop=lambda n: n.data is not None or n in _places):
-        if n.data is None and n not in _places:
+    for n in topological([node], stop=lambda n: n.op == "param" or n in _places):
+        if n.op != "param" and n not in _places:
+            # whether it was computed before, and where, is no matter: equal values of numbers are one node
             _places[n] = meet([n.attrs.get("device", ANYWHERE), *map(_known, n.inputs)])
     return _known(node)
 
 
 def _known(node: Node) -> str:
     data = node.data
-    if data is None:
-        return _places[node]
+    if data is None or node.op != "param":
+        return _places.get(node, ANYWHERE)
     if data.device == CPU and (node.type.shape == () or "follows" in node.attrs):
         return FOLLOWS
     return data.device
@@ -145,6 +146,11 @@ def place_of(cell: Tensor) -> str:
     return FOLLOWS if cell.follows and where == CPU else where
 
 
+def floats(node: Node) -> bool:
+    """Whether a value has no device of its own."""
+    return several and place(node) in (ANYWHERE, FOLLOWS)
+
+
 def resolve(nodes: Iterable[Node]) -> str:
     """The device that nodes are computed on together. Raises DeviceError."""
     return settled(meet(map(place, nodes))) if several else CPU
@@ -171,8 +177,8 @@ def pinned(node: Node, device: str | None) -> Node:
     if device is None:
         return node
     done: dict[Node, Node] = {}
-    for n in topological([node], stop=lambda n: n.data is not None):
-        if n.data is not None or n.op == "param":
+    for n in topological([node]):
+        if n.op == "param":
             done[n] = n
         elif n.inputs:
             done[n] = make(n.op, [done[i] for i in n.inputs], n.loc, **n.attrs)

@@ -123,7 +123,7 @@ class Tensor:
         real = {own, placement.place(node)} - {placement.ANYWHERE, placement.FOLLOWS}
         if len(real) > 1:
             raise DeviceError(
-                f"{what}: a value on {placement.place(node)} for a tensor on {own}; move it with to()\n  at {here()}"
+                f"{what}: a value on {placement.place(node)} for a tensor on {own}; move it with to()"
             )
         where = placement.settled(own)
         if state.trace is None and node.data is None and placement.place(node) in ("", placement.FOLLOWS):

@@ -63,8 +63,10 @@ def test_creation_and_copies():
     for make in (
         lambda d: dlc.zeros(2, 3, device=d), lambda d: dlc.full((2, 3), 7.0, device=d),
         lambda d: dlc.arange(5, device=d), lambda d: dlc.linspace(0, 1, 4, device=d), lambda d: dlc.eye(3, device=d),
-        lambda d: dlc.asarray(X, device=d), lambda d: dlc.tensor([1.0, 2.0], device=d), lambda d: dlc.Tensor(X, device=d),
-        lambda d: dlc.tensor(3, device=d), lambda d: dlc.asarray(dlc.asarray(X), device=d),
+        lambda d: dlc.asarray(X, device=d), lambda d: dlc.tensor([1.0, 2.0], device=d),
+        lambda d: dlc.tensor(3, device=d),
+        lambda d: dlc.asarray(dlc.asarray(X), device=d),
+        lambda d: dlc.Tensor(X, device=d),
     ):  # fmt: skip
         here, there = make(None), make("cuda:1")
         assert there.device == "cuda:1" and here.device == "cpu"
@@ -158,7 +160,18 @@ def test_random_numbers_are_the_same_everywhere():
     assert len(np.unique(drawn[0])) == 12
 
 
+def test_what_is_made_of_numbers_alone_has_no_device():
+    x, ones = dlc.asarray(X, device="cuda"), dlc.ones(2, 3)
+    assert (x + ones).device == "cuda:0" and ones.numpy().sum() == 6  # computed, on the CPU
+    np.testing.assert_array_equal((x + ones).numpy(), X + 1)
+    np.testing.assert_array_equal((x + dlc.ones(2, 3)).numpy(), X + 1)
+    assert ones.device == "cpu" and dlc.ones(2, 3, device="cuda:1").realize().device == "cuda:1"
+    f = dlc.jit(lambda a, b: a * b)
+    assert f(x, ones).device == f(ones, x).device == "cuda:0" and f(ones, ones).device == "cpu"
+
+
 def test_jit_keys_on_the_device(gpu):
+    dlc.device("cuda")
     @dlc.jit
     def f(x, n):
         return x * n + dlc.arange(3)
