@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from dlc.codegen import schedule as schedules
 from dlc.codegen.gpu_target import GpuTarget
@@ -290,41 +293,65 @@ def _safe(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot) 
 def _elementwise(step: Launch, source: Slot, goal: Slot) -> bool:
     """Does the kernel read `source` only at the very place of `goal` that it writes, and not in a later loop nest?"""
     pairs = [(b, r) for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)]
-    reads = {b for b, r in pairs if r.slot is source}
-    writes = {b for b, r in pairs if r.slot is goal}
-    written: set[loops.Expr] = set()
-    read: set[loops.Expr] = set()
-    nest: loops.Stmt | None = None  # the innermost loop of the store
-    late = False
-
-    def visit(stmt: loops.Stmt, inside: loops.Stmt | None) -> None:
-        nonlocal nest, late
-        places = set().union(*(_load_places(e, reads, set()) for e in loops.exprs(stmt)))
-        read.update(places)
-        late = late or (nest is not None and inside is not nest and bool(places))
-        if isinstance(stmt, loops.Store) and stmt.buffer in writes:
-            written.add(stmt.index[0])
-            nest = inside
-        before = nest
-        for child in loops.children(stmt):
-            if isinstance(stmt, loops.If):  # only one of the branches runs
-                nest = before
-            visit(child, stmt if isinstance(stmt, loops.For) else inside)
-
-    visit(step.kernel.body, None)
-    return len(written) == 1 and read <= written and not late
+    accesses = _accesses(step.kernel)
+    reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
+    writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
+    if len({x.place for x in writes}) != 1 or {x.place for x in reads} - {x.place for x in writes}:
+        return False
+    return not any(r.order > w.order and r.nest is not w.nest and _together(r, w) for r in reads for w in writes)
 
 
-def _load_places(e: loops.Expr, buffers: set[Buffer], seen: set[loops.Expr]) -> set[loops.Expr]:
-    out: set[loops.Expr] = set()
-    stack = [e]
+class _Access(NamedTuple):
+    """One load or store of a global buffer: its place in the text, its offset, its innermost loop, its branches."""
+
+    order: int
+    place: loops.Expr
+    nest: loops.Stmt | None
+    branches: tuple[tuple[loops.Stmt, int], ...]
+
+
+class _Accesses(NamedTuple):
+    reads: dict[Buffer, list[_Access]]
+    writes: dict[Buffer, list[_Access]]
+
+
+def _together(a: _Access, b: _Access) -> bool:
+    """Can both happen in one run? Not in two branches of one If."""
+    return not any(x is y and i != j for x, i in a.branches for y, j in b.branches)
+
+
+@functools.lru_cache(maxsize=1024)
+def _accesses(kernel: Kernel) -> _Accesses:
+    reads: dict[Buffer, list[_Access]] = {}
+    writes: dict[Buffer, list[_Access]] = {}
+    order = itertools.count()
+
+    def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...]) -> None:
+        now = next(order)
+        for load in _loads(loops.exprs(stmt)):
+            reads.setdefault(load.attr, []).append(_Access(now, load.args[0], nest, branches))
+        if isinstance(stmt, loops.Store) and stmt.buffer.space == "global":
+            writes.setdefault(stmt.buffer, []).append(_Access(now, stmt.index[0], nest, branches))
+        for k, child in enumerate(loops.children(stmt)):
+            inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
+            visit(child, stmt if isinstance(stmt, loops.For) else nest, inner)
+
+    visit(kernel.body, None, ())
+    return _Accesses(reads, writes)
+
+
+def _loads(exprs: Sequence[loops.Expr]) -> list[loops.Expr]:
+    """The loads of global buffers in some expressions, each once."""
+    out: list[loops.Expr] = []
+    seen: set[loops.Expr] = set()
+    stack = list(exprs)
     while stack:
         x = stack.pop()
         if x in seen:
             continue
         seen.add(x)
-        if x.op == "load" and x.attr in buffers:
-            out.add(x.args[0])
+        if x.op == "load" and x.attr.space == "global":
+            out.append(x)
         stack.extend(x.args)
     return out
 
