@@ -64,12 +64,18 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     rows = group.rows or ()
     total = math.prod(rows)
     inner = max((math.prod(a.attr[1] for a in inner_axes(group, u)) for u in group.units), default=1)
-    if across and (total >= target.threads // 8 or inner <= 64):
+    if across:
         n = rows[axis]
         lanes = lanes_for(dtypes, n)
-        while lanes > 1 and total // lanes < target.threads // 2:
+        while lanes > 1 and total // lanes * inner < target.threads * 8:
             lanes //= 2
-        return schedule.GpuColumns(128 if n >= 128 * lanes else 32, lanes, axis)
+        # threads along a row until all are busy, as long as each has a few positions
+        depth, block = 1, 128 if n >= 128 * lanes else 32
+        while depth < 32 and 4 * depth <= inner and total // lanes * depth < target.threads:
+            depth *= 2
+        while block > 32 and block * depth > 512:
+            block //= 2
+        return schedule.GpuColumns(block * depth, lanes, axis, depth)
     lanes = lanes_for(dtypes, inner)
     vectors = -(-inner // lanes)
     # enough threads for the row to stay in registers, more where there are few rows

@@ -91,11 +91,14 @@ class GpuRows:
 
 @dataclass(frozen=True)
 class GpuColumns:
-    """A thread computes `lanes` neighbouring rows (along the group's row axis number `axis`), inner axes in order."""
+    """A thread computes `lanes` neighbouring rows (along the group's row axis number `axis`); `depth` threads share the
+    inner positions of a row, `steps` of them at a time."""
 
     block: int
     lanes: int
     axis: int
+    depth: int = 1
+    steps: int = 4
 
     @property
     def unroll(self) -> int:

@@ -56,7 +56,7 @@ def _reduce(node: Node, x: Node, target: Sizes) -> Node | None:
         least = 2048
     else:  # every column has a thread
         pieces = 2 * target.threads // results
-        least = 64
+        least = 128
     pieces = min(pieces, total // least, x.shape[axis])
     return cut_reduce(node, x, axis, pieces) if pieces >= 2 else None
 

@@ -14,7 +14,7 @@ from dlc.ir import loops, schedule
 from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import both, simplify, unflatten
-from dlc.passes.lower import MONOIDS, Body, Lowered, Place, _product, cost_of, guarded, spread
+from dlc.passes.lower import MONOIDS, Body, Lowered, Place, _product, cost_of, guarded, identity, spread
 from dlc.passes.lower_gpu import block_axis, launch
 from dlc.passes.lower_rows import _extents, _Row, _State, inner_axes
 from dlc.passes.units import EXPENSIVE, Unit
@@ -47,23 +47,12 @@ class _Positions:
         return stmt if self.kept else loops.loop(self.outer, stmt)
 
 
-class _GpuRow(_Row):
-    """The code of one thread for one row. `valid` says whether the row exists; all threads run along, only their
-    stores are left out."""
+class _Shared(_Row):
+    """The code of one thread for a row that several threads share: thread number `lane` of `sharing`."""
 
-    def __init__(self, body: Body, sched: schedule.GpuRows, rows: Sequence[Expr], lane: Expr, valid: Expr | None):
-        super().__init__(body, sched, rows)  # type: ignore[arg-type]
-        self.lane, self.valid = lane, valid
-        self.places: dict[int, _Positions] = {}
-        self.waits = False  # does the nest being made read what an earlier one wrote?
-
-    def at(self, n: int) -> _Positions:
-        if n not in self.places:
-            self.places[n] = _Positions(n, self.lane, self.sched)  # type: ignore[arg-type]
-        return self.places[n]
-
-    def state(self, u: Unit, merged: tuple[int, ...]) -> _State:
-        return _GpuState(self, u, merged)
+    lane: Expr
+    sharing: int
+    waits = False  # does the nest being made read what an earlier one wrote?
 
     def stmts(self) -> list[Stmt]:
         nests: dict[tuple, list[Unit]] = {}
@@ -79,6 +68,14 @@ class _GpuRow(_Row):
 
     # -- members of the group --------------------------------------------------------------------------------------
 
+    def keep_loads(self, nests: list[Stmt]) -> list[Stmt]:
+        """Loads that several nests make, made once."""
+        return nests
+
+    def local_place(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
+        """Where a member's value stands in its registers, or None if that is another thread's."""
+        raise NotImplementedError
+
     def reader(self, here: dict[Unit, Expr], units: Sequence[Unit]) -> Callable[[Unit, tuple[Expr, ...]], Expr]:
         def read(m: Unit, index: tuple[Expr, ...]) -> Expr:
             if m in here:
@@ -87,7 +84,7 @@ class _GpuRow(_Row):
             if kept is not None:
                 return loops.cast(loops.load(self.locals[m], *kept), m.node.dtype.compute)
             if m.node in self.body.fused.stored:
-                self.waits = True
+                self.waits = self.sharing > 1
                 buffer = self.body.buffer(m.node)
                 off = simplify(self.body.fused.table.elements.offset(m.node, index))
                 return loops.cast(loops.load(buffer, off), m.node.dtype.compute)
@@ -96,8 +93,52 @@ class _GpuRow(_Row):
 
         return read
 
+    def positions(self, units: Sequence[Unit], states: dict[Unit, _State], places: Sequence[Place],
+                  acc: tuple[Expr, ...], inside: Expr | None, writes: Expr | None) -> Stmt:
+        """All units of a nest at one position: `inside` guards what is read, `writes` what is written."""
+        here: dict[Unit, Expr] = {}
+        out: list[Stmt] = []
+        read = self.reader(here, units)
+        for u in units:
+            mapping = self.fixed(u) | spread(inner_axes(self.group, u), places)
+            value = guarded(self.body.put(u, u.values[0], mapping, read), inside)
+            if u.kind == "reduce":
+                out += states[u].accumulate(value, acc, places, inside)
+                continue
+            here[u] = value
+            index = [loops.map_expr(i, lambda *_: None, dict(mapping)) for i in u.index]
+            if u in self.locals:
+                at = self.local_place(u, index)
+                if at is None:  # read back from memory, or computed again
+                    del self.locals[u]
+                else:
+                    out.append(loops.store(self.locals[u], at, value))
+                    here[u] = loops.load(self.locals[u], *at)
+                    if not places and self.sharing > 1 and u.node in self.body.fused.stored:
+                        out.append(loops.Sync())  # the store may overwrite what other threads read for the same value
+            if u.node in self.body.fused.stored:
+                out.append(self.body.store(u.node, index, here[u], writes))
+        return loops.seq(*out)
+
+
+class _GpuRow(_Shared):
+    """A group of threads along one row. `valid` says whether the row exists; all threads run along, only their stores
+    are left out."""
+
+    def __init__(self, body: Body, sched: schedule.GpuRows, rows: Sequence[Expr], lane: Expr, valid: Expr | None):
+        super().__init__(body, sched, rows)  # type: ignore[arg-type]
+        self.lane, self.valid, self.sharing = lane, valid, sched.group
+        self.places: dict[int, _Positions] = {}
+
+    def at(self, n: int) -> _Positions:
+        if n not in self.places:
+            self.places[n] = _Positions(n, self.lane, self.sched)  # type: ignore[arg-type]
+        return self.places[n]
+
+    def state(self, u: Unit, merged: tuple[int, ...]) -> _State:
+        return _GpuState(self, u, merged)
+
     def local_place(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
-        """Where a member's value stands in its registers, or None if that is another thread's."""
         inner = inner_axes(self.group, m)
         if m.kind == "reduce" or not inner:
             return (_ZERO,)
@@ -137,32 +178,6 @@ class _GpuRow(_Row):
         places = list(zip(unflatten(place.at, merged), merged, strict=True))
         acc = (_ZERO, place.v)
         return place.loop(self.positions(units, states, places, acc, place.inside, both(self.valid, place.inside)))
-
-    def positions(self, units: Sequence[Unit], states: dict[Unit, _State], places: Sequence[Place],
-                  acc: tuple[Expr, ...], inside: Expr | None, writes: Expr | None) -> Stmt:
-        """All units of a nest at one position: `inside` guards what is read, `writes` what is written."""
-        here: dict[Unit, Expr] = {}
-        out: list[Stmt] = []
-        read = self.reader(here, units)
-        for u in units:
-            mapping = self.fixed(u) | spread(inner_axes(self.group, u), places)
-            value = guarded(self.body.put(u, u.values[0], mapping, read), inside)
-            if u.kind == "reduce":
-                out += states[u].accumulate(value, acc, places, inside)
-                continue
-            here[u] = value
-            index = [loops.map_expr(i, lambda *_: None, dict(mapping)) for i in u.index]
-            if u in self.locals:
-                at = self.local_place(u, index)
-                if at is None:  # read back from memory, or computed again
-                    del self.locals[u]
-                else:
-                    kept = loops.load(self.locals[u], *at)
-                    out.append(loops.store(self.locals[u], at, value))
-                    here[u] = kept
-            if u.node in self.body.fused.stored:
-                out.append(self.body.store(u.node, index, here[u], writes))
-        return loops.seq(*out)
 
     # -- loads that several nests make at the same position --------------------------------------------------------
 
@@ -260,12 +275,106 @@ class _GpuState(_State):
         return out
 
 
-class _GpuColumns(_Row):
-    """A thread's own rows, as the lanes of a vector loop: nothing is shared between threads."""
+class _GpuColumns(_Shared):
+    """Threads across rows, as the lanes of a vector loop, and `depth` threads along each."""
+
+    def __init__(self, body: Body, sched: schedule.GpuColumns, rows: Sequence[Expr], lanes: tuple[Expr, Expr],
+                 inside: Expr | None, x: Expr, lane: Expr):
+        super().__init__(body, sched, rows, lanes, inside)  # type: ignore[arg-type]
+        self.x, self.lane, self.sharing = x, lane, sched.depth
+        self.shared: list[Buffer] = []
+
+    def state(self, u: Unit, merged: tuple[int, ...]) -> _State:
+        return _ColumnState(self, u, merged)
 
     def local(self, u: Unit) -> None:
         if _product(_extents(inner_axes(self.group, u))) == 1:
             super().local(u)
+
+    def local_place(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
+        return self.lanes
+
+    def columns(self, units: Sequence[Unit], states: dict[Unit, _State], merged: tuple[int, ...]) -> Stmt:
+        n, depth, steps = _product(merged), self.sharing, self.sched.steps  # type: ignore[union-attr]
+        if n == 1:
+            return self.across(self.positions(units, states, [], self.lanes, self.predicate, self.writes()))
+        count = -(-n // depth)
+        steps = min(steps, count)
+        c, k = loops.axis("c", -(-count // steps)), loops.axis("k", steps)
+        at = simplify((c * steps + k) * depth + self.lane)
+        inside = loops.op("lt", at, loops.const(n)) if c.attr[1] * steps * depth != n else None
+        inside = both(inside, self.predicate)
+        places = list(zip(unflatten(at, merged), merged, strict=True))
+        body = self.positions(units, states, places, self.lanes, inside, inside)
+        return loops.loop(c, loops.loop(k, self.across(body), "unroll"))
+
+    def writes(self) -> Expr | None:
+        """What one thread of a row does for all of them."""
+        return both(self.predicate, loops.op("eq", self.lane, _ZERO)) if self.sharing > 1 else self.predicate
+
+
+class _ColumnState(_State):
+    """A reduction along a column: the threads that share it exchange their results in shared memory."""
+
+    row: _GpuColumns
+
+    def __init__(self, row: _GpuColumns, u: Unit, inner: tuple[int, ...]):
+        super().__init__(row, u, inner)
+        self.split = row.sharing > 1 and _product(inner) > 1
+
+    def exchange(self, b: Buffer) -> tuple[Stmt, Buffer]:
+        """The statement that shows every thread's `b` to the others, and where they find it."""
+        row, lanes = self.row, self.shape[1]
+        wide = row.sched.block // row.sharing  # type: ignore[union-attr]
+        shown = Buffer(f"all_{b.name}", b.dtype, (row.sharing, wide * lanes), "shared")
+        row.shared.append(shown)
+        return self._all(lambda at: loops.store(shown, (row.lane, self.place(at)), loops.load(b, *at))), shown
+
+    def place(self, at: tuple[Expr, ...]) -> Expr:
+        return simplify(self.row.x * self.shape[1] + at[1])
+
+    def over(self, make: Callable[[Expr, tuple[Expr, ...]], Stmt]) -> Stmt:
+        """`make(thread, place)` for every thread of the column."""
+        d = loops.axis("d", self.row.sharing)
+        return loops.loop(d, self._all(lambda at: make(d, at)), "unroll")
+
+    def end(self) -> list[Stmt]:
+        if not self.split:
+            return super().end()
+        if not self.arg:
+            show, shown = self.exchange(self.final)
+            start = identity(self.monoid, self.dtype)
+            return [show, loops.Sync(), self._all(lambda at: loops.store(self.final, at, start)),
+                    self.over(lambda d, at: loops.store(self.final, at, loops.load(shown, d, self.place(at)),
+                                                        MONOIDS[self.monoid])), *self.write()]
+        assert self.pos is not None
+        show, values = self.exchange(self.acc)
+        show_places, positions = self.exchange(self.pos)
+        best = Buffer(f"best_{self.final.name}", self.dtype, self.shape, "reg")
+        self.row.allocs.append(loops.Alloc(best))
+        op = "max" if self.monoid == "argmax" else "min"
+
+        def pick(d: Expr, at: tuple[Expr, ...]) -> Stmt:
+            mine, top = loops.load(values, d, self.place(at)), loops.load(best, *at)
+            same = loops.op("eq", mine, top)
+            if self.dtype.is_float:
+                same = loops.op("or", same, loops.op("and", loops.op("ne", mine, mine), loops.op("ne", top, top)))
+            position = loops.op("select", same, loops.load(positions, d, self.place(at)), loops.const(1 << 62))
+            return loops.store(self.final, at, position, "min")
+
+        return [show, show_places, loops.Sync(),
+                self._all(lambda at: loops.store(best, at, identity(self.monoid, self.dtype))),
+                self.over(lambda d, at: loops.store(best, at, loops.load(values, d, self.place(at)), op)),
+                self._all(lambda at: loops.store(self.final, at, loops.const(1 << 62))),
+                self.over(pick), *self.write()]
+
+    def write(self) -> list[Stmt]:
+        row, u = self.row, self.u
+        if u.node not in row.body.fused.stored:
+            return []
+        fixed = row.fixed(u)
+        index = [fixed.get(i, i) for k, i in enumerate(u.index) if k not in u.node.attrs["axes"]]
+        return [row.across(row.body.store(u.node, index, loops.load(self.final, *row.lanes), row.writes()))]
 
 
 def lower_rows(fused: Fused, group: Group, sched: schedule.GpuRows | schedule.GpuColumns) -> Lowered:
@@ -285,15 +394,17 @@ def lower_rows(fused: Fused, group: Group, sched: schedule.GpuRows | schedule.Gp
 
 
 def _lower_columns(body: Body, extents: tuple[int, ...], sched: schedule.GpuColumns, t: Expr) -> Lowered:
-    n, lanes = extents[sched.axis], sched.lanes
-    wide = sched.block * lanes
+    n, lanes, threads = extents[sched.axis], sched.lanes, sched.block // sched.depth
+    wide = threads * lanes
     blocks = -(-n // wide)
     others = tuple(e for k, e in enumerate(extents) if k != sched.axis)
     b = block_axis(_product(others) * blocks)
     *at, block = unflatten(b, (*others, blocks))
     u, v = loops.axis("u", 1), loops.axis("v", lanes)
-    column = simplify(block * wide + t * lanes + v)
+    x, lane = simplify(t % threads), simplify(t // threads)
+    column = simplify(block * wide + x * lanes + v)
     at.insert(sched.axis, column)
     inside = loops.op("lt", column, loops.const(n)) if n % wide else None
-    code = _GpuColumns(body, sched, at, (u, v), inside).stmts()  # type: ignore[arg-type]
-    return body.finish(launch(b, t, loops.Seq(tuple(code))), sched)
+    row = _GpuColumns(body, sched, at, (u, v), inside, x, lane)
+    code = loops.Seq(tuple(row.stmts()))
+    return body.finish(launch(b, t, code, row.shared), sched)

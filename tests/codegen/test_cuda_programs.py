@@ -190,13 +190,18 @@ def test_row_schedules(monkeypatch, sched):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("lanes, block", [(1, 32), (4, 32), (2, 64)])
-def test_column_schedules(monkeypatch, axis, lanes, block):
+@pytest.mark.parametrize("lanes, block, depth", [(1, 32, 1), (4, 32, 1), (2, 64, 4), (1, 32, 32)])
+def test_column_schedules(monkeypatch, axis, lanes, block, depth):
     x = tensor("x", 6, 8, 9)
     rows = [a for a in range(3) if a != axis]
-    forced(monkeypatch, "rows", schedule.GpuColumns(block, lanes, len(rows) - 1))
-    check(Graph((x,), [B.reduce(x, m, (axis,)) for m in ("sum", "max", "argmax")]))
+    forced(monkeypatch, "rows", schedule.GpuColumns(block, lanes, len(rows) - 1, depth, 3))
+    value = np.random.default_rng(0).integers(-2, 3, x.shape).astype(np.float32)
+    check(Graph((x,), [B.reduce(x, m, (axis,)) for m in ("sum", "max", "argmax")]), [value])
     check(programs.softmax((6, 8, 9), axis))
+    x = tensor("x", 4, 10)
+    y = programs.softmax_of(x, axis % 2)
+    forced(monkeypatch, "rows", schedule.GpuColumns(block, lanes, 0, depth, 3))
+    check(Graph((x,), [B.op("add", y, B.flip(y, (axis % 2,)))]))
 
 
 @pytest.mark.parametrize("monoid", ["argmax", "argmin", "max", "min"])
