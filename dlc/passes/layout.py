@@ -20,6 +20,9 @@ from dlc.passes.lower_contract import Parts, label_sizes, parts_of, strides_of
 from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
 
+PAGE = 4096  # bytes
+LONG = 8192  # inner range from which panels outgrow the second-level cache
+
 
 def layout(graph: Graph, tile_of, min_tasks: int) -> Graph:
     """Rewrite every contraction; `tile_of(node)` is the target's schedule for a contraction node."""
@@ -138,16 +141,23 @@ def _as_reduction(node: Node, sizes: dict[str, int]) -> Node:
 
 
 def _split(node: Node, sizes: dict[str, int], tile_of, min_tasks: int) -> Node:
-    """Cut the longest inner label in pieces when there are too few tiles for the threads."""
+    """Cut the longest inner label in pieces when there are too few tiles for the threads, or when a panel of it does
+    not stay in the cache while the other operand passes by."""
     tile = tile_of(node)
     swap, mr, nr = tile.swap, tile.mr, tile.nr
     parts = parts_of(node.attrs["spec"], sizes, swap)
     m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
     tiles = math.prod(sizes[x] for x in parts.batch) * -(-m // mr) * -(-n // nr)
     label = max(parts.inner, key=lambda x: sizes[x])
-    if tiles >= min_tasks or k < 1024 or node.dtype.is_int:
+    if node.dtype.is_int:
         return node
-    pieces = next((p for p in (8, 4, 2) if sizes[label] % p == 0 and k // p >= 256), 0)
+    if tiles < min_tasks and k >= 1024:
+        wanted = [p for p in (8, 4, 2) if k // p >= 256]
+    elif k >= LONG and m * n * 8 < (m + n) * k:  # the partial sums are small beside the operands
+        wanted = sorted(range(2, 65), key=lambda p: abs(k // p - LONG // 4))
+    else:
+        return node
+    pieces = next((p for p in wanted if sizes[label] % p == 0), 0)
     if not pieces:
         return node
     a, b, out = split_spec(node.attrs["spec"])
@@ -182,9 +192,11 @@ def pack(node: Node, tile_of) -> Node:
     far = n * node.dtype.itemsize >= 2048 and k >= 256 and m >= 256
     if not direct or far:
         node = _with_panels(node, column_at, parts, parts.columns, nr, sizes)
-    stride = sizes[parts.inner[-1]] * node.dtype.itemsize
+    strides = dict(zip(labels[row_at], strides_of(node.inputs[row_at]), strict=True))
+    across, along = ((strides[x[-1]] or 0) * node.dtype.itemsize for x in (parts.rows, parts.inner))
+    bad = across % 1024 == 0 or along >= PAGE  # rows in the same cache sets; a page for every step
     overlapping = base_of(node.inputs[row_at]).type.size < node.inputs[row_at].type.size
-    if m >= 64 and n >= 128 and k >= 128 and not overlapping and (stride % 1024 == 0 or far):
+    if m >= 64 and n >= 64 and k >= 128 and not overlapping and (bad or far):
         node = _with_panels(node, row_at, parts, parts.rows, mr, sizes)
     return node
 
