@@ -23,8 +23,8 @@ from dlc.passes.lower import Lowered
 from dlc.passes.lower_gpu import launch, lower_map
 from dlc.passes.lower_gpu_contract import lower_contract
 from dlc.passes.lower_gpu_mma import lower_mma
+from dlc.passes.lower_gpu_ordered import lower_ordered
 from dlc.passes.lower_gpu_rows import lower_rows
-from dlc.passes.lower_ordered import lower_ordered
 
 WIDE = 16  # bytes
 

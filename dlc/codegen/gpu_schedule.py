@@ -28,7 +28,7 @@ def choose(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
         return _rows(fused, group, target)
     if group.kind == "contract":
         return contract(group.units[0].node, target)
-    return schedule.Plain(1)
+    return schedule.GpuOrdered(128, target.threads // 2)
 
 
 def lanes_for(dtypes: Sequence[DType], extent: int) -> int:

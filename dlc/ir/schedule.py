@@ -155,4 +155,13 @@ class GpuMma:
         return self.bn
 
 
-Schedule = (Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns | GpuContract | GpuMma)
+@dataclass(frozen=True)
+class GpuOrdered:
+    """Scatter, cumulative and sort: blocks of `block` threads with a piece each, about `threads` pieces where the
+    work can be cut."""
+
+    block: int = 128
+    threads: int = 1 << 16
+
+
+Schedule = (GpuOrdered | Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns | GpuContract | GpuMma)

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dlc.codegen import gpu_schedule
 from dlc.codegen.build import build_program, target_layout
@@ -21,10 +23,12 @@ from dlc.ir.loops_interp import run_program
 from dlc.ir.loops_text import parse_kernel, print_kernel
 from dlc.ir.loops_verify import verify
 from dlc.ir.program import Program
+from dlc.passes.inline import remove_markers
 from dlc.passes.memory import plan_memory
+from dlc.passes.simplify_windows import lower_unwindow
 from tests.passes import programs
 from tests.passes.programs import tensor
-from tests.random_graphs import arguments
+from tests.random_graphs import arguments, graphs, integer_graphs
 
 TARGET = GpuTarget.of("sm_90a")
 _TOLERANCE = {"float64": 1e-12, "float32": 3e-5, "float16": 2e-2, "bfloat16": 6e-2}
@@ -322,6 +326,55 @@ def test_scatter_cumulative_and_sort():
     graph = Graph((x, i, u), outs)
     args = arguments(graph)
     check(graph, [args[0], np.array([5, 0, 5, 2, -1, 9, 2, 2, 0]), args[2]])
+
+
+@pytest.mark.parametrize("threads", [1, 7, 1000])
+def test_scatter_pieces(monkeypatch, threads):
+    for shape, index_shape, axis in (((5, 7), (9,), 0), ((3, 4, 5), (2, 3), 1), ((6,), (11,), 0), ((13, 1), (40,), 0)):
+        forced(monkeypatch, "scatter", schedule.GpuOrdered(32, threads))
+        shape_u = (*shape[:axis], *index_shape, *shape[axis + 1 :])
+        x, i, u = tensor("x", *shape), tensor("i", *index_shape, dtype=int64), tensor("u", *shape_u)
+        graph = Graph((x, i, u), [make("scatter", (x, i, u), axis=axis, combine=c) for c in ("add", "set", "min")])
+        args = arguments(graph)
+        check(graph, [args[0], np.random.default_rng(1).integers(-2, shape[axis] + 2, index_shape), args[2]])
+
+
+@pytest.mark.parametrize("dtype", [float32, float16, dtypes.uint8, dtypes.bool_])
+@pytest.mark.parametrize("axis, descending", [(0, False), (1, True)])
+def test_sort_is_stable_and_puts_nan_last(dtype, axis, descending):
+    x = tensor("x", 9, 14, dtype=dtype)
+    s = make("sort", (x,), axis=axis, descending=descending)
+    value = np.random.default_rng(2).integers(0, 4, (9, 14)).astype(dtype.np)
+    if dtype.is_float:
+        value[value == 3] = np.nan
+    check(Graph((x,), [make("item", (s,), index=k) for k in (0, 1)]), [value])
+
+
+# ------------------------------------------------------------------------------------------------------- random graphs
+
+
+_SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@_SETTINGS
+@given(integer_graphs(), st.integers(0, 10_000))
+def test_random_integer_graphs(graph, seed):
+    low = lower_unwindow(remove_markers(graph))
+    args = arguments(graph, seed)
+    got = run_program(program_of(low), args, seed)
+    for g, w in zip(got, graph_interp.evaluate(graph, args), strict=True):
+        np.testing.assert_array_equal(g, w)
+
+
+@_SETTINGS
+@given(graphs(float_types=(float32, float64), max_extent=9), st.integers(0, 10_000))
+def test_random_graphs(graph, seed):
+    low = lower_unwindow(remove_markers(graph))
+    args = arguments(graph, seed)
+    got = run_program(program_of(low), args, seed)
+    for o, g, w in zip(graph.outputs, got, graph_interp.evaluate(graph, args), strict=True):
+        if o.dtype.is_float:
+            np.testing.assert_allclose(g.astype(np.float64), w.astype(np.float64), 1e-3, 1e-3)
 
 
 def test_every_family_has_a_lowering():
