@@ -122,8 +122,6 @@ def autocast(on: bool) -> contextlib.AbstractContextManager[Any]:
     """The context that training runs in: bfloat16 matrix products, or nothing."""
     if not on:
         return contextlib.nullcontext()
-    if not hasattr(dlc, "autocast"):
-        raise click.UsageError("--autocast: this dlc has no autocast yet")
     return dlc.autocast(dlc.bfloat16)
 
 
@@ -143,7 +141,7 @@ def train(build: Callable, train_step: Callable, predict: Callable | None, optio
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": data.train}
     history: dict[str, list[float]] = {"loss": [], task.metric: []}
     if resume:
-        history = checkpoint.load(resume, parts)
+        history = _saved(resume, parts, history)
     measured, label = history[task.metric], "test" if task.measure is None else task.metric
     console = Console(highlight=False)
     with (
@@ -177,6 +175,16 @@ def train(build: Callable, train_step: Callable, predict: Callable | None, optio
                 console.print("stopped" + (f"; go on with --resume {save}" if save else ""), soft_wrap=True)
                 break
     return history
+
+
+def _saved(path: str, parts: dict[str, Any], history: dict[str, list[float]]) -> dict[str, list[float]]:
+    try:
+        found = checkpoint.load(path, parts)
+    except (ValueError, KeyError, AttributeError):
+        found = {}
+    if found.keys() != history.keys():
+        raise dlc.CheckpointError(f"{path} is a run of another model, or of one of another size")
+    return found
 
 
 def accuracy(model: nn.Module, predict: Callable, data: Data) -> float:

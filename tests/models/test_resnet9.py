@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import dlc
 import dlc.nn.functional as F
-from models import resnet9
+from models import resnet9, training, vit
 from tests.models import tiny
 
 
@@ -32,10 +33,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path):
 
 
 def test_options():
-    from click.testing import CliRunner
-
-    from models import training
-
     command = training.command(
         resnet9.build, resnet9.train_step, resnet9.predict, {"digits": 1}, 128, 5e-3, resnet9.TASK
     )
@@ -105,3 +102,13 @@ def test_outputs_and_gradients_are_pytorchs(make: str):
     np.testing.assert_array_equal(
         resnet9.predict(ours, dlc.asarray(x)).numpy(), theirs(torch.tensor(x)).argmax(1).numpy()
     )
+
+
+def test_a_run_of_another_model(tmp_path: Path):
+    path = str(tmp_path / "run.safetensors")
+    settings = tiny.options(resnet9, epochs=1)
+    task = resnet9.TASK._replace(load=tiny.images(1, 8))
+    resnet9_parts = resnet9.build, resnet9.train_step, resnet9.predict
+    training.train(*resnet9_parts, settings, save=path, task=task)
+    with pytest.raises(dlc.CheckpointError, match="run.safetensors is a run of another model, or of one of another"):
+        training.train(vit.build, vit.train_step, vit.predict, settings, resume=path, task=task)
