@@ -1,0 +1,108 @@
+"""Every form that a contraction can take on the CPU, compiled for each instruction level, against the interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dlc.codegen.build import build_program, target_layout
+from dlc.ir import build as b
+from dlc.ir import dtypes
+from dlc.ir.graph import Graph, Node, TensorType, param
+from dlc.ir.graph_interp import evaluate
+from dlc.ir.loops_verify import verify
+from dlc.ir.schedule import Contract
+from dlc.passes.permutes import sink_permutes
+from dlc.runtime import host
+from dlc.runtime.driver import compile_graph
+from dlc.runtime.memory import allocate, as_ndarray
+
+LEVELS = [level for level in ("sse2", "avx2", "avx512") if host.detect().vector_bytes >= {"sse2": 16, "avx2": 32}.get(
+    level, 64)]
+
+
+def tensor(name: str, *shape: int, dtype=dtypes.float32) -> Node:
+    return param(TensorType(dtype, shape), name)
+
+
+def check(graph: Graph, level: str, tolerance: float = 2e-5) -> list[Contract]:
+    """Compile and compare with the interpreter; the contractions' schedules."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(p.shape).astype(p.dtype.np) for p in graph.params]
+    target = host.detect().with_features(level)
+    buffers = []
+    for a in arrays:
+        buffers.append(allocate(a.nbytes))
+        as_ndarray(buffers[-1], a.shape, a.dtype)[...] = a
+    results = compile_graph(graph, target=target).run(buffers)
+    for node, want, got in zip(graph.outputs, evaluate(graph, arrays, wide=True), results, strict=True):
+        have = as_ndarray(got, node.shape, node.dtype.np).astype(np.float64)
+        scale = max(1.0, float(np.abs(want).max(initial=0)))
+        assert np.abs(have - want).max(initial=0) <= tolerance * scale
+    kernels = build_program(target_layout(sink_permutes(graph), target), (), target, "main").kernels()
+    for k in kernels:
+        verify(k, "test")
+    return [k.schedule for k in kernels if isinstance(k.schedule, Contract)]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("spec", ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->nm", "mk,nk->nm"])
+@pytest.mark.parametrize("m, n, k", [(37, 50, 45), (14, 32, 64), (5, 3, 7), (100, 70, 129)])
+def test_matrix_products(level, spec, m, n, k):
+    size = dict(m=m, n=n, k=k)
+    first, second = spec.split("->")[0].split(",")
+    x, w = tensor("x", *(size[c] for c in first)), tensor("w", *(size[c] for c in second))
+    check(Graph([x, w], [b.contract(x, w, spec)]), level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("m, n, k", [(10, 7, 137), (17, 33, 512), (4, 5, 128)])
+def test_few_rows_run_along_the_inner_range(level, m, n, k):
+    x, w, bias = tensor("x", m, k), tensor("w", n, k), tensor("b", n)
+    y = b.op("add", b.contract(x, w, "mk,nk->mn"), b.expand(bias, (m, n), [0]))
+    schedules = check(Graph([x, w, bias], [b.op("max", y, b.like(y, 0.0))]), level)
+    assert [s.along for s in schedules] == [True]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_long_epilogue_goes_through_scratch(level):
+    x, w, m = tensor("x", 23, 40), tensor("w", 40, 37), tensor("m", 23, 37)
+    y = b.contract(x, w, "mk,kn->mn")
+    z = b.op("div", b.op("tanh", b.op("add", y, m)), b.op("add", b.op("exp", m), b.like(m, 1.0)))
+    check(Graph([x, w, m], [z, y]), level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("size, kernel, stride", [(9, 3, 1), (9, 3, 2), (16, 1, 1), (12, 5, 1), (6, 3, 1)])
+def test_convolutions(level, size, kernel, stride):
+    image, weight = tensor("image", 2, 5, size, size), tensor("weight", 7, 5, kernel, kernel)
+    p = kernel // 2
+    padded = b.pad(image, (0, 0, p, p), (0, 0, p, p))
+    taps = b.window(padded, (2, 3), (kernel, kernel), (stride, stride))
+    check(Graph([image, weight], [b.contract(taps, weight, "nchwrs,ocrs->nohw")]), level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_split_and_packed(level):
+    x, w = tensor("x", 70, 8192 * 2), tensor("w", 9, 8192 * 2)
+    check(Graph([x, w], [b.contract(x, w, "mk,nk->mn")]), level, 1e-4)
+    x, w = tensor("x", 256, 300), tensor("w", 256, 130)
+    check(Graph([x, w], [b.contract(x, w, "km,kn->mn")]), level)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("spec, a, c", [
+    ("bik,bkj->bij", (3, 20, 33), (3, 33, 17)), ("bik,bjk->bij", (3, 20, 33), (3, 17, 33)),
+    ("bhqd,bhkd->bhqk", (2, 3, 9, 8), (2, 3, 11, 8)), ("bqhd,bkhd->bhqk", (2, 9, 3, 8), (2, 11, 3, 8)),
+    ("i,j->ij", (5,), (6,)), ("ij,j->i", (30, 40), (40,)), ("ij,ij->i", (30, 40), (30, 40)),
+    ("ij,ij->", (30, 40), (30, 40)), ("aibj,bkj->aik", (3, 4, 5, 6), (5, 7, 6)),
+])
+def test_batches_and_degenerate_forms(level, spec, a, c):
+    x, w = tensor("x", *a), tensor("w", *c)
+    check(Graph([x, w], [b.contract(x, w, spec)]), level)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(dtypes.float64, 1e-12), (dtypes.bfloat16, 1e-2), (dtypes.float16, 2e-3)])
+def test_other_floats(dtype, tolerance):
+    x, w = tensor("x", 33, 40, dtype=dtype), tensor("w", 21, 40, dtype=dtype)
+    check(Graph([x, w], [b.contract(x, w, "mk,nk->mn")]), LEVELS[-1], tolerance)

@@ -1,0 +1,81 @@
+"""Permutations sink without changing any value; the layout pass keeps values too; random graphs run compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+
+from dlc.codegen.build import target_layout
+from dlc.ir import build as B
+from dlc.ir import dtypes
+from dlc.ir.graph import Graph, TensorType, param
+from dlc.ir.graph_interp import evaluate
+from dlc.ir.graph_text import print_graph
+from dlc.ir.graph_verify import verify
+from dlc.passes.permutes import sink_permutes
+from dlc.passes.simplify_windows import lower_unwindow
+from dlc.runtime import host
+from dlc.runtime.driver import compile_graph
+from dlc.runtime.memory import allocate, as_ndarray
+from tests.random_graphs import arguments, graphs, integer_graphs
+
+PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+COMPILED = settings(PROPERTY, max_examples=40)
+
+
+def agree(a: Graph, b: Graph) -> None:
+    args = arguments(a)
+    for want, got in zip(evaluate(a, args), evaluate(b, args), strict=True):
+        assert want.shape == got.shape and want.dtype == got.dtype
+        np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=1e-9, atol=1e-9)
+
+
+@PROPERTY
+@given(graphs(float_types=(dtypes.float64,)))
+def test_sinking_keeps_values(graph):
+    sunk = sink_permutes(graph)
+    verify(sunk, "order")
+    agree(graph, sunk)
+
+
+@PROPERTY
+@given(graphs(float_types=(dtypes.float64,)))
+def test_layout_keeps_values(graph):
+    ready = sink_permutes(lower_unwindow(graph))
+    placed = target_layout(ready, host.detect().with_threads(2))
+    verify(placed, "layout")
+    agree(ready, placed)
+
+
+def run_compiled(graph: Graph, args) -> list[np.ndarray]:
+    buffers = []
+    for a in args:
+        buffers.append(allocate(a.nbytes))
+        as_ndarray(buffers[-1], a.shape, a.dtype)[...] = a
+    out = compile_graph(graph).run(buffers)
+    return [as_ndarray(o, n.shape, n.dtype.np) for o, n in zip(out, graph.outputs, strict=True)]
+
+
+@COMPILED
+@given(graphs(float_types=(dtypes.float64,)))
+def test_random_graphs_compiled(graph):
+    args = arguments(graph)
+    for want, got in zip(evaluate(graph, args), run_compiled(graph, args), strict=True):
+        np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=1e-6, atol=1e-6)
+
+
+@COMPILED
+@given(integer_graphs())
+def test_random_integer_graphs_compiled_exactly(graph):
+    args = arguments(graph)
+    for want, got in zip(evaluate(graph, args), run_compiled(graph, args), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_convolutions_keep_channels_last():
+    x = param(TensorType(dtypes.float32, (2, 3, 6, 6)), "x")
+    w = param(TensorType(dtypes.float32, (4, 3, 3, 3)), "w")
+    y = B.contract(B.window(x, (2, 3), (3, 3)), w, "nchwrs,ocrs->nohw")
+    z = B.sum_(B.op("max", y, B.like(y, 0.0)), [0, 2, 3])
+    text = print_graph(sink_permutes(Graph([x, w], [z])), locs=False)
+    assert 'spec="nchwrs,ocrs->nhwo"' in text and "permute" not in text
