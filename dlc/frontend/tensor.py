@@ -102,7 +102,8 @@ class Tensor:
 
     def _fitted(self, value: Any, what: str, exact: bool = False) -> Node:
         number = not isinstance(value, Tensor) and isinstance(value, (bool, int, float))
-        node = build.const(value, self._node.dtype) if number else as_node(value)
+        here_ = self.device if placement.several and not isinstance(value, Tensor) else None
+        node = build.const(value, self._node.dtype) if number else as_node(value, device=here_)
         if node.shape != self._node.shape:
             if node.shape != () or exact and not number:
                 raise ShapeError(f"{what}: a value of shape {node.shape} for a tensor of shape {self._node.shape}")
@@ -113,9 +114,7 @@ class Tensor:
                     f"{what}: a {node.dtype.name} value for a {self._node.dtype.name} tensor; cast it first"
                 )
             node = build.cast(node, self._node.dtype)
-        if placement.several:
-            node = self._placed(node, what)
-        return node
+        return self._placed(node, what) if placement.several and not self.follows else node
 
     def _placed(self, node: Node, what: str) -> Node:
         """A new value for this cell, which it must not take to another device."""

@@ -118,6 +118,9 @@ def test_mixed_devices():
     assert total.device == "cuda:0"
     np.testing.assert_array_equal(total.numpy(), X + 4 + np.arange(3))
     x[0, 0] = 5.0
+    kept = dlc.zeros(3, device="cuda")
+    kept.assign([1.0, 2.0, 3.0])
+    assert kept.device == "cuda:0" and kept.numpy().tolist() == [1, 2, 3]
     x += 1
     assert x.device == "cuda:0" and x.numpy()[0, 0] == 6
     np.testing.assert_array_equal(x[[1, 0]].numpy()[:, 1], [5, 2])
@@ -158,6 +161,11 @@ def test_random_numbers_are_the_same_everywhere():
     np.testing.assert_array_equal(drawn[0], drawn[1])
     np.testing.assert_array_equal(drawn[0], drawn[2])
     assert len(np.unique(drawn[0])) == 12
+    state = dlc.random.default_generator.state
+    assert state.device == "cuda:1"
+    nn.Linear(2, 3)  # draws on the host
+    state.assign(dlc.asarray(np.array([7, 0], np.uint64)))
+    np.testing.assert_array_equal(draw(dlc.zeros(3)).numpy(), drawn[0][0])
 
 
 def test_what_is_made_of_numbers_alone_has_no_device():
