@@ -1,9 +1,10 @@
 """One run on a GPU machine: is every kind of kernel right, and how fast are the ones with a floor?
 
-    python -m benchmarks.gpu_check [zoo] [time]
+    python -m benchmarks.gpu_check [zoo|time] [words that the names of cases begin with, ...]
 
 Needs CuPy; PyTorch, where it is installed, gives the peers' times. The zoo compares whole programs with the graph
-interpreter (NumPy); the timings take the median of event-timed launches and try several schedules a kernel. Prints
+interpreter (NumPy); the timings take the median of event-timed launches and try several schedules a kernel. Each part
+runs in a process of its own, and goes on in a new one after an error that takes the GPU's context along. Prints
 tables, and writes them to $OUT/gpu_check.json where $OUT is set. Exit status 1 if anything is wrong.
 """
 
@@ -13,6 +14,7 @@ import json
 import math
 import os
 import statistics
+import subprocess
 import sys
 import time
 import traceback
@@ -37,7 +39,7 @@ from dlc.passes.fuse import fuse
 from dlc.passes.inline import remove_markers
 from dlc.passes.memory import plan_memory
 from dlc.passes.simplify_windows import lower_unwindow
-from dlc.passes.units import own_outputs
+from dlc.passes.units import memory_of, own_outputs
 
 RNG = np.random.default_rng(0)
 
@@ -352,34 +354,61 @@ def check(graph: Graph, target: GpuTarget) -> list[str]:
     return bad
 
 
-def run_zoo(target: GpuTarget) -> list[str]:
-    failures = []
-    for name, make_graph in zoo().items():
+def run_zoo(target: GpuTarget, names: Sequence[str]) -> None:
+    """Prints a JSON line for each case; stops after an error that takes the context along."""
+    cases = zoo()
+    for name in names:
+        lost = False
+        start = time.perf_counter()
         try:
-            bad = check(make_graph(), target)
+            bad = check(cases[name](), target)
         except Exception as error:  # a report of all cases is worth more than the first traceback
             bad = [f"{type(error).__name__}: {str(error)[:300]}"]
             traceback.print_exc(limit=-3)
-            if "illegal" in str(error) or "misaligned" in str(error):  # the context is lost
-                failures.append(f"{name}: {bad[0]}")
-                break
-        failures += [f"{name}: {b}" for b in bad]
-    return failures
+            lost = context_lost(error)
+        print(RESULT + json.dumps({"name": name, "bad": bad, "seconds": time.perf_counter() - start}), flush=True)
+        if lost:
+            return
+
+
+def context_lost(error: Exception) -> bool:
+    """Is this an error after which nothing more runs in this process?"""
+    return any(word in str(error).lower() for word in ("illegal", "misaligned", "launch failure", "unspecified"))
+
+
+RESULT = "result: "  # how a line of a part's output begins that is for the process that started it
 
 
 # ---------------------------------------------------------------- timings
 
 
-def time_graph(graph: Graph, target: GpuTarget, choose: Callable, repeats: int = 20) -> tuple[float, str]:
-    """Milliseconds for all kernels of a graph with the schedules of `choose`, and the registers they take."""
-    graph = own_outputs(target_layout(graph, target))
-    fused = fuse(graph)
-    memory: dict[Node, Any] = {}
+def device_values(graph: Graph) -> tuple[dict[Node, Any], list[Any]]:
+    """Random memory for the parameters, and the same as float32 arrays."""
+    memory, wide = {}, []
     for p in graph.params:
         values = cupy.random.standard_normal(p.type.size, dtype=cupy.float32)
-        if p.dtype is not float32:
-            values = cupy.asarray(cupy.asnumpy(values).astype(p.dtype.np).view(np.uint8))
         memory[p] = values
+        if p.dtype is not float32:
+            rounded = cupy.asnumpy(values).astype(p.dtype.np)
+            memory[p] = cupy.asarray(rounded.view(np.uint8))
+            values = cupy.asarray(rounded.astype(np.float32))
+        wide.append(values.reshape(p.shape))
+    return memory, wide
+
+
+def as_float32(memory: Any, dtype: DType) -> Any:
+    """Device memory of a tensor as float32 numbers."""
+    if dtype is bfloat16:
+        return (memory.view(cupy.uint16).astype(cupy.uint32) << 16).view(cupy.float32)
+    return memory.view(dtype.np).astype(cupy.float32)
+
+
+def time_graph(graph: Graph, values: dict[Node, Any], target: GpuTarget, choose: Callable,
+               repeats: int = 20) -> tuple[float, str, Any]:
+    """Milliseconds for all kernels of a graph with the schedules of `choose`, the registers they take, the output."""
+    memory = dict(values)
+    graph = own_outputs(target_layout(graph, target))
+    fused = fuse(graph)
 
     def place(node: Node | int) -> int:
         if isinstance(node, int):
@@ -387,7 +416,7 @@ def time_graph(graph: Graph, target: GpuTarget, choose: Callable, repeats: int =
             keep.append(node_size)
             return node_size.data.ptr
         if node not in memory:
-            memory[node] = cupy.empty(node.type.nbytes, cupy.uint8)
+            memory[node] = cupy.full(node.type.nbytes, 0xFF, cupy.uint8)
         return memory[node].data.ptr
 
     keep: list[Any] = []
@@ -405,7 +434,11 @@ def time_graph(graph: Graph, target: GpuTarget, choose: Callable, repeats: int =
         for loaded, kernel, pointers, sizes in launches:
             loaded.launch(kernel, pointers, sizes)
 
-    return timed(once, repeats), "/".join(registers)
+    once()
+    cupy.cuda.runtime.deviceSynchronize()
+    out = graph.outputs[0]
+    result = as_float32(memory[memory_of(out)], out.dtype)
+    return timed(once, repeats), "/".join(registers), result
 
 
 def timed(once: Callable[[], None], repeats: int = 20) -> float:
@@ -509,36 +542,92 @@ def peers() -> dict[str, float]:
     return out
 
 
-def run_timings(target: GpuTarget) -> list[tuple[str, str, float, float, str]]:
-    rows = []
+def run_timings(target: GpuTarget, names: Sequence[str]) -> None:
+    """Prints a JSON line for each "case/variant", whose result is compared with cuBLAS' or the first variant's."""
     for name, floor, graph, variants in timings():
-        for variant, choose in variants:
+        wanted = [(v, choose) for v, choose in variants if f"{name}/{v}" in names]
+        if not wanted:
+            continue
+        values, wide = device_values(graph)
+        reference = None
+        node = graph.outputs[0]
+        if node.op == "contract" and graph.params == node.inputs:
+            reference = cupy.einsum(node.attrs["spec"], *wide).reshape(-1)
+        for variant, choose in wanted:
+            row: dict[str, Any] = {"name": f"{name}/{variant}", "floor": floor, "bad": []}
+            lost = False
             try:
-                ms, registers = time_graph(graph, target, choose)
+                row["ms"], row["registers"], result = time_graph(graph, values, target, choose)
+                reference = result if reference is None else reference
+                error = float(cupy.linalg.norm(result - reference) / cupy.linalg.norm(reference))
+                row["error"] = error
+                if not error < (5e-3 if node.dtype.is_half else 1e-5):
+                    row["bad"] = [f"error {error:.2e}"]
             except Exception as error:
-                ms, registers = math.nan, f"{type(error).__name__}: {str(error)[:100]}"
-            rows.append((name, variant, ms, floor, registers))
-            print(f"{name:24s} {variant:28s} {ms:9.4f} ms  floor {floor:.3f}  {registers}", flush=True)
+                row["bad"] = [f"{type(error).__name__}: {str(error)[:150]}"]
+                lost = context_lost(error)
+            text = f"{row['ms']:9.4f} ms" if "ms" in row else "        -   "
+            print(f"{row['name']:56s} {text}  floor {floor:.3f}  {row.get('registers', '')} {row['bad'] or ''}")
+            print(RESULT + json.dumps(row), flush=True)
+            if lost:
+                return
+
+
+def run_parts(part: str, names: list[str]) -> list[dict[str, Any]]:
+    """Run cases in child processes, a new one after each lost context."""
+    rows: list[dict[str, Any]] = []
+    while names:
+        child = subprocess.Popen([sys.executable, "-m", "benchmarks.gpu_check", "child", part, *names],
+                                 stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        seen = set()
+        for line in child.stdout:
+            if line.startswith(RESULT):
+                rows.append(json.loads(line.removeprefix(RESULT)))
+                seen.add(rows[-1]["name"])
+            else:
+                print(line, end="", flush=True)
+        if child.wait() and names[0] not in seen:  # died without a word
+            rows.append({"name": names[0], "bad": [f"exit status {child.returncode}"]})
+            seen.add(names[0])
+        names = [n for n in names if n not in seen]
     return rows
 
 
-def main(what: Sequence[str]) -> int:
-    target = this_gpu()
-    print(target, cupy.__version__, flush=True)
-    result: dict[str, Any] = {"target": repr(target)}
-    if not what or "time" in what:
-        result["times"] = run_timings(target)
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["child"]:
+        (run_zoo if arguments[1] == "zoo" else run_timings)(this_gpu(), arguments[2:])
+        return 0
+    parts = [p for p in ("zoo", "time") if p in arguments] or ["zoo", "time"]
+    words = [a for a in arguments if a not in ("zoo", "time")]
+    result: dict[str, Any] = {"target": repr(this_gpu())}
+    print(result["target"], cupy.__version__, flush=True)
+    cases = {"zoo": list(zoo()), "time": [f"{n}/{v}" for n, _, _, vs in timings() for v, _ in vs]}
+    bad = []
+    for part in parts:
+        names = [n for n in cases[part] if not words or n.startswith(tuple(words))]
+        result[part] = run_parts(part, names)
+        wrong = [f"{r['name']}: {b}" for r in result[part] for b in r["bad"]]
+        print(f"{part}: {len(result[part])} cases, {len(wrong)} wrong", flush=True)
+        bad += wrong
+    if "time" in parts:
         result["peers"] = peers()
-        print("peers (PyTorch):", {k: round(v, 4) for k, v in result["peers"].items()})
-    if not what or "zoo" in what:
-        result["failures"] = run_zoo(target)
-        count = len(zoo())
-        print(f"zoo: {count} cases, {len(result['failures'])} failures")
-        print("\n".join(result["failures"]))
+        print("peers (PyTorch), ms:", {k: round(v, 4) for k, v in result["peers"].items()})
+        best: dict[str, dict[str, Any]] = {}
+        for r in result["time"]:
+            name = r["name"].split("/")[0]
+            if not r["bad"] and r["ms"] < best.get(name, {"ms": math.inf})["ms"]:
+                best[name] = r
+        chosen = {r["name"].split("/")[0]: r.get("ms") for r in result["time"] if r["name"].endswith("/chosen")}
+        print("\ncase                     floor    chosen      best  of")
+        for name, r in best.items():
+            ms = chosen.get(name)
+            print(f"{name:24s} {r['floor']:.3f} {ms or math.nan:9.4f} {r['ms']:9.4f}  {r['name'].split('/', 1)[1]}")
+    print("\n".join(bad))
     if "OUT" in os.environ:
         with open(os.path.join(os.environ["OUT"], "gpu_check.json"), "w") as f:
             json.dump(result, f, indent=1)
-    return 1 if result.get("failures") else 0
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

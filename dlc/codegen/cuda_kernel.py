@@ -264,6 +264,10 @@ class KernelEmitter(Expressions):
                 self.line("fence_shared();")
         elif self.warpgroups:
             self.line(f"wgmma_wait<{s.pending}>();")
+            if not s.pending:
+                for b in dict.fromkeys(x.buffer for x in walk(self.kernel.body) if isinstance(x, Mma)):
+                    self.line("#pragma unroll")
+                    self.line(f"for (int i = 0; i < {b.shape[0]}; ++i) hold_sums({self.names[b]}[i]);")
 
     def mma(self, s: Mma) -> None:
         """Products of shared tiles by the tensor cores."""

@@ -34,6 +34,12 @@ __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_grou
 template <int N> __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory");
 }
+// keeps the compiler from reading the sums before the wait above
+template <int N> __device__ __forceinline__ void hold_sums(float (&d)[N][4]) {
+    #pragma unroll
+    for (int j = 0; j < N; ++j)
+        asm volatile("" : "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3]) :: "memory");
+}
 // a tile with rows of 128 swizzled bytes; `leading` bytes from one block of 64 columns to the next
 __device__ __forceinline__ unsigned long long tile_at(const void* p, int leading) {
     const unsigned long long at = (unsigned)__cvta_generic_to_shared(p);
