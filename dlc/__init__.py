@@ -182,7 +182,7 @@ from dlc.frontend.manipulation import (
     view,
     windows,
 )
-from dlc.frontend.placement import device, get_default_device, set_default_device
+from dlc.frontend.placement import device, get_default_device, set_default_device, synchronize
 from dlc.frontend.random import Generator, manual_seed, rand, randint, randn, randperm
 from dlc.frontend.reductions import (
     all,

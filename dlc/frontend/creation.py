@@ -127,7 +127,7 @@ def _like(name: str, x, value, dtype: DType | None, device) -> Tensor:
 def _device_of(node: Node) -> str | None:
     """The device of a tensor, where it has one."""
     where = placement.place(node) if placement.several else ""
-    return where if where not in (placement.ANYWHERE, placement.FOLLOWS) else None
+    return where if where not in placement.NOWHERE else None
 
 
 @user_errors

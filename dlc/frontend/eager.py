@@ -129,6 +129,11 @@ def realize(*tensors: Tensor) -> None:
             settle(cell)
 
 
+def realize_pending() -> None:
+    """Compute all assigned Tensors that are still pending."""
+    realize(*(cell for cell in (ref() for ref in list(_pending.values())) if cell is not None))
+
+
 def _by_device(cells: list[Tensor]) -> list[list[Tensor]]:
     """The cells whose values are computed together."""
     if not placement.several:
@@ -173,7 +178,7 @@ def compute(roots: list[Node]) -> None:
     graph, buffers = cut(outputs, device)
     executable = compiled(graph, (), device)
     if placement.several:
-        buffers = [placement.on(b, device) for b in buffers]
+        buffers = placement.on(buffers, device)
     results = executable.run(buffers)
     for root, buffer in zip(roots, results, strict=True):
         root.data = remember(root, buffer)

@@ -655,6 +655,7 @@ class Entry:
         """Prepare what `run` needs at every call."""
         n = self.n_assigned
         self.assigned = self.cells[:n]
+        self.followers = [c for c in self.assigned if placement.several and placement.place_of(c) in placement.NOWHERE]
         self.free_nodes, self.free_buffers = [_NODE_FREE] * n, [_BUFFER_FREE] * n
         # every argument is an input, in order, if there are this many
         self.all_args = len(self.arg_slots) if self.arg_slots == list(range(len(self.arg_slots))) else -1
@@ -700,8 +701,8 @@ class Entry:
     def run(self, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> Any:
         """Run on these arguments: write what the function assigns, and return its result."""
         with execution:
-            if placement.several:
-                self._gather(tensors)
+            for cell in self.followers:
+                self._gather(cell)
             inputs = []
             for t in tensors if len(tensors) == self.all_args else [tensors[k] for k in self.arg_slots]:
                 data = t._node.data
@@ -737,7 +738,7 @@ class Entry:
                 inputs += map(_array_buffer, self.arrays)
             inputs += self.captured
             if placement.several:
-                inputs = [placement.on(b, self.device) for b in inputs]
+                inputs = placement.on(inputs, self.device)
             executable = self.executable
             if state.debug:
                 executable = eager.compiled(self.graph, self.donate, self.device)
@@ -754,15 +755,12 @@ class Entry:
                 return from_buffer(outputs[0], self.single)
             return self._result(tensors, outputs, history)
 
-    def _gather(self, tensors: Sequence[Tensor]) -> None:
+    def _gather(self, cell: Tensor) -> None:
         """Bring state that follows the computation (0-d Tensors, random state) to where the entry updates it."""
-        for cell in self.assigned:
-            node = cell._node
-            if node.data is None:
-                eager.realize(cell)
-                node = cell._node
-            if node.data.device != self.device:
-                placement.follow(cell, self.device)
+        if cell._node.data is None or cell._node.op != "param":
+            eager.realize(cell)
+        if cell._node.data.device != self.device:
+            placement.follow(cell, self.device)
 
     def _result(self, tensors: Sequence[Tensor], outputs: list[Buffer], history: list[Node] | None) -> Any:
         leaves = []
@@ -871,7 +869,10 @@ def _unshare(nodes: list[Node], buffers: list[Buffer], n: int) -> list[int]:
 
 def _put(cell: Tensor, buffer: Buffer, type_: TensorType) -> None:
     """The cell's value is in `buffer` from now on."""
+    follows = "follows" in cell._node.attrs
     cell._node = eager.leaf(buffer, type_)
+    if follows:
+        cell._node.attrs["follows"] = True
     if cell._requires_grad:
         register_leaf(cell._node, cell)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dlc.frontend.tensor import Tensor
 
 # places of values that have no device, and of host values that go where they are used
-ANYWHERE, FOLLOWS = "", "follows"
+NOWHERE = ANYWHERE, FOLLOWS = "", "follows"
 
 several = False  # whether any device but the CPU was named in this process
 
@@ -115,7 +115,7 @@ def _known(node: Node) -> str:
     data = node.data
     if data is None or node.op != "param":
         return _places.get(node, ANYWHERE)
-    if data.device == CPU and (node.type.shape == () or "follows" in node.attrs):
+    if "follows" in node.attrs or data.device == CPU and node.type.shape == ():
         return FOLLOWS
     return data.device
 
@@ -142,13 +142,12 @@ def note_all(placeholders: Iterable[Node], values: Iterable[Node]) -> None:
 
 def place_of(cell: Tensor) -> str:
     """The place of the value that a cell holds outside of all traces."""
-    where = place(cell._node)
-    return FOLLOWS if cell.follows and where == CPU else where
+    return FOLLOWS if cell.follows else place(cell._node)
 
 
 def floats(node: Node) -> bool:
     """Whether a value has no device of its own."""
-    return several and place(node) in (ANYWHERE, FOLLOWS)
+    return several and place(node) in NOWHERE
 
 
 def resolve(nodes: Iterable[Node]) -> str:
@@ -188,11 +187,11 @@ def pinned(node: Node, device: str | None) -> Node:
     return done[node]
 
 
-def on(buffer: Buffer, device: str) -> Buffer:
-    """The content of a Buffer where a program on `device` takes it: there, or (for a GPU) in host memory."""
-    if buffer.device in (device, CPU):
-        return buffer
-    return devices.copied(buffer, device)
+def on(buffers: list[Buffer], device: str) -> list[Buffer]:
+    """Buffers with the same content where a program on `device` takes them: there, or (for a GPU) in host memory."""
+    if all([b.device == device for b in buffers]):
+        return buffers
+    return [b if b.device in (device, CPU) else devices.copied(b, device) for b in buffers]
 
 
 def moved(x: Tensor, target: Any) -> Tensor:
@@ -205,7 +204,7 @@ def moved(x: Tensor, target: Any) -> Tensor:
         return x
     node = x._read()
     where = place_of(x) if x._owner is state.trace and state.trace is None else place(node)
-    if where == target or where == FOLLOWS and target == CPU:
+    if where == target or where == FOLLOWS and x.device == target:
         return x
     if where == ANYWHERE:
         return wrap(pinned(node, target), weak=x._weak)
@@ -250,5 +249,15 @@ def follow(cell: Tensor, target: str) -> None:
     from dlc.frontend import eager
 
     cell._node = eager.leaf(devices.copied(cell._node.data, target), cell._node.type)
+    cell._node.attrs["follows"] = True
     if cell._requires_grad:
         tracing.register_leaf(cell._node, cell)
+
+
+def synchronize(device: Any = None) -> None:
+    """Wait until everything that was started on `device` (the default device, if not given) has run: for timings."""
+    from dlc.frontend import eager
+
+    name = default() if device is None else named(device)
+    eager.realize_pending()
+    devices.synchronize(name)

@@ -152,7 +152,11 @@ class Tensor:
         """Where the value is, or will be computed: "cpu", "cuda:0", ..."""
         if not placement.several:
             return "cpu"
-        return placement.settled(placement.place(self._node))
+        node = self._node
+        where = placement.place(node)
+        if where == placement.FOLLOWS and node.op == "param" and node.data is not None:
+            return node.data.device
+        return placement.settled(where)
 
     # --- gradients ---
 

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from dlc.cli import main
 from dlc.cli.highlight import GraphLexer, LoopsLexer
 from dlc.cli.units import count, nbytes, plural, seconds
+from dlc.runtime import cuda_device
+from tests import fake_gpu
 
 FILE = str(Path(__file__).with_name("example.py"))
 
@@ -25,6 +27,25 @@ def test_info():
     text = run("info").output
     for name in ("dlc", "python", "llvm", "host", "level", "vectors", "caches", "threads", "devices", "cache"):
         assert re.search(rf"^{name} +\S", text, re.MULTILINE), name
+
+
+def test_info_lists_gpus(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(cuda_device, "_gpu", None)
+    assert re.search(r"^devices +cpu$(.|\n)*^cuda +none: .*pip install cupy", run("info").output, re.MULTILINE)
+    fake_gpu.use(monkeypatch)
+    text = run("info").output
+    assert re.search(r"^devices +cpu, cuda:0, cuda:1$", text, re.MULTILINE)
+    assert re.search(r"^cuda:1 +Fake GPU, sm_90a, 256 MB, 256 MB free$", text, re.MULTILINE)
+
+
+def test_profile_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    fake_gpu.use(monkeypatch)
+    file = tmp_path / "on_gpu.py"
+    file.write_text("import dlc\ndef f(x): return (x * 2).sum(1)\ndef example_args(): return (dlc.ones(4, 5),)\n")
+    result = run("profile", f"{file}:f", "--device", "cuda", "--repeat", "2")
+    assert result.exit_code == 0 and "1 kernels, 1 launches" in result.output, result.output
+    assert run("profile", f"{file}:f", "--device", "cuda:9").output.startswith("dlc: no device 'cuda:9'")
 
 
 def test_info_with_a_bad_setting(monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ from dlc.cli.difference import difference
 from dlc.cli.stages import GRAPH_STAGES
 from dlc.ir.graph_text import parse_graph, print_graph
 from dlc.ir.loops_text import parse_kernel, print_kernel
+from tests.runtime.test_cuda_modules import HAS_NVRTC
 
 FILE = str(Path(__file__).with_name("example.py"))
 MODELS = Path(__file__).parents[2] / "models"
@@ -68,6 +69,18 @@ def test_program_of_a_loop():
 def test_llvm_and_asm():
     assert "define void @dlc_entry(ptr %slots, ptr %arena)" in dump("softmax", "--stage", "llvm")
     assert "dlc_entry:" in dump("softmax", "--stage", "asm")
+
+
+@pytest.mark.parametrize(("device", "arch"), [("cuda:sm_80", "sm_80"), ("cuda:sm_90", "sm_90a")])
+def test_stages_of_a_gpu(device: str, arch: str):
+    assert f"// for {arch}" in (text := dump("softmax", "--stage", "cuda", "--device", device))
+    assert 'extern "C" __global__ void' in text and "example.py:" in text
+    for stage in ("fused", "loops", "scheduled", "program"):
+        assert dump("train_step", "--stage", stage, "--device", device)
+    if HAS_NVRTC:
+        assert f".target {arch}" in dump("train_step", "--stage", "ptx", "--device", device)
+        sass = run("dump", f"{FILE}:softmax", "--stage", "sass", "--device", device).output
+        assert "EXIT" in sass or sass.startswith("dlc: the stage sass needs NVIDIA's disassembler")
 
 
 def kernel_count(text: str) -> int:
@@ -147,6 +160,10 @@ def test_diff_does_not_mind_renumbering():
         ([f"{FILE}:softmax", "--stage", "loops", "--kernel", "9"], "no kernel 9: "),
         ([f"{FILE}:train_stop"], "has no 'train_stop'; its jitted functions are train_step, adam_step, recurrence"),
         ([f"{FILE}:optimizer"], "is a Adam, not a function"),
+        ([f"{FILE}:softmax", "--stage", "asm", "--device", "cuda"], "there is no stage asm for device cuda"),
+        ([f"{FILE}:softmax", "--stage", "ptx", "--device", "cpu"], "there is no stage ptx for device cpu"),
+        ([f"{FILE}:softmax", "--device", "cuda:sm_12"], "unknown GPU architecture 'sm_12'; known are sm_80, "),
+        ([f"{FILE}:softmax", "--device", "tpu"], "no device 'tpu'; devices are 'cpu', 'cuda' and 'cuda:N'"),
         (["missing.py:f"], "no file missing.py"),
         (["no.such.module:f"], "no module 'no.such.module'"),
         (["train_step"], "'train_step' is no target: write file.py:function or module:function"),

@@ -178,6 +178,32 @@ def test_what_is_made_of_numbers_alone_has_no_device():
     assert f(x, ones).device == f(ones, x).device == "cuda:0" and f(ones, ones).device == "cpu"
 
 
+def test_scalar_state_follows_the_computation():
+    count, weight = dlc.tensor(0.0), dlc.ones(3, device="cuda").realize()
+    here, there = dlc.asarray(X), dlc.asarray(X, device="cuda")
+
+    @dlc.jit
+    def on_gpu(x):
+        count.assign(count + 1)
+        return x * weight * count
+
+    @dlc.jit
+    def anywhere(x):
+        count.assign(count * 2)
+        return x * count + dlc.rand(3) * 0
+
+    for k, value in enumerate((2, 6, 14, 30)):
+        assert on_gpu(there).device == "cuda:0" == count.device
+        out = anywhere((here, there, here, there)[k])
+        np.testing.assert_array_equal(out.numpy(), X * value)
+        kept = count.numpy()  # somebody holds the old value: the next one goes elsewhere
+        assert count.device == out.device and kept == value
+    assert count.item() == 30 and (count + there).device == "cuda:0" and (count + here).device == "cpu"
+    assert count.cpu().device == "cpu" and on_gpu.traces == 1 and anywhere.traces == 2
+    dlc.synchronize()
+    dlc.synchronize("cuda")
+
+
 def test_jit_keys_on_the_device(gpu):
     dlc.device("cuda")
     @dlc.jit
