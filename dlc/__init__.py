@@ -8,6 +8,7 @@ import math as _math
 
 from dlc.frontend import methods as _methods
 from dlc.frontend import random
+from dlc.frontend.autocast import autocast, get_autocast_dtype
 from dlc.frontend.creation import (
     arange,
     asarray,

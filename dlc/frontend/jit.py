@@ -41,6 +41,7 @@ MAX_ENTRIES = 64  # compiled entries kept for one key: the oldest goes
 
 _NUMBERS = (int, float)
 _first = itertools.islice
+_AUTOCAST = "dlc.autocast"  # part of the signature
 _COROUTINES = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 
 
@@ -154,6 +155,8 @@ class JitFunction:
             return None
         if placement.several:
             key += [placement.default(), *(placement.place(a._node) for a in args)]
+        if state.autocast[0] is not None:
+            key.append(state.autocast[0])  # type: ignore[arg-type]
         return Call(tuple(key), args, ())  # type: ignore[arg-type]
 
     def _call(self, args: tuple, kwargs: dict[str, Any]) -> Call | None:
@@ -191,6 +194,8 @@ class JitFunction:
             key.append(tuple(first.setdefault(id(t), k) for k, t in enumerate(tensors)))
         if placement.several:
             key.append(placement.default())
+        if state.autocast[0] is not None:
+            key.append(state.autocast[0])
         if self._simple and not kwargs and len(tensors) == len(args) == len(leaves):
             call = self._simple_call(tuple(tensors))
             if call is not None and all(c.kind is None for c in treedef.children[0].children):
@@ -282,12 +287,14 @@ class JitFunction:
 
     def _describe(self, args: tuple, kwargs: dict[str, Any]) -> list[tuple[str, str]]:
         leaves, treedef = self._flatten(args, kwargs)
-        return list(zip(self._leaf_paths(treedef), map(_describe, leaves), strict=True))
+        out = list(zip(self._leaf_paths(treedef), map(_describe, leaves), strict=True))
+        return [*out, (_AUTOCAST, getattr(state.autocast[0], "name", "off"))]
 
     @staticmethod
     def _difference(before: list[tuple[str, str]], now: list[tuple[str, str]]) -> str:
         old = dict(before)
-        changes = [f"argument '{p}' changed from {old[p]} to {d}" for p, d in now if p in old and old[p] != d]
+        changed = [(p if p == _AUTOCAST else f"argument '{p}'", old[p], d) for p, d in now if p in old and old[p] != d]
+        changes = [f"{p} changed from {a} to {d}" for p, a, d in changed]
         changes += [f"argument '{p}' ({d}) is new" for p, d in now if p not in old]
         changes += [f"argument '{p}' ({d}) is missing" for p, d in before if p not in dict(now)]
         return "; ".join(changes[:3])

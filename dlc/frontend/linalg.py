@@ -1,4 +1,7 @@
-"""Linear algebra on `contract`: products of every kind accumulate in float32 or wider and keep the operands' dtype."""
+"""Linear algebra on `contract`: products of every kind accumulate in float32 or wider and keep the operands' dtype.
+
+Under `autocast` what is a contraction takes its operands in the half type.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+from dlc.frontend.autocast import factors
 from dlc.frontend.elementwise import wide
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.manipulation import (
@@ -30,7 +34,14 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _numbers(name: str, *operands) -> list[Node]:
-    nodes = promote(*operands)
+    return _not_bool(name, promote(*operands))
+
+
+def _factors(name: str, *operands) -> list[Node]:
+    return _not_bool(name, factors(*operands))
+
+
+def _not_bool(name: str, nodes: list[Node]) -> list[Node]:
     if nodes[0].dtype.is_bool:
         raise DTypeError(f"{name}: not defined for bool; cast first")
     return nodes
@@ -68,7 +79,7 @@ def matmul(x1, x2) -> Tensor:
     [..., m, k] x [..., k, n] -> [..., m, n]. Raises ShapeError for a scalar or where k differs.
     """
     loc = here()
-    a, c = _numbers("matmul", x1, x2)
+    a, c = _factors("matmul", x1, x2)
     if not a.ndim or not c.ndim:
         raise ShapeError(f"matmul: needs at least one dimension each, got shapes {a.shape} and {c.shape}")
     if a.shape[-1] != c.shape[-2 if c.ndim > 1 else 0]:
@@ -109,7 +120,7 @@ def tensordot(x1, x2, axes=2) -> Tensor:
     The result has the remaining axes of x1, then those of x2.
     """
     loc = here()
-    a, c = _numbers("tensordot", x1, x2)
+    a, c = _factors("tensordot", x1, x2)
     if isinstance(axes, int):
         if not 0 <= axes <= min(a.ndim, c.ndim):
             raise ShapeError(f"tensordot: cannot sum over {axes} axes of shapes {a.shape} and {c.shape}")
@@ -129,7 +140,7 @@ def tensordot(x1, x2, axes=2) -> Tensor:
 def vecdot(x1, x2, *, axis: int = -1) -> Tensor:
     """The inner products along `axis`; the other axes broadcast."""
     loc = here()
-    a, c = _numbers("vecdot", x1, x2)
+    a, c = _factors("vecdot", x1, x2)
     if not a.ndim or not c.ndim:
         raise ShapeError(f"vecdot: needs at least one dimension each, got shapes {a.shape} and {c.shape}")
     ndim = max(a.ndim, c.ndim)
@@ -279,7 +290,7 @@ def einsum(subscripts: str, *operands) -> Tensor:
     loc = here()
     if not operands:
         raise ShapeError("einsum: no operands")
-    nodes = _numbers("einsum", *operands)
+    nodes = _factors("einsum", *operands)
     terms, out = _parse_einsum(subscripts, [n.shape for n in nodes])
     work = [_take_diagonals(n, t, loc) for n, t in zip(nodes, terms, strict=True)]
     node, labels = work[0]

@@ -91,6 +91,7 @@ def average(x, axis=None, weights=None, *, keepdims: bool = False) -> Tensor:
 @user_errors
 def cov(x, *, correction: float = 1.0) -> Tensor:
     """The covariance matrix [n, n] of n variables, given as the rows of [n, observations]."""
+    from dlc.frontend.autocast import autocast
     from dlc.frontend.elementwise import divide, subtract
     from dlc.frontend.linalg import matmul, matrix_transpose
 
@@ -98,7 +99,9 @@ def cov(x, *, correction: float = 1.0) -> Tensor:
     if n.ndim != 2:
         raise ShapeError(f"cov: needs [variables, observations], got shape {n.shape}")
     off = subtract(x, mean(x, 1, keepdims=True))
-    return divide(matmul(off, matrix_transpose(off)), n.shape[1] - correction)
+    with autocast(enabled=False):
+        products = matmul(off, matrix_transpose(off))
+    return divide(products, n.shape[1] - correction)
 
 
 @user_errors

@@ -26,6 +26,7 @@ from dlc.ir.graph import Loc, Node, TensorType, param, topological
 
 if TYPE_CHECKING:
     from dlc.frontend.tensor import Tensor
+    from dlc.ir.dtypes import DType
 
 
 class _State(threading.local):
@@ -34,6 +35,7 @@ class _State(threading.local):
     trace: Trace | None = None
     no_grad: bool = False
     debug: bool = False  # dlc.debug(): run by the checking interpreter
+    autocast: tuple[DType | None, ...] = (None,)  # dlc.autocast's half types, the innermost first
     transforms: int = 0  # depth of grad, vjp and jvp being evaluated: a jitted function inlines inside them
 
 

@@ -11,6 +11,7 @@ from dlc.nn import functional as F
 from dlc.nn import init
 from dlc.nn.functional import recurrent as cells
 from dlc.nn.functional.dropout import check_probability
+from dlc.nn.functional.precision import single
 from dlc.nn.module import Module
 from dlc.nn.parameter import Parameter
 
@@ -80,7 +81,7 @@ class _Recurrent(Module):
         x = dlc.expand_dims(input, axis=1) if unbatched else dlc.swapaxes(input, 0, 1) if self.batch_first else input
         rows, batch = self.num_layers * self._directions, x.shape[1]
         if state is None:
-            state = (dlc.zeros((rows, batch, self.hidden_size), dtype=x.dtype),) * self._parts
+            state = (single(dlc.zeros((rows, batch, self.hidden_size), dtype=x.dtype)),) * self._parts
         else:
             want = (rows, self.hidden_size) if unbatched else (rows, batch, self.hidden_size)
             for part in state:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner
 
-import dlc
 from dlc.data import Vocabulary
 from models import language
 
@@ -86,7 +85,6 @@ def check_command(presets: language.Presets, start: language.Start, tmp_path: Pa
         (["--data", str(tmp_path / "none")], "none cannot be read"),
         (["--save", str(tmp_path / "no" / "run")], "there is no folder"),
         (["--device", "cuda"], "no GPU target yet"),
-        *([] if hasattr(dlc, "autocast") else [([*training, "--autocast"], "no autocast yet")]),
     ):
         result = invoke(*args)
         assert result.exit_code != 0 and message in result.output, result.output

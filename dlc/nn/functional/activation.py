@@ -9,7 +9,7 @@ import math
 
 import dlc
 from dlc import Tensor
-from dlc.nn.functional.precision import narrow, widen
+from dlc.nn.functional.precision import beside, narrow, widen
 
 
 def relu(input: Tensor) -> Tensor:
@@ -29,6 +29,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """Leaky ReLU with a learned slope: `weight` has shape (1,) or (C,), C being axis 1 of `input`."""
+    weight = beside(weight, input)
     if weight.shape[0] != 1 and input.ndim > 2:
         weight = dlc.reshape(weight, (-1,) + (1,) * (input.ndim - 2))
     return dlc.where(input > 0, input, input * weight)

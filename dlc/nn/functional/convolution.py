@@ -12,6 +12,7 @@ from __future__ import annotations
 import dlc
 from dlc import Tensor
 from dlc.frontend.location import user_errors
+from dlc.nn.functional.precision import beside
 from dlc.nn.functional.sizes import per_axis, same_padding
 from dlc.nn.functional.window import pad_axes, spread_axes, window
 
@@ -150,5 +151,5 @@ def _check_weight(name: str, n: int, weight: Tensor, bias: Tensor | None, out_ch
 
 def _finish(out: Tensor, bias: Tensor | None, unbatched: bool) -> Tensor:
     if bias is not None:
-        out = out + dlc.reshape(bias, (-1,) + (1,) * (out.ndim - 2))
+        out = out + dlc.reshape(beside(bias, out), (-1,) + (1,) * (out.ndim - 2))
     return dlc.squeeze(out, axis=0) if unbatched else out

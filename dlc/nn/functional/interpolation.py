@@ -7,6 +7,7 @@ import math
 import dlc
 from dlc import Tensor
 from dlc.frontend.location import user_errors
+from dlc.nn.functional.precision import exact_matmul
 from dlc.nn.functional.window import window
 
 
@@ -82,7 +83,7 @@ def _linear_multiple(x: Tensor, axis: int, factor: int) -> Tensor:
         rows.append([max(-offset, 0.0), 1.0 - abs(offset), max(offset, 0.0)])
     widths = [(1, 1) if k == axis else (0, 0) for k in range(x.ndim)]
     taps = window(dlc.pad(x, widths, mode="edge"), (axis,), (3,), (1,), (1,))
-    out = dlc.matmul(taps, dlc.asarray([list(column) for column in zip(*rows, strict=True)], dtype=x.dtype))
+    out = exact_matmul(taps, dlc.asarray([list(column) for column in zip(*rows, strict=True)], dtype=x.dtype))
     return dlc.flatten(dlc.moveaxis(out, -1, axis + 1), axis, axis + 1)
 
 
@@ -96,4 +97,4 @@ def _linear_any(x: Tensor, axis: int, size: int, step: float, align_corners: boo
         position = dlc.clip((at + 0.5) * step - 0.5, 0.0, float(extent - 1))
     source = dlc.expand_dims(dlc.astype(dlc.arange(extent), at.dtype), axis=1)
     weights = dlc.maximum(1.0 - dlc.abs(dlc.expand_dims(position, axis=0) - source), 0.0)
-    return dlc.moveaxis(dlc.matmul(dlc.moveaxis(x, axis, -1), dlc.astype(weights, x.dtype)), -1, axis)
+    return dlc.moveaxis(exact_matmul(dlc.moveaxis(x, axis, -1), dlc.astype(weights, x.dtype)), -1, axis)

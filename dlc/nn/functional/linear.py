@@ -5,6 +5,7 @@ from __future__ import annotations
 import dlc
 from dlc import Tensor
 from dlc.frontend.location import user_errors
+from dlc.nn.functional.precision import beside
 
 
 @user_errors
@@ -19,14 +20,14 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"which weight {tuple(weight.shape)} takes"
         )
     out = dlc.matmul(input, dlc.matrix_transpose(weight) if weight.ndim == 2 else weight)
-    return out if bias is None else out + bias
+    return out if bias is None else out + beside(bias, out)
 
 
 @user_errors
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x1^T W x2 + b: (..., in1), (..., in2), weight (out, in1, in2) -> (..., out)."""
     out = dlc.einsum("...ok,...k->...o", dlc.einsum("...i,oik->...ok", input1, weight), input2)
-    return out if bias is None else out + bias
+    return out if bias is None else out + beside(bias, out)
 
 
 @user_errors

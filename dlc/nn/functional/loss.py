@@ -11,7 +11,7 @@ import dlc
 from dlc import Tensor
 from dlc.frontend.location import user_errors
 from dlc.nn.functional.activation import logsigmoid
-from dlc.nn.functional.precision import narrow, widen
+from dlc.nn.functional.precision import narrow, single, widen
 
 
 @user_errors
@@ -42,7 +42,7 @@ def cross_entropy(
         _check_classes("cross_entropy", input, target, axis, ignore_index)
     _check_weight("cross_entropy", weight, input.shape[axis])
 
-    x, out = widen(input)
+    x, out = widen(single(input))
     classes = x.shape[axis]
     m = dlc.stop_gradient(dlc.max(x, axis=axis, keepdims=True))
     lse = dlc.log(dlc.sum(dlc.exp(x - m), axis=axis, keepdims=True)) + m
@@ -83,6 +83,7 @@ def nll_loss(
     axis = _class_axis("nll_loss", input)
     _check_classes("nll_loss", input, target, axis, ignore_index)
     _check_weight("nll_loss", weight, input.shape[axis])
+    input = single(input)
     hit = _hits(target, axis, input.shape[axis])
     nll = -dlc.sum(dlc.where(hit, input, 0), axis=axis)
     picked_weight = None
@@ -97,6 +98,7 @@ def nll_loss(
 def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """(input - target)^2. Raises ShapeError where the shapes differ: nothing broadcasts silently."""
     _check_pair("mse_loss", input, target, reduction)
+    input, target = single(input, target)
     d = input - target
     return _reduce(d * d, reduction)
 
@@ -105,6 +107,7 @@ def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tenso
 def l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """|input - target|."""
     _check_pair("l1_loss", input, target, reduction)
+    input, target = single(input, target)
     return _reduce(dlc.abs(input - target), reduction)
 
 
@@ -112,6 +115,7 @@ def l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor
 def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """0.5 d^2 / beta where |d| < beta, else |d| - 0.5 beta, with d = input - target."""
     _check_pair("smooth_l1_loss", input, target, reduction)
+    input, target = single(input, target)
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta {beta} is negative")
     d = dlc.abs(input - target)
@@ -122,6 +126,7 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", be
 def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """0.5 d^2 where |d| < delta, else delta (|d| - 0.5 delta), with d = input - target."""
     _check_pair("huber_loss", input, target, reduction)
+    input, target = single(input, target)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta {delta} is not positive")
     d = dlc.abs(input - target)
@@ -139,6 +144,7 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """-(pos_weight y log(sigmoid(x)) + (1 - y) log(1 - sigmoid(x))), stable for all x."""
     _check_pair("binary_cross_entropy_with_logits", input, target, reduction)
+    input, target = single(input, target)
     if pos_weight is None:
         losses = (1.0 - target) * input - logsigmoid(input)
     else:
@@ -152,6 +158,7 @@ def binary_cross_entropy(
 ) -> Tensor:
     """-(y log(p) + (1 - y) log(1 - p)) for probabilities p; each logarithm is at least -100."""
     _check_pair("binary_cross_entropy", input, target, reduction)
+    input, target = single(input, target)
     losses = -(target * _clamped_log(input) + (1.0 - target) * _clamped_log(1.0 - input))
     return _reduce(losses if weight is None else losses * weight, reduction)
 
@@ -163,6 +170,7 @@ def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target
     'batchmean' divides the sum by the first extent, which is the mathematical divergence.
     """
     _check_pair("kl_div", input, target, "sum" if reduction == "batchmean" else reduction)
+    input, target = single(input, target)
     if log_target:
         losses = dlc.exp(target) * (target - input)
     else:

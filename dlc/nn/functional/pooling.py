@@ -7,6 +7,7 @@ import math
 import dlc
 from dlc import Tensor
 from dlc.frontend.location import user_errors
+from dlc.nn.functional.precision import exact_matmul
 from dlc.nn.functional.sizes import per_axis
 from dlc.nn.functional.window import pad_axes, window
 
@@ -143,4 +144,4 @@ def _average_parts(x: Tensor, axis: int, size: int, extent: int) -> Tensor:
     at = dlc.expand_dims(dlc.arange(extent), axis=0)
     inside = (at >= start) & (at < end)
     weights = dlc.astype(inside, x.dtype) / dlc.astype(end - start, x.dtype)
-    return dlc.moveaxis(dlc.matmul(dlc.moveaxis(x, axis, -1), dlc.matrix_transpose(weights)), -1, axis)
+    return dlc.moveaxis(exact_matmul(dlc.moveaxis(x, axis, -1), dlc.matrix_transpose(weights)), -1, axis)

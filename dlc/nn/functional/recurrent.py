@@ -11,6 +11,7 @@ from collections.abc import Callable
 import dlc
 from dlc import Tensor
 from dlc.nn.functional.activation import relu, sigmoid
+from dlc.nn.functional.precision import beside, narrow
 
 State = tuple[Tensor, ...]
 # (projected input (B, gates * H), state, w_hh (gates * H, H), b_hh or None) -> new state; its first part is the output
@@ -68,14 +69,21 @@ def recurrent_layer(
     """
     projected = dlc.matmul(input, dlc.matrix_transpose(w_ih))
     if b_ih is not None:
-        projected = projected + b_ih
+        projected = projected + beside(b_ih, projected)
     inner = b_hh
     if b_hh is not None and cell is not gru_cell:  # the GRU's b_hn is scaled by a gate; elsewhere it is a constant term
-        projected, inner = projected + b_hh, None
+        projected, inner = projected + beside(b_hh, projected), None
+
+    w_hh = beside(w_hh, projected)  # once, not at each step
+    inner = None if inner is None else beside(inner, projected)
+    casts = dlc.get_autocast_dtype() is not None
 
     def step(carry: State, x: Tensor) -> tuple[State, Tensor]:
         new = cell(x, carry, w_hh, inner)
-        return new, new[0]
+        if not casts:
+            return new, new[0]
+        # the outputs are the product's dtype, the state keeps its own, which a long sequence needs
+        return tuple(narrow(n, old.dtype) for n, old in zip(new, carry, strict=True)), narrow(new[0], x.dtype)
 
     last, outputs = dlc.scan(step, tuple(state), projected, reverse=reverse)
     return outputs, last
