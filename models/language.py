@@ -114,7 +114,7 @@ def command(presets: Presets, start: Start) -> click.Command:
     @click.option("--save", metavar="FILE", help="Write the run here after each evaluation, and on Ctrl-C.")
     @click.option("--resume", metavar="FILE", help="Go on with a saved run, with its settings.")
     @click.option("--plot", metavar="PNG", help="Draw training and validation loss.")
-    @click.option("--prompt", help="What the sample begins with.  [default: a new line]")
+    @click.option("--prompt", help="What the sample begins with.  [default: a line end]")
     @click.option("--sample", type=click.IntRange(0), default=300, help="Tokens to write at the end.")
     @click.option("--temperature", type=click.FloatRange(0), default=0.8, help="0 takes the likeliest token.")
     @click.option("--top-k", type=click.IntRange(0), default=0, help="Draw from so many tokens only; 0: from all.")
@@ -133,12 +133,10 @@ def command(presets: Presets, start: Start) -> click.Command:
             if resume:
                 options = training.resumed(ctx, options, checkpoint.settings(resume))
             text = load(options["data"])
-            beginning = text.encode(text.beginning if prompt is None else prompt)
+            beginning = _encoded(text, prompt or text.beginning)
             trained, history = train(start, options, text, save=save, resume=resume)
         except (DatasetError, dlc.CheckpointError) as error:
             raise click.ClickException(str(error)) from None
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
         if plot:
             training.draw(history, plot)
         if sample and len(history["loss"]) == options["steps"]:
@@ -149,8 +147,24 @@ def command(presets: Presets, start: Start) -> click.Command:
         if name != "data":
             shown = ", ".join(str(preset[name]) for preset in presets.values())
             flag = "--" + name.replace("_", "-")
-            run.params.append(click.Option([flag], type=type(value), help=f"[by preset: {shown}]"))
+            least = min(1, *(preset[name] for preset in presets.values()))
+            kind = click.IntRange(least) if isinstance(value, int) else click.FloatRange(0)
+            run.params.append(click.Option([flag], type=kind, help=f"[by preset: {shown}]"))
     return run
+
+
+def _encoded(text: Text, prompt: str) -> np.ndarray:
+    try:
+        return text.encode(prompt)
+    except ValueError as error:
+        raise click.UsageError(f"--prompt: {error}") from None
+
+
+def _started(start: Start, options: dict[str, Any], text: Text) -> Run:
+    try:
+        return start(options, text)
+    except ValueError as error:  # sizes that do not go together
+        raise click.UsageError(str(error)) from None
 
 
 def train(start: Start, options: dict[str, Any], text: Text, *, save: str | None = None,
@@ -164,7 +178,7 @@ def train(start: Start, options: dict[str, Any], text: Text, *, save: str | None
     if options.get("text", sum_of_text) != sum_of_text:
         raise DatasetError(f"the text {options['data']} has changed since {resume} was begun")
     options = options | {"text": sum_of_text}
-    run, steps = start(options, text), options["steps"]
+    run, steps = _started(start, options, text), options["steps"]
     if not len(run.loader):
         raise DatasetError(f"the text {options['data']} of {len(text.train):,} tokens does not fill one batch")
     # up to the highest rate in the first twentieth, then down to a hundredth of it
