@@ -744,8 +744,8 @@ class Entry:
             if self.arrays:
                 inputs += map(_array_buffer, self.arrays)
             inputs += self.captured
-            if placement.several:
-                inputs = placement.on(inputs, self.device)
+            if placement.several and self.device == "cpu":  # a GPU's program takes what is elsewhere itself
+                inputs = placement.on(inputs, "cpu")
             executable = self.executable
             if state.debug:
                 executable = eager.compiled(self.graph, self.donate, self.device)

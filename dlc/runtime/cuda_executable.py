@@ -10,6 +10,7 @@ not at all if they are as in the last call.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from array import array
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from dlc.ir.program import Program
 from dlc.runtime import cuda_memory, cuda_order
 from dlc.runtime.cuda_device import gpu
 from dlc.runtime.cuda_plan import CONST_BYTES, Flat, Loop, Plan, flatten
-from dlc.runtime.devices import bytes_of
+from dlc.runtime.devices import bytes_of, copied
 from dlc.runtime.memory import Buffer
 
 GRAPH_LIMIT = 20_000  # launches of a graph: each takes some kilobytes, and microseconds when the graph is made
@@ -55,8 +56,12 @@ class CudaExecutable:
         self._modules = modules  # keeps the kernels loaded
         self._lock = threading.RLock()
         self._donated = frozenset(p for p in plan.into if p >= 0)
-        self._outputs = [(p, nbytes, f"a result of {plan.name}, {text}" if nbytes else "")
-                         for p, nbytes, text in zip(plan.into, plan.output_bytes, plan.output_names, strict=True)]
+        # Most outputs of a training step are state that stays where it is: only the fresh ones cost anything here.
+        self._into = [max(p, 0) for p in plan.into]
+        self._fresh = [(k, nbytes, f"a result of {plan.name}, {text}") for k, (p, nbytes, text) in
+                       enumerate(zip(plan.into, plan.output_bytes, plan.output_names, strict=True)) if p < 0]
+        self._devices: list[str] = []  # of the last call's inputs
+        self._elsewhere: list[int] = []  # those of them that are not on this GPU
         self._bases = plan.inputs + len(plan.into) + 2
         self.parts = _parts(plan, self._bases)
         self._series = [_Series(part, self.kernels) for part in self.parts]
@@ -77,28 +82,42 @@ class CudaExecutable:
         Returns when everything is under way. Raises OutOfMemory, before anything ran.
         """
         with self._lock:
-            out = [buffers[p] if p >= 0 else cuda_memory.allocate(nbytes, self.index, label)
-                   for p, nbytes, label in self._outputs]
-            addresses = self._addresses(buffers)
-            addresses += [b.address for b in out]
-            arena = cuda_memory.arena(self.arena_bytes, self.index) if self.arena_bytes else None
-            addresses.append(arena.address if arena is not None else 0)
-            addresses.append(self._consts.address if self._consts is not None else 0)
-            self._start(np.array(addresses, np.uint64))
+            devices = [b.device for b in buffers]
+            if devices != self._devices:
+                self._look_at(devices)
+            bases = np.zeros(self._bases, np.uint64)
+            bases[: len(buffers)] = array("Q", [b.address for b in buffers])
+            out: list[Any] = [buffers[p] for p in self._into] if buffers else [None] * len(self._into)
+            for k, nbytes, label in self._fresh:
+                out[k] = fresh = cuda_memory.allocate(nbytes, self.index, label)
+                bases[len(buffers) + k] = fresh.address
+            kept = self._bring(buffers, bases) if self._elsewhere else None
+            if self.arena_bytes:
+                arena = cuda_memory.arena(self.arena_bytes, self.index)
+                bases[-2] = arena.address
+            if self._consts is not None:
+                bases[-1] = self._consts.address
+            self._start(bases)
             self._calls += 1
+            del kept  # until here: what the launches read
             return out
 
-    def _addresses(self, buffers: list[Buffer]) -> list[int]:
-        if all([b.device == self.device for b in buffers]):
-            return [b.address for b in buffers]
-        host = {}
-        for k, b in enumerate(buffers):
-            if b.device == "cpu" and k not in self._donated:
-                host[k] = b
-            elif b.device != self.device:
-                raise DeviceError(f"{self.plan.name}: input {k} is on {b.device}, the program runs on {self.device}")
-        places = self._host.upload(host)
-        return [places[k] if k in host else b.address for k, b in enumerate(buffers)]
+    def _look_at(self, devices: list[str]) -> None:
+        self._elsewhere = [k for k, device in enumerate(devices) if device != self.device]
+        for k in self._elsewhere:
+            if k in self._donated:
+                raise DeviceError(f"{self.plan.name}: state {k} is on {devices[k]}, the program runs on {self.device}")
+        self._devices = devices
+
+    def _bring(self, buffers: list[Buffer], bases: np.ndarray) -> list[Buffer]:
+        """Put copies of what is elsewhere into `bases`; the Buffers that must live until the launches are made."""
+        host = {k: buffers[k] for k in self._elsewhere if buffers[k].device == "cpu"}
+        for k, address in self._host.upload(host).items():
+            bases[k] = address
+        others = {k: copied(buffers[k], self.device) for k in self._elsewhere if k not in host}
+        for k, buffer in others.items():
+            bases[k] = buffer.address
+        return list(others.values())
 
     def _start(self, bases: np.ndarray) -> None:
         if self.times is not None:
@@ -183,8 +202,7 @@ class _HostInputs:
         self.large: dict[int, Buffer] = {}
         self.small: dict[int, int] = {}  # input -> its offset in the shared block
         self.block: Buffer | None = None
-        self.mirror = np.zeros(0, np.uint8)
-        self.fresh = True
+        self.last = b""
 
     def upload(self, host: dict[int, Buffer]) -> dict[int, int]:
         """Copy these inputs; their addresses."""
@@ -192,12 +210,10 @@ class _HostInputs:
         if sizes != self.sizes:
             self._arrange(sizes)
         if self.block is not None:
-            now = self.mirror.copy()
-            for k, offset in self.small.items():
-                now[offset : offset + sizes[k]] = bytes_of(host[k])
-            if self.fresh or not np.array_equal(now, self.mirror):
-                self.mirror, self.fresh = now, False
-                cuda_memory.upload(self.block, now)
+            now = b"".join([ctypes.string_at(host[k].address, sizes[k]).ljust(_padded(sizes[k])) for k in self.small])
+            if now != self.last:
+                cuda_memory.upload(self.block, np.frombuffer(now, np.uint8))
+                self.last = now
         for k, buffer in self.large.items():
             cuda_memory.upload(buffer, bytes_of(host[k]))
         start = self.block.address if self.block is not None else 0
@@ -208,10 +224,15 @@ class _HostInputs:
         for k, nbytes in sizes.items():
             if nbytes <= _SMALL:
                 self.small[k] = at
-                at += -(-nbytes // 16) * 16
+                at += _padded(nbytes)
         self.large = {k: cuda_memory.allocate(n, self.index, self.label) for k, n in sizes.items() if n > _SMALL}
         self.block = cuda_memory.allocate(at, self.index, self.label) if at else None
-        self.mirror, self.fresh, self.sizes = np.zeros(at, np.uint8), True, sizes
+        self.last, self.sizes = b"", sizes
+
+
+def _padded(nbytes: int) -> int:
+    """To where the next input starts: a vector of it can be read."""
+    return -(-nbytes // 16) * 16
 
 
 def _parts(plan: Plan, bases: int) -> list[Part]:

@@ -29,7 +29,8 @@ class DeviceBuffer(Buffer):
     __slots__ = ("label", "memory")
 
     def __init__(self, address: int, nbytes: int, index: int, memory: Any = None, owner: Any = None, label: Any = ""):
-        super().__init__(address, nbytes, f"cuda:{index}", owner)
+        name = _names.get(index) or _names.setdefault(index, f"cuda:{index}")  # one string: quick to compare
+        super().__init__(address, nbytes, name, owner)
         self.memory, self.label = memory, label
         _live.add(self)
 
@@ -46,6 +47,7 @@ class Use(NamedTuple):
     buffers: int
 
 
+_names: dict[int, str] = {}
 _live: weakref.WeakSet[DeviceBuffer] = weakref.WeakSet()
 _lent: deque[tuple[Any, Any]] = deque()
 _arenas: dict[int, DeviceBuffer] = {}

@@ -97,6 +97,8 @@ def test_donated_state(gpu):
         assert same is state
         np.testing.assert_allclose(devices.read(state, (300,), np.float32), value, rtol=1e-5)
         np.testing.assert_allclose(devices.read(total, (), np.float32), value.sum(), rtol=1e-4)
+    with pytest.raises(DeviceError, match="state 0 is on cuda:1"):
+        executable.run([devices.copied(state, "cuda:1"), fixed])
 
 
 def test_inputs_in_host_memory(gpu):
@@ -111,8 +113,7 @@ def test_inputs_in_host_memory(gpu):
         buffers = [x_buffer, memory.from_array(arrays[1]), memory.from_array(arrays[2])]
         check(graph, executable, arrays, buffers)
         assert gpu.calls["copies in"] == copies  # the small ones only if they changed
-    with pytest.raises(DeviceError, match="input 0 is on cuda:1"):
-        executable.run([devices.copied(x_buffer, "cuda:1"), *buffers[1:]])
+    check(graph, executable, arrays, [devices.copied(x_buffer, "cuda:1"), *buffers[1:]])
 
 
 @pytest.mark.parametrize("limit", [20_000, 8])
