@@ -229,6 +229,7 @@ class KernelEmitter(Expressions):
 
     def stores(self, stmts: Sequence[Store]) -> None:
         """A run of stores; those under one predicate share a branch."""
+        stmts = memory_last(stmts)
         self.count(e for s in stmts for e in exprs(s))
         at = 0
         while at < len(stmts):
@@ -382,7 +383,7 @@ class KernelEmitter(Expressions):
 
     def vector(self, s: For) -> None:
         """`lanes` iterations in one thread, with wide accesses before and after them."""
-        body: Sequence[Store] = s.body.body if isinstance(s.body, Seq) else (s.body,)  # type: ignore[assignment]
+        body = memory_last(s.body.body if isinstance(s.body, Seq) else (s.body,))  # type: ignore[arg-type]
         at = 0
         while at < len(body):
             end = at
@@ -478,6 +479,26 @@ class KernelEmitter(Expressions):
         if buffer.swizzled and not (index[-1].op == "const" and index[-1].attr == 0):
             return f"*({self.address(buffer, index)})"
         return super().place(buffer, index)
+
+
+def memory_last(stmts: Sequence[Store]) -> Sequence[Store]:
+    """The same stores with those to global memory at the end, where the order does not matter.
+
+    Stores under different predicates are written out one group after another, each with its loads: what is computed
+    in registers then reads a donated input before it is overwritten.
+    """
+    out = [s for s in stmts if s.buffer.space == "global"]
+    rest = [s for s in stmts if s.buffer.space != "global"]
+    if not out or not rest:
+        return stmts
+    written = {s.buffer for s in out}
+    if any(e.attr in written for e in loads(rest)):
+        return stmts
+    for s in out:
+        later = {x.buffer for x in stmts[stmts.index(s) :] if x.buffer.space != "global"}
+        if any(e.attr in later for e in loads([s])):
+            return stmts
+    return [*rest, *out]
 
 
 def _copies(x: Store, lanes: int) -> bool:

@@ -11,12 +11,13 @@ from dlc.ir import schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.lower import map_extents, transposed_axis
+from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
 
 WIDE = 16  # bytes that a thread moves at once
 IN_FLIGHT = 4  # vectors a thread, when there is work for all threads
+COSTLY = 1500  # scalar operations (`cost_of`) of a thread from which it should have fewer elements
 TILE = 32  # elements a side of a transposed tile
 
 
@@ -55,6 +56,9 @@ def _map(fused: Fused, group: Group, target: GpuTarget) -> schedule.GpuMap:
         unroll //= 2
     if len(extents) == 1:
         unroll = 2  # one kernel for all sizes: launches of small tensors should not starve
+    cost = sum(cost_of(v) for u in group.units for v in u.values)
+    while lanes * unroll * cost > COSTLY and lanes * unroll > 4:  # arithmetic hides the latency; keep the code short
+        lanes, unroll = (lanes, unroll // 2) if unroll > 1 else (lanes // 2, 1)
     return schedule.GpuMap(256, lanes, unroll)
 
 

@@ -381,3 +381,15 @@ def test_every_family_has_a_lowering():
     assert set(LOWER) == {"map", "rows", "contract", "scatter", "sort", "cumulative"}
     program = program_of(programs.softmax((2, 300)))
     assert any(isinstance(s, Fold) for k in program.kernels() for s in walk(k.body))
+
+
+def test_registers_are_computed_before_memory_is_overwritten():
+    """A row kernel whose output may live in its input: the sum must not read what the store has changed."""
+    x = tensor("x", 3, 21)  # 21 is no multiple of the threads: stores and sums have different predicates
+    y = B.op("mul", x, B.like(x, 2))
+    total = B.reduce(B.op("mul", y, x), "sum", (1,))
+    program = check(Graph((x,), [y, total]))
+    (kernel,) = program.kernels()
+    source = emit_module([kernel], TARGET)
+    body = source[source.index('extern "C"') :]
+    assert body.index("+=") < body.index("t0[") if "t0[" in body else body.index("+=") < body.index("t0 +")
