@@ -27,15 +27,17 @@ def here() -> Loc:
     return Loc("<dlc>", 0)
 
 
-def describe(value: Any) -> str:
-    """How an operand appears in an error: `float32 (3, 4)` for a tensor, the value itself for a number."""
+def describe(value: Any, place: bool = False) -> str:
+    """How an operand appears in an error: `float32 (3, 4)` for a tensor, the value itself for a number.
+
+    `place` adds the device.
+    """
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     if dtype is not None and shape is not None:
-        device = getattr(value, "device", "cpu")
-        where = f" on {device}" if isinstance(device, str) and device != "cpu" else ""
+        where = f" on {getattr(value, 'device', 'cpu')}" if place else ""
         return f"{getattr(dtype, 'name', dtype)} {tuple(shape)}{where}"
     if isinstance(value, (list, tuple)) and value and any(hasattr(v, "shape") for v in value):
-        return "[" + ", ".join(map(describe, value)) + "]"
+        return "[" + ", ".join(describe(v, place) for v in value) + "]"
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
@@ -47,7 +49,7 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
     if colon and head.split(" ")[0].replace(".", "").isidentifier() and " " not in head:
         reason = rest  # the name of the IR operation means nothing to the user
     text = f"{name}: {reason}"
-    shown = [describe(v) for v in operands if v is not None]
+    shown = [describe(v, isinstance(error, DeviceError)) for v in operands if v is not None]
     if shown:
         text += f"\n  operands: {', '.join(shown)}"
     loc = here()
