@@ -74,6 +74,8 @@ def check_command(presets: language.Presets, start: language.Start, tmp_path: Pa
     assert result.exit_code == 0, result.output
     assert "step 3/3  loss" in result.output and "tokens/s" in result.output and "perplexity" in result.output
     assert plot.read_bytes().startswith(b"\x89PNG")
+    result = invoke(*training, "--autocast")
+    assert result.exit_code == 0 and "step 3/3  loss" in result.output, result.output
     first, again = (
         invoke("--resume", str(saved), "--prompt", "to ", "--sample", "9", "--temperature", str(t)) for t in (0, 0)
     )
