@@ -239,11 +239,22 @@ class KernelEmitter(Expressions):
                 end += 1
             if predicate is not None:
                 self.open(f"if ({self.bare(predicate)})")
+            self.read_first(stmts[at:end])
             for s in stmts[at:end]:
                 self.store(s)
             if predicate is not None:
                 self.close()
             at = end
+
+    def read_first(self, stmts: Sequence[Store]) -> None:
+        """Name what several stores load from memory that they do not write, before the first of them: an output may be
+        the memory of an input that a later store still reads."""
+        if len(stmts) < 2 or not any(s.buffer.space == "global" for s in stmts):
+            return
+        written = {s.buffer for s in stmts}
+        for e in loads(stmts):
+            if e.attr.space == "global" and not written & self.buffers_read(e):
+                self.value(e)
 
     def store(self, s: Store) -> None:
         value = self.bare(s.value, ctype(s.buffer.dtype))
@@ -439,6 +450,7 @@ class KernelEmitter(Expressions):
         if masked:
             self.count(e for x in body for e in exprs(x))
             self.open(f"if ({self.bare(body[0].predicate)})")  # type: ignore[arg-type]
+        self.read_first(body)
         for x in body:
             if x in whole:
                 self.line(f"{whole[x]}.at[{lane}] = {self.bare(x.value, ctype(x.buffer.dtype))};")

@@ -98,6 +98,7 @@ class _Shared(_Row):
         """All units of a nest at one position: `inside` guards what is read, `writes` what is written."""
         here: dict[Unit, Expr] = {}
         out: list[Stmt] = []
+        memory: list[Stmt] = []
         read = self.reader(here, units)
         for u in units:
             mapping = self.fixed(u) | spread(inner_axes(self.group, u), places)
@@ -114,11 +115,14 @@ class _Shared(_Row):
                 else:
                     out.append(loops.store(self.locals[u], at, value))
                     here[u] = loops.load(self.locals[u], *at)
-                    if not places and self.sharing > 1 and u.node in self.body.fused.stored:
-                        out.append(loops.Sync())  # the store may overwrite what other threads read for the same value
             if u.node in self.body.fused.stored:
-                out.append(self.body.store(u.node, index, here[u], writes))
-        return loops.seq(*out)
+                memory.append(self.body.store(u.node, index, here[u], writes))
+        if not places and self.sharing > 1 and memory:
+            # one thread may overwrite what all of them read, here and in earlier nests
+            self.waits = True
+            if out:
+                return loops.seq(self.across(loops.seq(*out)), loops.Sync(), self.across(loops.seq(*memory)))
+        return self.across(loops.seq(*out, *memory))
 
 
 class _GpuRow(_Shared):
@@ -297,7 +301,7 @@ class _GpuColumns(_Shared):
     def columns(self, units: Sequence[Unit], states: dict[Unit, _State], merged: tuple[int, ...]) -> Stmt:
         n, depth, steps = _product(merged), self.sharing, self.sched.steps  # type: ignore[union-attr]
         if n == 1:
-            return self.across(self.positions(units, states, [], self.lanes, self.predicate, self.writes()))
+            return self.positions(units, states, [], self.lanes, self.predicate, self.writes())
         count = -(-n // depth)
         steps = min(steps, count)
         c, k = loops.axis("c", -(-count // steps)), loops.axis("k", steps)
@@ -306,7 +310,7 @@ class _GpuColumns(_Shared):
         inside = both(inside, self.predicate)
         places = list(zip(unflatten(at, merged), merged, strict=True))
         body = self.positions(units, states, places, self.lanes, inside, inside)
-        return loops.loop(c, loops.loop(k, self.across(body), "unroll"))
+        return loops.loop(c, loops.loop(k, body, "unroll"))
 
     def writes(self) -> Expr | None:
         """What one thread of a row does for all of them."""
