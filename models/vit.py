@@ -69,5 +69,5 @@ def build(data: data.Data, lr: float):
 TASK = training.Task(data.augmented)
 
 if __name__ == "__main__":
-    epochs = {"digits": 60, "mnist": 10, "cifar10": 50}
+    epochs = {"digits": 120, "mnist": 10, "cifar10": 50}
     training.command(build, train_step, predict, epochs, batch_size=128, lr=2e-3, task=TASK)()
