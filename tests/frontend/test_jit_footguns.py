@@ -623,6 +623,7 @@ def test_reading_while_another_thread_updates_in_place():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.skipif(bool(os.environ.get("DLC_TEST_DEVICE")), reason="CUDA does not survive a fork")
 def test_a_fork_while_other_threads_run_and_trace():
     f = dlc.jit(lambda x: x * 2)
     tracing, go_on = threading.Event(), threading.Event()
