@@ -121,8 +121,7 @@ def command(presets: Presets, start: Start) -> click.Command:
     @click.pass_context
     def run(ctx: click.Context, device: str, save: str | None, resume: str | None, plot: str | None,
             prompt: str | None, sample: int, temperature: float, top_k: int, **options: Any):
-        if device != "cpu":
-            raise click.UsageError("--device cuda: this dlc has no GPU target yet")
+        place = training.placed(device)
         for name, value in presets[options["preset"]].items():
             if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
                 options[name] = value
@@ -134,13 +133,15 @@ def command(presets: Presets, start: Start) -> click.Command:
                 options = training.resumed(ctx, options, checkpoint.settings(resume))
             text = load(options["data"])
             beginning = _encoded(text, prompt or text.beginning)
-            trained, history = train(start, options, text, save=save, resume=resume)
+            with place:
+                trained, history = train(start, options, text, save=save, resume=resume)
         except (DatasetError, dlc.CheckpointError) as error:
             raise click.ClickException(str(error)) from None
         if plot:
             training.draw(history, plot)
         if sample and len(history["loss"]) == options["steps"]:
-            tokens = itertools.islice(trained.generate(beginning, temperature, top_k), sample)
+            with training.placed(device):
+                tokens = list(itertools.islice(trained.generate(beginning, temperature, top_k), sample))
             click.echo("\n" + text.decode([*beginning, *tokens]))
 
     for name, value in presets[default].items():

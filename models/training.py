@@ -68,10 +68,7 @@ def command(build: Callable, train_step: Callable, predict: Callable | None, epo
     @click.pass_context
     def run(ctx: click.Context, device: str, save: str | None, resume: str | None, plot: str | None,
             picture: str | None = None, **options: Any):
-        try:
-            place = dlc.device(device)
-        except dlc.DlcError as error:
-            raise click.UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
+        place = placed(device)
         for name, changed in task.variants.items():
             for option, value in changed.items() if options[name] else ():
                 if ctx.get_parameter_source(option) is not ParameterSource.COMMANDLINE:
@@ -116,6 +113,14 @@ def resumed(ctx: click.Context, options: dict[str, Any], saved: dict[str, Any]) 
             flag = "--" + name.replace("_", "-")
             raise click.UsageError(f"{flag} {value} cannot be changed in a resumed run, which has {saved.get(name)}")
     return saved
+
+
+def placed(device: str) -> contextlib.AbstractContextManager[Any]:
+    """The context in which everything is made on `device`."""
+    try:
+        return dlc.device(device)
+    except dlc.DlcError as error:
+        raise click.UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
 def autocast(on: bool) -> contextlib.AbstractContextManager[Any]:
