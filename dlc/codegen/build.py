@@ -97,7 +97,7 @@ class _Builder:
 
     def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int) -> Steps:
         """The launches of a graph whose parameters and outputs already have places."""
-        fused = fuse(graph)
+        fused = self.fuse(graph)
         self.fused.append(fused)
         refs = dict(refs)
         refs.update(roots)
@@ -110,6 +110,9 @@ class _Builder:
             else:
                 out.append(self.launch(fused, group, refs))
         return self.gather_segments(out)
+
+    def fuse(self, graph: Graph) -> Fused:
+        return fuse(graph)
 
     def ref(self, node: Node, refs: dict[Node, Ref]) -> Ref:
         if node not in refs:

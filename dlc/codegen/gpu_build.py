@@ -14,11 +14,11 @@ from dlc.codegen.build import _Builder
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
-from dlc.ir.graph import Node
+from dlc.ir.graph import Graph, Node
 from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Launch, Ref
-from dlc.passes.fuse import Fused, Group
+from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_gpu import launch, lower_map
 from dlc.passes.lower_gpu_contract import lower_contract
@@ -49,6 +49,9 @@ class GpuBuilder(_Builder):
     def __init__(self, target: GpuTarget):
         super().__init__(target)  # type: ignore[arg-type]
         self.gpu = target
+
+    def fuse(self, graph: Graph) -> Fused:
+        return fuse(graph, enough=gpu_schedule.enough_rows(self.gpu))
 
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = LOWER[group.kind](fused, group, gpu_schedule.choose(fused, group, self.gpu))

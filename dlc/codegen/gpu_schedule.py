@@ -10,15 +10,18 @@ from dlc.codegen.schedule import group_dtypes, pow2_at_most, swapped
 from dlc.ir import schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
-from dlc.passes.fuse import Fused, Group
+from dlc.passes.fuse import Enough, Fused, Group
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
 
 WIDE = 16  # bytes that a thread moves at once
-IN_FLIGHT = 4  # vectors a thread, when there is work for all threads
+IN_FLIGHT = 2  # vectors a thread, when there is work for all threads
 COSTLY = 1500  # scalar operations (`cost_of`) of a thread from which it should have fewer elements
 TILE = 32  # elements a side of a transposed tile
+SMALL = 1 << 14  # elements of a unit that any group may compute: a launch takes as long
+DEEPEST = 32  # threads that share a column
+LONGEST_ROW = 512  # threads that share a row usefully
 
 
 def choose(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
@@ -30,6 +33,16 @@ def choose(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     if group.kind == "contract":
         return contract(group.units[0].node, target)
     return schedule.GpuOrdered(128, target.threads // 2)
+
+
+def enough_rows(target: GpuTarget) -> Enough:
+    """May a group compute a unit by rows alone? When its threads fill a good part of the GPU or have little to do."""
+
+    def enough(rows: int, size: int, across: bool) -> bool:
+        threads = rows * max(1, min(DEEPEST if across else LONGEST_ROW, size // max(rows, 1)))
+        return size <= max(SMALL, 8 * threads) or threads >= target.threads // 4
+
+    return enough
 
 
 def lanes_for(dtypes: Sequence[DType], extent: int) -> int:
@@ -47,7 +60,9 @@ def _map(fused: Fused, group: Group, target: GpuTarget) -> schedule.GpuMap:
     total = math.prod(extents)
     across = transposed_axis(fused, group, extents)
     if across is not None and min(extents[across], extents[-1]) >= TILE // 2:
-        return schedule.GpuMap(256, 1, 1, TILE)
+        wide = (extents[across] % 4 == 0 and extents[-1] % 4 == 0 and all(d.itemsize <= 4 for d in dtypes)
+                and sum(len(u.loads) for u in group.units) <= 2 and total >= 2 * target.sm_count * (2 * TILE) ** 2)
+        return schedule.GpuMap(256, 4, 1, 2 * TILE) if wide else schedule.GpuMap(256, 1, 1, TILE)
     lanes = lanes_for(dtypes, total if len(extents) <= 1 else extents[-1])
     if len(extents) == 1:  # serves every size
         lanes = WIDE // max(min(d.itemsize, 4) for d in dtypes)
@@ -75,7 +90,7 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
             lanes //= 2
         # threads along a row until all are busy, as long as each has a few positions
         depth, block = 1, 128 if n >= 128 * lanes else 32
-        while depth < 32 and 4 * depth <= inner and total // lanes * depth < target.threads:
+        while depth < DEEPEST and 4 * depth <= inner and total // lanes * depth < target.threads:
             depth *= 2
         while block > 32 and block * depth > 512:
             block //= 2
@@ -84,16 +99,17 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     vectors = -(-inner // lanes)
     # enough threads for the row to stay in registers, more where there are few rows
     group_size = 8
-    while group_size < 1024 and group_size < vectors and (
-        vectors > 4 * group_size or total * group_size < target.threads // 2
-    ):
+    while group_size < 1024 and group_size < vectors:
+        each = 8 if group_size >= 128 and lanes <= 4 else 4
+        if vectors <= each * group_size and total * group_size >= target.threads // 2:
+            break
         group_size *= 2
     block = max(128, group_size)
     return schedule.GpuRows(block, group_size, lanes, 32 if group_size <= 512 else 16)
 
 
-# (bm, bn, bk, tm, tn) of fp32 tiles, the fastest where there is enough work first
-_TILES = ((128, 128, 16, 8, 8), (128, 64, 16, 8, 4), (64, 64, 16, 4, 4), (32, 32, 16, 4, 2))
+# (bm, bn, bk, tm, tn), blocks of a multiprocessor at once: fp32 tiles, the fastest where there is enough work first
+_TILES = ((64, 128, 16, 8, 8, 2), (128, 64, 16, 8, 4, 1), (64, 64, 16, 4, 4, 1), (32, 32, 16, 4, 2, 1))
 
 
 # (bm, bn, groups along rows, along columns) for wgmma and for mma.sync, likewise
@@ -123,7 +139,14 @@ def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.G
         _, (bm, bn, gm, gn) = min(enumerate(_WGMMA_TILES if warpgroups else _MMA_TILES), key=cost)
         stages = min(4, (target.shared_bytes - 1024) // ((bm + bn) * _INNER * 2))
         return schedule.GpuMma(bm, bn, _INNER, stages, gm, gn, 128 if warpgroups else 32, swap)
-    return schedule.GpuContract(*min(enumerate(_TILES), key=cost)[1], swap)
+    # two blocks of the largest tiles hide each other's latency, one alone does not
+    def paired(item: tuple[int, tuple[int, ...]]) -> float:
+        rank, (bm, bn, *_, together) = item
+        blocks = batch * -(-m // bm) * -(-n // bn)
+        return -(-blocks // (together * target.sm_count)) * together * bm * bn * (1 + 0.25 * rank)
+
+    *tile, together = min(enumerate(_TILES), key=paired)[1]
+    return schedule.GpuContract(*tile, swap, together)
 
 
 def pow2_at_least(n: int) -> int:

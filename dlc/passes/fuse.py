@@ -13,6 +13,8 @@ Anything else (scatter, sort, cumulative, scan) stands alone. Joining must not c
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dlc.ir import loops
@@ -24,6 +26,10 @@ from dlc.passes.units import Unit, UnitTable, memory_of
 SERIAL_LIMIT = 1 << 15  # elements below which a kernel may run without parallel rows
 MIN_ROWS = 8  # rows needed to keep the threads busy
 LONGEST = 240  # scalar operations one after another in a kernel: longer chains are cut into several
+
+
+# (rows, elements of a unit, whether neighbouring elements are of different rows): may the rows be all the parallelism?
+Enough = Callable[[int, int, bool], bool]
 
 
 @dataclass(eq=False)
@@ -122,34 +128,37 @@ def _rows_from_hits(u: Unit, g: Group) -> tuple[Expr, ...] | None:
     return rows
 
 
-def _parallel_enough(rows: tuple[int, ...], size: int) -> bool:
-    count = 1
-    for r in rows:
-        count *= r
-    return count >= MIN_ROWS or size <= SERIAL_LIMIT
+def few_threads(rows: int, size: int, across: bool) -> bool:
+    """`Enough` for a CPU."""
+    return rows >= MIN_ROWS or size <= SERIAL_LIMIT
 
 
-def _fit_rows(u: Unit, g: Group) -> tuple[Expr, ...] | None:
+def _parallel_enough(rows: tuple[Expr, ...], u: Unit, enough: Enough) -> bool:
+    wide = [a for a in u.axes if a.attr[1] != 1]
+    return enough(math.prod(_extents(rows)), u.size, bool(wide) and wide[-1] in rows)
+
+
+def _fit_rows(u: Unit, g: Group, enough: Enough) -> tuple[Expr, ...] | None:
     """The row axes with which u joins a rows group, or None."""
     hits = _hits(u, g)
     if hits:
         rows = _rows_from_hits(u, g)
         if rows is None or _extents(rows) != g.rows or (u.kind == "reduce" and rows != u.kept):
             return None
-        return rows if _parallel_enough(g.rows or (), u.size) else None
+        return rows if _parallel_enough(rows, u, enough) else None
     for m in g.units:
         if u.kind == m.kind == "reduce" and _extents(u.kept) == g.rows and _shared_loads(u, m):
             if [u.axes.index(a) for a in u.kept] == [m.axes.index(a) for a in m.kept]:
-                return u.kept if _parallel_enough(g.rows or (), u.size) else None
+                return u.kept if _parallel_enough(u.kept, u, enough) else None
     return None
 
 
-def _turn_to_rows(u: Unit, g: Group) -> dict[Unit, tuple[Expr, ...]] | None:
+def _turn_to_rows(u: Unit, g: Group, enough: Enough) -> dict[Unit, tuple[Expr, ...]] | None:
     """The row axes of each member when reduction u joins a group of maps, or None."""
     if u.node.attrs["monoid"].startswith("arg") and not u.kept:
         return None
     hits = _hits(u, g)
-    if not hits or not _parallel_enough(_extents(u.kept), u.size):
+    if not hits or not _parallel_enough(u.kept, u, enough):
         return None
     here = flatten(u.index, u.extents)
     for m, index in hits:
@@ -203,7 +212,7 @@ def _reached(start: Group) -> set[Group]:
     return seen
 
 
-def _join(u: Unit, g: Group) -> bool:
+def _join(u: Unit, g: Group, enough: Enough) -> bool:
     """Add u to g if it fits."""
     depth = chain_length(u) + max((g.depth[m] for m, _ in _hits(u, g)), default=0)
     if depth > LONGEST:
@@ -216,7 +225,7 @@ def _join(u: Unit, g: Group) -> bool:
             if not _fit_map(u, g):
                 return False
         elif u.kind == "reduce":
-            rows = _turn_to_rows(u, g)
+            rows = _turn_to_rows(u, g, enough)
             if rows is None:
                 return False
             g.kind, g.rows, g.row_axes = "rows", _extents(u.kept), rows
@@ -225,7 +234,7 @@ def _join(u: Unit, g: Group) -> bool:
     elif g.kind == "rows":
         if u.kind not in ("map", "reduce"):
             return False
-        axes = _fit_rows(u, g)
+        axes = _fit_rows(u, g, enough)
         if axes is None:
             return False
         g.row_axes[u] = axes
@@ -251,8 +260,9 @@ def _new_group(u: Unit) -> Group:
     return g
 
 
-def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None) -> Fused:
-    """Group the units of a graph. The graph's outputs have memory of their own (`units.own_outputs`)."""
+def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough: Enough = few_threads) -> Fused:
+    """Group the units of a graph. The graph's outputs have memory of their own (`units.own_outputs`). `enough` is the
+    target's: which units may be computed by the rows of a group alone."""
     table = UnitTable(graph, layout)
     groups: list[Group] = []
     home: dict[Node, Group] = {}
@@ -265,7 +275,7 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None) -> Fus
             others = [h for h in needs if h is not g]
             if any(g in reached[h] for h in others):
                 continue
-            if _join(u, g):
+            if _join(u, g, enough):
                 g.deps.update(others)
                 home[u.node] = g
                 break

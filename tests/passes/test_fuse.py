@@ -173,3 +173,12 @@ def test_sort_and_cumulative_stand_alone_and_take_views():
         sort: sort[]
         map: add[5,6]*
     """)
+
+
+def test_the_target_says_which_rows_are_enough():
+    """Statistics over few rows, then the maps that use them: one kernel for two threads, several for thousands."""
+    graph = programs.batchnorm(64, 16, 16)
+    few = fuse(own_outputs(graph))
+    many = fuse(own_outputs(graph), enough=lambda rows, size, across: rows >= 1000 or size <= 1000)
+    assert len(few.groups) < len(many.groups)
+    assert all(u.size <= 1000 for g in many.groups if g.kind == "rows" for u in g.units if u.kind == "map")
