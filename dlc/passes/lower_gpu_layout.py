@@ -16,9 +16,15 @@ from dlc.ir.graph import Graph, Node, make, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.layout import _as_reduction, cut_reduce
 from dlc.passes.lower_contract import label_sizes, parts_of
+from dlc.passes.vjp import map_bodies
 
-TILE = 64  # rows and columns of a contraction that one block computes at least
-MIN_INNER = 256  # inner range of a piece at least
+LEAST, LEAST_HALF = 48, 128  # inner range of a piece at least, of float32 and of halves
+WORTH = 0.75  # estimated time of a contraction in pieces, relative to the whole, from which it is cut
+# measured on an H100: a step of a tile's pipeline at least, a kernel more, memory's speed
+STEP_US, LAUNCH_US, BYTES_PER_US = 0.7, 3.0, 2.5e6
+# (rows, columns, inner range of a step, blocks on a multiprocessor, its GFLOP/s) of the extreme tiles
+_MODEL = ((64, 128, 16, 2, 330), (32, 32, 16, 8, 150))
+_MODEL_HALF = ((128, 128, 64, 1, 4000), (64, 64, 64, 3, 2500))
 
 
 class Sizes(Protocol):
@@ -40,7 +46,8 @@ def gpu_layout(graph: Graph, target: Sizes) -> Graph:
             return _contract(make("contract", ins, node.loc, **node.attrs), target)
         return None
 
-    return rewrite(graph, rule)
+    outputs = map_bodies(graph.outputs, lambda body: gpu_layout(body, target))
+    return rewrite(Graph(graph.params, outputs, graph.name), rule)
 
 
 def _reduce(node: Node, x: Node, target: Sizes) -> Node | None:
@@ -48,17 +55,21 @@ def _reduce(node: Node, x: Node, target: Sizes) -> Node | None:
     monoid, axes = node.attrs["monoid"], node.attrs["axes"]
     total = math.prod(x.shape[a] for a in axes)
     results = node.type.size
-    if monoid.startswith("arg") or not results or total * results < 1 << 18:
+    if monoid.startswith("arg") or not results or total * results < 1 << 16:
         return None
     axis = max(axes, key=lambda a: x.shape[a])
     if x.ndim - 1 in axes or x.shape[-1] == 1:  # a block can share a row
-        pieces = 4 * target.sm_count // results
+        pieces = 2 * target.sm_count // results
         least = 2048
     else:  # every column has a thread
         pieces = 2 * target.threads // results
         least = 128
     pieces = min(pieces, total // least, x.shape[axis])
-    return cut_reduce(node, x, axis, pieces) if pieces >= 2 else None
+    if pieces < 2:
+        return None
+    # pieces of equal length, if any are near: the last one need not be padded
+    even = next((p for p in range(pieces, pieces // 2, -1) if x.shape[axis] % p == 0), pieces)
+    return cut_reduce(node, x, axis, even)
 
 
 def _contract(node: Node, target: Sizes) -> Node:
@@ -77,17 +88,39 @@ def _contract(node: Node, target: Sizes) -> Node:
     return _split(node, sizes, target)
 
 
+def _estimate(m: int, n: int, k: int, batch: int, pieces: int, half: bool, target: Sizes) -> float:
+    """Microseconds of a contraction in pieces: waves of tiles, whose steps take what their multiplications or the
+    latency of memory take, and the summing of the pieces."""
+    best = math.inf
+    for bm, bn, step, resident, gflops in _MODEL_HALF if half else _MODEL:
+        blocks = batch * pieces * -(-m // bm) * -(-n // bn)
+        waves = -(-blocks // (target.sm_count * resident))
+        here = min(resident, -(-blocks // target.sm_count))
+        busy = here * bm * bn * step * 2 / gflops / 1e3
+        best = min(best, waves * -(-k // (pieces * step)) * max(STEP_US, busy))
+    return best + (pieces > 1) * (LAUNCH_US + batch * m * n * (4 + 8 * pieces) / BYTES_PER_US)
+
+
 def _split(node: Node, sizes: dict[str, int], target: Sizes) -> Node:
-    """Cut the longest inner label in pieces when there are too few tiles for the multiprocessors."""
+    """Cut the longest inner label in pieces where their sums cost less than idle multiprocessors."""
     parts = parts_of(node.attrs["spec"], sizes, False)
     m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
-    tiles = math.prod(sizes[x] for x in parts.batch) * -(-m // TILE) * -(-n // TILE)
+    batch = math.prod(sizes[x] for x in parts.batch)
     label = max(parts.inner, key=lambda x: sizes[x])
-    if 2 * tiles > target.sm_count or k < 2 * MIN_INNER or node.dtype.is_int:
+    half = node.inputs[0].dtype.is_half
+    least = LEAST_HALF if half else LEAST
+    if k < 4 * least or node.dtype.is_int:
         return node
-    pieces = next((p for p in (32, 16, 8, 4, 2)
-                   if sizes[label] % p == 0 and k // p >= MIN_INNER and tiles * p <= 2 * target.sm_count), 0)
-    if not pieces:
+
+    def cost(p: int) -> float:
+        return _estimate(m, n, k, batch, p, half, target)
+
+    choices = [p for p in range(2, min(64, k // least) + 1) if sizes[label] % p == 0]
+    lanes = 8 if half else 4  # what lies on 16-byte boundaries stays there
+    if half or sizes[label] % lanes == 0:
+        choices = [p for p in choices if sizes[label] // p % lanes == 0]
+    pieces = min(choices, key=cost, default=1)
+    if cost(pieces) > WORTH * cost(1):
         return node
     a, b, out = split_spec(node.attrs["spec"])
     fresh = next(c for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in sizes)

@@ -393,3 +393,20 @@ def test_registers_are_computed_before_memory_is_overwritten():
     source = emit_module([kernel], TARGET)
     body = source[source.index('extern "C"') :]
     assert body.index("+=") < body.index("t0[") if "t0[" in body else body.index("+=") < body.index("t0 +")
+
+
+def test_statistics_of_few_channels_fill_the_gpu():
+    """What reads or writes a big tensor runs in many blocks, however few the rows of a reduction are."""
+    for kernel in program_of(programs.batchnorm(512, 64, 32)).kernels():
+        if sum(p.nbytes for p in kernel.params) >= 1 << 24:
+            assert kernel.body.axis.attr[1] >= TARGET.sm_count
+
+
+@pytest.mark.parametrize("graph", [
+    Graph((tensor("x", 4, 192), tensor("y", 192, 8)), []), Graph((tensor("x", 3, 250), tensor("y", 250, 6)), []),
+    Graph((tensor("x", 4, 1024, dtype=bfloat16), tensor("y", 1024, 8, dtype=bfloat16)), []),
+], ids=["f32", "f32_odd", "bf16"])  # fmt: skip
+def test_a_long_inner_range_is_cut(graph):
+    x, y = graph.params
+    program = check(Graph(graph.params, [B.contract(x, y, "mk,kn->mn")]))
+    assert len(program.steps) == 2
