@@ -238,10 +238,29 @@ class _Builder:
                 place = Ref(self.slot("unused", o.dtype, o.type.size))
             roots[memory_of(o)] = place
         inside = self.steps(body, inner, roots, depth + 1)
-        inside += [self.copy(a, b) for a, b in zip(new, carries, strict=True) if b.slot.size]
+        inside += self.gather_segments(self.keep_carries(inside, new, carries))
         if length:
             steps.append(Repeat(length, tuple(inside)))
         return steps
+
+
+    def keep_carries(self, steps: Steps, new: Sequence[Ref], carries: Sequence[Ref]) -> Steps:
+        """The copies of the new carries to the places of the old ones. Where nothing in `steps` needs the old one any
+        more, the new one is written there at once (`steps` changes) and need not be copied."""
+        copies: Steps = []
+        touched = [_slots(s) for s in steps]
+        for a, b in zip(new, carries, strict=True):
+            if not b.slot.size:
+                continue
+            if not b.start and not any(b.steps) and _safe(steps, touched, b.slot, a.slot, True):
+                for k, slots in enumerate(touched):
+                    if a.slot in slots:
+                        steps[k] = _replaced(steps[k], a.slot, b.slot)
+                        touched[k] = (slots - {a.slot}) | {b.slot}
+                self.arena.remove(a.slot)
+            else:
+                copies.append(self.copy(a, b))
+        return copies
 
 
 def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Builder) -> Program:
@@ -279,8 +298,9 @@ def _written(step: Launch | Repeat) -> set[Slot]:
             if b in step.kernel.writes}
 
 
-def _safe(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot) -> bool:
-    """Is writing `goal` into the memory of `source` unnoticeable?"""
+def _safe(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
+    """Is writing `goal` into the memory of `source` unnoticeable? `strict`: also to a kernel that runs as written,
+    each load where it stands."""
     writers = [k for k, slots in enumerate(touched) if goal in slots]
     if not writers:
         return False
@@ -290,10 +310,10 @@ def _safe(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot) 
     step = steps[first]
     if source not in touched[first]:
         return True
-    return isinstance(step, Launch) and _elementwise(step, source, goal)
+    return isinstance(step, Launch) and _elementwise(step, source, goal, strict)
 
 
-def _elementwise(step: Launch, source: Slot, goal: Slot) -> bool:
+def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     """Does the kernel read `source` only at the very place of `goal` that it writes, and not in a later loop nest?"""
     pairs = [(b, r) for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)]
     accesses = _accesses(step.kernel)
@@ -301,7 +321,8 @@ def _elementwise(step: Launch, source: Slot, goal: Slot) -> bool:
     writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
     if len({x.place for x in writes}) != 1 or {x.place for x in reads} - {x.place for x in writes}:
         return False
-    return not any(r.order > w.order and r.nest is not w.nest and _together(r, w) for r in reads for w in writes)
+    return not any(r.order > w.order and (strict or r.nest is not w.nest) and _together(r, w)
+                   for r in reads for w in writes)
 
 
 class _Access(NamedTuple):

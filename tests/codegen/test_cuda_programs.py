@@ -22,7 +22,7 @@ from dlc.ir.loops import Fold, Store, Sync, walk
 from dlc.ir.loops_interp import run_program
 from dlc.ir.loops_text import parse_kernel, print_kernel
 from dlc.ir.loops_verify import verify
-from dlc.ir.program import Program
+from dlc.ir.program import Program, Repeat
 from dlc.passes.inline import remove_markers
 from dlc.passes.memory import plan_memory
 from dlc.passes.simplify_windows import lower_unwindow
@@ -160,6 +160,25 @@ def test_scan_rows_off_16_bytes_are_not_read_as_vectors():
     graph = Graph((start, rows), [make("item", (s,), index=0), make("item", (s,), index=1)])
     program = check(graph)
     assert any(k.meta.get("unaligned") for k in program.kernels())
+
+
+def test_a_new_carry_is_written_over_the_old_one():
+    c, x = tensor("c", 6), tensor("x", 6)
+    start, rows = tensor("start", 6), tensor("rows", 4, 6)
+    s = make("scan", (start, rows), body=Graph((c, x), [B.op("add", c, x)]), consts=0, carry=1, length=4, reverse=True)
+    (loop,) = (step for step in check(Graph((start, rows), [make("item", (s,), index=0)])).steps
+               if isinstance(step, Repeat))
+    assert len(loop.body) == 1
+
+
+def test_carries_that_are_still_needed_are_copied():
+    """a, b, c = b, a, c + a: at most one of a and b can be written at once."""
+    a, b, c = (tensor(n, 6) for n in "abc")
+    total = B.expand(B.reduce(a, "sum", (0,)), (6,), (0,))
+    body = Graph((a, b, c), [B.op("mul", b, b), B.op("neg", a), B.op("add", c, total)])
+    starts = [tensor(n, 6) for n in ("x", "y", "z")]
+    s = make("scan", tuple(starts), body=body, consts=0, carry=3, length=3, reverse=False)
+    check(Graph(tuple(starts), [make("item", (s,), index=k) for k in range(3)]))
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
