@@ -74,7 +74,9 @@ def _rows(fused: Fused, group: Group, target: CpuTarget) -> schedule.Schedule:
         n = rows[axis]
         lanes = lanes_for(target, dtypes, n)
         blocks = math.prod(rows) // n * -(-n // lanes)
-        unroll = next(u for u in (4, 2, 1) if u == 1 or (blocks // u >= 4 * target.threads and n >= lanes * u))
+        # a lone reduction reads long runs of each row; with more in the group the registers are needed
+        widths = (16, 8, 4, 2, 1) if len(group.units) == 1 else (4, 2, 1)
+        unroll = next(u for u in widths if u == 1 or (blocks // u >= 4 * target.threads and n >= lanes * u))
         return schedule.Columns(lanes, unroll, axis)
     inner = max((math.prod(a.attr[1] for a in inner_axes(group, u)) for u in group.units), default=1)
     last = max((inner_axes(group, u)[-1].attr[1] for u in group.units if inner_axes(group, u)), default=1)
