@@ -20,7 +20,7 @@ from dlc.passes.vjp import map_bodies
 
 LEAST, LEAST_HALF = 48, 128  # inner range of a piece at least, of float32 and of halves
 WORTH = 0.75  # estimated time of a contraction in pieces, relative to the whole, from which it is cut
-# estimates from first runs on an H100, not calibrated: a step of a tile's pipeline at least, a kernel more, memory's speed
+# estimates after the first runs on an H100, not calibrated: a step of the pipeline at least, a kernel more, memory
 STEP_US, LAUNCH_US, BYTES_PER_US = 0.7, 3.0, 2.5e6
 # (rows, columns, inner range of a step, blocks on a multiprocessor, its GFLOP/s) of the extreme tiles
 _MODEL = ((64, 128, 16, 2, 330), (32, 32, 16, 8, 150))
