@@ -86,7 +86,7 @@ def check_command(presets: language.Presets, start: language.Start, tmp_path: Pa
         (["--resume", str(saved), "--lr", "0.5"], "--lr 0.5 cannot be changed in a resumed run"),
         (["--data", str(tmp_path / "none")], "none cannot be read"),
         (["--save", str(tmp_path / "no" / "run")], "there is no folder"),
-        (["--device", "cuda"], "no NVIDIA GPU"),
+        (["--device", "cuda"], "--device cuda"),
     ):
         result = invoke(*args)
         assert result.exit_code != 0 and message in result.output, result.output
