@@ -158,11 +158,6 @@ def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> tupl
     return best
 
 
-def estimate_ns(flops: float, nbytes: float) -> float:
-    """A rough single-thread time of a kernel, to decide whether to fork."""
-    return max(flops * 0.012, nbytes * NS_PER_BYTE)
-
-
 def work_ns(fused: Fused, group: Group, nbytes: int) -> float:
     """Estimated single-thread time of a group."""
     if group.kind == "contract":

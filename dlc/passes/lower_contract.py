@@ -10,7 +10,6 @@ pass packs them into panels where they are not).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlc.ir import loops, schedule
@@ -437,7 +436,3 @@ def contiguous_columns(fused: Fused, group: Group, swap: bool) -> bool:
     axis = tile.at[tile.parts.columns[-1]]
     return all(coefficient(flatten((e.args[0],), (e.attr.size,)), axis) in (0, 1)
                for e in tile.operand_loads() if axis in e.axes)
-
-
-def inner_extents(labels: Sequence[int]) -> int:
-    return _product(labels)
