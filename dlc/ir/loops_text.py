@@ -20,6 +20,9 @@ Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the o
 an integer is int64 and a float is float32. Names are unique among those in scope. Subexpressions that a large
 statement uses more than once are named by `let` lines before it: they share by identity, so they parse as they were.
 `scope:` is a nested Seq that bounds the life of its Allocs. Not printed: `meta`, and the function of a Loc.
+
+Read but not printed, for kernels written by hand: `-x`, `a > b`, `a >= b`, any deeper indentation, `# comments`. What
+is wrong with a text is said with line and column.
 """
 
 from __future__ import annotations
@@ -307,22 +310,39 @@ def _literal(e: Expr, expected: DType | None) -> str:
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<num>\d+\.\d*(?:e[+-]?\d+)?|\d+e[+-]?\d+|\d+|(?:inf|nan)\b)|(?P<word>[^\W\d]\w*)"
-    r"|(?P<sign><<|>>|//|==|!=|<=|[-+*/%&|^<()\[\],:]))"
+    r"|(?P<sign><<|>>|//|==|!=|<=|>=|[-+*/%&|^<>()\[\],:]))"
 )
-_HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:  # (.*))?$")
-_BUFFER = re.compile(r"(\w+): (?:(\w+) )?(\w+)\[([\dn,]*)\](?:( writes| swizzled))?(?:  # (.*))?$")
+_HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:\s+# ?(.*))?$")
+_NOTE = re.compile(r"\s+# (\w+): (.*)$")
+_BUFFER = re.compile(r"(\w+)\s*:\s*(?:(\w+) )?(\w+)\[([^\]]*)\](?:( writes| swizzled))?(?:\s+# ?(.*))?$")
 _MMA = re.compile(r"mma\((\d+)x(\d+)x(\d+) of (\d+), (mk|km), (nk|kn)\) (.*)$")
 _FOR = re.compile(r"for (\w+) in (?:(.+) of )?(\d+)(?: (\w+))?(?:\((\d+)\))?:$")
-_STORE = re.compile(r" (=|[+*&|]=|max=|min=) ")
+_STORE = re.compile(r"(?<=\])\s*(=(?!=)|[+*&|]=|max=|min=)\s*")
+_LARGEST = 1 << 40  # extent of an axis or a dimension
+_TURNED = {">": "<", ">=": "<="}
 _SIGN_COMBINE = {sign: name for name, sign in _COMBINE_SIGN.items()}
 
 
 def parse_kernel(text: str) -> Kernel:
-    """The kernel written in `text`. Raises ParseError naming the line."""
-    lines = [(n, raw.rstrip()) for n, raw in enumerate(text.splitlines(), 1) if raw.strip()]
+    """The kernel written in `text`. Raises ParseError naming line and column."""
+    lines: list[tuple[int, str]] = []
+    notes = True  # the comments after the header that say what the parameters hold
+    for n, raw in enumerate(text.splitlines(), 1):
+        if raw.lstrip().startswith("#"):
+            notes = notes and len(lines) > 0 and _NOTE.match(raw) is not None
+            if not notes:
+                continue
+        elif raw.strip():
+            notes = not lines
+        if raw.strip():
+            lines.append((n, raw.rstrip()))
     if not lines:
         raise ParseError("no kernel: the text is empty")
-    return _Parser(lines).kernel()
+    parser = _Parser(lines)
+    try:
+        return parser.kernel()
+    except RecursionError:
+        raise parser.fail("nested too deeply") from None
 
 
 class _Parser:
@@ -330,9 +350,13 @@ class _Parser:
         self.lines = lines
         self.at = 0
 
-    def fail(self, message: str) -> ParseError:
+    def fail(self, message: str, column: int | None = None) -> ParseError:
+        """An error at a column of the current line (from 0; by default where its text begins)."""
         number, raw = self.lines[min(self.at, len(self.lines) - 1)]
-        return ParseError(f"line {number}: {message}\n    {raw.strip()}")
+        indent = len(raw) - len(raw.lstrip())
+        column = indent if column is None else min(column, len(raw))
+        mark = "" if column == indent else f"\n    {' ' * (column - indent)}^"
+        return ParseError(f"line {number}, column {column + 1}: {message}\n    {raw.strip()}{mark}")
 
     def kernel(self) -> Kernel:
         match = _HEADER.match(self.lines[0][1])
@@ -341,19 +365,24 @@ class _Parser:
         name, params, facts = match.groups()
         notes = {}
         self.at = 1
-        while self.at < len(self.lines) and self.lines[self.at][1].startswith("  # "):
-            key, _, note = self.lines[self.at][1][4:].partition(": ")
-            notes[key] = note
+        while self.at < len(self.lines) and self.lines[self.at][1].lstrip().startswith("#"):
+            found = _NOTE.match(self.lines[self.at][1])
+            assert found is not None
+            notes[found[1]] = found[2]
             self.at += 1
         at, self.at = self.at, 0
-        buffers, writes = [], []
-        for part in re.findall(r"\w+: [^\]]*\](?: writes)?", params):
-            buffer, written = self.buffer(part, notes)
-            buffers.append(buffer)
-            writes += [buffer] if written else []
+        buffers, writes, column = [], [], match.start(2)
+        for part in re.split(r"(,\s*(?=\w+\s*:))", params) if params.strip() else ():
+            if not part.startswith(","):
+                buffer, written = self.buffer(part, notes, column)
+                if any(buffer.name == b.name for b in buffers):
+                    raise self.fail(f"two parameters are called {buffer.name}", column)
+                buffers.append(buffer)
+                writes += [buffer] if written else []
+            column += len(part)
         extra = self.facts(facts or "")
         self.at = at
-        body = self.block({b.name: b for b in buffers}, 2)
+        body = self.block({b.name: b for b in buffers}, 1)
         if self.at < len(self.lines):
             raise self.fail("unexpected indentation")
         return Kernel(name, tuple(buffers), frozenset(writes), body, **extra)
@@ -374,27 +403,43 @@ class _Parser:
             found["schedule"] = Quoted(text.removeprefix("schedule: "))
         return found
 
-    def buffer(self, text: str, notes: dict[str, str]) -> tuple[Buffer, bool]:
-        match = _BUFFER.match(text)
+    def name(self, name: str, column: int) -> str:
+        if name in _RESERVED or not name.isidentifier():
+            raise self.fail(f"{name!r} cannot be a name", column)
+        return name
+
+    def extent(self, text: str, column: int) -> int:
+        if not text.strip().isdecimal() or int(text) > _LARGEST:
+            raise self.fail(f"expected a size up to 2**40, found {text.strip()!r}", column)
+        return int(text)
+
+    def buffer(self, text: str, notes: dict[str, str], column: int) -> tuple[Buffer, bool]:
+        match = _BUFFER.match(text.strip())
         if not match or match[3] not in _TYPES:
-            raise self.fail(f"expected 'name: type[shape]', got {text!r}")
+            raise self.fail(f"expected 'name: type[shape]', got {text!r}", column)
         name, space, short, shape, mark, note = match.groups()
-        dims = tuple(RUNTIME if n == "n" else int(n) for n in shape.split(",") if n)
+        dims = tuple(RUNTIME if n == "n" else self.extent(n, column) for n in shape.split(",") if n or "," in shape)
+        self.name(name, column)
         buffer = Buffer(name, _TYPES[short], dims, space or "global", note or notes.get(name, ""), mark == " swizzled")
         return buffer, mark == " writes"
 
-    def block(self, scope: dict[str, Buffer | Expr], depth: int) -> Stmt:
-        """The statements indented by `depth`; a body of one statement is that statement."""
+    def block(self, scope: dict[str, Buffer | Expr], least: int) -> Stmt:
+        """The statements indented as the first of them, by `least` or more; a body of one statement is that."""
         scope, body = dict(scope), []
         start = self.at
+        depth = least
         while self.at < len(self.lines):
             raw = self.lines[self.at][1]
-            indent = len(raw) - len(raw.lstrip())
+            indent = len(raw) - len(raw.lstrip(" "))
+            if raw[indent] == "\t":
+                raise self.fail("indented by a tab; use spaces", indent)
             if indent < depth:
                 break
+            if self.at == start:
+                depth = indent
             if indent > depth:
                 raise self.fail("unexpected indentation")
-            body += self.statement(raw.strip(), scope, depth)
+            body += self.statement(_code(raw), scope, depth)
         if self.at == start:
             raise self.fail("expected an indented block")
         if any(isinstance(s, Alloc) for s in body):
@@ -408,39 +453,41 @@ class _Parser:
             return [self.branch(text, scope, depth)]
         if text == "scope:":
             self.at += 1
-            return [self.block(scope, depth + 2)]
+            return [self.block(scope, depth + 1)]
         made: list[Stmt] = []
         if text.startswith("alloc "):
-            buffer, _ = self.buffer(text.removeprefix("alloc "), {})
+            buffer, _ = self.buffer(text.removeprefix("alloc "), {}, depth + 6)
             scope[buffer.name] = buffer
             made = [Alloc(buffer)]
         elif text.startswith("let "):
-            name, _, value = text.removeprefix("let ").partition(" = ")
-            scope[name] = self.expression(value, scope, None)
+            name, sign, value = text.removeprefix("let ").partition("=")
+            if not sign:
+                raise self.fail("expected 'let name = value'")
+            scope[self.name(name.strip(), depth + 4)] = self.expression(value, scope, None, depth + 5 + len(name))
         elif text == "sync":
             made = [Sync()]
         elif text == "async:":
             self.at += 1
-            return [Async(self.block(scope, depth + 2))]
+            return [Async(self.block(scope, depth + 1))]
         elif text.startswith("wait "):
             what, _, pending = text.removeprefix("wait ").partition(" ")
-            if what not in ("copy", "mma") or not pending.isdigit():
+            if what not in ("copy", "mma") or not pending.isdecimal():
                 raise self.fail("expected 'wait copy|mma number'")
             made = [Wait(what, int(pending))]
         elif match := _MMA.match(text):
-            stored = self.store(match[7], scope)
+            stored = self.store(match[7], scope, depth + match.start(7))
             if stored.value.op != "mul" or any(e.op != "load" for e in stored.value.args):
                 raise self.fail("expected 'mma(...) sums[...] += a[...] * b[...]'")
             m, n, k, lanes = (int(match[x]) for x in range(1, 5))
             made = [Mma(stored.buffer, stored.index, *stored.value.args, m, n, k, match[5], match[6], lanes)]
         elif text.startswith("fold("):
             lanes, _, rest = text.removeprefix("fold(").partition(") ")
-            stored = self.store(rest, scope)
-            if stored.combine is None or not lanes.isdigit():
+            stored = self.store(rest, scope, depth + len(text) - len(rest))
+            if stored.combine is None or not lanes.isdecimal():
                 raise self.fail("expected 'fold(lanes) buffer[index] combine= value'")
             made = [Fold(stored.buffer, stored.index, stored.value, stored.combine, int(lanes))]
         elif text != "pass":
-            made = [self.store(text, scope)]
+            made = [self.store(text, scope, depth)]
         self.at += 1
         return made
 
@@ -450,45 +497,55 @@ class _Parser:
             raise self.fail("expected 'for axis in [extent of] number [kind][(lanes)]:'")
         name, extent, size, kind, lanes = match.groups()
         if kind and kind not in KINDS:
-            raise self.fail(f"no loop kind {kind!r}; there are {', '.join(KINDS)}")
-        a = axis(name, int(size))
-        limit = const(int(size)) if extent is None else self.expression(extent, scope, dtypes.int64)
+            raise self.fail(f"no loop kind {kind!r}; there are {', '.join(KINDS)}", depth + match.start(4))
+        a = axis(self.name(name, depth + 4), self.extent(size, depth + match.start(3)))
+        limit = const(int(size))
+        if extent is not None:
+            limit = self.expression(extent, scope, dtypes.int64, depth + match.start(2))
         self.at += 1
-        return For(a, limit, self.block({**scope, name: a}, depth + 2), kind or "serial", int(lanes or 0))
+        return For(a, limit, self.block({**scope, name: a}, depth + 1), kind or "serial", int(lanes or 0))
 
     def branch(self, text: str, scope: dict[str, Buffer | Expr], depth: int) -> If:
-        cond = self.expression(text[3:-1], scope, dtypes.bool_)
+        cond = self.expression(text[3:-1], scope, dtypes.bool_, depth + 3)
         self.at += 1
-        then = self.block(scope, depth + 2)
+        then = self.block(scope, depth + 1)
         other = None
-        if self.at < len(self.lines) and self.lines[self.at][1] == " " * depth + "else:":
-            self.at += 1
-            other = self.block(scope, depth + 2)
+        if self.at < len(self.lines) and _code(self.lines[self.at][1]) == "else:":
+            raw = self.lines[self.at][1]
+            if len(raw) - len(raw.lstrip()) == depth:
+                self.at += 1
+                other = self.block(scope, depth + 1)
         return If(cond, then, other)
 
-    def store(self, text: str, scope: dict[str, Buffer | Expr]) -> Store:
+    def store(self, text: str, scope: dict[str, Buffer | Expr], column: int) -> Store:
         sign = _STORE.search(text)
         if not sign:
-            raise self.fail("not a statement")
+            raise self.fail("not a statement", column)
         place, rest = text[: sign.start()], text[sign.end() :]
-        tokens = _Tokens(self, place, scope)
+        tokens = _Tokens(self, place, scope, column)
         target = tokens.atom()
         tokens.done()
         if target[0] != "load" or target[3] is not None:
-            raise self.fail(f"cannot store to {place!r}")
-        buffer, index = target[1], target[2]
-        tokens = _Tokens(self, rest, scope)
+            raise self.fail(f"cannot store to {place!r}", column)
+        buffer = target[1]
+        at = [tokens.build(i, dtypes.int64) for i in target[2]]
+        tokens = _Tokens(self, rest, scope, column + sign.end())
         value = tokens.build(tokens.infix(0), buffer.dtype)
         predicate = tokens.build(tokens.infix(0), dtypes.bool_) if tokens.take("if") else None
         tokens.done()
-        at = [tokens.build(i, dtypes.int64) for i in index]
         return store(buffer, at, value, _SIGN_COMBINE.get(sign[1]), predicate)
 
-    def expression(self, text: str, scope: dict[str, Buffer | Expr], expected: DType | None) -> Expr:
-        tokens = _Tokens(self, text, scope)
+    def expression(self, text: str, scope: dict[str, Buffer | Expr], expected: DType | None, column: int) -> Expr:
+        tokens = _Tokens(self, text, scope, column)
         tree = tokens.infix(0)
         tokens.done()
         return tokens.build(tree, expected)
+
+
+def _code(raw: str) -> str:
+    """A line without its comment; that of an `alloc` says what the buffer holds."""
+    text = raw.strip()
+    return text if text.startswith("alloc ") else text.partition("#")[0].rstrip()
 
 
 class _Tokens:
@@ -498,17 +555,25 @@ class _Tokens:
     ("bitcast", dtype, x), ("op", name, operands).
     """
 
-    def __init__(self, parser: _Parser, text: str, scope: dict[str, Buffer | Expr]):
+    def __init__(self, parser: _Parser, text: str, scope: dict[str, Buffer | Expr], column: int):
         self.parser, self.scope = parser, scope
         self.items: list[tuple[str, str]] = []
+        self.columns: list[int] = []
         at, text = 0, text.rstrip()
         while at < len(text):
             match = _TOKEN.match(text, at)
             if not match:
-                raise parser.fail(f"cannot read {text[at:].strip()!r}")
+                at += len(text[at:]) - len(text[at:].lstrip())
+                raise parser.fail(f"cannot read {text[at:]!r}", column + at)
             self.items.append((match.lastgroup, match[match.lastgroup]))
+            self.columns.append(column + match.start(match.lastgroup))
             at = match.end()
+        self.columns.append(column + len(text))
         self.at = 0
+
+    def fail(self, message: str, at: int | None = None) -> ParseError:
+        """An error at token number `at`: by default the next one."""
+        return self.parser.fail(message, self.columns[min(self.at if at is None else at, len(self.columns) - 1)])
 
     def peek(self) -> tuple[str, str]:
         return self.items[self.at] if self.at < len(self.items) else ("end", "end of line")
@@ -521,20 +586,23 @@ class _Tokens:
 
     def need(self, text: str) -> None:
         if not self.take(text):
-            raise self.parser.fail(f"expected {text!r}, found {self.peek()[1]!r}")
+            raise self.fail(f"expected {text!r}, found {self.peek()[1]!r}")
 
     def done(self) -> None:
         if self.at < len(self.items):
-            raise self.parser.fail(f"unexpected {self.peek()[1]!r}")
+            raise self.fail(f"unexpected {self.peek()[1]!r}")
 
     def infix(self, level: int) -> tuple:
         if level == _ATOM:
             return self.atom()
         tree = self.infix(level + 1)
-        while self.peek()[0] == "sign" and self.peek()[1] in _LEVELS[level]:
-            name = _BY_SYMBOL[self.peek()[1]]
+        while self.peek()[0] == "sign" and _TURNED.get(self.peek()[1], self.peek()[1]) in _LEVELS[level]:
+            symbol, here = self.peek()[1], self.at
             self.at += 1
-            tree = ("op", name, [tree, self.infix(level + 1)])
+            operands = [tree, self.infix(level + 1)]
+            if symbol in _TURNED:
+                symbol, operands = _TURNED[symbol], operands[::-1]
+            tree = ("op", _BY_SYMBOL[symbol], operands, here)
             if level == _COMPARE:
                 break
         return tree
@@ -544,64 +612,73 @@ class _Tokens:
             tree = self.infix(0)
             self.need(")")
             return tree
+        here = self.at
         negative = self.take("-")
         kind, word = self.peek()
+        if negative and kind != "num":
+            return ("op", "neg", [self.atom()], here)
+        if kind not in ("num", "word"):
+            raise self.fail(f"expected a value, found {word!r}")
         self.at += 1
         if kind == "num":
-            return self.number(word, negative)
-        if kind != "word" or negative:
-            raise self.parser.fail(f"expected a value, found {word!r}")
+            return self.number(word, negative, here)
         if word in ("true", "false"):
             return ("expr", const(word == "true", dtypes.bool_))
         if self.take("("):
-            return self.call(word)
+            return self.call(word, here)
         thing = self.scope.get(word)
         if isinstance(thing, Buffer):
             return self.element(thing)
         if thing is None:
-            raise self.parser.fail(f"no {word!r} in scope")
+            raise self.fail(f"no {word!r} in scope", here)
         return ("expr", thing)
 
-    def number(self, word: str, negative: bool) -> tuple:
+    def number(self, word: str, negative: bool, here: int) -> tuple:
         value = float(word) if word in ("inf", "nan") or re.search(r"[.e]", word) else int(word)
         dtype = None
         if self.peek()[1] == ":" and self.items[self.at + 1 :][:1] and self.items[self.at + 1][1] in _TYPES:
             dtype = _TYPES[self.items[self.at + 1][1]]
             self.at += 2
-        return ("num", -value if negative else value, dtype)
+        return ("num", -value if negative else value, dtype, here)
 
-    def call(self, name: str) -> tuple:
+    def call(self, name: str, here: int) -> tuple:
         args = [self.infix(0)]
         while self.take(","):
             if name == "bitcast":
                 dtype = _TYPES.get(self.peek()[1])
+                if dtype is None:
+                    raise self.fail("bitcast needs a type")
                 self.at += 1
                 self.need(")")
-                if dtype is None:
-                    raise self.parser.fail("bitcast needs a type")
-                return ("bitcast", dtype, args[0])
+                return ("bitcast", dtype, args[0], here)
             args.append(self.infix(0))
         self.need(")")
         if name in _TYPES:
+            if len(args) != 1:
+                raise self.fail(f"{name} takes 1 operand, got {len(args)}", here)
             return ("cast", _TYPES[name], args[0])
+        if name == "bitcast":
+            raise self.fail("bitcast needs a type", here)
         arity = 3 if name in ("select", "fma") else SCALAR_OPS[name].arity if name in SCALAR_OPS else None
         if arity is None:
-            raise self.parser.fail(f"no operation {name!r}")
+            raise self.fail(f"no operation {name!r}", here)
         if len(args) != arity:
-            raise self.parser.fail(f"{name} takes {arity} operands, got {len(args)}")
-        return ("op", name, args)
+            raise self.fail(f"{name} takes {arity} operands, got {len(args)}", here)
+        return ("op", name, args, here)
 
     def element(self, buffer: Buffer) -> tuple:
+        here = self.at - 1
         self.need("[")
         index, predicate = [], None
-        while not self.take("]"):
-            if self.take("if"):
-                predicate = self.infix(0)
-            else:
-                index.append(self.infix(0))
-                self.take(",")
+        while self.peek()[1] not in ("]", "if"):
+            index.append(self.infix(0))
+            if not self.take(","):
+                break
+        if self.take("if"):
+            predicate = self.infix(0)
+        self.need("]")
         if len(index) != len(buffer.shape):
-            raise self.parser.fail(f"{buffer.name} has {len(buffer.shape)} axes, got {len(index)} indices")
+            raise self.fail(f"{buffer.name} has {len(buffer.shape)} axes, got {len(index)} indices", here)
         return ("load", buffer, index, predicate)
 
     def told(self, tree: tuple) -> DType | None:
@@ -629,13 +706,35 @@ class _Tokens:
             value, dtype = tree[1], tree[2] or expected
             dtype = dtype or (dtypes.int64 if isinstance(value, int) else dtypes.float32)
             if isinstance(value, float) and not dtype.is_float:
-                raise self.parser.fail(f"{value!r} is no {dtype.name}")
+                raise self.fail(f"{value!r} is no {dtype.name}", tree[3])
+            if isinstance(value, int) and not dtype.is_float:
+                low, high = dtypes.limits(dtype)
+                if not low <= value <= high:
+                    raise self.fail(f"{value!r} is no {dtype.name}", tree[3])
             return const(value, dtype)
         if kind == "load":
             predicate = None if tree[3] is None else self.build(tree[3], dtypes.bool_)
             return load(tree[1], *(self.build(i, dtypes.int64) for i in tree[2]), predicate=predicate)
-        if kind in ("cast", "bitcast"):
+        if kind == "cast":
             return op(kind, self.build(tree[2], None), dtype=tree[1])
-        _, name, args = tree
+        if kind == "bitcast":
+            x = self.build(tree[2], None)
+            if x.dtype.itemsize != tree[1].itemsize:
+                raise self.fail(f"bitcast: {x.dtype.short} and {tree[1].short} differ in width", tree[3])
+            return op(kind, x, dtype=tree[1])
+        _, name, args, here = tree
         types = _operand_types(name, expected, [self.told(a) for a in args])
-        return op(name, *(self.build(a, t) for a, t in zip(args, types, strict=True)))
+        operands = [self.build(a, t) for a, t in zip(args, types, strict=True)]
+        self.check(name, [e.dtype for e in operands], here)
+        return op(name, *operands)
+
+    def check(self, name: str, types: list[DType], here: int) -> None:
+        """Operands that the operation is not defined for are an error."""
+        if name == "select":
+            wrong = types[0] is not dtypes.bool_ or types[1] is not types[2]
+        elif name == "fma":
+            wrong = len(set(types)) > 1 or not types[0].is_float
+        else:
+            wrong = len(set(types)) > 1 or types[0].kind not in SCALAR_OPS[name].kinds
+        if wrong:
+            raise self.fail(f"{name} is not defined for ({', '.join(t.short for t in types)})", here)

@@ -160,6 +160,64 @@ def test_what_is_shared_is_printed_once():
     ],
 )
 def test_errors_name_the_line(line, message):
-    with pytest.raises(ParseError, match="line [34]: ") as error:
+    with pytest.raises(ParseError, match=r"line [34], column \d+: ") as error:
         parse_kernel(f"kernel k(x: f32[4], out: f32[4] writes)\n  for i in 4:\n    {line}\n")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "message"),
+    [
+        ("out[i] = x[i] + y[i]", 21, "no 'y' in scope"),
+        ("out[i] = exp(x[i]) * frob(x[i])", 26, "no operation 'frob'"),
+        ("out[i] = x[i] + i", 19, "add is not defined for (f32, i64)"),
+        ("out[i] = x[i] & x[i]", 19, "and is not defined for (f32, f32)"),
+        ("out[i] = x[i + 99999999999999999999]", 20, "99999999999999999999 is no int64"),
+        ("out[i] = x[i", 17, "expected ']', found 'end of line'"),
+        ("out[exp] = x[i]", 9, "no 'exp' in scope"),
+        ("for if in 4:", 9, "'if' cannot be a name"),
+        ("for j in 9999999999999:", 14, "expected a size up to 2**40"),
+        ("alloc t: reg f32[q]", 11, "expected a size up to 2**40, found 'q'"),
+        ("let 3 = x[i]", 9, "'3' cannot be a name"),
+        ("\tout[i] = x[i]", 5, "indented by a tab"),
+        ("out[i] = bitcast(x[i], u16)", 14, "bitcast: f32 and u16 differ in width"),
+        ("out[i] = " + "(" * 5000, 5, "nested too deeply"),
+    ],
+)
+def test_errors_name_the_column(line, column, message):
+    with pytest.raises(ParseError) as error:
+        parse_kernel(f"kernel k(x: f32[4], out: f32[4] writes)\n  for i in 4:\n    {line}\n")
+    assert f"line 3, column {column}: {message}" in str(error.value)
+
+
+@pytest.mark.parametrize("header", ["kernel k(x f32[4])", "kernel k(x: f32[4], x: f32[4] writes)", "kernel(x: f32[4])",
+                                    "kernel k(x: f32[n4])", "kernel k(x: f33[4])", "def k():"])
+def test_bad_headers(header):
+    with pytest.raises(ParseError, match="line 1, column"):
+        parse_kernel(f"{header}\n  pass\n")
+
+
+def test_what_only_people_write():
+    """Comments, other indentation, minus signs and turned comparisons read as what the printer would have written."""
+    by_hand = parse_kernel("""
+# a comment before all
+kernel k(x: f32[4],  out: f32[4] writes)  # of ours
+        # and one here
+        for i in 4:   # each
+            # inside
+            out[i]=-x[i] + -(x[i]*2.0) if x[i] > 0.0
+            if i >= 2:
+                out[i] max= 1.0
+            else:
+                pass
+""")
+    printed = parse_kernel("""\
+kernel k(x: f32[4], out: f32[4] writes)
+  for i in 4:
+    out[i] = neg(x[i]) + neg(x[i] * 2.0) if 0.0 < x[i]
+    if 2 <= i:
+      out[i] max= 1.0
+    else:
+      pass
+""")
+    assert print_kernel(by_hand) == print_kernel(printed)
