@@ -45,7 +45,9 @@ def load(name: str, batch_size: int, seed: int, augment: bool = False, centred: 
     plain = transforms.Compose([transforms.ToFloat(), normalize])
     varied = transforms.Compose([plain, *AUGMENT[name]]) if augment else plain
     return Data(
-        DataLoader(train, batch_size, shuffle=True, drop_last=True, seed=seed, transform=varied),
+        # varying images takes longer than a training step on a GPU: threads do it meanwhile
+        DataLoader(train, batch_size, shuffle=True, drop_last=True, num_workers=2 * augment, seed=seed,
+                   transform=varied),
         DataLoader(test, min(1000, len(test)), seed=seed, transform=plain),
         channels,
         size,

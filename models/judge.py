@@ -66,8 +66,15 @@ def model_state(path: str) -> dict[str, Any]:
 @click.option("--classifier", metavar="FILE", help="A run of models.cnn; trained now if it is missing.")
 @click.option("--count", type=click.IntRange(1), default=1000, help="How many samples to judge.")
 @click.option("--seed", type=int, default=0)
-def main(model: str, run: str, classifier: str | None, count: int, seed: int) -> None:
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
+def main(model: str, run: str, classifier: str | None, count: int, seed: int, device: str) -> None:
     """Judge samples of a saved RUN of a generative MODEL."""
+    with training.placed(device):
+        report(model, run, classifier, count, seed)
+
+
+def report(model: str, run: str, classifier: str | None, count: int, seed: int) -> None:
+    """Print what the classifier says of `count` samples."""
     try:
         settings = checkpoint.settings(run)
         module, name = importlib.import_module(f"models.{model}"), settings["data"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -52,15 +53,19 @@ class Normalize:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """A window of `size` (side, or height and width) at a random place of each image, zero-padded all round."""
+    """A window of `size` (side, or height and width) at a random place of each image, padded all round.
+
+    `padding_mode` is 'constant' for zeros, or 'reflect' for the image's own pixels mirrored at its edge.
+    """
 
     size: int | tuple[int, int]
     padding: int = 0
+    padding_mode: Literal["constant", "reflect"] = "constant"
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         border = (self.padding, self.padding)
-        padded = np.pad(images, ((0, 0), (0, 0), border, border))
+        padded = np.pad(images, ((0, 0), (0, 0), border, border), self.padding_mode)
         rows, columns = padded.shape[2] - height + 1, padded.shape[3] - width + 1
         if rows < 1 or columns < 1:
             raise ValueError(f"RandomCrop of {height}x{width} is larger than the padded images {padded.shape}")

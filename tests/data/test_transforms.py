@@ -21,9 +21,10 @@ def test_to_float_and_normalize():
         T.Normalize((0, 0), (1, 1))(IMAGES)
 
 
-def test_random_crop_is_a_window_of_the_padded_image():
-    out = T.RandomCrop((8, 10), padding=2)(IMAGES, rng())
-    padded = np.pad(IMAGES, ((0, 0), (0, 0), (2, 2), (2, 2)))
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_random_crop_is_a_window_of_the_padded_image(mode):
+    out = T.RandomCrop((8, 10), padding=2, padding_mode=mode)(IMAGES, rng())
+    padded = np.pad(IMAGES, ((0, 0), (0, 0), (2, 2), (2, 2)), mode)
     assert out.shape == IMAGES.shape and out.dtype == np.uint8
     for image, source in zip(out, padded, strict=True):
         places = [(y, x) for y in range(5) for x in range(5) if (source[:, y : y + 8, x : x + 10] == image).all()]
