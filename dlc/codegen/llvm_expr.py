@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from dlc.codegen import llvm_convert, llvm_ops
+from dlc.codegen import llvm_convert, llvm_dot, llvm_ops
 from dlc.codegen import llvm_types as lt
 from dlc.codegen.llvm_analysis import Analysis
 from dlc.codegen.llvm_builder import Builder, Scope, Value
@@ -44,6 +44,9 @@ class Expressions(Builder):
         self._dependent: dict[Buffer, list] = {}  # remembered expressions that load a buffer
 
     def load(self, e: Expr) -> Value:
+        raise NotImplementedError
+
+    def load_pair(self, low: Expr, high: Expr) -> Value | None:
         raise NotImplementedError
 
     # bindings and what is remembered under them
@@ -122,6 +125,10 @@ class Expressions(Builder):
             return llvm_convert.bitcast(self, args[0], e.args[0].dtype, e.dtype)
         if e.op == "select":
             return self.select(*args, e.dtype)
+        if e.op == "pair":
+            return llvm_dot.pair(self, *args)
+        if e.op == "dot2":
+            return llvm_dot.dot2(self, *args)
         if args[0].const is None and self._unsigned_divmod(e):
             return llvm_ops.unsigned_divmod(self, int64, e.op, args[0], self.splat(args[1], int64, args[0].lanes))
         if e.op not in llvm_ops.RULES:
@@ -147,6 +154,9 @@ class Expressions(Builder):
 
     def _load(self, e: Expr) -> Value:
         return self.load(e)
+
+    def _pair(self, e: Expr) -> Value | None:
+        return self.load_pair(*e.args)
 
     def _divmod(self, e: Expr) -> Value | None:
         """A quotient that is the same in all lanes, by constants: see IndexMath."""
@@ -323,6 +333,7 @@ class Expressions(Builder):
         "const": _const,
         "axis": _axis,
         "load": _load,
+        "pair": _pair,
         "cast": _cast,
         "floordiv": _divmod,
         "mod": _divmod,

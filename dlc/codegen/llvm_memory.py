@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from dlc.codegen import llvm_convert, llvm_ops
 from dlc.codegen import llvm_types as lt
 from dlc.codegen.llvm_builder import Value
+from dlc.codegen.llvm_index import Linear
 from dlc.codegen.llvm_registers import Registers
-from dlc.ir.dtypes import DType, bool_, int32, int64, uint8
+from dlc.ir.dtypes import DType, bool_, int32, int64, uint8, uint32
 from dlc.ir.loops import Buffer, Expr, Store, load_parts
 
 
@@ -39,6 +40,8 @@ class Memory(Registers):
         super().__init__(kernel, target)
         self.pointers: dict[Buffer, Value] = {}
         self._versions: dict[Buffer, int] = {}
+        self._words: dict[Buffer, Buffer] = {}  # two-byte elements read as words
+        self._alignment: dict[Buffer, int] = {}  # of the words
 
     def touch(self, buffer: Buffer) -> None:
         """`buffer` may have changed: nothing loaded before stands for what it holds now."""
@@ -49,7 +52,9 @@ class Memory(Registers):
     # addresses
 
     def place(self, buffer: Buffer, index: tuple[Expr, ...]) -> Place:
-        total = self.index.flat(index, buffer.shape)
+        return self._place(buffer, self.index.flat(index, buffer.shape))
+
+    def _place(self, buffer: Buffer, total: Linear) -> Place:
         const, terms, vectors = total.const, [], []
         for atom, factor in total.terms.items():
             if self.index.is_vector(atom):
@@ -128,11 +133,37 @@ class Memory(Registers):
             return value if pred is None else self.select(pred, value, self.zero(e.dtype), e.dtype)
         if buffer.size == 0:
             return self.zero(e.dtype)
-        place = self.place(buffer, index)
+        return self._load_at(self.place(buffer, index), pred)
+
+    def _load_at(self, place: Place, pred: Value | None) -> Value:
+        if pred is not None and pred.const is not None:
+            if pred.const is False:
+                return self.zero(place.buffer.dtype)
+            pred = None if pred.const is True else pred
         if not place.varies:
             return self._load_scalar(place, pred)
         mask = self.both(self.mask, pred)
         return self.load_lanes(place, None if mask is None else self.splat(mask, bool_, self.index.vector.lanes))
+
+    def load_pair(self, low: Expr, high: Expr) -> Value | None:
+        """Two neighbours in memory that nobody writes, as one word; None where they are no such thing."""
+        if low.op != "load" or high.op != "load" or low.attr is not high.attr or low.attr.space != "global":
+            return None
+        (buffer, index, predicate), (_, above, other) = load_parts(low), load_parts(high)
+        if buffer in self.analysis.stored or buffer.size < 2 or predicate is not other:
+            return None
+        at = self.index.flat(index, buffer.shape)
+        if self.index.flat(above, buffer.shape).plus(at, -1) != Linear(1, {}):
+            return None
+        if at.const % 2 or at.lane % 2 or any(f % 2 for f in at.terms.values()):
+            return None
+        words = self._words.get(buffer)
+        if words is None:
+            words = self._words[buffer] = Buffer(buffer.name, uint32, (buffer.size // 2,))
+            self._alignment[words] = buffer.dtype.itemsize
+            self.pointers[words] = self.pointers[buffer]
+        half = Linear(at.const // 2, {a: f // 2 for a, f in at.terms.items()}, at.lane // 2)
+        return self._load_at(self._place(words, half), None if predicate is None else self.expr(predicate))
 
     def _load_scalar(self, place: Place, pred: Value | None) -> Value:
         dtype = place.buffer.dtype
@@ -152,9 +183,12 @@ class Memory(Registers):
         """A plain load of one or of consecutive elements."""
         t = lt.memory_type(dtype, lanes)
         value = self.emit(
-            f"load {t}, ptr {p.text}, align {dtype.itemsize}", lanes, max(depth, p.depth), self._version(place)
+            f"load {t}, ptr {p.text}, align {self._align(place)}", lanes, max(depth, p.depth), self._version(place)
         )
         return self._from_memory(value, dtype)
+
+    def _align(self, place: Place) -> int:
+        return self._alignment.get(place.buffer, place.buffer.dtype.itemsize)
 
     def _from_memory(self, value: Value, dtype: DType) -> Value:
         return llvm_convert.cast(self, value, uint8, bool_) if dtype.is_bool else value
@@ -196,7 +230,7 @@ class Memory(Registers):
             [("ptr", p.text), (m, mask.text), (t, "zeroinitializer")],
             lanes,
             max(depth, p.depth, mask.depth),
-            (f"align {dtype.itemsize} ", "", ""),
+            (f"align {self._align(place)} ", "", ""),
             self._version(place),
         )
         return self._from_memory(value, dtype)
@@ -229,7 +263,7 @@ class Memory(Registers):
             [(p, pointers.text), (m, active.text), (t, "zeroinitializer")],
             lanes,
             max(depth, pointers.depth, active.depth),
-            (f"align {dtype.itemsize} ", "", ""),
+            (f"align {self._align(place)} ", "", ""),
             self._version(place),
         )
         return self._from_memory(value, dtype)

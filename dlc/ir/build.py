@@ -106,8 +106,14 @@ def sum_(x: Node, axes: Sequence[int], loc: Loc | None = None) -> Node:
     return reduce(x, "sum", axes, loc)
 
 
-def contract(a: Node, b: Node, spec: str, dtype: DType | None = None, loc: Loc | None = None) -> Node:
-    return make("contract", (a, b), loc, spec=spec, dtype=dtype or a.dtype)
+def pair(x: Node, axis: int, loc: Loc | None = None) -> Node:
+    return make("pair", (x,), loc or x.loc, axis=axis)
+
+
+def contract(a: Node, b: Node, spec: str, dtype: DType | None = None, loc: Loc | None = None, *,
+             pairs: bool = False) -> Node:
+    more = {"pairs": True} if pairs else {}
+    return make("contract", (a, b), loc, spec=spec, dtype=dtype or a.dtype, **more)
 
 
 def select(cond: Node, a: Node, b: Node, loc: Loc | None = None) -> Node:

@@ -143,6 +143,16 @@ def _window(node: Node, mode: _Mode, x: Array) -> Array:
     return x
 
 
+def _pair(node: Node, mode: _Mode, x: Array) -> Array:
+    bits = np.moveaxis(x, node.attrs["axis"], -1).astype(dtypes.bfloat16.np).view(np.uint16).astype(np.uint32)
+    return np.moveaxis(bits[..., ::2] | bits[..., 1::2] << np.uint32(16), -1, node.attrs["axis"])
+
+
+def _halves(x: Array) -> tuple[Array, Array]:
+    """The float64 values of the first and of the second parts of pairs."""
+    return tuple(bits.view(np.float32).astype(F64) for bits in (x << np.uint32(16), x & np.uint32(0xFFFF0000)))
+
+
 def _unwindow(node: Node, mode: _Mode, x: Array) -> Array:
     a = node.attrs
     out = np.zeros(node.shape, accumulator(node.dtype))
@@ -186,6 +196,9 @@ def _contract(node: Node, mode: _Mode, a: Array, b: Array) -> Array:
     left, right, out = split_spec(node.attrs["spec"])
     number = {label: k for k, label in enumerate(dict.fromkeys(left + right))}
     labels = [[number[c] for c in part] for part in (left, right, out)]
+    if node.attrs.get("pairs"):
+        halves = zip(_halves(a), _halves(b), strict=True)
+        return sum(np.einsum(p, labels[0], q, labels[1], labels[2], optimize=True) for p, q in halves)
     return np.einsum(a.astype(work), labels[0], b.astype(work), labels[1], labels[2], optimize=True)
 
 
@@ -294,6 +307,7 @@ MEANING: dict[str, Callable[..., Any]] = {
     "pad": _pad,
     "window": _window,
     "unwindow": _unwindow,
+    "pair": _pair,
     "reduce": _reduce,
     "contract": _contract,
     "gather": _gather,

@@ -8,6 +8,9 @@ Expressions (`Expr.op`; `dtype` is the result's):
     load(buffer; index..., [predicate])             0 where the predicate is false; then the address is not touched
     any row of ir/scalar.py, and
     cast(x)  bitcast(x)  select(c, a, b)  fma(a, b, c)
+    pair(low, high)         two bfloat16 as one uint32, the first in its low half
+    dot2(a, b, c)           c + a.high * b.high + a.low * b.low of two pairs in float32, in this order, each sum
+                            rounded once; a target's own instruction may round otherwise and take denormals for 0
 
 Statements:
     Seq(body...)            in order
@@ -63,6 +66,7 @@ from dlc.ir.scalar import SCALAR_OPS
 KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")
 SPACES = ("global", "shared", "reg")
 RUNTIME = 1 << 40  # extent of a global buffer whose size is known only when the kernel runs
+PAIRS = {"pair": (dtypes.bfloat16,) * 2, "dot2": (dtypes.uint32, dtypes.uint32, dtypes.float32)}
 COMBINES = ("add", "mul", "max", "min", "and", "or")
 
 
@@ -189,6 +193,8 @@ def op(name: str, *args: Expr, dtype: DType | None = None) -> Expr:
         result = args[1].dtype
     elif name == "fma":
         result = args[0].dtype
+    elif name in PAIRS:
+        result = dtypes.uint32 if name == "pair" else dtypes.float32
     else:
         row = SCALAR_OPS[name]
         result = args[0].dtype if row.result == "same" else dtypes.by_name(row.result)

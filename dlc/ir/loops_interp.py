@@ -27,6 +27,7 @@ from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError
 from dlc.ir.loops import (
+    PAIRS,
     RUNTIME,
     Alloc,
     Async,
@@ -156,6 +157,21 @@ def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     return np.where((lost == 0) | ~np.isfinite(lost), total, total + lost)  # the sum of -0 and 0 is no -0
 
 
+def paired(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Two bfloat16 as one uint32."""
+    low, high = (np.asarray(x).view(np.uint16).astype(np.uint32) for x in (low, high))
+    return low | high << np.uint32(16)
+
+
+def dot2(a: np.ndarray, b: np.ndarray, c: np.ndarray, fuse: bool = True) -> np.ndarray:
+    """c plus the products of the high and of the low halves of two pairs, in float32."""
+    a, b = np.asarray(a, np.uint32), np.asarray(b, np.uint32)
+    for x, y in ((a & np.uint32(0xFFFF0000), b & np.uint32(0xFFFF0000)), (a << np.uint32(16), b << np.uint32(16))):
+        x, y = x.view(np.float32), y.view(np.float32)
+        c = fused(x, y, np.asarray(c)) if fuse else x * y + c
+    return c
+
+
 def _split(x):
     """Upper and lower half of a float64's digits (Veltkamp)."""
     t = 134217729.0 * x
@@ -174,6 +190,8 @@ def operation(e: Expr, args: Sequence[np.ndarray], fuse: bool = True) -> np.ndar
         return np.where(*args)
     if e.op == "fma":
         return fused(*args) if fuse else args[0] * args[1] + args[2]
+    if e.op in PAIRS:
+        return paired(*args) if e.op == "pair" else dot2(*args, fuse)
     return SCALAR_OPS[e.op].numpy(*args)
 
 
@@ -432,6 +450,9 @@ class _Compiler:
             return self.assign(f"bits({args[0]}, {of}, {to})")
         if e.op == "fma":
             return self.assign(f"{self.given(fused)}({', '.join(args)})[()]")
+        if e.op in PAIRS:
+            return self.assign(f"int({self.given(paired)}({', '.join(args)}))" if e.op == "pair"
+                               else f"{self.given(dot2)}({', '.join(args)})[()]")
         low, high = (0, 0) if e.dtype.is_float else interval(e, self.intervals)
         limits = (0, 0) if e.dtype.is_float else dtypes.limits(e.dtype)
         return self.apply(e.op, e.args[0].dtype, args, wraps=(low, high) == limits)

@@ -38,6 +38,7 @@ from dlc.ir.graph import Loc
 from dlc.ir.loops import (
     COMBINES,
     KINDS,
+    PAIRS,
     RUNTIME,
     Alloc,
     Async,
@@ -70,8 +71,8 @@ _PRECEDENCE = {symbol: level for level, symbols in enumerate(_LEVELS) for symbol
 _BY_SYMBOL = {row.symbol: row.name for row in SCALAR_OPS.values() if row.symbol}
 _ATOM = len(_LEVELS)
 _TYPES = {d.short: d for d in dtypes.ALL}
-_RESERVED = {*_TYPES, *SCALAR_OPS, *KINDS, "cast", "bitcast", "select", "fma", "inf", "nan", "true", "false", "if",
-             "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "mma", "async",
+_RESERVED = {*_TYPES, *SCALAR_OPS, *KINDS, *PAIRS, "cast", "bitcast", "select", "fma", "inf", "nan", "true", "false",
+             "if", "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "mma", "async",
              "wait", "kernel"}
 _COMBINE_SIGN = {name: (SCALAR_OPS[name].symbol or name) + "=" for name in COMBINES}
 _LET_ABOVE = 40  # statements with fewer nodes are written out in full
@@ -289,6 +290,8 @@ def _operand_types(name: str, expected: DType | None, told: list[DType | None]) 
     """The type that each operand's surroundings tell: the result's, a sibling's, or the one the operation fixes."""
     if name == "threefry":
         return [dtypes.uint32] * 4
+    if name in PAIRS:
+        return list(PAIRS[name])
     head: list[DType | None] = []
     if name == "select":
         head, told = [dtypes.bool_], told[1:]
@@ -659,7 +662,8 @@ class _Tokens:
             return ("cast", _TYPES[name], args[0])
         if name == "bitcast":
             raise self.fail("bitcast needs a type", here)
-        arity = 3 if name in ("select", "fma") else SCALAR_OPS[name].arity if name in SCALAR_OPS else None
+        arity = 3 if name in ("select", "fma") else len(PAIRS.get(name, ())) or None
+        arity = SCALAR_OPS[name].arity if name in SCALAR_OPS else arity
         if arity is None:
             raise self.fail(f"no operation {name!r}", here)
         if len(args) != arity:
@@ -692,6 +696,8 @@ class _Tokens:
             return tree[1].dtype
         if kind in ("cast", "bitcast"):
             return tree[1]
+        if tree[1] in PAIRS:
+            return dtypes.uint32 if tree[1] == "pair" else dtypes.float32
         row = SCALAR_OPS.get(tree[1])
         if row is not None and row.result != "same":
             return dtypes.by_name(row.result)
@@ -734,6 +740,8 @@ class _Tokens:
             wrong = types[0] is not dtypes.bool_ or types[1] is not types[2]
         elif name == "fma":
             wrong = len(set(types)) > 1 or not types[0].is_float
+        elif name in PAIRS:
+            wrong = tuple(types) != PAIRS[name]
         else:
             wrong = len(set(types)) > 1 or types[0].kind not in SCALAR_OPS[name].kinds
         if wrong:

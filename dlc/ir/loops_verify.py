@@ -21,6 +21,7 @@ from dlc.ir.errors import VerifyError
 from dlc.ir.loops import (
     COMBINES,
     KINDS,
+    PAIRS,
     SPACES,
     Alloc,
     Async,
@@ -352,6 +353,9 @@ class _Verifier:
             wrong = len(types) != 3 or types[0] is not dtypes.bool_ or not types[1] is types[2] is e.dtype
         elif e.op == "fma":
             wrong = len(types) != 3 or any(t is not e.dtype for t in types) or not e.dtype.is_float
+        elif e.op in PAIRS:
+            wrong = tuple(types) != PAIRS[e.op] or e.dtype is not (
+                dtypes.uint32 if e.op == "pair" else dtypes.float32)
         elif e.op in SCALAR_OPS:
             row = SCALAR_OPS[e.op]
             wrong = len(types) != row.arity or any(t is not types[0] or t.kind not in row.kinds for t in types)

@@ -19,7 +19,9 @@ Elementwise operations (every row of `ir/scalar.py`) need operands of equal shap
     unwindow shape, axes, sizes, strides, dilations   the transpose of window: overlapping taps are added up
     reduce  monoid, axes                 reduced axes vanish; sum prod max min any all; argmax argmin give int64
                                          positions in the reduced axes' row-major order, the first on ties
-    contract spec, dtype                 einsum of two operands, e.g. 'bik,bkj->bij'; accumulates in float32 or wider
+    pair    axis                         two bfloat16 neighbours along `axis` as one uint32, the first in its low half
+    contract spec, dtype                 einsum of two operands, e.g. 'bik,bkj->bij'; accumulates in float32 or wider;
+                                         with `pairs` the operands are `pair`s, along a label that is summed over
     gather  (src, index), axis           out[p, i, s] = src[p, clamp(index[i]), s]
     scatter (base, index, updates), axis, combine    the adjoint addressing: set add mul max min
     concat  axis
@@ -156,6 +158,15 @@ def _infer_unwindow(ins: Types, attrs: Attrs) -> TensorType:
     return base
 
 
+def _infer_pair(ins: Types, attrs: Attrs) -> TensorType:
+    axis, (t,) = attrs["axis"], ins
+    if t.dtype is not dtypes.bfloat16:
+        raise DTypeError(f"pair: {t.dtype.name} is not bfloat16")
+    if not 0 <= axis < len(t.shape) or t.shape[axis] % 2:
+        raise ShapeError(f"pair: axis {axis} of shape {t.shape} has no even extent")
+    return TensorType(dtypes.uint32, (*t.shape[:axis], t.shape[axis] // 2, *t.shape[axis + 1 :]))
+
+
 def _infer_reduce(ins: Types, attrs: Attrs) -> TensorType:
     monoid, axes, t = attrs["monoid"], attrs["axes"], ins[0]
     if monoid not in MONOIDS:
@@ -193,6 +204,8 @@ def _infer_contract(ins: Types, attrs: Attrs) -> TensorType:
         raise ShapeError(f"contract: bad spec {attrs['spec']}")
     if ins[0].dtype is not ins[1].dtype:
         raise DTypeError(f"contract: operand dtypes {ins[0].dtype.name} and {ins[1].dtype.name} differ")
+    if attrs.get("pairs") and (ins[0].dtype is not dtypes.uint32 or attrs["dtype"] is not dtypes.float32):
+        raise DTypeError(f"contract: pairs are uint32 and give float32, not {ins[0].dtype.name}, {attrs['dtype'].name}")
     return TensorType(attrs["dtype"], tuple(sizes[x] for x in out))
 
 
@@ -294,6 +307,7 @@ _ROWS = [
     Op("pad", _infer_pad, view=True),
     Op("window", _infer_window, view=True),
     Op("unwindow", _infer_unwindow),
+    Op("pair", _infer_pair, view=True),
     Op("reduce", _infer_reduce),
     Op("contract", _infer_contract),
     Op("gather", _infer_gather),

@@ -157,6 +157,18 @@ def _window(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
     return els.value(src, tuple(inner), guard)
 
 
+def _pair(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
+    axis = n.attrs["axis"]
+
+    def half(k: int) -> Expr:
+        at = (*index[:axis], simplify(index[axis] * 2 + k), *index[axis + 1 :])
+        x = els.value(n.inputs[0], at, guard)
+        stored = x.op == "cast" and x.args[0].dtype is dtypes.bfloat16
+        return x.args[0] if stored else loops.cast(x, dtypes.bfloat16)
+
+    return loops.op("pair", half(0), half(1))
+
+
 def _gather(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
     src, idx = n.inputs
     axis = n.attrs["axis"]
@@ -203,6 +215,7 @@ def _through(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
 _RULES = {
     "const": _const, "iota": _iota, "cast": _cast, "bitcast": _bitcast, "select": _select, "reshape": _reshape,
     "permute": _permute, "broadcast": _broadcast, "slice": _slice, "flip": _flip, "pad": _pad, "window": _window,
+    "pair": _pair,
     "gather": _gather, "concat": _concat, "stop_gradient": _through, "tag": _through, "barrier": _through,
 }
 

@@ -19,7 +19,7 @@ from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.scalarize import INLINE, Elements, Index
 
 HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan"})
-_VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "stop_gradient", "tag"})
+_VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "pair", "stop_gradient", "tag"})
 EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
 _DEPTH = 120  # longest chain of operations computed on the spot
 

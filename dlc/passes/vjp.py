@@ -245,7 +245,7 @@ _ELEMENTWISE: dict[str, Rule | None] = {
     "cast": _each(lambda n, ct: B.cast(ct, n.inputs[0].dtype)),
     "select": _select,
     **dict.fromkeys(("sign", "floor", "ceil", "trunc", "round", "floordiv", "not", "and", "or", "xor")),
-    **dict.fromkeys(("eq", "ne", "lt", "le", "shl", "shr", "threefry", "bitcast")),
+    **dict.fromkeys(("eq", "ne", "lt", "le", "shl", "shr", "threefry", "bitcast", "pair")),
 }
 
 # ------------------------------------------------------------------------------------------------------- view rules

@@ -238,6 +238,7 @@ BATCH: dict[str, Rule] = {
     "pad": _shifted(low=_before(0), high=_before(0), interior=_before(0)),
     "window": _shifted(axes=_axes),
     "unwindow": _shifted(shape=_shape, axes=_axes),
+    "pair": _shifted(axis=_axis),
     "reduce": _shifted(axes=_axes),
     "contract": _contract,
     "gather": _gather,
