@@ -25,12 +25,14 @@ from dlc.passes.lower_gpu_contract import lower_contract
 from dlc.passes.lower_gpu_mma import lower_mma
 from dlc.passes.lower_gpu_ordered import lower_ordered
 from dlc.passes.lower_gpu_rows import lower_rows
+from dlc.passes.lower_gpu_skinny import lower_skinny
 
 WIDE = 16  # bytes
 
 def _contract(fused: Fused, group: Group, sched: schedule.Schedule) -> Lowered:
-    """By matrix instructions or not, as the schedule says."""
-    return (lower_mma if isinstance(sched, schedule.GpuMma) else lower_contract)(fused, group, sched)
+    """As the schedule says."""
+    ways = {schedule.GpuMma: lower_mma, schedule.GpuSkinny: lower_skinny}
+    return ways.get(type(sched), lower_contract)(fused, group, sched)
 
 
 LOWER: dict[str, Callable[..., Lowered]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from dlc.codegen.gpu_skinny import skinny
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.schedule import group_dtypes, pow2_at_most, swapped
 from dlc.ir import schedule
@@ -13,6 +14,7 @@ from dlc.ir.graph import Node
 from dlc.passes.fuse import Enough, Fused, Group
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of
+from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
 
 WIDE = 16  # bytes that a thread moves at once
@@ -31,7 +33,8 @@ def choose(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     if group.kind == "rows":
         return _rows(fused, group, target)
     if group.kind == "contract":
-        return contract(group.units[0].node, target)
+        node = group.units[0].node
+        return skinny(node, target) if is_skinny(node) else contract(node, target)
     return schedule.GpuOrdered(128, target.threads // 2)
 
 

@@ -156,6 +156,27 @@ class GpuMma:
 
 
 @dataclass(frozen=True)
+class GpuSkinny:
+    """A contraction with few rows: a block computes bm x bn results in chunks of bk of the inner range, dealt out to
+    `slices` groups of threads, each of which computes tm x tn results over runs of `along` positions."""
+
+    block: int = 512
+    bm: int = 32
+    bn: int = 16
+    bk: int = 128
+    tm: int = 4
+    tn: int = 4
+    slices: int = 16
+    along: int = 4
+    swap: bool = False
+
+    @property
+    def nr(self) -> int:
+        """Columns that are computed together."""
+        return self.bn
+
+
+@dataclass(frozen=True)
 class GpuOrdered:
     """Scatter, cumulative and sort: blocks of `block` threads with a piece each, about `threads` pieces where the
     work can be cut."""
@@ -164,4 +185,5 @@ class GpuOrdered:
     threads: int = 1 << 16
 
 
-Schedule = (GpuOrdered | Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns | GpuContract | GpuMma)
+Schedule = (GpuOrdered | Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns | GpuContract | GpuMma
+            | GpuSkinny)

@@ -16,6 +16,7 @@ from dlc.ir.graph import Graph, Node, make, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.layout import _as_reduction, cut_reduce
 from dlc.passes.lower_contract import label_sizes, parts_of
+from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.vjp import map_bodies
 
 LEAST, LEAST_HALF = 48, 128  # inner range of a piece at least, of float32 and of halves
@@ -109,7 +110,7 @@ def _split(node: Node, sizes: dict[str, int], target: Sizes) -> Node:
     label = max(parts.inner, key=lambda x: sizes[x])
     half = node.inputs[0].dtype.is_half
     least = LEAST_HALF if half else LEAST
-    if k < 4 * least or node.dtype.is_int:
+    if k < 4 * least or node.dtype.is_int or is_skinny(node):
         return node
 
     def cost(p: int) -> float:

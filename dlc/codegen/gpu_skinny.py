@@ -1,0 +1,47 @@
+"""The schedule of a contraction with few rows (`passes/lower_gpu_skinny`): how many columns a block takes."""
+
+from __future__ import annotations
+
+from dlc.codegen.gpu_target import GpuTarget
+from dlc.ir import schedule
+from dlc.ir.graph import Node
+from dlc.passes.lower_gpu_skinny import ROWS, sizes_of
+
+BLOCK = 512
+ALONG = 4  # inner positions that a thread reads at once
+SYNC = 32  # inner positions that a step costs besides its own
+# bytes a microsecond that one multiprocessor gets from the second-level cache, and that all get; multiplications that
+# one does: estimates
+SM_BYTES, ALL_BYTES, SM_PRODUCTS = 0.1e6, 5.5e6, 0.11e6
+
+
+def skinny(node: Node, target: GpuTarget) -> schedule.GpuSkinny:
+    """The block of a contraction that `is_skinny`."""
+    swap = sizes_of(node, False)[0] > ROWS
+    m, n, k, _ = sizes_of(node, swap)
+    tm = min(4, m)
+    bm = -(-m // tm) * tm
+
+    def cost(bn: int) -> float:
+        blocks = -(-n // bn)
+        waves = -(-blocks // target.sm_count)
+        block_bytes = k * (m + bn) * 4
+        return max(waves * block_bytes / SM_BYTES, blocks * block_bytes / ALL_BYTES) + waves * bm * bn * k / SM_PRODUCTS
+
+    widths = [w for w in (4, 8, 12, 16, 20, 24, 32, 40, 48, 64) if w <= max(4, n)]
+    bn = min(widths, key=cost)
+    slices = max(1, BLOCK // (bm // tm * (bn // 4)))
+    unit = ALONG * slices
+    while slices > 1 and k < unit:
+        slices //= 2
+        unit = ALONG * slices
+    room = target.shared_bytes - 4 * slices * bm * bn - 4096
+
+    def length(units: int) -> float:
+        """Inner positions that the steps cost, with what is outside the range."""
+        return -(-k // (units * unit)) * (units * unit + SYNC) + units * unit
+
+    fitting = [u for u in range(1, -(-k // unit) + 1) if 8 * (bm * (u * unit + 4) + bn * (u * unit + 4)) <= room
+               and u * unit * (bm + bn) <= 32 * BLOCK]
+    units = min(fitting or [1], key=length)
+    return schedule.GpuSkinny(BLOCK, bm, bn, units * unit, tm, 4, slices, ALONG, swap)
