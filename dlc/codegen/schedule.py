@@ -7,7 +7,7 @@ contraction depends on shapes alone, because the layout pass packs operands for 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dlc.codegen.target import CpuTarget
 from dlc.ir import schedule
@@ -101,19 +101,32 @@ def swapped(node: Node) -> bool:
 def contract(node: Node, target: CpuTarget) -> schedule.Contract:
     """Register tile and blocking for a contraction, by shapes."""
     swap = swapped(node)
+    m, _, k, _ = product_sizes(node, swap)
+    if k >= 3 * m and k >= 128 and may_run_along(node, swap):
+        return along_inner(node, target, swap)
+    return tiled(node, target, swap)
+
+
+def product_sizes(node: Node, swap: bool) -> tuple[int, int, int, int]:
+    """Rows, columns, inner range and batch of a contraction."""
     sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
-    m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
-    outer = math.prod(sizes[x] for x in parts.batch)
-    near = sizes[parts.columns[-1]] if parts.columns else 1
+    return tuple(math.prod(sizes[x] for x in labels)  # type: ignore[return-value]
+                 for labels in (parts.rows, parts.columns, parts.inner, parts.batch))
+
+
+def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | None = None) -> schedule.Contract:
+    """The schedule with vectors along the columns, and the register tile (rows, columns) that is given or estimated to
+    be the best."""
+    m, n, k, outer = product_sizes(node, swap)
+    sizes = label_sizes(node)
+    columns = parts_of(node.attrs["spec"], sizes, swap).columns
     dtype = node.inputs[0].dtype.compute
-    lanes = lanes_for(target, [dtype], near)
-    if k >= 3 * m and k >= 128 and dtype.is_float and runs_along_inner(node, swap):
-        return _along(m, n, outer, node, target, swap)
+    lanes = lanes_for(target, [dtype], sizes[columns[-1]] if columns else 1)
     run = row_run(node, swap)
     if run < SHORT_RUN:
         run = 0
-    mr, nr = register_tile(run or m, n, k, lanes, target)
+    mr, nr = tile or register_tile(run or m, n, k, lanes, target)
     m_tiles, n_tiles = m // (run or m) * -(-(run or m) // mr), -(-n // nr)
     # a block of row panels stays in the second-level cache while the columns stream by
     mb = max(1, min(m_tiles, target.l2_bytes // 2 // (mr * k * dtype.itemsize + 1)))
@@ -125,8 +138,14 @@ def contract(node: Node, target: CpuTarget) -> schedule.Contract:
     return schedule.Contract(lanes, mr, nr, mb, -(-n_tiles // n_blocks), swap, run=run)
 
 
-def _along(m: int, n: int, outer: int, node: Node, target: CpuTarget, swap: bool) -> schedule.Contract:
+def may_run_along(node: Node, swap: bool) -> bool:
+    """Can `along_inner` schedule the contraction?"""
+    return node.inputs[0].dtype.compute.is_float and runs_along_inner(node, swap)
+
+
+def along_inner(node: Node, target: CpuTarget, swap: bool) -> schedule.Contract:
     """Vectors along the inner range: folding them costs about 100 / k of the work, packing the columns 30 / m."""
+    m, n, _, outer = product_sizes(node, swap)
     side = 5 if target.vector_registers >= 32 else 3
     mr, nr = (-(-x // -(-x // side)) for x in (m, n))
     m_tiles, n_tiles = -(-m // mr), -(-n // nr)
@@ -137,10 +156,18 @@ def _along(m: int, n: int, outer: int, node: Node, target: CpuTarget, swap: bool
 
 
 def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> tuple[int, int]:
-    """(rows, columns) of the accumulator tile with the least estimated time: padding, loads against FMAs, and the
-    cost of starting and storing a tile over its inner range."""
-    registers = target.vector_registers
+    """(rows, columns) of the accumulator tile with the least estimated time."""
     best, best_cost = (1, lanes), math.inf
+    for tile, cost in tile_costs(m, n, k, lanes, target):
+        if cost < best_cost * 0.999:
+            best, best_cost = tile, cost
+    return best
+
+
+def tile_costs(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> Iterator[tuple[tuple[int, int], float]]:
+    """Accumulator tiles (rows, columns) that fit the registers, with the estimated time of the whole contraction:
+    padding, loads against FMAs, and the cost of starting and storing a tile over its inner range."""
+    registers = target.vector_registers
     for vectors in range(1, 5):
         nr = vectors * lanes
         most = min(m, (registers - vectors - 1) // vectors, 28)
@@ -152,10 +179,7 @@ def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> tupl
             # an FMA of latency 4 on one or two ports needs enough independent sums; panels come from the second-level
             # cache at some 32 bytes a cycle
             busy = max(mr * vectors, 8) + (mr + nr) * 4 / 32
-            cost = tiles * (k * busy + 2 * mr * vectors + 30)
-            if cost < best_cost * 0.999:
-                best, best_cost = (mr, nr), cost
-    return best
+            yield (mr, nr), tiles * (k * busy + 2 * mr * vectors + 30)
 
 
 def work_ns(fused: Fused, group: Group, nbytes: int) -> float:
