@@ -119,6 +119,7 @@ _TILES = ((64, 128, 16, 8, 8, 2), (128, 64, 16, 8, 4, 1), (64, 64, 16, 4, 4, 1),
 _WGMMA_TILES = ((128, 256, 2, 1), (128, 128, 2, 1), (128, 64, 2, 1), (64, 64, 1, 1))
 _MMA_TILES = ((128, 128, 2, 4), (64, 128, 2, 4), (64, 64, 2, 2), (32, 64, 2, 2))
 _INNER = 64  # of a step
+LEAST_INNER = 16  # inner range from which matrix instructions are worth it
 
 
 def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.GpuMma:
@@ -137,7 +138,7 @@ def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.G
         # small tiles read more of their operands for every result
         return -(-blocks // target.sm_count) * bm * bn * (1 + 0.25 * rank)
 
-    if node.inputs[0].dtype.is_half and k >= _INNER // 2:
+    if node.inputs[0].dtype.is_half and k >= LEAST_INNER:
         warpgroups = target.arch == "sm_90a"
         _, (bm, bn, gm, gn) = min(enumerate(_WGMMA_TILES if warpgroups else _MMA_TILES), key=cost)
         stages = min(4, (target.shared_bytes - 1024) // ((bm + bn) * _INNER * 2))

@@ -17,7 +17,7 @@ from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import both, coefficient, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _product, guarded
-from dlc.passes.lower_contract import _Tile, label_sizes
+from dlc.passes.lower_contract import Parts, _Tile, label_sizes
 from dlc.passes.lower_gpu import block_axis, launch
 
 VECTOR = 4  # elements that a thread moves at once
@@ -32,10 +32,36 @@ class GpuTile(_Tile):
 
     def __init__(self, body: Body, sched: schedule.GpuContract):
         super().__init__(body, sched)  # type: ignore[arg-type]
-        p = self.parts
+        p = self.parts = self._in_memory_order(self.parts)
         self.m, self.n, self.k = (_product(self.extents(x)) for x in (p.rows, p.columns, p.inner))
         self.batch = _product(self.extents(p.batch))
         self.outer: dict[Expr, Expr] = {}  # where the batch labels stand
+
+    def _in_memory_order(self, p: Parts) -> Parts:
+        """Labels of each part from long strides to short ones: rows and columns where their operand is contiguous
+        along one of them (else results are written best in the order of the result), inner ones as the operand that
+        reads them contiguously has them, or the larger one."""
+
+        def turned(labels: str, value: Expr, always: bool) -> str:
+            steps = self.strides(value, labels)
+            if None in steps.values() or not (always or 1 in steps.values()):
+                return labels
+            return "".join(sorted(labels, key=lambda x: -abs(steps[x] or 0)))
+
+        def merit(value: Expr) -> tuple[bool, int]:
+            return 1 in self.strides(value, p.inner).values(), max((e.attr.size for e in _loads_of(value)), default=0)
+
+        guide = max((self.row_value, self.col_value), key=merit)
+        return Parts(p.batch, turned(p.rows, self.row_value, False), turned(p.columns, self.col_value, False),
+                     turned(p.inner, guide, True))
+
+    def strides(self, value: Expr, labels: str) -> dict[str, int | None]:
+        """How far apart in memory an operand's neighbours along each label are; None where that is no one number."""
+        out: dict[str, int | None] = {}
+        for x in labels:
+            found = {coefficient(simplify(e.args[0]), self.at[x]) for e in _loads_of(value)}
+            out[x] = found.pop() if len(found) == 1 else None
+        return out
 
     def place(self, labels: str, at: Expr) -> dict[Expr, Expr]:
         """The axes of some labels at a position of their product."""

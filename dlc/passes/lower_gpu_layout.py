@@ -1,9 +1,11 @@
 """Layout for a GPU: contractions and reductions in forms that give all of its threads work.
 
     degenerate   a contraction without rows, columns or inner range becomes a multiplication and a sum
+    trim         a contraction of which a slice is used computes only that (`trim.py`)
+    vectors      operands that cannot be read as vectors are copied (`gpu_operands.py`)
     split        few results over a long range: the range is cut into pieces, whose results are summed by another kernel
 
-Operands stay where they are and as they are: a GPU's kernels read any order, and halves by themselves.
+Other operands stay where they are and as they are: a GPU's kernels read any order, and halves by themselves.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from typing import Protocol
 from dlc.ir import build, dtypes
 from dlc.ir.graph import Graph, Node, make, rewrite
 from dlc.ir.ops import split_spec
+from dlc.passes.gpu_operands import vector_operands
 from dlc.passes.layout import _as_reduction, cut_reduce
 from dlc.passes.lower_contract import label_sizes, parts_of
 from dlc.passes.lower_gpu_skinny import is_skinny
+from dlc.passes.trim import trim_contractions
 from dlc.passes.vjp import map_bodies
 
 LEAST, LEAST_HALF = 48, 128  # inner range of a piece at least, of float32 and of halves
@@ -39,6 +43,7 @@ class Sizes(Protocol):
 
 def gpu_layout(graph: Graph, target: Sizes) -> Graph:
     """Rewrite every reduction and contraction."""
+    graph = vector_operands(trim_contractions(graph))
 
     def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
         if node.op == "reduce":

@@ -214,8 +214,11 @@ def _contract(node: Node, ins: list[Placed]) -> Placed:
     cores = [c for c, _ in ins]
     order = out
     for k in (0, 1):
-        if cores[k].op == "window":
-            order = _channels_last(out, labels[k], labels[1 - k], cores[k])
+        seen = cores[k]
+        while seen.op == "cast":
+            seen = seen.inputs[0]
+        if seen.op == "window":
+            order = _channels_last(out, labels[k], labels[1 - k], seen)
             break
     core = build.contract(cores[0], cores[1], f"{labels[0]},{labels[1]}->{order}", node.dtype, node.loc)
     return core, tuple(order.index(x) for x in out)

@@ -1,0 +1,142 @@
+"""Operands of a GPU's contractions as 16-byte vectors can read them.
+
+A kernel moves vectors of an operand into shared memory where one of its labels is contiguous in memory and starts on
+16-byte boundaries everywhere. An operand without such a label is copied: its axes are turned so that one that no
+window slides over comes last, padded with zeros to whole vectors if there is no better one. Padding with zeros widens
+the label for both operands; what it adds to the result is sliced off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from dlc.ir import build as B
+from dlc.ir.graph import Graph, Node, make, rewrite, substitute, unique
+from dlc.ir.ops import split_spec
+from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
+from dlc.passes.units import base_of
+from dlc.passes.vjp import map_bodies
+
+VECTOR = 16  # bytes
+WORTH = 1 << 27  # multiplications and additions of a contraction from which an operand is copied for it
+PRODUCTS = 16  # of each element that is copied, at least
+
+Copies = dict[tuple[Node, tuple[int, ...]], Node]
+
+
+def vector_operands(graph: Graph) -> Graph:
+    """Rewrite every contraction of floats whose operands cannot be read as vectors."""
+    copies: Copies = {}
+
+    def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
+        if node.op != "contract":
+            return None
+        node = make("contract", ins, node.loc, **node.attrs)
+        a = node.inputs[0].dtype
+        if not a.is_float or a.itemsize > 4 or not node.type.size or not all(label_sizes(node).values()):
+            return node
+        return _contract(node, copies)
+
+    return rewrite(Graph(graph.params, map_bodies(graph.outputs, vector_operands), graph.name), rule)
+
+
+def _contract(node: Node, copies: Copies) -> Node:
+    sizes = label_sizes(node)
+    parts = parts_of(node.attrs["spec"], sizes, False)
+    if not (parts.rows and parts.columns and parts.inner):
+        return node
+    work = 2 * math.prod(sizes.values())
+    *specs, out = split_spec(node.attrs["spec"])
+    operands = [_cast_inside(x) for x in node.inputs]
+    lanes = VECTOR // operands[0].dtype.itemsize
+    if work >= WORTH:
+        wide = dict(sizes)
+        choice: dict[int, str] = {}
+        for k, (x, own) in enumerate(zip(operands, specs, strict=True)):
+            if work < PRODUCTS * _inside(x).type.size or _repeats(_inside(x)) or _vectors(x, lanes):
+                continue
+            label = _best_label(x, own, sizes, lanes)
+            if label is not None:
+                choice[k] = label
+                wide[label] = -(-sizes[label] // lanes) * lanes
+        for k in (0, 1):
+            for label in specs[k]:
+                if wide[label] != sizes[label]:
+                    operands[k] = _widened(operands[k], specs[k].index(label), wide[label])
+            if k in choice:
+                operands[k] = _copied(operands[k], specs[k].index(choice[k]), copies)
+    made = B.contract(*operands, node.attrs["spec"], node.dtype, node.loc)
+    return B.slice_(made, [0] * node.ndim, node.shape, None, node.loc)
+
+
+def _vectors(x: Node, lanes: int) -> bool:
+    """Is a label contiguous, and does it start on vector boundaries wherever the others stand?"""
+    strides = strides_of(x)
+    if any(s is None for s in strides):
+        return False
+    for axis, s in enumerate(strides):
+        others = [o for a, o in enumerate(strides) if a != axis]
+        if s == 1 and x.shape[axis] % lanes == 0 and all(o % lanes == 0 for o in others):  # type: ignore[operator]
+            return True
+    return False
+
+
+def _best_label(x: Node, own: str, sizes: dict[str, int], lanes: int) -> str | None:
+    """The label to lie contiguously: one that no window slides over, whole vectors of it if that can be."""
+    inner, axes = x, list(range(x.ndim))
+    while inner.op in ("window", "flip"):
+        if inner.op == "window":
+            axes = [a for a in axes if a < inner.inputs[0].ndim and a not in inner.attrs["axes"]]
+        inner = inner.inputs[0]
+    found = [own[a] for a in axes if x.shape[a] > 1]
+    return max(found, key=lambda c: (math.gcd(sizes[c], 8 * lanes), own.index(c)), default=None)
+
+
+def _inside(x: Node) -> Node:
+    """What is under the windows and flips of `x`."""
+    while x.op in ("window", "flip"):
+        x = x.inputs[0]
+    return x
+
+
+def _repeats(x: Node) -> bool:
+    return base_of(x).type.size < x.type.size
+
+
+def _cast_inside(x: Node) -> Node:
+    """A conversion of a view that repeats elements (a window) as the view of the conversion."""
+    if x.op == "cast":
+        base = base_of(x.inputs[0])
+        if base.type.size < x.type.size:
+            return substitute([x.inputs[0]], {base: B.cast(base, x.dtype, x.loc)})[0]
+    return x
+
+
+def _under_views(x: Node, change: Callable[[Node], Node]) -> Node:
+    """`change` applied below the windows and flips of `x`, whose axes keep their numbers there."""
+    if x.op in ("window", "flip"):
+        return make(x.op, (_under_views(x.inputs[0], change),), x.loc, **x.attrs)
+    return change(x)
+
+
+def _widened(x: Node, axis: int, size: int) -> Node:
+    high = [size - x.shape[axis] if a == axis else 0 for a in range(x.ndim)]
+    if x.op in ("window", "flip") and axis < x.inputs[0].ndim and axis not in x.attrs["axes"]:
+        return make(x.op, (_widened(x.inputs[0], axis, size),), x.loc, **x.attrs)
+    return B.pad(x, [0] * x.ndim, high, None, 0, x.loc)
+
+
+def _copied(x: Node, axis: int, copies: Copies) -> Node:
+    """The operand in new memory with `axis` last."""
+
+    def change(base: Node) -> Node:
+        order = (*(a for a in range(base.ndim) if a != axis), axis)
+        key = (base, order)
+        if key not in copies:
+            copies[key] = make("barrier", (B.permute(base, order, base.loc),), base.loc, uid=unique())
+        back = [order.index(a) for a in range(base.ndim)]
+        return B.permute(copies[key], back, base.loc)
+
+    return _under_views(x, change)
+

@@ -1,0 +1,86 @@
+"""Convolutions on a GPU: operands that vectors can read, against the interpreter."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlc.codegen.build import target_layout
+from dlc.codegen.cuda_kernel import emit_module
+from dlc.ir import build as B
+from dlc.ir.dtypes import bfloat16, float32
+from dlc.ir.graph import Graph
+from dlc.passes import gpu_operands
+from dlc.passes.gpu_operands import _vectors
+from dlc.passes.inline import remove_markers
+from dlc.passes.permutes import sink_permutes
+from dlc.passes.simplify import simplify
+from dlc.passes.simplify_windows import lower_unwindow
+from dlc.passes.vjp import vjp
+from tests.codegen.test_cuda_programs import TARGET, check, program_of
+from tests.passes.programs import tensor
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    monkeypatch.setattr(gpu_operands, "WORTH", 0)
+    monkeypatch.setattr(gpu_operands, "PRODUCTS", 0)
+
+
+def convolution(n: int, c: int, h: int, o: int, stride: int = 1, dtype=bfloat16, part: str = "fwd") -> Graph:
+    """A 3 x 3 convolution of (n, c, h, h), or a gradient of it, as the driver hands it to the layout pass."""
+    x, w = tensor("x", n, c, h, h, dtype=dtype), tensor("w", o, c, 3, 3)
+    taps = B.window(B.pad(x, (0, 0, 1, 1), (0, 0, 1, 1)), (2, 3), (3, 3), (stride, stride))
+    y = B.contract(taps, B.cast(w, dtype), "ncxyuv,ocuv->noxy")
+    dy = tensor("dy", *y.shape, dtype=dtype)
+    if part == "fwd":
+        graph = Graph((x, w), [y])
+    else:
+        (grad,) = vjp([y], [dy], [x if part == "dgrad" else w])
+        graph = Graph((x, w, dy), [grad])
+    for graph_pass in (remove_markers, simplify, lower_unwindow, sink_permutes):
+        graph = graph_pass(graph)
+    return graph
+
+
+@pytest.mark.parametrize("dtype", [bfloat16, float32], ids=lambda d: d.short)
+@pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
+@pytest.mark.parametrize("n, c, h, o, stride", [(2, 16, 6, 8, 1), (3, 3, 5, 8, 1), (2, 8, 7, 16, 2), (2, 5, 4, 7, 1)])
+def test_convolutions(n, c, h, o, stride, part, dtype):
+    check(convolution(n, c, h, o, stride, dtype, part), seeds=(1,))
+
+
+@pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
+@pytest.mark.parametrize("dtype", [bfloat16, float32], ids=lambda d: d.short)
+def test_every_operand_can_be_read_as_vectors(part, dtype):
+    for n, c, h, o in ((64, 64, 8, 128), (64, 3, 8, 64), (64, 64, 8, 10), (64, 256, 4, 512)):
+        graph = target_layout(convolution(n, c, h, o, 1, dtype, part), TARGET)
+        for node in graph.nodes():
+            if node.op == "contract":
+                assert all(_vectors(x, 16 // dtype.itemsize) for x in node.inputs)
+
+
+@pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
+def test_tiles_are_copied_without_divisions_for_each_element(part):
+    program = program_of(convolution(64, 64, 16, 128, 1, bfloat16, part))
+    source = emit_module([k for k in program.kernels() if "contract" in k.name], TARGET)
+    main = source[source.index("for (int step") :]
+    copies = main[: main.index("commit_copies")]
+    assert copies.count("copy_async(") == 2 and "for (int v" not in copies
+
+
+def test_a_copy_of_the_weights_serves_both_directions():
+    x, w = tensor("x", 8, 16, 6, 6, dtype=bfloat16), tensor("w", 16, 16, 3, 3)
+    y = B.contract(B.window(B.pad(x, (0, 0, 1, 1), (0, 0, 1, 1)), (2, 3), (3, 3)), B.cast(w, bfloat16),
+                   "ncxyuv,ocuv->noxy")
+    (dx,) = vjp([y], [y], [x])
+    graph = Graph((x, w), [y, dx])
+    for graph_pass in (remove_markers, simplify, lower_unwindow, sink_permutes):
+        graph = graph_pass(graph)
+    copies = {n for n in target_layout(graph, TARGET).nodes() if n.op == "barrier" and n.type.size == w.type.size}
+    assert len(copies) == 1
+
+
+def test_small_contractions_are_left_alone(monkeypatch):
+    monkeypatch.undo()
+    graph = convolution(1, 5, 4, 3)
+    assert not any(n.op == "barrier" for n in target_layout(graph, TARGET).nodes())

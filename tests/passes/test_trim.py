@@ -1,0 +1,64 @@
+"""trim: contractions compute what their slices keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dlc.ir import build as B
+from dlc.ir import graph_interp
+from dlc.ir.graph import Graph
+from dlc.ir.graph_verify import verify
+from dlc.passes.trim import cut, trim_contractions
+from tests.passes.programs import tensor
+from tests.random_graphs import arguments
+
+
+def trimmed(graph: Graph) -> Graph:
+    new = trim_contractions(graph)
+    verify(new, "trim")
+    args = arguments(graph)
+    for a, b in zip(graph_interp.evaluate(graph, args), graph_interp.evaluate(new, args), strict=True):
+        np.testing.assert_allclose(a, b, 1e-5, 1e-6)
+    return new
+
+
+def full_convolution(stride: int = 1, interior: int = 0) -> tuple[list, B.Node]:
+    x, w = tensor("x", 2, 4, 5), tensor("w", 3, 5, 3)
+    spread = B.pad(x, (0, 2, 0), (0, 2, 0), (0, interior, 0))
+    taps = B.window(spread, (1,), (3,), (stride,))  # n l o u
+    return [x, w], B.contract(taps, B.flip(w, [2]), "nlou,cou->nlc")
+
+
+@pytest.mark.parametrize("stride, interior, rows", [(1, 0, 4), (2, 0, 2), (1, 1, 7)])
+def test_the_padding_of_a_full_convolution_shrinks(stride, interior, rows):
+    params, y = full_convolution(stride, interior)
+    new = trimmed(Graph(params, [B.slice_(y, (0, 1, 0), (2, 1 + rows, 3))]))
+    assert new.outputs[0].op == "contract"
+    pads = [n for n in new.nodes() if n.op == "pad"]
+    assert len(pads) == 1 and (pads[0].attrs["low"][1], pads[0].attrs["high"][1]) in ((1, 1), (0, 0), (0, 1), (1, 0))
+
+
+def test_a_contraction_with_other_uses_stays():
+    params, y = full_convolution()
+    graph = Graph(params, [B.slice_(y, (0, 1, 0), (2, 5, 3)), B.reduce(y, "sum", (1,))])
+    assert [o.op for o in trimmed(graph).outputs] == ["slice", "reduce"]
+    steps = Graph(params, [B.slice_(y, (0, 0, 0), (2, 6, 3), (1, 2, 1))])
+    assert trimmed(steps).outputs[0].op == "slice"
+
+
+def test_rows_columns_and_batch():
+    x, y = tensor("x", 3, 6, 4), tensor("y", 3, 4, 7)
+    z = B.slice_(B.contract(x, y, "bik,bkj->bij"), (1, 2, 3), (3, 5, 6))
+    new = trimmed(Graph((x, y), [z]))
+    assert new.outputs[0].op == "contract" and {n.op for n in new.outputs[0].inputs} == {"slice"}
+
+
+@pytest.mark.parametrize("start, stop", [(0, 3), (2, 5), (1, 7), (6, 8)])
+def test_cut(start, stop):
+    x = tensor("x", 4)
+    for view in (B.pad(x, (2,), (2,)), B.flip(B.pad(x, (1,), (3,)), [0])):
+        whole, part = B.slice_(view, (start,), (stop,)), cut(view, 0, start, stop)
+        args = [np.arange(1, 5, dtype=np.float32)]
+        a, b = graph_interp.evaluate(Graph((x,), [whole, part]), args)
+        np.testing.assert_array_equal(a, b)
