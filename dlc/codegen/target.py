@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, fields, replace
 
+from dlc.codegen.tuned import NOTHING, Tuned
+
 LEVELS = ("sse2", "avx2", "avx512")
 
 # LLVM feature names per x86-64 level; each level contains the ones before it (the psABI's v1, v3 and v4).
@@ -29,7 +31,8 @@ class CpuTarget:
 
     `features` is LLVM's feature string ("+avx2,-avx512f"). The `has_*` flags and the vector sizes derive from feature
     flags, never from the name `cpu`, which virtual machines get wrong; the name only tunes instruction order.
-    Cache sizes are in bytes: `l1d_bytes` and `l2_bytes` of one core, `l3_bytes` of the whole shared cache.
+    Cache sizes are in bytes: `l1d_bytes` and `l2_bytes` of one core, `l3_bytes` of the whole shared cache. `tuned` are
+    schedules that were measured here.
     """
 
     triple: str
@@ -46,6 +49,7 @@ class CpuTarget:
     l2_bytes: int
     l3_bytes: int
     threads: int
+    tuned: Tuned = NOTHING
 
     @classmethod
     def from_features(cls, triple: str, cpu: str, features: dict[str, bool], *, l1d_bytes: int, l2_bytes: int,
@@ -92,8 +96,9 @@ class CpuTarget:
         return max(1, self.vector_bytes // itemsize)
 
     def key(self) -> str:
-        """A stable name for cache keys: everything that generated code may depend on, except the thread count."""
-        facts = repr([(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "threads"])
+        """A stable name for cache keys: everything that generated code may depend on but the thread count and what was tuned."""
+        names = [field.name for field in fields(self) if field.name not in ("threads", "tuned")]
+        facts = repr([(name, getattr(self, name)) for name in names])
         return f"{self.triple}-{self.level}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
     def with_features(self, level: str) -> CpuTarget:

@@ -1,0 +1,57 @@
+"""Which schedule a kernel gets: the one that was measured for it on this machine, or else the one that is chosen.
+
+Nothing here measures: `dlc/runtime/tuning.py` does, and leaves what it found in the target's `tuned` table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dlc.codegen import schedule as schedules
+from dlc.codegen.target import CpuTarget
+from dlc.codegen.tuned import Tuned, kernel_key
+from dlc.ir import schedule
+from dlc.ir.graph import Node
+from dlc.passes.lower import Lowered
+from dlc.passes.lower_contract import row_run
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A kernel's schedule where a measurement chose it: prints as the schedule, and says so."""
+
+    schedule: schedule.Schedule
+
+    def __repr__(self) -> str:
+        return f"{self.schedule!r} tuned"
+
+
+def contract(node: Node, target: CpuTarget) -> schedule.Contract:
+    """The schedule of a contraction: the measured one, or else what `codegen/schedule.py` chooses."""
+    first = schedules.contract(node, target)
+    found = target.tuned.contract(node) if target.tuned else None
+    return first if found is None else fitted(found, first, node)
+
+
+def fitted(found: schedule.Contract, first: schedule.Contract, node: Node) -> schedule.Contract:
+    """A measured schedule on `node`, which may be the measured contraction in pieces or with an operand packed; `first`
+    where it cannot be used."""
+    if found.along:
+        return replace(found, run=0) if schedules.may_run_along(node, found.swap) else first
+    if first.along or first.swap != found.swap:
+        run = row_run(node, found.swap)
+        return replace(found, run=run if run >= schedules.SHORT_RUN else 0)
+    return replace(first, lanes=found.lanes, mr=found.mr, nr=found.nr, mb=found.mb, nb=found.nb)
+
+
+def measured(first: Lowered, tuned: Tuned, lower: Callable[[schedule.Schedule], Lowered]) -> Lowered:
+    """The kernel with the schedule that was measured for it; `first`, which has the chosen one, where there is none."""
+    found = tuned.kernels.get(kernel_key(first.kernel))
+    return first if found is None else noted(lower(found))
+
+
+def noted(lowered: Lowered) -> Lowered:
+    """The kernel with a note in its header that its schedule was measured."""
+    kernel = lowered.kernel
+    return replace(lowered, kernel=replace(kernel, schedule=Noted(kernel.schedule)))
