@@ -96,7 +96,7 @@ class CpuTarget:
         return max(1, self.vector_bytes // itemsize)
 
     def key(self) -> str:
-        """A stable name for cache keys: everything that generated code may depend on but the thread count and what was tuned."""
+        """A stable name for cache keys: everything that code may depend on but the thread count and what was tuned."""
         names = [field.name for field in fields(self) if field.name not in ("threads", "tuned")]
         facts = repr([(name, getattr(self, name)) for name in names])
         return f"{self.triple}-{self.level}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
