@@ -9,7 +9,7 @@ the label for both operands; what it adds to the result is sliced off.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dlc.ir import build as B
 from dlc.ir.graph import Graph, Node, make, rewrite, substitute, unique
@@ -53,13 +53,21 @@ def _contract(node: Node, copies: Copies) -> Node:
     if work >= WORTH:
         wide = dict(sizes)
         choice: dict[int, str] = {}
-        for k, (x, own) in enumerate(zip(operands, specs, strict=True)):
-            if work < PRODUCTS * _inside(x).type.size or _repeats(_inside(x)) or _vectors(x, lanes):
-                continue
-            label = _best_label(x, own, sizes, lanes)
-            if label is not None:
+        fixed = ""  # the inner label that the larger operand is contiguous along: both take steps in the same order
+        for k in sorted((0, 1), key=lambda k: -_inside(operands[k]).type.size):
+            x, own = operands[k], specs[k]
+            axis = _vectors(x, lanes)
+            label = None if axis is None else own[axis]
+            if label is None or (fixed and label in parts.inner and label != fixed):
+                if work < PRODUCTS * _inside(x).type.size or _repeats(_inside(x)):
+                    continue
+                against = [c for c in parts.inner if c != fixed] if fixed else []
+                label = _best_label(x, own, sizes, lanes, against)
+                if label is None:
+                    continue
                 choice[k] = label
                 wide[label] = -(-sizes[label] // lanes) * lanes
+            fixed = label if label in parts.inner else ""
         for k in (0, 1):
             for label in specs[k]:
                 if wide[label] != sizes[label]:
@@ -70,26 +78,26 @@ def _contract(node: Node, copies: Copies) -> Node:
     return B.slice_(made, [0] * node.ndim, node.shape, None, node.loc)
 
 
-def _vectors(x: Node, lanes: int) -> bool:
-    """Is a label contiguous, and does it start on vector boundaries wherever the others stand?"""
+def _vectors(x: Node, lanes: int) -> int | None:
+    """The axis that is contiguous in memory and starts on vector boundaries wherever the others stand, if any."""
     strides = strides_of(x)
     if any(s is None for s in strides):
-        return False
+        return None
     for axis, s in enumerate(strides):
         others = [o for a, o in enumerate(strides) if a != axis]
         if s == 1 and x.shape[axis] % lanes == 0 and all(o % lanes == 0 for o in others):  # type: ignore[operator]
-            return True
-    return False
+            return axis
+    return None
 
 
-def _best_label(x: Node, own: str, sizes: dict[str, int], lanes: int) -> str | None:
+def _best_label(x: Node, own: str, sizes: dict[str, int], lanes: int, against: Sequence[str]) -> str | None:
     """The label to lie contiguously: one that no window slides over, whole vectors of it if that can be."""
     inner, axes = x, list(range(x.ndim))
     while inner.op in ("window", "flip"):
         if inner.op == "window":
             axes = [a for a in axes if a < inner.inputs[0].ndim and a not in inner.attrs["axes"]]
         inner = inner.inputs[0]
-    found = [own[a] for a in axes if x.shape[a] > 1]
+    found = [own[a] for a in axes if x.shape[a] > 1 and own[a] not in against]
     return max(found, key=lambda c: (math.gcd(sizes[c], 8 * lanes), own.index(c)), default=None)
 
 
