@@ -25,8 +25,13 @@ def _lines(program: Program) -> Iterator[str]:
     for slot in program.outputs:
         yield f"  {_slot(slot)}" + (f", in place of {slot.alias.name}" if slot.alias is not None else "")
     yield "arena"
-    for slot in sorted((s for s in program.slots if s.kind == "arena" and s.offset >= 0), key=lambda s: s.offset):
-        yield f"  {_slot(slot)} at {slot.offset}"
+    placed = sorted((s for s in program.slots if s.kind == "arena" and s.offset >= 0), key=lambda s: s.offset)
+    for slot in placed:
+        if slot.private is None:
+            yield f"  {_slot(slot)} at {slot.offset}"
+            for own in placed:
+                if own.private is slot:
+                    yield f"    {_slot(own)} at {own.offset} of each worker's"
     yield "launches"
     yield from _steps(program.steps, "  ")
 
@@ -38,7 +43,8 @@ def _slot(slot: Slot) -> str:
 def _steps(steps: Sequence[Launch | Repeat], pad: str) -> Iterator[str]:
     for step in steps:
         if isinstance(step, Repeat):
-            yield f"{pad}repeat {step.count}:"
+            shared = f", {plural(step.workers.count, 'worker')}" if step.workers is not None else ""
+            yield f"{pad}repeat {' x '.join(map(str, step.ranges))}{shared}:"
             yield from _steps(step.body, pad + "  ")
             continue
         threads = "one thread" if step.grain >= step.all_tasks else f"{step.grain} a turn"

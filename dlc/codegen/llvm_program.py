@@ -4,7 +4,10 @@
     define void @dlc_entry(ptr %slots, ptr %arena, ptr %times)   with it
 
 `%slots` is an array of pointers: the inputs, then the outputs. `%times` is an array of int64, one for each launch in
-the order of `launches`; elapsed nanoseconds are added to it.
+the order of `launches`; elapsed nanoseconds are added to it, in a parallel Repeat those of all threads.
+
+The body of a parallel Repeat is a function of its own, run once by each worker: it takes iterations from a shared
+counter until there are none left.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dlc.codegen import llvm_types as lt
 from dlc.codegen.llvm_expr import EmitError
 from dlc.codegen.llvm_kernel import symbol
 from dlc.codegen.target import CpuTarget
-from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
 
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
 
@@ -61,27 +64,34 @@ class _Entry:
         self._serial = 0
         self._launch = 0
         self._bases: dict[Slot, str] = {}
-        self.helpers: list[str] = []  # dispatchers and constants
+        self.head: list[str] = []  # what the function being written does first
+        self.space: Slot | None = None  # the workspace of the parallel Repeat being written
+        self.helpers: list[str] = []  # dispatchers, constants and bodies of parallel Repeats
 
     def text(self) -> str:
         program = self.program
-        head = []
-        for n, slot in enumerate((*program.inputs, *program.outputs)):
-            if slot.alias is None and slot not in self._bases:
-                head += [f"  %q{n} = getelementptr ptr, ptr %slots, i64 {n}", f"  %s{n} = load ptr, ptr %q{n}, align 8"]
-                self._bases[slot] = f"%s{n}"
-        width = max((len(step.all_args) for step in launches(program)), default=0)
-        head.append(f"  %args = alloca [{max(width, 1)} x ptr], align 64")
+        self.begin()
         self.steps(program.steps)
         times = ", ptr %times" if self.profile else ""
         define = f"define void @dlc_entry(ptr %slots, ptr %arena{times}) nounwind {{"
-        parts = [f"; program {program.name}", define, "entry:", *head, *self.lines, "  ret void", "}"]
+        parts = [f"; program {program.name}", define, "entry:", *self.head, *self.lines, "  ret void", "}"]
         parts += self.helpers
         if self.parallel:
             parts.append("declare void @dlc_parallel(ptr, ptr, i64, i64)")
         if self.profile:
             parts.append(_NOW)
         return "\n".join(parts)
+
+    def begin(self) -> None:
+        """The head of a function: where inputs and outputs are, and room for the arguments of a launch."""
+        program = self.program
+        for n, slot in enumerate((*program.inputs, *program.outputs)):
+            if slot.alias is None and slot not in self._bases:
+                self.head += [f"  %q{n} = getelementptr ptr, ptr %slots, i64 {n}",
+                              f"  %s{n} = load ptr, ptr %q{n}, align 8"]
+                self._bases[slot] = f"%s{n}"
+        width = max((len(step.all_args) for step in launches(program)), default=0)
+        self.head.append(f"  %args = alloca [{max(width, 1)} x ptr], align 64")
 
     def name(self) -> str:
         self._serial += 1
@@ -102,9 +112,10 @@ class _Entry:
             name = self._bases[slot] = f"@dlc_const{len(self.helpers)}"
             self.helpers.append(f"{name} = internal constant i64 {slot.value}")
             return name
-        if slot.kind != "arena" or slot.offset < 0:
+        if slot.kind != "arena" or slot.offset < 0 or slot.private not in (None, self.space):
             raise EmitError(f"{self.program.name}: slot {slot.name} ({slot.kind}) has no memory")
-        return "%arena" if slot.offset == 0 else self.emit(f"getelementptr i8, ptr %arena, i64 {slot.offset}")
+        area = "%arena" if slot.private is None else "%space"
+        return area if slot.offset == 0 else self.emit(f"getelementptr i8, ptr {area}, i64 {slot.offset}")
 
     def address(self, ref: Ref) -> str:
         element, p = lt.memory_type(ref.slot.dtype), self.base(ref.slot)
@@ -118,10 +129,12 @@ class _Entry:
 
     def steps(self, steps: Sequence[Launch | Repeat]) -> None:
         for step in steps:
-            if isinstance(step, Repeat):
-                self.repeat(step)
-            else:
+            if isinstance(step, Launch):
                 self.launch(step)
+            elif step.workers is not None:
+                self.shared(step, step.workers)
+            else:
+                self.repeat(step)
 
     def launch(self, launch: Launch) -> None:
         name = symbol(launch.kernel.name)
@@ -143,8 +156,11 @@ class _Entry:
             after = self.emit("call i64 @dlc_now()")
             spent = self.emit(f"sub i64 {after}, {before}")
             p = self.emit(f"getelementptr i64, ptr %times, i64 {self._launch}")
-            total = self.emit(f"add i64 {self.emit(f'load i64, ptr {p}, align 8')}, {spent}")
-            self.lines.append(f"  store i64 {total}, ptr {p}, align 8")
+            if self.space is not None:
+                self.emit(f"atomicrmw add ptr {p}, i64 {spent} monotonic, align 8")
+            else:
+                total = self.emit(f"add i64 {self.emit(f'load i64, ptr {p}, align 8')}, {spent}")
+                self.lines.append(f"  store i64 {total}, ptr {p}, align 8")
         self._launch += 1
 
     def dispatcher(self, launch: Launch, kernel: str) -> str:
@@ -203,3 +219,57 @@ leave:
         self.lines += [f"  {after} = add nuw nsw i64 {counter}, 1", f"  {again} = icmp slt i64 {after}, {repeat.count}",
                        f"  br i1 {again}, label %{label}, label %{leave}", f"{leave}:"]
         self.label = leave
+
+    def shared(self, repeat: Repeat, workers: Workers) -> None:
+        """The iterations of a parallel Repeat, by its workers."""
+        if self.space is not None:
+            raise EmitError(f"{self.program.name}: a parallel Repeat inside another one")
+        if repeat.count <= 0:
+            self._launch += sum(1 for _ in launches(Program("", (), (), repeat.body)))
+            return
+        self._serial += 1
+        name = f"dlc_each{self._serial}"
+        context, taken = f"%context{self._serial}", f"%taken{self._serial}"
+        self.head += [f"  {context} = alloca [{4 + len(self.counters)} x i64], align 64",
+                      f"  {taken} = alloca i64, align 64"]
+        self.lines.append(f"  store i64 0, ptr {taken}, align 8")
+        values = ["%slots", "%arena", "%times" if self.profile else "null", taken]
+        for n, (kind, value) in enumerate([*(("ptr", v) for v in values), *(("i64", c) for c in self.counters)]):
+            to = self.emit(f"getelementptr i64, ptr {context}, i64 {n}")
+            self.lines.append(f"  store {kind} {value}, ptr {to}, align 8")
+        outer = self.lines, self.head, self._bases, self.label, self.counters
+        self.helpers.append(self.worker(name, repeat, workers))
+        self.lines, self.head, self._bases, self.label, self.counters = outer
+        self.space = None
+        self.parallel = True
+        self.lines.append(f"  call void @dlc_parallel(ptr @{name}, ptr {context}, i64 {workers.count}, i64 1)")
+
+    def worker(self, name: str, repeat: Repeat, workers: Workers) -> str:
+        """The function of one worker; `%worker` is its number."""
+        outer = len(self.counters)
+        self.lines, self.head, self.label = [], [], "entry"
+        self._bases = {s: base for s, base in self._bases.items() if s.kind == "const"}
+        self.counters, self.space = [], workers.space
+        named = ["%slots", "%arena", "%times", "%taken"]
+        for n in range(4 + outer):
+            place = self.name()
+            value = named[n] if n < 4 else self.name()
+            self.head += [f"  {place} = getelementptr i64, ptr %context, i64 {n}",
+                          f"  {value} = load {'ptr' if n < 4 else 'i64'}, ptr {place}, align 8"]
+            if n >= 4:
+                self.counters.append(value)
+        share = workers.space.nbytes // workers.count
+        self.head += [f"  %start = getelementptr i8, ptr %arena, i64 {workers.space.offset}",
+                      f"  %skip = mul i64 %worker, {share}", "  %space = getelementptr i8, ptr %start, i64 %skip"]
+        self.begin()
+        self.lines += ["  br label %take", "take:", "  %turn = atomicrmw add ptr %taken, i64 1 monotonic, align 8",
+                       f"  %some = icmp slt i64 %turn, {repeat.count}", "  br i1 %some, label %work, label %leave",
+                       "work:"]
+        self.label, rest, places = "work", "%turn", []
+        for extent in reversed(repeat.ranges):
+            places.append(self.emit(f"urem i64 {rest}, {extent}"))
+            rest = self.emit(f"udiv i64 {rest}, {extent}")
+        self.counters += reversed(places)
+        self.steps(repeat.body)
+        return "\n".join([f"define internal void @{name}(ptr %context, i64 %worker, i64 %end) nounwind {{", "entry:",
+                          *self.head, *self.lines, "  br label %take", "leave:", "  ret void", "}"])

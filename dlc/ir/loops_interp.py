@@ -82,6 +82,11 @@ def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -
         if slot not in memory:
             if slot.alias is not None:
                 memory[slot] = place(slot.alias)
+            elif slot.private is not None:
+                room = slot.private.nbytes
+                if slot.offset < 0 or slot.offset + slot.nbytes > room:
+                    raise InterpError(f"slot {slot.name} lies outside the workspace of {room} bytes")
+                memory[slot] = place(slot.private).view(np.uint8)[slot.offset :][: slot.nbytes].view(slot.dtype.np)
             elif slot.kind == "arena":
                 if slot.offset < 0 or slot.offset + slot.nbytes > program.arena_bytes:
                     raise InterpError(f"slot {slot.name} lies outside the arena of {program.arena_bytes} bytes")
@@ -107,8 +112,8 @@ def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -
     def visit(steps: Sequence[Launch | Repeat], iterations: tuple[int, ...]) -> None:
         for step in steps:
             if isinstance(step, Repeat):
-                for i in range(step.count):
-                    visit(step.body, (*iterations, i))
+                for at in np.ndindex(step.ranges):
+                    visit(step.body, (*iterations, *at))
             else:
                 for part in step.segments:
                     windows = [window(r, p, iterations) for r, p in zip(part.args, step.kernel.params, strict=True)]

@@ -2,7 +2,8 @@
 
 Every tensor that lives outside a kernel is a `Slot`. Inputs and outputs come from the caller, `arena` slots are packed
 into one allocation by the memory plan. A `Launch` runs one kernel on slots; a `Repeat` runs its body `count` times
-(`scan`), where a slot may advance by a number of elements an iteration.
+(`scan`, `each`), where a slot may advance by a number of elements an iteration. The iterations of a parallel Repeat are
+dealt out to the threads, and each thread has its own copy of the slots that only the body touches.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Slot:
     offset: int = -1
     alias: Slot | None = None  # a donated output lives in its input
     value: int = 0
+    private: Slot | None = None  # the workspace of the parallel Repeat to whose body it belongs; `offset` is inside it
 
     @property
     def nbytes(self) -> int:
@@ -37,7 +39,7 @@ class Slot:
 class Ref:
     """A slot as a kernel's argument: its address is base + start + sum(steps[d] * iteration of Repeat d) elements.
 
-    `steps` has one entry for each enclosing Repeat, outermost first; missing entries are 0.
+    `steps` has one entry for each counter of each enclosing Repeat, outermost first; missing entries are 0.
     """
 
     slot: Slot
@@ -77,9 +79,27 @@ class Launch:
 
 
 @dataclass(frozen=True, eq=False)
+class Workers:
+    """How the iterations of a parallel Repeat are shared: `count` threads, each with its part of `space`, an arena slot
+    of bytes whose size the memory plan finds."""
+
+    count: int
+    space: Slot
+
+
+@dataclass(frozen=True, eq=False)
 class Repeat:
+    """`body`, `count` times: in order, or with `workers` in any order and at the same time. `extents` are the ranges of
+    its counters, the last one fastest; their product is `count`."""
+
     count: int
     body: tuple[Launch | Repeat, ...]
+    extents: tuple[int, ...] = ()
+    workers: Workers | None = None
+
+    @property
+    def ranges(self) -> tuple[int, ...]:
+        return self.extents or (self.count,)
 
 
 @dataclass(eq=False)

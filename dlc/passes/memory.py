@@ -2,9 +2,15 @@
 
 A slot is alive from the first to the last step that touches it; a Repeat is one step. Slots are placed largest first
 at the lowest offset that is free of all slots alive at the same time.
+
+The slots that only the body of a parallel Repeat touches are planned by themselves, in the workspace that each of its
+threads has. There the steps of loops inside the body count one by one, since every iteration computes anew what only
+that loop touches.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from dlc.ir.program import Launch, Program, Repeat, Slot
 
@@ -12,27 +18,90 @@ ALIGN = 64
 
 
 def slots_of(step: Launch | Repeat) -> list[Slot]:
+    """The slots that a step touches, workspaces included."""
     if isinstance(step, Launch):
         return [r.slot for r in step.all_args]
-    return [s for inner in step.body for s in slots_of(inner)]
+    own = [step.workers.space] if step.workers is not None else []
+    return own + [s for inner in step.body for s in slots_of(inner)]
 
 
 def plan_memory(program: Program) -> Program:
     """Give every arena slot its offset and the program its arena size (in place)."""
-    first: dict[Slot, int] = {}
-    last: dict[Slot, int] = {}
+    _plan_workspaces(program.steps, program.steps)
+    life: dict[Slot, tuple[int, int]] = {}
     for time, step in enumerate(program.steps):
         for slot in slots_of(step):
-            if slot.kind == "arena":
-                first.setdefault(slot, time)
-                last[slot] = time
+            if slot.kind == "arena" and slot.private is None:
+                life[slot] = (life.get(slot, (time, time))[0], time)
+    program.arena_bytes = _place(life)
+    return program
+
+
+def _plan_workspaces(steps: Sequence[Launch | Repeat], whole: Sequence[Launch | Repeat]) -> None:
+    """Find the slots that only one parallel Repeat touches, and place them."""
+    for step in steps:
+        if not isinstance(step, Repeat):
+            continue
+        if step.workers is None:
+            _plan_workspaces(step.body, whole)
+            continue
+        outside = _touched_outside(whole, step)
+        life = _lives(step.body, outside)
+        size = _place(life)
+        for slot in life:
+            slot.private = step.workers.space
+        step.workers.space.size = step.workers.count * size
+
+
+def _touched_outside(steps: Sequence[Launch | Repeat], but: Repeat) -> set[Slot]:
+    out: set[Slot] = set()
+    for step in steps:
+        if isinstance(step, Launch):
+            out.update(slots_of(step))
+        elif step is not but:
+            out |= _touched_outside(step.body, but)
+    return out
+
+
+def _lives(body: Sequence[Launch | Repeat], outside: set[Slot]) -> dict[Slot, tuple[int, int]]:
+    """When each slot of the body is alive, in launches; all of a loop for slots that something else touches too."""
+    touches: dict[Slot, list[tuple[int, tuple[Repeat, ...]]]] = {}
+    spans: dict[Repeat, tuple[int, int]] = {}
+    time = 0
+
+    def visit(steps: Sequence[Launch | Repeat], loops: tuple[Repeat, ...]) -> None:
+        nonlocal time
+        for step in steps:
+            if isinstance(step, Launch):
+                for slot in slots_of(step):
+                    if slot.kind == "arena" and slot not in outside:
+                        touches.setdefault(slot, []).append((time, loops))
+                time += 1
+            else:
+                start = time
+                visit(step.body, (*loops, step))
+                spans[step] = (start, max(start, time - 1))
+
+    visit(body, ())
+    life = {}
+    for slot, found in touches.items():
+        shared = min((len(loops) for _, loops in found))
+        while any(loops[:shared] != found[0][1][:shared] for _, loops in found):
+            shared -= 1
+        ranges = [spans[loops[shared]] if len(loops) > shared else (at, at) for at, loops in found]
+        life[slot] = (min(a for a, _ in ranges), max(b for _, b in ranges))
+    return life
+
+
+def _place(life: dict[Slot, tuple[int, int]]) -> int:
+    """Give the slots their offsets; the bytes that they take together."""
     placed: list[Slot] = []
     top = 0
-    for slot in sorted(first, key=lambda s: (-s.nbytes, first[s])):
+    for slot in sorted(life, key=lambda s: (-s.nbytes, life[s][0])):
         size = _aligned(slot.nbytes)
         offset = 0
         for other in sorted(placed, key=lambda s: s.offset):
-            if last[other] < first[slot] or last[slot] < first[other]:
+            if life[other][1] < life[slot][0] or life[slot][1] < life[other][0]:
                 continue
             if offset + size <= other.offset:
                 break
@@ -40,8 +109,7 @@ def plan_memory(program: Program) -> Program:
         slot.offset = offset
         placed.append(slot)
         top = max(top, offset + size)
-    program.arena_bytes = top
-    return program
+    return top
 
 
 def _aligned(nbytes: int) -> int:

@@ -8,9 +8,10 @@ import pytest
 from dlc.codegen.llvm_expr import EmitError
 from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
 from dlc.codegen.llvm_program import emit_entry, launches
-from dlc.ir.dtypes import float32, int32
+from dlc.ir.dtypes import float32, int32, uint8
 from dlc.ir.loops import Kernel, axis, cast, const, load, loop, op, store
-from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
+from dlc.passes.memory import plan_memory
 from dlc.runtime.native import Library, compile_object
 from dlc.runtime.threads import pool_symbols
 from tests.codegen.llvm_run import HOST, buffer, kernel
@@ -67,6 +68,45 @@ def test_repeats_step_through_slots():
     execute(program, [data], [got], profile=True)
     parts = data.reshape(outer, inner, n)
     assert np.allclose(got[8:].reshape(outer, n), parts.sum(1) + parts[:, 0]) and not got[:8].any()
+
+
+def sums_by_workers(rows: int, inner: int, n: int) -> Program:
+    """out[o, r] = 2 * (the sum over k of x[o, k, r]), by a parallel Repeat over r in a serial one over o."""
+    x, y = Slot("x", float32, 2 * rows * inner * n, "input", 0), Slot("y", float32, 2 * rows * n, "output", 0)
+    total, aside = Slot("total", float32, n, "arena"), Slot("aside", float32, n, "arena")
+    space = Slot("space", uint8, 0, "arena")
+    clear, add, double = scale(n, 0, "clear"), accumulate(n, "add"), scale(n, 2, "double")
+    block = rows * inner * n
+    inside = (Launch(clear, (Ref(x), Ref(total)), n // 16, n), Launch(clear, (Ref(x), Ref(aside)), n // 16, n),
+              Repeat(inner, (Launch(add, (Ref(x, 0, (block, inner * n, n)), Ref(aside))),)),
+              Launch(double, (Ref(aside), Ref(total)), n // 16, n),
+              Launch(add, (Ref(total), Ref(y, 0, (rows * n, n)))))
+    none = Repeat(0, (Launch(add, (Ref(x), Ref(y))),), (0, 3), Workers(2, Slot("none", uint8, 0, "arena")))
+    steps = Repeat(2, (none, Repeat(rows, inside, (rows,), Workers(2, space)))),
+    return Program("p", (x,), (y,), steps, slots=(x, y, total, aside, space))
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_workers_have_slots_of_their_own(profile):
+    rows, inner, n = 37, 3, 32
+    program = plan_memory(sums_by_workers(rows, inner, n))
+    slots = {s.name: s for s in program.slots}
+    assert slots["total"].private is slots["aside"].private is slots["space"]
+    assert slots["space"].size == 2 * 2 * 4 * n
+    data, got = np.random.default_rng(0).random(2 * rows * inner * n, np.float32), np.zeros(2 * rows * n, np.float32)
+    want = 2 * data.reshape(2, rows, inner, n).sum(2)
+    for _ in range(20):
+        got[:] = 0
+        execute(program, [data], [got], profile)
+        assert np.allclose(got.reshape(want.shape), want)
+
+
+def test_workers_do_not_nest():
+    space = Slot("space", uint8, 0, "arena", offset=0)
+    inner = Repeat(2, (), (2,), Workers(2, space))
+    program = Program("p", (), (), (Repeat(3, (inner,), (3,), Workers(2, space)),))
+    with pytest.raises(EmitError, match="inside another"):
+        emit_entry(program, HOST)
 
 
 def test_donated_output():
