@@ -75,7 +75,7 @@ def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with contractions and reductions in forms that the target's schedules run well."""
     if isinstance(target, GpuTarget):
         return gpu_layout(graph, target)
-    return layout(graph, tile_rule(target), threads_min_tasks(target))
+    return layout(graph, tile_rule(target), threads_min_tasks(target), target.has_avx512bf16)
 
 
 class _Builder:

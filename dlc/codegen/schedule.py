@@ -126,7 +126,7 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
     run = row_run(node, swap)
     if run < SHORT_RUN:
         run = 0
-    mr, nr = tile or register_tile(run or m, n, k, lanes, target)
+    mr, nr = tile or register_tile(run or m, n, k, lanes, target, bool(node.attrs.get("pairs")))
     m_tiles, n_tiles = m // (run or m) * -(-(run or m) // mr), -(-n // nr)
     # a block of row panels stays in the second-level cache while the columns stream by
     mb = max(1, min(m_tiles, target.l2_bytes // 2 // (mr * k * dtype.itemsize + 1)))
@@ -140,7 +140,8 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
 
 def may_run_along(node: Node, swap: bool) -> bool:
     """Can `along_inner` schedule the contraction?"""
-    return node.inputs[0].dtype.compute.is_float and runs_along_inner(node, swap)
+    of_floats = node.inputs[0].dtype.compute.is_float or node.attrs.get("pairs", False)
+    return of_floats and runs_along_inner(node, swap)
 
 
 def along_inner(node: Node, target: CpuTarget, swap: bool) -> schedule.Contract:
@@ -155,16 +156,17 @@ def along_inner(node: Node, target: CpuTarget, swap: bool) -> schedule.Contract:
     return schedule.Contract(lanes, mr, nr, m_tiles, max(1, n_tiles // n_blocks), swap, along=True)
 
 
-def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> tuple[int, int]:
+def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget, pairs: bool = False) -> tuple[int, int]:
     """(rows, columns) of the accumulator tile with the least estimated time."""
     best, best_cost = (1, lanes), math.inf
-    for tile, cost in tile_costs(m, n, k, lanes, target):
+    for tile, cost in tile_costs(m, n, k, lanes, target, pairs):
         if cost < best_cost * 0.999:
             best, best_cost = tile, cost
     return best
 
 
-def tile_costs(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> Iterator[tuple[tuple[int, int], float]]:
+def tile_costs(m: int, n: int, k: int, lanes: int, target: CpuTarget,
+               pairs: bool = False) -> Iterator[tuple[tuple[int, int], float]]:
     """Accumulator tiles (rows, columns) that fit the registers, with the estimated time of the whole contraction:
     padding, loads against FMAs, and the cost of starting and storing a tile over its inner range."""
     registers = target.vector_registers
@@ -177,8 +179,8 @@ def tile_costs(m: int, n: int, k: int, lanes: int, target: CpuTarget) -> Iterato
             mr = -(-m // -(-m // limit))  # even tiles
             tiles = -(-m // mr) * -(-n // nr)
             # an FMA of latency 4 on one or two ports needs enough independent sums; panels come from the second-level
-            # cache at some 32 bytes a cycle
-            busy = max(mr * vectors, 8) + (mr + nr) * 4 / 32
+            # cache at some 32 bytes a cycle; a pair is spread over the lanes by an instruction of its own
+            busy = max(mr * vectors, 8) + (mr + nr) * 4 / 32 + (mr / 2 if pairs else 0)
             yield (mr, nr), tiles * (k * busy + 2 * mr * vectors + 30)
 
 

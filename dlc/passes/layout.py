@@ -2,7 +2,8 @@
 
     degenerate   without rows or columns (dot products, outer products, matrix times vector) a contraction becomes a
                  multiplication and a sum, which the row and column reductions run at memory speed
-    half         two-byte floats are widened as they are packed
+    pairs        bfloat16 operands become words of two, where the target multiplies such (`layout_pairs.py`)
+    half         other two-byte floats are widened as they are packed
     split        few results over a long inner range: the range is cut into pieces that run in parallel
     pack         a column operand that is not contiguous along its columns is copied into panels [tile, k, column]
 
@@ -12,10 +13,12 @@ Each is an ordinary graph rewrite made of views, so later passes and the dump se
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from dlc.ir import build, dtypes
 from dlc.ir.graph import Graph, Node, make, param, rewrite, substitute, unique
 from dlc.ir.ops import split_spec
+from dlc.passes.layout_pairs import pair_operands
 from dlc.passes.lower_contract import Parts, label_sizes, parts_of, strides_of
 from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
@@ -24,17 +27,18 @@ PAGE = 4096  # bytes
 LONG = 8192  # inner range from which panels outgrow the second-level cache
 
 
-def layout(graph: Graph, tile_of, min_tasks: int) -> Graph:
-    """Rewrite every contraction; `tile_of(node)` is the target's schedule for a contraction node."""
+def layout(graph: Graph, tile_of, min_tasks: int, pairs: bool = False) -> Graph:
+    """Rewrite every contraction; `tile_of(node)` is the target's schedule for a contraction node. `pairs`: the target
+    multiplies pairs of bfloat16."""
 
     def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
         if node.op == "reduce":
             return split_reduce(node, ins[0], min_tasks)
         if node.op != "contract":
             return None
-        return _contract(make("contract", ins, node.loc, **node.attrs), tile_of, min_tasks)
+        return _contract(make("contract", ins, node.loc, **node.attrs), tile_of, min_tasks, pairs)
 
-    outputs = map_bodies(graph.outputs, lambda body: layout(body, tile_of, min_tasks))
+    outputs = map_bodies(graph.outputs, lambda body: layout(body, tile_of, min_tasks, pairs))
     return hoist_invariants(rewrite(Graph(graph.params, outputs, graph.name), rule))
 
 
@@ -102,7 +106,7 @@ def cut_reduce(node: Node, x: Node, axis: int, pieces: int) -> Node:
     return build.reduce(part, monoid, [kept_before], node.loc)
 
 
-def _contract(node: Node, tile_of, min_tasks: int) -> Node:
+def _contract(node: Node, tile_of, min_tasks: int, pairs: bool) -> Node:
     sizes = label_sizes(node)
     a, b = node.inputs
     loc = node.loc
@@ -113,14 +117,23 @@ def _contract(node: Node, tile_of, min_tasks: int) -> Node:
     parts = parts_of(node.attrs["spec"], sizes, False)
     if not parts.inner or not parts.rows or not parts.columns:
         return _as_reduction(node, sizes)
+    paired = pair_operands(node) if pairs and a.dtype is b.dtype is dtypes.bfloat16 else None
+    if paired is not None:
+        return build.cast(pack(_split(in_memory_order(paired), tile_of, min_tasks), tile_of),
+                          node.dtype, loc)
     if a.dtype.is_half:
         wide = build.contract(build.cast(a, dtypes.float32), build.cast(b, dtypes.float32), node.attrs["spec"],
                               dtypes.float32, loc)
-        return build.cast(_contract(wide, tile_of, min_tasks), node.dtype, loc)
+        return build.cast(_contract(wide, tile_of, min_tasks, pairs), node.dtype, loc)
     if node.dtype is not a.dtype and node.dtype.is_float:
         wide = build.contract(build.cast(a, node.dtype), build.cast(b, node.dtype), node.attrs["spec"], None, loc)
-        return _contract(wide, tile_of, min_tasks)
-    return pack(_split(in_memory_order(node), sizes, tile_of, min_tasks), tile_of)
+        return _contract(wide, tile_of, min_tasks, pairs)
+    return pack(_split(in_memory_order(node), tile_of, min_tasks), tile_of)
+
+
+def _again(node: Node, inputs: Sequence[Node], spec: str) -> Node:
+    """The contraction of other views of the same operands."""
+    return make("contract", inputs, node.loc, **(node.attrs | {"spec": spec}))
 
 
 def _as_reduction(node: Node, sizes: dict[str, int]) -> Node:
@@ -140,11 +153,12 @@ def _as_reduction(node: Node, sizes: dict[str, int]) -> Node:
     return build.cast(total, node.dtype, node.loc)
 
 
-def _split(node: Node, sizes: dict[str, int], tile_of, min_tasks: int) -> Node:
+def _split(node: Node, tile_of, min_tasks: int) -> Node:
     """Cut the longest inner label in pieces when there are too few tiles for the threads, or when a panel of it does
     not stay in the cache while the other operand passes by."""
     tile = tile_of(node)
     swap, mr, nr = tile.swap, tile.mr, tile.nr
+    sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
     m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
     tiles = math.prod(sizes[x] for x in parts.batch) * -(-m // mr) * -(-n // nr)
@@ -168,7 +182,7 @@ def _split(node: Node, sizes: dict[str, int], tile_of, min_tasks: int) -> Node:
         return build.reshape(x, (*x.shape[:at], pieces, x.shape[at] // pieces, *x.shape[at + 1 :]))
 
     spec = f"{a.replace(label, fresh + label)},{b.replace(label, fresh + label)}->{fresh}{out}"
-    parts_sum = build.contract(cut(node.inputs[0], a), cut(node.inputs[1], b), spec, node.dtype, node.loc)
+    parts_sum = _again(node, (cut(node.inputs[0], a), cut(node.inputs[1], b)), spec)
     return build.sum_(pack(parts_sum, tile_of), [0], node.loc)
 
 
@@ -193,6 +207,8 @@ def pack(node: Node, tile_of) -> Node:
     if not direct or far:
         node = _with_panels(node, column_at, parts, parts.columns, nr, sizes)
     strides = dict(zip(labels[row_at], strides_of(node.inputs[row_at]), strict=True))
+    if node.attrs.get("pairs") and None in strides.values():  # made once, not for every tile of columns
+        return _with_panels(node, row_at, parts, parts.rows, mr, sizes)
     across, along = ((strides[x[-1]] or 0) * node.dtype.itemsize for x in (parts.rows, parts.inner))
     bad = across % 1024 == 0 or along >= PAGE  # rows in the same cache sets; a page for every step
     overlapping = base_of(node.inputs[row_at]).type.size < node.inputs[row_at].type.size
@@ -223,7 +239,7 @@ def _with_panels(node: Node, which: int, parts: Parts, tiled: str, width: int, s
     x = build.slice_(x, [0] * (flat + 2), [*lead, n, k])
     inputs = list(node.inputs)
     inputs[which], spec[which] = build.reshape(x, [sizes[c] for c in order]), "".join(order)
-    return build.contract(inputs[0], inputs[1], f"{spec[0]},{spec[1]}->{out}", node.dtype, node.loc)
+    return _again(node, inputs, f"{spec[0]},{spec[1]}->{out}")
 
 
 def streams_along(node: Node, axis: int) -> bool:
@@ -243,4 +259,4 @@ def in_memory_order(node: Node) -> Node:
         order = sorted(range(len(strides)), key=lambda a: -strides[a])
         inputs[k] = build.permute(inputs[k], order, node.loc)
         spec[k] = "".join(spec[k][a] for a in order)
-    return build.contract(inputs[0], inputs[1], f"{spec[0]},{spec[1]}->{spec[2]}", node.dtype, node.loc)
+    return _again(node, inputs, f"{spec[0]},{spec[1]}->{spec[2]}")

@@ -86,6 +86,8 @@ class Body:
                 return _load(self.buffer(node), args)
             if e.op == "cast" and args[0].dtype is e.dtype:  # of a member's value, which is not rounded here
                 return args[0]
+            if e.op == "pair":
+                return loops.op("pair", *(loops.cast(a, dtypes.bfloat16) for a in args))
             if e.op == "select":
                 cond = simplify(args[0])
                 if cond.op == "const":

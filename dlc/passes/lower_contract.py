@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlc.ir import loops, schedule
+from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.ir.ops import split_spec
@@ -123,14 +124,7 @@ class _Tile:
         return ks, spread(axes, list(zip(ks, extents, strict=True)))
 
     def operand_loads(self) -> list[Expr]:
-        found: list[Expr] = []
-        stack = [self.row_value, self.col_value]
-        while stack:
-            e = stack.pop()
-            if e.op == "load":
-                found.append(e)
-            stack.extend(e.args)
-        return found
+        return loads_in(self.row_value, self.col_value)
 
     def operand(self, value: Expr, mapping: dict[Expr, Expr]) -> Expr:
         return self.body.put(self.unit, value, mapping, lambda m, _: m)  # type: ignore[arg-type, return-value]
@@ -157,13 +151,38 @@ class _Tile:
         return stores + sum(cost_of(u.values[0]) + len(u.loads) for u in units if u is not self.unit)
 
     @property
-    def accumulator(self):
+    def pairs(self) -> bool:
+        """Are the operands pairs of bfloat16, two inner positions each?"""
+        return bool(self.unit.node.attrs.get("pairs"))
+
+    def term(self, value: Expr) -> Expr:
+        """An operand's element as `multiply_add` takes it."""
+        return value if self.pairs else loops.cast(value, self.accumulator)
+
+    @property
+    def accumulator(self) -> DType:
         node = self.unit.node
+        if self.pairs:
+            return node.dtype
         wide = node.inputs[0].dtype.compute
         return node.dtype.compute if node.dtype.compute.bits > wide.bits else wide
 
 
+def loads_in(*values: Expr) -> list[Expr]:
+    """The loads in some expressions."""
+    found: list[Expr] = []
+    stack = list(values)
+    while stack:
+        e = stack.pop()
+        if e.op == "load":
+            found.append(e)
+        stack.extend(e.args)
+    return found
+
+
 def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
+    if a.dtype is not c.dtype:
+        return loops.op("dot2", a, b, c)
     if c.dtype.is_float:
         return loops.op("fma", a, b, c)
     return loops.op("add", loops.op("mul", a, b), c)
@@ -173,7 +192,7 @@ def lower_contract(fused: Fused, group: Group, sched: schedule.Contract) -> Lowe
     body = Body(fused, group)
     tile = _Tile(body, sched)
     sizes = label_sizes(tile.unit.node)
-    flops = 2 * _product(sizes.values())
+    flops = 2 * _product(sizes.values()) * (2 if tile.pairs else 1)
     if not sched.lanes:
         return body.finish(_naive(tile), sched, flops)
     if sched.along:
@@ -189,8 +208,8 @@ def _naive(tile: _Tile) -> Stmt:
     mapping = dict(zip(tile.axes(out_labels + parts.inner), [*axes, *ks], strict=True))
     acc = Buffer("acc", tile.accumulator, (1,), "reg")
     zero = loops.const(0)
-    a = loops.cast(tile.operand(tile.row_value, mapping), acc.dtype)
-    b = loops.cast(tile.operand(tile.col_value, mapping), acc.dtype)
+    a = tile.term(tile.operand(tile.row_value, mapping))
+    b = tile.term(tile.operand(tile.col_value, mapping))
     body = loops.Seq((
         loops.Alloc(acc),
         loops.store(acc, (zero,), loops.const(0, acc.dtype)),
@@ -231,7 +250,7 @@ def _along(tile: _Tile) -> Stmt:
             inner = base | spread(tile.axes(parts.inner), places)
             a = tile.operand(tile.row_value, inner | at(parts.rows, simplify(mt * mr + i), m))
             b = tile.operand(tile.col_value, inner | at(parts.columns, simplify(nt * nr + j), n))
-            a, b = (loops.cast(guarded(x, predicate), acc.dtype) for x in (a, b))
+            a, b = (tile.term(guarded(x, predicate)) for x in (a, b))
             add = loops.store(acc, (i, j, lane), multiply_add(a, b, loops.load(acc, i, j, lane)))
             return loops.loop(lane, each(add), "vector", None, lanes)
 
@@ -281,17 +300,23 @@ def _runs(rows: str, tile: _Tile, run: int) -> tuple[str, str]:
 
 
 def strides_of(node: Node) -> list[int | None]:
-    """The memory stride of each axis of a view of memory, in elements; None where it is not one number."""
+    """The memory stride of each axis of a view of memory, in elements; None where it is not one number. An element of
+    pairs that lie side by side in memory is a word."""
     base = base_of(node)
     buffer = Buffer("probe", base.dtype, (base.type.size,))
     index = fresh_index(node.shape)
     value = Elements(lambda x: buffer if x is base else None).value(node, index)
     while value.op == "cast":
         value = value.args[0]
-    if value.op != "load" or len(value.args) > 1 or value.attr is not buffer:
+    parts = value.args if value.op == "pair" else (value,)
+    if any(x.op != "load" or len(x.args) > 1 or x.attr is not buffer for x in parts):
         return [None] * node.ndim
-    offset = simplify(value.args[0])
-    return [0 if i.op == "const" else coefficient(offset, i) for i in index]
+    offset = simplify(parts[0].args[0])
+    strides = [0 if i.op == "const" else coefficient(offset, i) for i in index]
+    if value.op != "pair":
+        return strides
+    words = simplify(parts[1].args[0] - offset) is loops.const(1) and not any(s is None or s % 2 for s in strides)
+    return [s // 2 for s in strides] if words else [None] * node.ndim  # type: ignore[operator]
 
 
 def row_run(node: Node, swap: bool) -> int:
@@ -339,18 +364,18 @@ def _tiled(tile: _Tile) -> Stmt:
         acc = Buffer("acc", tile.accumulator, (mr, nr // lanes, lanes), "reg")
         at = (i, j, lane)
 
-        def each(body: Stmt) -> Stmt:
-            return loops.loop(j, loops.loop(lane, loops.loop(i, body, "unroll"), "vector", None, lanes), "unroll")
+        def each(body: Stmt) -> Stmt:  # rows outermost: what is read of one is dead after its last column
+            return loops.loop(i, loops.loop(j, loops.loop(lane, body, "vector", None, lanes), "unroll"), "unroll")
 
         a = tile.operand(tile.row_value, base | rows | inner)
         if m % mr and not _in_bounds(a):
             inmost = simplify(loops.op("min", row, loops.const(m - 1)))
             clamped = dict(zip(tile.axes(last), unflatten(inmost, tile.extents(last)), strict=True))
             a = tile.operand(tile.row_value, base | clamped | inner)
-        a = loops.cast(a, acc.dtype)
+        a = tile.term(a)
         inside = loops.op("lt", col, loops.const(n)) if n % nr else None
         b = tile.operand(tile.col_value, base | columns | inner)
-        b = loops.cast(_columns_in_bounds(b, inside), acc.dtype)
+        b = tile.term(_columns_in_bounds(b, inside))
         step = each(loops.store(acc, at, multiply_add(a, b, loops.load(acc, *at))))
         start = each(loops.store(acc, at, loops.const(0, acc.dtype)))
         sums = (loops.Alloc(acc), start, nest(ks, step))
@@ -402,24 +427,21 @@ def _over_tiles(block: Expr, per: int, total: int, name: str, body) -> Stmt:
 
 def _in_bounds(value: Expr) -> bool:
     """Do all unguarded loads stay in their buffers, whatever the axes?"""
-    stack = [value]
-    while stack:
-        e = stack.pop()
-        if e.op == "load" and len(e.args) == 1:
+    for e in loads_in(value):
+        if len(e.args) == 1:
             low, high = bounds(e.args[0])
             if low < 0 or high >= e.attr.size:
                 return False
-        stack.extend(e.args)
     return True
 
 
 def _columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
     """Guard the loads of the column operand at the edge, unless the memory is padded far enough."""
-    if inside is None:
+    if inside is None or all(bounds(e.args[0])[1] < e.attr.size for e in loads_in(value)):
         return value
 
     def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:
-        if e.op != "load" or bounds(args[0])[1] < e.attr.size:
+        if e.op != "load":
             return None
         own = args[1] if len(args) > 1 else None
         return loops.load(e.attr, args[0], predicate=inside if own is None else loops.op("and", own, inside))
