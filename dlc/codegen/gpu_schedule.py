@@ -141,7 +141,8 @@ def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.G
     if node.inputs[0].dtype.is_half and k >= LEAST_INNER:
         warpgroups = target.arch == "sm_90a"
         _, (bm, bn, gm, gn) = min(enumerate(_WGMMA_TILES if warpgroups else _MMA_TILES), key=cost)
-        stages = min(4, (target.shared_bytes - 1024) // ((bm + bn) * _INNER * 2))
+        results = 160 * bm  # bytes of staged results
+        stages = min(4, (target.shared_bytes - 1024 - results) // ((bm + bn) * _INNER * 2))
         return schedule.GpuMma(bm, bn, _INNER, stages, gm, gn, 128 if warpgroups else 32, swap)
     # two blocks of the largest tiles hide each other's latency, one alone does not
     def paired(item: tuple[int, tuple[int, ...]]) -> float:

@@ -133,7 +133,8 @@ class GpuContract:
 @dataclass(frozen=True)
 class GpuMma:
     """Matrix instructions on tiles in shared memory: a block computes bm x bn results in steps of bk, with a ring of
-    `stages` tiles of each operand. Groups of `lanes` threads (128: wgmma, 32: mma.sync) stand gm x gn in the block."""
+    `stages` tiles of each operand. Groups of `lanes` threads (128: wgmma, 32: mma.sync) stand gm x gn in the block.
+    Registers are to suffice for `blocks` blocks on a multiprocessor."""
 
     bm: int = 128
     bn: int = 256
@@ -143,6 +144,7 @@ class GpuMma:
     gn: int = 1
     lanes: int = 128
     swap: bool = False
+    blocks: int = 1
 
     @property
     def block(self) -> int:

@@ -19,6 +19,7 @@ from dlc.passes.index_math import both, coefficient, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _product, guarded
 from dlc.passes.lower_contract import Parts, _Tile, label_sizes
 from dlc.passes.lower_gpu import block_axis, launch
+from dlc.passes.units import Unit
 
 VECTOR = 4  # elements that a thread moves at once
 SWATH = 8  # tiles of rows that neighbouring blocks walk before the next tile of columns: they share the cache
@@ -62,6 +63,10 @@ class GpuTile(_Tile):
             found = {coefficient(simplify(e.args[0]), self.at[x]) for e in _loads_of(value)}
             out[x] = found.pop() if len(found) == 1 else None
         return out
+
+    def written_at(self, unit: Unit) -> Expr:
+        """Where in memory an element of `unit`, which follows from the contraction's, is written."""
+        return simplify(self.body.fused.table.elements.offset(unit.node, tuple(self.result_index(unit, {}))))
 
     def place(self, labels: str, at: Expr) -> dict[Expr, Expr]:
         """The axes of some labels at a position of their product."""
@@ -177,10 +182,11 @@ def blocks_of(tile: GpuTile, bm: int, bn: int) -> tuple[Expr, Expr, Expr]:
     b = block_axis(tile.batch * m_tiles * n_tiles)
     outer, at = unflatten(b, (tile.batch, m_tiles * n_tiles))
     tile.outer = tile.place(p.batch, outer)
-    if m_tiles % SWATH == 0:
-        swath, within = unflatten(at, (m_tiles // SWATH, SWATH * n_tiles))
-        n_tile, m_in = unflatten(within, (n_tiles, SWATH))
-        m_tile = simplify(swath * SWATH + m_in)
+    deep = next((d for d in (SWATH, 12, 6, 10, 7, 5, 16) if m_tiles % d == 0), 1)
+    if deep > 1 and n_tiles > 1:
+        swath, within = unflatten(at, (m_tiles // deep, deep * n_tiles))
+        n_tile, m_in = unflatten(within, (n_tiles, deep))
+        m_tile = simplify(swath * deep + m_in)
     else:
         m_tile, n_tile = unflatten(at, (m_tiles, n_tiles))
     return b, simplify(m_tile * bm), simplify(n_tile * bn)

@@ -3,7 +3,7 @@
 The tiles of both operands lie in shared memory in rows of 128 bytes, along the inner range or along rows (columns),
 whichever way memory runs, and so the matrix instructions take them. A ring of `stages` tiles is filled by asynchronous
 copies, stages - 2 steps ahead of the products: at the Sync of a step every thread has finished the product before the
-last one, whose tiles may then be overwritten.
+last one, whose tiles may then be overwritten. Results pass through shared memory to be written in vectors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dlc.ir import loops, schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import both, simplify
+from dlc.passes.index_math import both, coefficient, simplify
 from dlc.passes.lower import Body, Lowered, _product, store_value
 from dlc.passes.lower_contract import label_sizes
 from dlc.passes.lower_gpu import launch
@@ -22,6 +22,8 @@ from dlc.passes.lower_gpu_contract import GpuTile, blocks_of, stride_one
 
 PIECE = 8  # elements of an asynchronous copy
 ROW = 64  # elements of a row of a shared tile
+
+STAGED = 128  # bytes of a row of results in shared memory
 
 _ZERO = loops.const(0)
 
@@ -104,7 +106,7 @@ def lower_mma(fused: Fused, group: Group, sched: schedule.GpuMma) -> Lowered:
     tile = GpuTile(body, sched)  # type: ignore[arg-type]
     flops = 2 * _product(label_sizes(tile.unit.node).values())
     lowered = body.finish(_ring(tile, sched), sched, flops)
-    return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": 1}))
+    return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": sched.blocks}))
 
 
 def _ring(tile: GpuTile, sched: schedule.GpuMma) -> Stmt:
@@ -154,30 +156,72 @@ def _ring(tile: GpuTile, sched: schedule.GpuMma) -> Stmt:
         loops.Wait("mma", rows // high),
     ))
 
-    # where the thread's sums stand: see Mma
-    half, c = loops.axis("half", 2), loops.axis("c", 2)
-    within, lane = (t % group) // 32, t % 32
-    row = simplify(row0 + group_row + i * high + within * 16 + lane // 4 + half * 8)
-    col = simplify(col0 + group_col + j * 8 + (lane % 4) * 2 + c)
-    inside: Expr | None = None
-    if tile.m % sched.bm:
-        inside = loops.op("lt", row, loops.const(tile.m))
-    if tile.n % sched.bn:
-        inside = both(inside, loops.op("lt", col, loops.const(tile.n)))
-    position = tile.outer | tile.place(p.rows, row) | tile.place(p.columns, col)
-    out = tile.epilogue(position, loops.load(acc, i, j, simplify(half * 2 + c)), inside)
-
-    def results(make: Stmt) -> Stmt:
-        pair = loops.loop(c, make, "vector", None, 2)
-        return loops.loop(i, loops.loop(half, loops.loop(j, pair, "unroll"), "unroll"), "unroll")
-
+    results, staged = _results(tile, sched, acc, t, (row0, col0), (group_row, number % sched.gn))
     code = loops.Seq((
         loops.Alloc(acc),
         every(loops.store(acc, (i, j, r), loops.const(0, tile.accumulator))),
         *start,
         main,
         loops.Wait("mma", 0),
-        results(out),
+        results,
     ))
-    return launch(b, t, code, [x.shared for x in rings])
+    return launch(b, t, code, [*(x.shared for x in rings), staged])
+
+
+def _results(tile: GpuTile, sched: schedule.GpuMma, acc: Buffer, t: Expr, origin: tuple[Expr, Expr],
+             group: tuple[Expr, Expr]) -> tuple[Stmt, Buffer]:
+    """The sums (see Mma) go through shared memory, a part of each group's columns at a time, and there threads take
+    neighbours along whichever way the result lies: the epilogue reads and writes memory in vectors. `group` is the
+    first row of a thread's group in the tile and the group's number along columns."""
+    p, dtype, high = tile.parts, tile.unit.node.dtype, sched.lanes // 2
+    columns = sched.bn // sched.gn
+    count = columns // 8
+    while count * 8 * sched.gn * dtype.itemsize > STAGED and count % 2 == 0:
+        count //= 2  # groups of eight columns that are staged at once
+    part = count * 8
+    width = part * sched.gn
+    pad = 16 if dtype.itemsize <= 2 else 32  # bytes, so that rows fall into different banks
+    staged = Buffer("staged", dtype, (sched.bm, width + pad // dtype.itemsize), "shared")
+    i, j, half, c = (loops.axis(x, n) for x, n in (("i", acc.shape[0]), ("j", count), ("half", 2), ("c", 2)))
+    q = loops.axis("q", columns // part)
+    lane = t % 32
+    row = simplify(group[0] + i * high + ((t % sched.lanes) // 32) * 16 + lane // 4 + half * 8)
+    col = simplify(group[1] * part + j * 8 + (lane % 4) * 2 + c)
+    value = loops.cast(loops.load(acc, i, simplify(q * count + j), simplify(half * 2 + c)), dtype)
+    put = loops.loop(c, loops.store(staged, (row, col), value), "vector", None, 2)
+    put = loops.loop(i, loops.loop(half, loops.loop(j, put, "unroll"), "unroll"), "unroll")
+
+    along_rows = _result_along_rows(tile)
+    lanes = max(1, 16 // max(u.node.dtype.itemsize for u in tile.body.group.units))
+    run, other = (sched.bm, width) if along_rows else (width, sched.bm)
+    vectors = run * other // lanes
+    u, v = loops.axis("u", -(-vectors // sched.block)), loops.axis("v", lanes)
+    at = simplify(u * sched.block + t)
+    fast, slow = simplify((at % (run // lanes)) * lanes + v), simplify(at // (run // lanes))
+    row, col = (fast, slow) if along_rows else (slow, fast)
+    inside = loops.op("lt", at, loops.const(vectors)) if vectors % sched.block else None
+    to_row = simplify(origin[0] + row)
+    to_col = simplify(origin[1] + (col // part) * columns + q * part + col % part)
+    if tile.m % sched.bm:
+        inside = both(inside, loops.op("lt", to_row, loops.const(tile.m)))
+    if tile.n % sched.bn:
+        inside = both(inside, loops.op("lt", to_col, loops.const(tile.n)))
+    position = tile.outer | tile.place(p.rows, to_row) | tile.place(p.columns, to_col)
+    take = tile.epilogue(position, loops.load(staged, row, col, predicate=inside), inside)
+    take = loops.loop(u, loops.loop(v, take, "vector", None, lanes), "unroll")
+    steps: list[Stmt] = [put, loops.Sync(), take]
+    if columns > part:
+        steps.append(loops.Sync())  # before the next part is put there
+    return loops.loop(q, loops.seq(*steps), "unroll"), staged
+
+
+def _result_along_rows(tile: GpuTile) -> bool:
+    """Do what the epilogue writes lie along rows rather than columns?"""
+    def steps(labels: str) -> list[int | None]:
+        if not labels:
+            return []
+        axis, units = tile.at[labels[-1]], tile.body.group.units
+        return [coefficient(tile.written_at(u), axis) for u in units if u.node in tile.body.fused.stored]
+
+    return steps(tile.parts.rows).count(1) > steps(tile.parts.columns).count(1)
 
