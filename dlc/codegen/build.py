@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from dlc.codegen import choice
 from dlc.codegen import schedule as schedules
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
@@ -75,7 +76,7 @@ def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with contractions and reductions in forms that the target's schedules run well."""
     if isinstance(target, GpuTarget):
         return gpu_layout(graph, target)
-    return layout(graph, tile_rule(target), threads_min_tasks(target), target.has_avx512bf16)
+    return layout(graph, tile_rule(target), threads_min_tasks(target))
 
 
 class _Builder:
@@ -120,8 +121,7 @@ class _Builder:
         return refs[node]
 
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
-        sched = schedules.choose(fused, group, self.target)
-        lowered = LOWER[group.kind](fused, group, sched)
+        lowered = lowered_group(fused, group, self.target)
         kernel = self.share(lowered.kernel)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
         work = schedules.work_ns(fused, group, lowered.kernel.bytes)
@@ -397,6 +397,20 @@ def threads_min_tasks(target: CpuTarget) -> int:
 
 def tile_rule(target: CpuTarget) -> Callable[[Node], schedule.Contract]:
     """The target's schedule for a contraction node."""
-    return lambda node: schedules.contract(node, target)
+    return lambda node: choice.contract(node, target)
+
+
+def lowered_group(fused: Fused, group: Group, target: CpuTarget) -> Lowered:
+    """The kernel of a group, with the schedule that was measured for it or else the chosen one."""
+    lower = functools.partial(LOWER[group.kind], fused, group)
+    if not target.tuned:
+        return lower(schedules.choose(fused, group, target))
+    if group.kind == "contract":
+        node = group.units[0].node
+        lowered = lower(choice.contract(node, target))
+        return lowered if target.tuned.contract(node) is None else choice.noted(lowered)
+    return choice.measured(lower(schedules.choose(fused, group, target)), target.tuned, lower)
+
+
 
 

@@ -220,13 +220,15 @@ _executables: OrderedDict[tuple, Executable] = OrderedDict()
 _cache_lock = tracing.reset_after_fork(threading.Lock())
 
 
-def compiled(graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str = "cpu") -> Executable:
+def compiled(
+    graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str = "cpu", tune: bool = False
+) -> Executable:
     """The executable of `graph` on `device`, from the cache if an equal graph was compiled before."""
     if state.debug:
         from dlc.frontend.debug import CheckedExecutable
 
         return CheckedExecutable(graph, donate, device)
-    key = (structure(graph), donate, device)
+    key = (structure(graph), donate, device, tune)
     with _cache_lock:
         found = _executables.get(key)
         if found is not None:
@@ -234,7 +236,7 @@ def compiled(graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str
             return found
     from dlc.runtime.driver import compile_graph
 
-    found = compile_graph(graph, donate, graph.name, device=device)
+    found = compile_graph(graph, donate, graph.name, device=device, tune=tune)
     with _cache_lock:
         found = _executables.setdefault(key, found)
         while len(_executables) > CACHED_EXECUTABLES:

@@ -135,6 +135,11 @@ class JitFunction:
             self._entries.clear()
 
     @property
+    def tuned(self) -> bool:
+        """Whether schedules are measured: asked for by `tune=True` or by `DLC_TUNE=1`."""
+        return self.tune or os.environ.get("DLC_TUNE") == "1"
+
+    @property
     def traces(self) -> int:
         """How many times the function was traced."""
         return self._traces
@@ -259,7 +264,7 @@ class JitFunction:
                 return entry
             self._warn_of_retraces(call, args, kwargs)
             entry = Recorder(self, call, args, kwargs).record()
-            entry.executable = eager.compiled(entry.graph, entry.donate, entry.device)
+            entry.executable = eager.compiled(entry.graph, entry.donate, entry.device, self.tuned)
             # a new list: a thread that walks the old one is not disturbed
             kept = self._entries.get(call.key, [])
             # entries of this structure whose guards failed would only fail again, unless a value goes back

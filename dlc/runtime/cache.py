@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 DEFAULT_MAX_BYTES = 1 << 30
+TUNED_MAX_BYTES = 16 << 20
 
 _MAGIC = b"dlcCACHE"
 _VERSION = 1
@@ -160,8 +161,18 @@ def default() -> DiskCache:
     return _defaults[settings]
 
 
+def tuned() -> DiskCache:
+    """What was measured about kernels (`runtime/tuning.py`): a small cache inside the user's."""
+    whole = default()
+    if whole not in _inner:
+        place = None if whole.directory is None else whole.directory / "tuned"
+        _inner.setdefault(whole, DiskCache(place, TUNED_MAX_BYTES))
+    return _inner[whole]
+
+
 _PLACES = ("DLC_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
 _defaults: dict[tuple[str, ...], DiskCache] = {}
+_inner: dict[DiskCache, DiskCache] = {}
 
 
 def _from_environment() -> DiskCache:

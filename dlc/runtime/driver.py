@@ -62,15 +62,19 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
 
 def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: str = "main", *,
                   target: CpuTarget | None = None, device: str = "cpu", profile: bool = False,
-                  observe: Observer | None = None) -> Executable | CudaExecutable | Interpreted:
+                  observe: Observer | None = None, tune: bool = False) -> Executable | CudaExecutable | Interpreted:
     """Compile `graph` for `device`. `donate` pairs (parameter, output) say which outputs are written into which
-    parameter's buffer.
+    parameter's buffer. `tune` measures schedules for its kernels first, unless that was done before.
 
     `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), memory,
     objects, load; the disk cache is not asked then.
     """
     if os.environ.get("DLC_INTERPRET") == "1":
         return Interpreted(differentiate(graph), donate, device)
+    if tune and device == "cpu":
+        from dlc.runtime import tuning  # compiles small programs itself
+
+        target = tuning.tuned_target(graph, target or host.detect(), name)
     if device != "cpu":
         return _compile_for_gpu(graph, donate, name, device, profile, observe)
     target = target or host.detect()
@@ -149,7 +153,7 @@ def compiler_version() -> str:
 
 def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: CpuTarget) -> str:
     """Everything that a program's machine code depends on."""
-    what = repr((structure(graph), donate, target.threads))
+    what = repr((structure(graph), donate, target.threads)) + target.tuned.digest
     return native.object_key(what, target, opt_level=llvm_kernel.OPT_LEVEL, passes=compiler_version())
 
 

@@ -1,0 +1,181 @@
+"""Small programs of one kernel, compiled with a clock around it, run on made-up values, and compared.
+
+The values are of the kernel's own shapes. Candidates run in turns, so that what disturbs the machine disturbs all of
+them, and the fastest run of each counts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dlc.codegen.llvm_program import launches
+from dlc.codegen.target import CpuTarget
+from dlc.ir.dtypes import DType
+from dlc.ir.graph import Node
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.ir.schedule import Schedule
+from dlc.passes.lower import Lowered
+from dlc.passes.memory import plan_memory
+from dlc.passes.units import Unit
+from dlc.runtime import devices, driver, native, threads
+from dlc.runtime.executable import Executable, Frame
+from dlc.runtime.memory import Buffer
+
+CALL_NS = 100_000  # a call repeats short kernels until it takes about this long
+MOST_REPEATS = 16
+RACE_S = 0.05  # of the turns of one race
+LEAST_TURNS, MOST_TURNS = 3, 30
+HOPELESS, BEHIND = 1.3, 1.1  # times the best time: out of the race after one turn, and after three
+_PATTERN = 1 << 16  # made-up values before they repeat
+
+
+@dataclass(eq=False)
+class Trial:
+    """A candidate as a program. Only launches in `counted` are timed; they run `repeats` times a call."""
+
+    schedule: Schedule
+    program: Program
+    counted: Sequence[int]
+    repeats: int
+    executable: Executable | None = None
+    best: float = math.inf  # nanoseconds
+    runs: int = 0
+
+    def run(self, inputs: list[Buffer]) -> list[Buffer]:
+        """One call; its outputs."""
+        assert self.executable is not None
+        times = self.executable.times
+        for k in range(len(times)):
+            times[k] = 0
+        out = self.executable.run(inputs)
+        self.best = min(self.best, sum(times[k] for k in self.counted) / self.repeats)
+        self.runs += 1
+        return out
+
+
+def one_launch(lowered: Lowered, grain: int) -> Program:
+    """The program that runs one kernel: what it writes are the outputs, all else it touches the inputs."""
+    args: list[Ref] = []
+    inputs: list[Slot] = []
+    outputs: list[Slot] = []
+    input_types, output_types = [], []
+    kernel = replace(lowered.kernel, name=f"{lowered.kernel.name}_0")
+    for buffer, node in zip(kernel.params, lowered.nodes, strict=True):
+        if isinstance(node, int):
+            args.append(Ref(Slot(f"n{node}", buffer.dtype, 1, "const", value=node)))
+            continue
+        written = buffer in kernel.writes
+        kind, slots, types = ("output", outputs, output_types) if written else ("input", inputs, input_types)
+        slots.append(Slot(buffer.name, node.dtype, node.type.size, kind, len(slots)))
+        types.append(node.type)
+        args.append(Ref(slots[-1]))
+    launch = Launch(kernel, tuple(args), lowered.tasks, grain)
+    return Program("trial", tuple(inputs), tuple(outputs), (launch,), tuple(input_types), tuple(output_types),
+                   (*inputs, *outputs))
+
+
+def trial(sched: Schedule, program: Program, work_ns: float, unchanging: Sequence[int] = ()) -> Trial:
+    """A program without a memory plan, to be timed. What is computed from the inputs numbered `unchanging` alone is
+    done once before the loop that the kernel is in, and does not count."""
+    repeats = int(max(1, min(MOST_REPEATS, CALL_NS // max(work_ns, 1))))
+    fixed = {program.inputs[k] for k in unchanging}
+    counted = []
+    for k, launch in enumerate(launches(program)):
+        writes = {r.slot for s in launch.segments for b, r in zip(launch.kernel.params, s.args, strict=True)
+                  if b in launch.kernel.writes}
+        reads = {r.slot for r in launch.all_args if r.slot.kind != "const"} - writes
+        if fixed and reads <= fixed:
+            fixed |= writes
+        else:
+            counted.append(k)
+    if repeats > 1:
+        program.steps = (Repeat(repeats, program.steps),)
+    return Trial(sched, plan_memory(program), counted, repeats)
+
+
+def compile_all(trials: Sequence[Trial], target: CpuTarget) -> None:
+    """Machine code for some trials, made at the same time."""
+    codes = []
+    for t in trials:
+        codes.append(driver.MachineCode(target))
+        for kernel in t.program.kernels():
+            codes[-1].kernel(kernel)
+        codes[-1].flush()
+    for t, code in zip(trials, codes, strict=True):
+        library = native.Library.load(code.finish(t.program, True), threads.pool_symbols(), ("dlc_entry",))
+        t.executable = Executable(Frame.of(t.program), library, t.program, profile=True)
+
+
+def race(entrants: Sequence[Trial], inputs: list[Buffer], deadline: float) -> None:
+    """Time some compiled trials in turns; the first one stays until the end, others leave when clearly slower."""
+    racing = list(entrants)
+    for turn in range(MOST_TURNS):
+        begin = time.perf_counter()
+        for t in racing:
+            t.run(inputs)
+        now = time.perf_counter()
+        best = min(t.best for t in racing)
+        limit = best * (HOPELESS if turn < LEAST_TURNS else BEHIND)
+        racing = [racing[0], *(t for t in racing[1:] if t.best <= limit)]
+        if now > deadline or turn + 1 >= LEAST_TURNS and (turn + 1) * (now - begin) > RACE_S:
+            return
+
+
+def made_up(slots: Sequence[Slot], most: Sequence[int], device: str = "cpu") -> list[Buffer]:
+    """Values for inputs: floats between 0.1 and 1, whole numbers below `most` of each slot."""
+    rng = np.random.default_rng(0)
+    out = []
+    for slot, high in zip(slots, most, strict=True):
+        out.append(devices.allocate(slot.nbytes, device, "values to tune with"))
+        if slot.size:
+            devices.write(out[-1], np.resize(_values(rng, slot.dtype, min(slot.size, _PATTERN), high), slot.size))
+    return out
+
+
+def _values(rng: np.random.Generator, dtype: DType, n: int, high: int) -> np.ndarray:
+    if dtype.is_float:
+        return rng.uniform(0.1, 1, n).astype(dtype.np)
+    return rng.integers(0, 2 if dtype.is_bool else min(high, 1 << (dtype.bits - 1)), n).astype(dtype.np)
+
+
+def index_range(units: Sequence[Unit]) -> int:
+    """Whole numbers below this are indices of what some units gather from."""
+    found = [64]
+    stack: list[Node] = [u.node for u in units]
+    loaded = {node for u in units for node, _ in u.loads.values()}
+    seen: set[Node] = set()
+    while stack:
+        n = stack.pop()
+        if n in seen:
+            continue
+        seen.add(n)
+        if n.op == "gather":
+            found.append(n.inputs[0].shape[n.attrs["axis"]])
+        stack += [i for i in n.inputs if i not in loaded]
+    return max(found)
+
+
+def same(want: Sequence[Buffer], have: Sequence[Buffer], slots: Sequence[Slot]) -> bool:
+    """Are two sets of outputs equal, up to what another order of summation changes?"""
+    return all(_close(devices.read(a, (s.size,), s.dtype.np), devices.read(b, (s.size,), s.dtype.np), s.dtype)
+               for a, b, s in zip(want, have, slots, strict=True))
+
+
+def _close(want: np.ndarray, have: np.ndarray, dtype: DType) -> bool:
+    if not dtype.is_float:  # a comparison of two sums may turn over
+        return np.count_nonzero(want != have) <= want.size // 1000
+    exact = want == have  # infinities too
+    if exact.all():
+        return True
+    a, b = want[~exact].astype(np.float64), have[~exact].astype(np.float64)
+    finite = np.isfinite(a)
+    if not (np.isfinite(b) == finite).all():
+        return False
+    scale = np.abs(want[np.isfinite(want)].astype(np.float64)).max(initial=0)
+    step = 2.0 ** {16: -7 if "bf" in dtype.name or "bfloat" in dtype.name else -10, 32: -16, 64: -45}[dtype.bits]
+    return bool((np.abs(a - b)[finite] <= step * scale).all())
