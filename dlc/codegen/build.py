@@ -76,7 +76,7 @@ def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with contractions and reductions in forms that the target's schedules run well."""
     if isinstance(target, GpuTarget):
         return gpu_layout(graph, target)
-    return layout(graph, tile_rule(target), threads_min_tasks(target))
+    return layout(graph, tile_rule(target), threads_min_tasks(target), target.has_avx512bf16)
 
 
 class _Builder:
@@ -410,7 +410,3 @@ def lowered_group(fused: Fused, group: Group, target: CpuTarget) -> Lowered:
         lowered = lower(choice.contract(node, target))
         return lowered if target.tuned.contract(node) is None else choice.noted(lowered)
     return choice.measured(lower(schedules.choose(fused, group, target)), target.tuned, lower)
-
-
-
-
