@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dlc.codegen import gpu_schedule
-from dlc.codegen.build import _Builder
+from dlc.codegen.build import Steps, _Builder
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
@@ -19,6 +19,7 @@ from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Launch, Ref
 from dlc.passes.fuse import Fused, Group, fuse
+from dlc.passes.fuse_maps import merge_maps
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_gpu import launch, lower_map
 from dlc.passes.lower_gpu_contract import lower_contract
@@ -51,9 +52,14 @@ class GpuBuilder(_Builder):
     def __init__(self, target: GpuTarget):
         super().__init__(target)  # type: ignore[arg-type]
         self.gpu = target
+        self.in_loop = False  # is the graph that comes next a loop's body?
+
+    def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int) -> Steps:
+        self.in_loop = depth > 0
+        return super().steps(graph, refs, roots, depth)
 
     def fuse(self, graph: Graph) -> Fused:
-        return fuse(graph, enough=gpu_schedule.enough_rows(self.gpu))
+        return merge_maps(fuse(graph, enough=gpu_schedule.enough_rows(self.gpu)), self.in_loop)
 
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = LOWER[group.kind](fused, group, gpu_schedule.choose(fused, group, self.gpu))

@@ -12,10 +12,11 @@ from dlc.ir import schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.passes.fuse import Enough, Fused, Group
+from dlc.passes.gpu_order import row_axis
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of
 from dlc.passes.lower_gpu_skinny import is_skinny
-from dlc.passes.lower_rows import best_vector_axis, inner_axes
+from dlc.passes.lower_rows import inner_axes
 
 WIDE = 16  # bytes that a thread moves at once
 IN_FLIGHT = 2  # vectors a thread, when there is work for all threads
@@ -82,7 +83,7 @@ def _map(fused: Fused, group: Group, target: GpuTarget) -> schedule.GpuMap:
 
 def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     dtypes = group_dtypes(group) + [u.node.inputs[0].dtype for u in group.units if u.kind == "reduce"]
-    across, axis = best_vector_axis(fused, group)
+    across, axis = row_axis(fused, group)
     rows = group.rows or ()
     total = math.prod(rows)
     inner = max((math.prod(a.attr[1] for a in inner_axes(group, u)) for u in group.units), default=1)

@@ -7,6 +7,7 @@ A kernel is `for b grid: shared buffers; for t lane: body`. The machinery that p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.loops import Buffer, Expr, Stmt
@@ -63,8 +64,9 @@ def lower_map(fused: Fused, group: Group, sched: schedule.GpuMap) -> Lowered:
     places: list[Place] = list(zip(unflatten(at, extents), extents, strict=True)) if not generic else [(at, total)]
 
     def stores(predicate: Expr | None) -> Stmt:
-        inner = _map_stores(body, places, predicate)
-        return loops.loop(u, loops.loop(v, inner, "vector", None, sched.lanes), "unroll")
+        allocs, *nests = _registers_first(_map_stores(body, places, predicate), v)
+        made = loops.seq(*(loops.loop(v, nest, "vector", None, sched.lanes) for nest in nests))
+        return loops.loop(u, loops.Seq((*allocs, made)) if allocs else made, "unroll")
 
     inside = loops.op("lt", at, size)
     if not generic and total % chunk == 0:
@@ -79,6 +81,21 @@ def lower_map(fused: Fused, group: Group, sched: schedule.GpuMap) -> Lowered:
     flat = {p: Buffer(p.name, p.dtype, (loops.RUNTIME,), note=p.note) for p in lowered.kernel.params if p.size == total}
     flat = {p: q for p, q in flat.items() if p not in body.sizes}
     return Lowered(loops.replace_buffers(lowered.kernel, flat), lowered.nodes, 1)
+
+
+def _registers_first(stores: Stmt, v: Expr) -> tuple[Any, ...]:
+    """Several stores of a vector loop as two: everything is computed into registers before anything is written, so
+    that a result may take the place of what the others are computed from. Gives (allocations, loop bodies...)."""
+    if not isinstance(stores, loops.Seq) or len(stores.body) < 2:
+        return (), stores
+    allocs, computed, written = [], [], []
+    for k, s in enumerate(stores.body):
+        assert isinstance(s, loops.Store)
+        kept = Buffer(f"new{k}", s.buffer.dtype, (v.attr[1],), "reg")
+        allocs.append(loops.Alloc(kept))
+        computed.append(loops.store(kept, (v,), s.value))
+        written.append(loops.Store(s.buffer, s.index, loops.load(kept, v), s.combine, s.predicate))
+    return tuple(allocs), loops.seq(*computed), loops.seq(*written)
 
 
 def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.GpuMap) -> Lowered:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dlc.ir import loops, schedule
 from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.passes.fuse import Fused, Group
+from dlc.passes.gpu_order import turn_of, walked
 from dlc.passes.index_math import both, simplify, unflatten
 from dlc.passes.lower import MONOIDS, Body, Lowered, Place, _product, cost_of, guarded, identity, spread
 from dlc.passes.lower_gpu import block_axis, launch
@@ -25,22 +26,26 @@ _ZERO = loops.const(0)
 
 
 class _Positions:
-    """Where the threads of a group stand in a row of n elements."""
+    """Where the threads of a group stand in a row of n elements, which may be walked turned (`gpu_order`)."""
 
-    def __init__(self, n: int, lane: Expr, sched: schedule.GpuRows):
+    def __init__(self, n: int, lane: Expr, sched: schedule.GpuRows, turn_of: Callable[[int, int], int]):
         lanes, group = sched.lanes, sched.group
         while n % lanes:
             lanes //= 2
+        turn = turn_of(n, lanes)
         self.lanes = lanes
         count = -(-n // (group * lanes))  # vectors a thread
         self.kept = count * lanes <= sched.keep
         self.v = loops.axis("v", lanes)
         self.outer = loops.axis("k", 1 if self.kept else -(-count // sched.steps))
         self.inner = loops.axis("k" if self.kept else "u", count if self.kept else sched.steps)
-        k = self.inner if self.kept else self.outer * sched.steps + self.inner
-        self.at = simplify((k * group + lane) * lanes + self.v)
+        k = self.inner if self.inner.attr[1] > 1 else _ZERO
+        if not self.kept:
+            k = self.outer * sched.steps + k
+        number = simplify((k * group + lane) * lanes + self.v)
         covered = self.outer.attr[1] * self.inner.attr[1] * group * lanes
-        self.inside = loops.op("lt", self.at, loops.const(n)) if covered != n else None
+        self.inside = loops.op("lt", number, loops.const(n)) if covered != n else None
+        self.at = walked(number, n, turn)
 
     def loop(self, body: Stmt) -> Stmt:
         stmt = loops.loop(self.inner, loops.loop(self.v, body, "vector", None, self.lanes), "unroll")
@@ -136,8 +141,11 @@ class _GpuRow(_Shared):
 
     def at(self, n: int) -> _Positions:
         if n not in self.places:
-            self.places[n] = _Positions(n, self.lane, self.sched)  # type: ignore[arg-type]
+            self.places[n] = _Positions(n, self.lane, self.sched, self.turn)  # type: ignore[arg-type]
         return self.places[n]
+
+    def turn(self, n: int, lanes: int) -> int:
+        return turn_of(self.body, self.group, {u: self.fixed(u) for u in self.group.units}, n, lanes)
 
     def state(self, u: Unit, merged: tuple[int, ...]) -> _State:
         return _GpuState(self, u, merged)

@@ -1,10 +1,10 @@
 """Contractions with few rows on a GPU: a step of a recurrent network, a small batch through a wide layer.
 
-What such a product costs is reading its large operand once, from the second-level cache if a loop comes back to it, and
-waiting for that. So a block takes all rows and few columns, which gives every multiprocessor a block without cutting the
-inner range between blocks (that would need a second kernel). Inside the block the range is dealt out: `slices` groups
-of threads compute all of the block's results, each over its part of a chunk in shared memory, and add up at the end.
-While a chunk is computed the next one travels into registers.
+What such a product costs is reading its large operand once, from the second-level cache if a loop comes back to it,
+and waiting for that. So a block takes all rows and few columns, which gives every multiprocessor a block without
+cutting the inner range between blocks (that would need a second kernel). Inside the block the range is dealt out:
+`slices` groups of threads compute all of the block's results, each over its part of a chunk in shared memory, and add
+up at the end. While a chunk is computed the next one travels into registers.
 
 Chunks lie in shared memory as the operand does in global memory: along the inner range or along rows (columns).
 """
@@ -62,10 +62,10 @@ class _Chunk:
 
     def __post_init__(self) -> None:
         sched: schedule.GpuSkinny = self.tile.sched  # type: ignore[assignment]
-        parts = self.tile.parts
-        self.along = stride_one(self.tile, self.value, parts.inner) and not stride_one(self.tile, self.value, self.labels)
+        inner = self.tile.parts.inner
+        self.along = stride_one(self.tile, self.value, inner) and not stride_one(self.tile, self.value, self.labels)
         run, other = (sched.bk, self.width) if self.along else (self.width, sched.bk)
-        extent = self.tile.extents((parts.inner if self.along else self.labels)[-1:] or parts.inner[:0])
+        extent = self.tile.extents((inner if self.along else self.labels)[-1:])
         vector = 4
         while vector > 1 and (run % vector or (extent and extent[0] % vector)):
             vector //= 2

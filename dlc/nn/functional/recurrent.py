@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import dlc
 from dlc import Tensor
-from dlc.nn.functional.activation import relu, sigmoid
-from dlc.nn.functional.precision import beside, narrow
+from dlc.nn.functional.activation import relu
+from dlc.nn.functional.precision import beside, narrow, widen
 
 State = tuple[Tensor, ...]
 # (projected input (B, gates * H), state, w_hh (gates * H, H), b_hh or None) -> new state; its first part is the output
@@ -31,8 +31,8 @@ def rnn_relu_cell(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | 
 def lstm_cell(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None) -> State:
     """Gates i, f, g, o: c' = sigmoid(f) c + sigmoid(i) tanh(g), h' = sigmoid(o) tanh(c')."""
     i, f, g, o = dlc.chunk(_recurrent(projected, state, w_hh, b_hh), 4, axis=-1)
-    c = sigmoid(f) * state[1] + sigmoid(i) * dlc.tanh(g)
-    return sigmoid(o) * dlc.tanh(c), c
+    c = _gate(f) * state[1] + _gate(i) * dlc.tanh(g)
+    return _gate(o) * dlc.tanh(c), c
 
 
 def gru_cell(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None) -> State:
@@ -43,9 +43,16 @@ def gru_cell(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None)
         recurrent = recurrent + b_hh
     xr, xz, xn = dlc.chunk(projected, 3, axis=-1)
     hr, hz, hn = dlc.chunk(recurrent, 3, axis=-1)
-    r, z = sigmoid(xr + hr), sigmoid(xz + hz)
+    r, z = _gate(xr + hr), _gate(xz + hz)
     n = dlc.tanh(xn + r * hn)
     return (n + z * (h - n),)
+
+
+def _gate(x: Tensor) -> Tensor:
+    """The logistic function to within the rounding of 1, which is all that a gate needs. As a tanh its derivative
+    takes nothing but its result: a loop keeps one array of each gate for its backward pass."""
+    x, out = widen(x)
+    return narrow(0.5 * dlc.tanh(0.5 * x) + 0.5, out)
 
 
 def _recurrent(projected: Tensor, state: State, w_hh: Tensor, b_hh: Tensor | None) -> Tensor:
