@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 from dlc.passes.fuse import Fused, Group, fuse
+from dlc.passes.group_key import group_key
 from dlc.passes.layout import layout
 from dlc.passes.lower import Lowered, lower_map
 from dlc.passes.lower_contract import lower_contract
@@ -38,6 +39,7 @@ LOWER: dict[str, Callable[..., Lowered]] = {
     "sort": lower_ordered,
     "cumulative": lower_ordered,
 }
+REPEATED = ("map", "rows", "contract")  # the kinds whose lowering looks at nothing outside the group
 
 
 def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTarget | GpuTarget, name: str,
@@ -86,6 +88,7 @@ class _Builder:
         self.target = target
         self.arena: list[Slot] = []
         self.kernels: dict[str, Kernel] = {}
+        self.known: dict[Hashable, tuple[Lowered, tuple[int, ...]]] = {}  # by `group_key`
         self.on_kernel: Callable[[Kernel], None] = lambda kernel: None
         self.names: dict[str, int] = {}
         self.fused: list[Fused] = []
@@ -121,12 +124,31 @@ class _Builder:
         return refs[node]
 
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
-        lowered = lowered_group(fused, group, self.target)
-        kernel = self.share(lowered.kernel)
+        lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
         work = schedules.work_ns(fused, group, lowered.kernel.bytes)
         self.work[args] = work
-        return Launch(kernel, args, lowered.tasks, self.grain(lowered.tasks, work))
+        return Launch(lowered.kernel, args, lowered.tasks, self.grain(lowered.tasks, work))
+
+    def lowered(self, fused: Fused, group: Group) -> Lowered:
+        """The group's kernel with the tensors it works on; a group equal to an earlier one takes that one's kernel."""
+        if group.kind not in REPEATED:
+            return self.lower(fused, group)
+        key, nodes = group_key(fused, group)
+        found = self.known.get(key)
+        if found is None:
+            lowered = self.lower(fused, group)
+            places = {n: k for k, n in enumerate(nodes)}
+            self.known[key] = lowered, tuple(-1 if isinstance(n, int) else places[n] for n in lowered.nodes)
+            return lowered
+        lowered, order = found
+        here = tuple(n if k < 0 else nodes[k] for n, k in zip(lowered.nodes, order, strict=True))
+        return replace(lowered, nodes=here)
+
+    def lower(self, fused: Fused, group: Group) -> Lowered:
+        """Schedule and lower one group."""
+        lowered = lowered_group(fused, group, self.target)
+        return replace(lowered, kernel=self.share(lowered.kernel))
 
     def size(self, n: int) -> Ref:
         """A run-time size as an argument."""

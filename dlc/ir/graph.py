@@ -11,11 +11,11 @@ import contextlib
 import itertools
 import math
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dlc.ir.dtypes import DType
+from dlc.ir.interning import Interned
 
 
 class Loc(NamedTuple):
@@ -79,7 +79,7 @@ class Node:
         raise TypeError("Graph IR nodes are not picklable; print and parse the graph instead")
 
 
-_table: weakref.WeakValueDictionary[tuple, Node] = weakref.WeakValueDictionary()
+_table: Interned[Node] = Interned()
 _serials = itertools.count()
 _here = threading.local()
 
@@ -120,7 +120,7 @@ def make(op: str, inputs: Sequence[Node] = (), loc: Loc | None = None, **attrs: 
     node.loc = loc if loc is not None else getattr(_here, "loc", None)
     node.type = OPS[op].infer(tuple(i.type for i in inputs), attrs)
     node.serial = next(_serials)
-    _table[key] = node
+    _table.add(key, node)
     return node
 
 

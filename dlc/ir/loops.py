@@ -53,7 +53,6 @@ reg index.
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -61,6 +60,7 @@ from typing import Any
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Loc
+from dlc.ir.interning import Interned
 from dlc.ir.scalar import SCALAR_OPS
 
 KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")
@@ -93,13 +93,15 @@ class Buffer:
 class Expr:
     """A pure scalar expression (a vector of them under a vector axis)."""
 
-    __slots__ = ("op", "args", "attr", "dtype", "axes", "__weakref__")
+    __slots__ = ("op", "args", "attr", "dtype", "axes", "bounds", "simple", "__weakref__")
 
     op: str
     args: tuple[Expr, ...]
     attr: Any  # const: value; axis: (name, extent, uid); load: Buffer
     dtype: DType
     axes: frozenset[Expr]  # the axes it depends on
+    bounds: tuple[int, int] | None  # remembered by `passes/index_math.py`, as is `simple`
+    simple: Expr | str | None
 
     def __repr__(self) -> str:
         from dlc.ir.loops_text import print_expr
@@ -138,23 +140,26 @@ class Expr:
         return binary("le", self, other)
 
 
-_table: weakref.WeakValueDictionary[tuple, Expr] = weakref.WeakValueDictionary()
+_table: Interned[Expr] = Interned()
+_entries = _table.entries
 
 
 def _make(op: str, args: tuple[Expr, ...], attr: Any, dtype: DType) -> Expr:
     key_attr = (type(attr), repr(attr)) if op == "const" else id(attr) if op == "load" else attr
     key = (op, tuple(map(id, args)), key_attr, dtype)
-    expr = _table.get(key)
+    entry = _entries.get(key)
+    expr = None if entry is None else entry()
     if expr is None:
         expr = Expr()
         expr.op, expr.args, expr.attr, expr.dtype = op, args, attr, dtype
+        expr.bounds = expr.simple = None
         if op == "axis":
             expr.axes = frozenset((expr,))
         elif len(args) == 1:
             expr.axes = args[0].axes
         else:
             expr.axes = frozenset().union(*(a.axes for a in args))
-        _table[key] = expr
+        _table.add(key, expr)
     return expr
 
 

@@ -8,23 +8,20 @@ remainder that nothing could remove. All divisors are positive constants. Bounds
 from __future__ import annotations
 
 import math
-import weakref
 
 from dlc.ir import dtypes, loops
 from dlc.ir.loops import Expr
 
 Linear = tuple[dict[Expr, int], int]  # terms, constant
 _INF = 1 << 62
-
-_bounds_memo: weakref.WeakKeyDictionary[Expr, tuple[int, int]] = weakref.WeakKeyDictionary()
-_simple_memo: weakref.WeakKeyDictionary[Expr, Expr] = weakref.WeakKeyDictionary()
+_ITSELF = "itself"
 
 
 def bounds(e: Expr) -> tuple[int, int]:
     """Smallest and largest value `e` can take (inclusive); +-2**62 where unknown."""
-    found = _bounds_memo.get(e)
+    found = e.bounds
     if found is None:
-        found = _bounds_memo[e] = _bounds(e)
+        found = e.bounds = _bounds(e)
     return found
 
 
@@ -201,13 +198,15 @@ def _divide(x: Expr, c: int) -> tuple[Expr, Expr]:
 
 def simplify(e: Expr) -> Expr:
     """An equal expression in normal form. Only int64 and bool expressions change."""
-    found = _simple_memo.get(e)
+    found = e.simple
     if found is None:
         found = _simplify(e)
-        _simple_memo[e] = found
-        if found is not e:
-            _simple_memo.setdefault(found, found)
-    return found
+        # "itself" rather than a reference to itself, which only the cycle collector would end
+        e.simple = _ITSELF if found is e else found
+        if found.simple is None:
+            found.simple = _ITSELF
+        return found
+    return e if found is _ITSELF else found
 
 
 def _simplify(e: Expr) -> Expr:

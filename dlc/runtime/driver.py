@@ -44,6 +44,7 @@ from dlc.passes.simplify import simplify
 from dlc.passes.simplify_windows import lower_unwindow
 from dlc.passes.vjp import expand as differentiate
 from dlc.runtime import cache, cuda_compile, cuda_device, host, native, threads
+from dlc.runtime.collector import no_collection
 from dlc.runtime.cuda_executable import CudaExecutable
 from dlc.runtime.devices import index_of
 from dlc.runtime.executable import Executable, Frame, Interpreted
@@ -75,9 +76,14 @@ def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: 
         from dlc.runtime import tuning  # compiles small programs itself
 
         target = tuning.tuned_target(graph, target or host.detect(), name)
-    if device != "cpu":
-        return _compile_for_gpu(graph, donate, name, device, profile, observe)
-    target = target or host.detect()
+    with no_collection():
+        if device != "cpu":
+            return _compile_for_gpu(graph, donate, name, device, profile, observe)
+        return _compile_for_cpu(graph, donate, name, target or host.detect(), profile, observe)
+
+
+def _compile_for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget, profile: bool,
+                     observe: Observer | None) -> Executable:
     key = ""
     if observe is None and not profile:
         key = program_key(graph, donate, target)

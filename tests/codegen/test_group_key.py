@@ -1,0 +1,95 @@
+"""Groups with equal keys become the same kernel: reuse must never change what lowering would have given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dlc
+import dlc.nn.functional as F
+from dlc import nn, optim
+from dlc.codegen import build
+from dlc.codegen.build import build_program, target_layout
+from dlc.frontend import eager
+from dlc.ir.graph_text import parse_graph
+from dlc.runtime import host
+
+
+class _Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(16), nn.MultiheadAttention(16, 2, batch_first=True)
+        self.inner = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Dropout(0.1), nn.Linear(32, 16))
+
+    def forward(self, x: dlc.Tensor) -> dlc.Tensor:
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.inner(x)
+
+
+def _transformer() -> tuple[nn.Module, dlc.Tensor]:
+    return nn.Sequential(_Block(), _Block(), nn.Linear(16, 5)), dlc.random.normal((3, 7, 16))
+
+
+def _convolutions() -> tuple[nn.Module, dlc.Tensor]:
+    def block(i: int, o: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU())
+
+    pool = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(1))
+    return nn.Sequential(block(3, 8), nn.Residual(block(8, 8)), block(8, 8), pool), dlc.random.normal((4, 3, 8, 8))
+
+
+@pytest.mark.parametrize("make", [_transformer, _convolutions])
+def test_a_reused_kernel_is_what_lowering_gives(make, monkeypatch):
+    taken = build._Builder.lowered
+    counts = {"all": 0, "new": 0}
+
+    def checked(self, fused, group):
+        got = taken(self, fused, group)
+        counts["all"] += 1
+        if group.kind in build.REPEATED:
+            known = len(self.kernels)
+            again = self.lower(fused, group)
+            assert len(self.kernels) == known, f"{group.units} becomes a kernel of its own"
+            assert (again.kernel, again.nodes, again.tasks) == (got.kernel, got.nodes, got.tasks)
+        counts["new"] = len(self.kernels)
+        return got
+
+    monkeypatch.setattr(build._Builder, "lowered", checked)
+    monkeypatch.setenv("DLC_CACHE", "0")
+    eager._executables.clear()
+    model, x = make()
+    optimizer = optim.Adam(model.parameters(), lr=1e-3)
+
+    @dlc.jit
+    def step(x):
+        loss = F.mse_loss(model(x), dlc.zeros_like(model(x)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    assert np.isfinite(step(x).item())
+    assert counts["new"] < counts["all"]
+
+
+def _kernels(text: str) -> int:
+    graph = parse_graph(text)
+    target = host.detect()
+    return len(build_program(target_layout(graph, target), (), target, "main").kernels())
+
+
+SAME = """\
+graph g(%a: f32[40,30], %b: f32[40,30]) {
+  %0: f32[40] = reduce(%a) axes=[1] monoid="sum"
+  %1: f32[40] = reduce(%b) axes=[1] monoid="sum"
+  return %0, %1
+}
+"""
+
+
+def test_what_differs_stays_different():
+    assert _kernels(SAME) == 1
+    assert _kernels(SAME.replace('monoid="sum"', 'monoid="max"', 1)) == 2
+    assert _kernels(SAME.replace("%b: f32[40,30]", "%b: f32[40,31]")) == 2
+    assert _kernels(SAME.replace("%b: f32[40,30]", "%b: f64[40,30]").replace("%1: f32", "%1: f64")) == 2
