@@ -256,8 +256,14 @@ def integers(dtype: DType) -> Graph:
 
 def float_casts(dtype: DType) -> Graph:
     x = tensor("x", 500, dtype=dtype)
-    wide = B.op("mul", x, B.like(x, 300))
+    wide = B.op("mul", x, B.like(x, 256))  # exact: the interpreter rounds to half here, a kernel only where it stores
     return Graph((x,), [B.cast(wide, d) for d in dtypes.ALL if not d.is_bool])
+
+
+def grouped(n: int, h: int, w: int, groups: int, each: int) -> Graph:
+    """Normalised groups of channels of an image with channels last in memory."""
+    x = tensor("x", n, h, w, groups * each)
+    return Graph((x,), [normalised(B.reshape(B.permute(x, (0, 3, 1, 2)), (n, groups, each * h * w)), (2,))])
 
 
 def ordered() -> Graph:
@@ -288,7 +294,12 @@ def zoo() -> dict[str, Callable[[], Graph]]:
         "conv": lambda: conv(3, 5, 17, 19), "conv/4": lambda: conv(4, 16, 16, 32),
         "conv s2": lambda: conv(2, 8, 15, 9, 2),
         "attention": lambda: attention(3, 100, 64),
+        "groups 8": lambda: grouped(16, 32, 32, 8, 8), "groups 3": lambda: grouped(5, 7, 9, 4, 3),
+        "skinny f64": lambda: gemm(7, 130, 200, "mk,nk->mn", float64),
     }
+    for spec in ("mk,nk->mn", "mk,kn->mn", "km,kn->mn", "nk,mk->nm"):
+        cases[f"skinny {spec}"] = lambda s=spec: gemm(20, 650, 333, s)
+        cases[f"skinny {spec}/4"] = lambda s=spec: gemm(13, 644, 2600, s)
     for shape in ((3, 5), (1000, 33), (64, 1024), (33, 4096), (5, 50304), (4, 100001)):
         cases[f"softmax {shape}"] = lambda s=shape: softmax(*s)
         cases[f"layernorm {shape}"] = lambda s=shape: layernorm(*s)
@@ -485,7 +496,23 @@ def timings() -> list[tuple[str, float, Graph, list[tuple[str, Callable]]]]:
             for m, n, s, a, b, g in ((128, 256, 3, 2, 1, 128), (256, 128, 4, 2, 1, 128), (128, 128, 3, 2, 1, 128),
                                      (128, 128, 6, 2, 1, 128), (128, 192, 4, 2, 1, 128), (256, 128, 4, 4, 1, 128),
                                      (128, 128, 4, 2, 4, 32), (128, 128, 3, 2, 2, 32), (128, 256, 4, 2, 4, 32))]
+    forward = [(f"bn {n} slices {s} bk {k} along {a} tile {x}x{y} of {t}",
+                only("contract", schedule.GpuSkinny(t, 20, n, k, x, y, s, a)))
+               for t, n, k, x, y, s, a in ((512, 20, 160, 4, 4, 20, 4), (512, 20, 80, 4, 4, 20, 4),
+                                           (256, 20, 160, 4, 4, 10, 4), (256, 20, 80, 4, 4, 10, 2),
+                                           (512, 20, 336, 4, 4, 12, 4), (512, 40, 112, 4, 4, 8, 2),
+                                           (256, 20, 232, 4, 4, 8, 1), (512, 24, 128, 4, 4, 16, 4),
+                                           (512, 32, 160, 4, 8, 20, 4), (512, 16, 224, 4, 4, 14, 4))]
+    backward = [(f"bn {n} slices {s} bk {k} along {a} tile {x}x{y} of {t}",
+                 only("contract", schedule.GpuSkinny(t, 20, n, k, x, y, s, a)))
+                for t, n, k, x, y, s, a in ((512, 8, 400, 4, 4, 50, 4), (512, 12, 256, 4, 4, 32, 4),
+                                            (512, 16, 200, 4, 4, 25, 4), (512, 20, 160, 4, 4, 20, 4),
+                                            (256, 8, 200, 4, 4, 25, 4), (512, 8, 200, 4, 4, 50, 2),
+                                            (512, 8, 192, 10, 4, 96, 2), (256, 16, 192, 4, 4, 12, 4))]
     return [
+        ("skinny 20x2600x650", 0.003, gemm(20, 2600, 650, "mk,nk->mn"), usual + forward),
+        ("skinny 20x650x2600", 0.003, gemm(20, 650, 2600, "mk,kn->mn"), usual + backward),
+        ("groups 64x1024x8x8", 0.012, grouped(64, 32, 32, 8, 8), usual),
         ("k_chain", 0.137, chain(8192, 4096), usual + maps),
         ("k_softmax", 0.094, softmax(8192, 4096), usual + rows),
         ("k_layernorm", 0.094, layernorm(8192, 4096), usual + rows),
