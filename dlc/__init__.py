@@ -33,6 +33,7 @@ from dlc.frontend.creation import (
     zeros,
     zeros_like,
 )
+from dlc.frontend.custom import custom_kernel
 from dlc.frontend.debug import NaNFound, debug
 from dlc.frontend.eager import realize
 from dlc.frontend.elementwise import (

@@ -31,7 +31,12 @@ def _paragraph(number: int, w: Work, origin: Origin | None) -> Iterator[str]:
     kernel = w.kernel
     times = plural(w.launches, "launch") + (f" on {w.tensors} sets of tensors" if w.tensors > w.launches else "")
     yield f"kernel {number} {kernel.name}: {times}, {nbytes(w.bytes)}, {count(w.flops)} flop"
-    if origin is None:
+    if kernel.meta.get("custom"):
+        yield "  computes  what its author wrote: a custom kernel"
+        for label, wanted in (("reads", False), ("writes", True)):
+            for k, b in enumerate(b for b in kernel.params if (b in kernel.writes) == wanted):
+                yield f"  {'' if k else label:9} {b.name}: {b.dtype.short}[{b.size}]"
+    elif origin is None:
         yield "  computes  a copy of a result to where it belongs"
     else:
         one = origin.lowered
@@ -44,7 +49,8 @@ def _paragraph(number: int, w: Work, origin: Origin | None) -> Iterator[str]:
         ):
             for k, entry in enumerate(entries):
                 yield f"  {'' if k else label:9} {entry}"
-    yield f"  {'schedule':9} {kernel.schedule!r}"
+    if kernel.schedule is not None:
+        yield f"  {'schedule':9} {kernel.schedule!r}"
     if kernel.locs:
         yield f"  {'from':9} {lines(kernel)}"
 

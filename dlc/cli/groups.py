@@ -34,7 +34,7 @@ def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | N
     found: dict[str, Origin] = {}
     for fused in program.fused:  # type: ignore[attr-defined]
         for group in fused.groups:
-            if group.kind != "scan" and _launched(group):
+            if group.kind not in ("scan", "call") and _launched(group):
                 lowered = _lowered(fused, group, machine)
                 found.setdefault(_key(lowered.kernel), Origin(fused, group, lowered))
     return [(kernel, found.get(_key(kernel))) for kernel in program.kernels()]

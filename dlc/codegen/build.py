@@ -16,8 +16,11 @@ from dlc.codegen import schedule as schedules
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
+from dlc.ir.custom import kernel_of
+from dlc.ir.errors import DeviceError
 from dlc.ir.graph import Graph, Node
 from dlc.ir.loops import Buffer, Kernel
+from dlc.ir.loops_guard import for_gpu
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 from dlc.passes.fuse import Fused, Group, fuse
@@ -107,10 +110,12 @@ class _Builder:
         refs.update(roots)
         out: Steps = []
         for group in fused.groups:
-            if all(u.kind not in ("scan", "sort") and u.node.type.size == 0 for u in group.units):
+            if all(u.kind not in ("scan", "sort", "call") and u.node.type.size == 0 for u in group.units):
                 continue
             if group.kind == "scan":
                 out += self.scan(group.units[0].node, refs, fused, depth)
+            elif group.kind == "call":
+                out += self.call(group.units[0].node, refs, fused)
             else:
                 out.append(self.launch(fused, group, refs))
         return self.gather_segments(out)
@@ -265,6 +270,26 @@ class _Builder:
             steps.append(Repeat(length, tuple(inside)))
         return steps
 
+    def call(self, node: Node, refs: dict[Node, Ref], fused: Fused) -> Steps:
+        """The launch of a kernel that the user wrote."""
+        items = {n.attrs["index"]: n for n in fused.graph.nodes() if n.op == "item" and n.inputs[0] is node}
+        args = [self.ref(memory_of(i), refs) for i in node.inputs]
+        for k, t in enumerate(node.type):
+            args.append(self.ref(items[k], refs) if k in items else Ref(self.slot("unused", t.dtype, t.size)))
+        if all(t.size == 0 for t in node.type):
+            return []
+        kernel = kernel_of(node.attrs["kernel"])
+        if node.loc is not None:
+            kernel = replace(kernel, locs=(node.loc,))
+        return [self.custom_launch(kernel, tuple(args))]
+
+    def custom_launch(self, kernel: Kernel, args: tuple[Ref, ...]) -> Launch:
+        if for_gpu(kernel):
+            at = "".join(f"\n  at {loc}" for loc in kernel.locs)
+            raise DeviceError(f"custom kernel {kernel.name} has grid or lane loops, which are for GPUs; on a CPU its "
+                              f"outermost loop may be parallel{at}")
+        work = max(kernel.flops * schedules.NS_PER_OP, kernel.bytes * schedules.NS_PER_BYTE)
+        return Launch(self.share(kernel), args, kernel.tasks, self.grain(kernel.tasks, work))
 
     def keep_carries(self, steps: Steps, new: Sequence[Ref], carries: Sequence[Ref]) -> Steps:
         """The copies of the new carries to the places of the old ones. Where nothing in `steps` needs the old one any
@@ -336,7 +361,10 @@ def _safe(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, 
 
 
 def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
-    """Does the kernel read `source` only at the very place of `goal` that it writes, and not in a later loop nest?"""
+    """Does the kernel read `source` only at the very place of `goal` that it writes, and not in a later loop nest?
+    Not known of kernels that the user wrote: a loop around the nest may read again what it has written."""
+    if step.kernel.meta.get("custom"):
+        return False
     pairs = [(b, r) for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)]
     accesses = _accesses(step.kernel)
     reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]

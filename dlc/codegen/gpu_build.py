@@ -14,8 +14,10 @@ from dlc.codegen.build import Steps, _Builder
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
+from dlc.ir.errors import DeviceError
 from dlc.ir.graph import Graph, Node
 from dlc.ir.loops import Buffer, Kernel
+from dlc.ir.loops_guard import for_gpu
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Launch, Ref
 from dlc.passes.fuse import Fused, Group, fuse
@@ -66,6 +68,13 @@ class GpuBuilder(_Builder):
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
         self.work[args] = 0.0
         return Launch(self.share(_aligned(lowered.kernel, args)), args)
+
+    def custom_launch(self, kernel: Kernel, args: tuple[Ref, ...]) -> Launch:
+        if not for_gpu(kernel) and kernel.parallel is None:
+            at = "".join(f"\n  at {loc}" for loc in kernel.locs)
+            raise DeviceError(f"custom kernel {kernel.name} would run on one thread of the GPU: its outermost loop "
+                              f"must be parallel, or a grid loop with a lane loop inside{at}")
+        return Launch(self.share(_aligned(kernel, args)), args)
 
     def grain(self, tasks: int, work_ns: float) -> int:
         return 1

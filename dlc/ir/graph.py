@@ -221,7 +221,7 @@ def structure(graph: Graph) -> tuple:
         attrs = tuple(
             (k, structure(v) if isinstance(v, Graph) else _key_of(v))
             for k, v in sorted(node.attrs.items())
-            if k != "uid"
+            if k not in ("uid", "batching")
         )
         rows.append((node.op, tuple(number[i] for i in node.inputs), attrs, node.type))
         number[node] = len(number)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dlc.ir import dtypes
+from dlc.ir import custom, dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Graph, Node, TensorType
@@ -280,6 +280,10 @@ def _checkpoint(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
     return tuple(_run(node.attrs["body"], ins, mode))
 
 
+def _call(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
+    return custom.evaluate(node, ins)
+
+
 def _item(node: Node, mode: _Mode, x: tuple[Array, ...]) -> Array:
     return x[node.attrs["index"]]
 
@@ -322,6 +326,7 @@ MEANING: dict[str, Callable[..., Any]] = {
     "barrier": _same,
     "vjp": _vjp,
     "checkpoint": _checkpoint,
+    "call": _call,
 }
 
 

@@ -8,12 +8,14 @@
 One node a line, inputs first; `#` starts a comment, which holds the user's source line. Parameters keep their names
 where these are unique. The body of a loop stands behind its node, in braces, with names of its own. Attribute values
 are numbers, true and false, "strings", [lists], dtypes (f32) and graphs. `uid` numbers are made anew by the parser.
+A string of several lines (the kernel of a `call`) stands between triple quotes, indented.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
@@ -75,13 +77,23 @@ def _value(value: Any) -> str:
 
 
 def _attributes(node: Node) -> str:
-    return " ".join(f"{k}={_value(v)}" for k, v in sorted(node.attrs.items()) if not isinstance(v, Graph))
+    return " ".join(f"{k}={_value(v)}" for k, v in sorted(node.attrs.items()) if k not in _apart(node))
+
+
+def _apart(node: Node) -> list[str]:
+    """The attributes that stand behind the others, in lines of their own (or nowhere: `batching` is no text)."""
+    return [k for k, v in sorted(node.attrs.items()) if isinstance(v, Graph) or k == "batching" or _is_page(v)]
+
+
+def _is_page(value: Any) -> bool:
+    return isinstance(value, str) and "\n" in value and '"""' not in value and "\\" not in value
 
 
 def _graph_lines(graph: Graph, indent: str, locs: bool) -> Iterator[str]:
     names: dict[Node, str] = dict(zip(graph.params, _param_names(graph.params), strict=True))
     params = ", ".join(f"{names[p]}: {p.type}" for p in graph.params)
-    yield f"{indent}graph {graph.name}({params}) {{"
+    name = graph.name if _NAME.fullmatch(graph.name) else re.sub(r"\W", "_", f"_{graph.name}")
+    yield f"{indent}graph {name}({params}) {{"
     inner = indent + "  "
     for node in graph.nodes():
         if node in names:
@@ -92,11 +104,15 @@ def _graph_lines(graph: Graph, indent: str, locs: bool) -> Iterator[str]:
         if attributes := _attributes(node):
             text += f" {attributes}"
         comment = f"  # {node.loc}" if locs and node.loc else ""
-        bodies = [(k, v) for k, v in sorted(node.attrs.items()) if isinstance(v, Graph)]
+        bodies = [(k, node.attrs[k]) for k in _apart(node) if k != "batching"]
         if not bodies:
             yield text + comment
         for k, (name, body) in enumerate(bodies):
-            head, *rest, last = _graph_lines(body, inner, locs)
+            if isinstance(body, str):
+                head, *rest = ['"""', *textwrap.indent(body.rstrip("\n"), inner + "  ").split("\n")]
+                last = inner + '"""'
+            else:
+                head, *rest, last = _graph_lines(body, inner, locs)
             yield f"{text} {name}={head.lstrip()}"
             yield from rest
             text = last
@@ -109,9 +125,10 @@ def _graph_lines(graph: Graph, indent: str, locs: bool) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------------------------- parsing
 
 _TOKEN = re.compile(
-    r"""(?P<space>[ \t\r]+|\#[^\n]*)|(?P<line>\n)|(?P<value>%[\w.]+)|(?P<text>"(?:[^"\\\n]|\\.)*")
+    r"""(?P<space>[ \t\r]+|\#[^\n]*)|(?P<line>\n)|(?P<value>%[\w.]+)|(?P<page>\"{3}.*?\"{3})
+    |(?P<text>"(?:[^"\\\n]|\\.)*")
     |(?P<number>-?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|inf\b|nan\b))|(?P<word>[A-Za-z_][\w.]*)|(?P<mark>[(){}\[\],:=])""",
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 
 
@@ -131,6 +148,7 @@ def _tokens(text: str) -> list[_Token]:
             line += 1
         elif match.lastgroup != "space":
             out.append(_Token(match.lastgroup, match.group(), line))
+            line += match.group().count("\n")
         at = match.end()
     out.append(_Token("end", "end of text", line))
     return out
@@ -271,6 +289,9 @@ class _Parser:
             return self.graph()
         if self.accept("["):
             return tuple(self.listed("]", self.value))
+        if kind == "page":
+            self.at += 1
+            return textwrap.dedent(text[3:-3]).strip("\n ") + "\n"
         if kind == "text":
             self.at += 1
             return json.loads(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from dlc.ir.custom import check_rule
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DTypeError, ShapeError, VerifyError
 from dlc.ir.graph import Graph, Node, TensorType
@@ -52,8 +53,11 @@ def verify(graph: Graph, where: str = "graph") -> None:
             fail(node, f"missing or malformed attribute or operand ({e!r})")
         if inferred != node.type:
             fail(node, f"the type should be {type_text(inferred)}")
-        if isinstance(body := node.attrs.get("body"), Graph):
-            verify(body, f"{where}, body {body.name}")
+        for key in ("body", "vjp", "jvp"):
+            if isinstance(body := node.attrs.get(key), Graph):
+                verify(body, f"{where}, {key} {body.name}")
+                if key != "body" and (wrong := check_rule(node, key, body)):
+                    fail(node, wrong)
     for o in graph.outputs:
         if not isinstance(o.type, TensorType):
             fail(o, "an output with several results")

@@ -352,6 +352,7 @@ class _Parser:
     def __init__(self, lines: list[tuple[int, str]]):
         self.lines = lines
         self.at = 0
+        self.line_of: dict[Stmt, int] = {}
 
     def fail(self, message: str, column: int | None = None) -> ParseError:
         """An error at a column of the current line (from 0; by default where its text begins)."""
@@ -388,7 +389,7 @@ class _Parser:
         body = self.block({b.name: b for b in buffers}, 1)
         if self.at < len(self.lines):
             raise self.fail("unexpected indentation")
-        return Kernel(name, tuple(buffers), frozenset(writes), body, **extra)
+        return Kernel(name, tuple(buffers), frozenset(writes), body, meta={"lines": self.line_of}, **extra)
 
     def facts(self, text: str) -> dict:
         found: dict = {}
@@ -442,7 +443,10 @@ class _Parser:
                 depth = indent
             if indent > depth:
                 raise self.fail("unexpected indentation")
-            body += self.statement(_code(raw), scope, depth)
+            number = self.lines[self.at][0]
+            made = self.statement(_code(raw), scope, depth)
+            self.line_of.update(dict.fromkeys(made, number))
+            body += made
         if self.at == start:
             raise self.fail("expected an indented block")
         if any(isinstance(s, Alloc) for s in body):

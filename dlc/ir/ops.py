@@ -33,6 +33,7 @@ Elementwise operations (every row of `ir/scalar.py`) need operands of equal shap
                                          not merged with equal computations (dlc.checkpoint)
     vjp     outputs                      (outputs..., cotangents..., wrt...) -> gradients for wrt; see `passes/vjp.py`
     checkpoint body                      inlined going forward, recomputed going backward
+    call    kernel, dtypes, shapes       a kernel of the user's, as Loop IR text; see `ir/custom.py`
 """
 
 from __future__ import annotations
@@ -278,6 +279,12 @@ def _infer_vjp(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     return tuple(ins[2 * n :])
 
 
+def _infer_call(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    from dlc.ir.custom import infer  # the Loop IR is needed by those graphs only that have a call
+
+    return infer(ins, attrs)
+
+
 def _first(ins: Types, attrs: Attrs) -> TensorType:
     return ins[0]
 
@@ -322,6 +329,7 @@ _ROWS = [
     Op("barrier", _first),
     Op("vjp", _infer_vjp),
     Op("checkpoint", lambda ins, attrs: tuple(o.type for o in attrs["body"].outputs)),
+    Op("call", _infer_call),
 ]
 
 OPS: dict[str, Op] = {row.name: row for row in _ROWS}

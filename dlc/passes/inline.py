@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dlc.ir import build as B
+from dlc.ir import custom
 from dlc.ir.graph import Graph, Node, inline, make, topological
 from dlc.passes.vjp import map_bodies
 
 
 def remove_markers(graph: Graph) -> Graph:
-    """`graph` without checkpoint, tag and stop_gradient nodes, in bodies too. Barriers stay until fusion."""
+    """`graph` without checkpoint, tag and stop_gradient nodes and the derivatives of calls, in bodies too. Barriers
+    stay until fusion."""
     outputs = map_bodies(graph.outputs, remove_markers)
     done: dict[Node, Node | list[Node]] = {}
     for node in Graph(graph.params, outputs).nodes():
@@ -19,6 +21,9 @@ def remove_markers(graph: Graph) -> Graph:
             done[node] = inline(node.attrs["body"], ins)
         elif node.op == "item" and isinstance(ins[0], list):
             done[node] = ins[0][node.attrs["index"]]
+        elif node.op == "call":
+            kept = {k: v for k, v in node.attrs.items() if k not in custom.LATER}
+            done[node] = make("call", ins, node.loc, **kept)
         else:
             same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
             done[node] = node if same else make(node.op, ins, node.loc, **node.attrs)

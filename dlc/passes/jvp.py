@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlc.ir import build as B
-from dlc.ir.graph import Graph, Node, located, make, param, topological
+from dlc.ir.graph import Graph, Node, inline, located, make, param, topological, unique
 from dlc.ir.ops import OPS
 from dlc.passes.arith import add, cumulative, div, gather, mul, scatter, shift, take_along, where, zeros
 from dlc.passes.scans import active_params
@@ -23,7 +23,9 @@ from dlc.passes.vjp import (
     expand_nodes,
     inverse,
     other_factors,
+    pullback,
     reduced_last,
+    rule_of,
     running_positions,
     scatter_ties,
     shared_ties,
@@ -207,6 +209,21 @@ def _checkpoint(node: Node, tangents: list[Tangent]) -> list[Tangent]:
     return [None if t is None else next(results) for t in moved]
 
 
+def _call(node: Node, tangents: list[Tangent]) -> list[Tangent]:
+    """The rule that came with the kernel; without one, the transpose of its reverse rule, which is linear."""
+    results = [B.item(node, k) for k in range(len(node.type))]
+    moving = [zeros(x) if t is None else t for x, t in zip(node.inputs, tangents, strict=True) if x.dtype.is_float]
+    floats = [r for r in results if r.dtype.is_float]
+    if "jvp" in node.attrs or "vjp" not in node.attrs:
+        moved = inline(rule_of(node, "jvp"), [*node.inputs, *results, *moving])
+    else:
+        names = [make("tag", (zeros(r),), uid=unique()) for r in floats]
+        grads = inline(rule_of(node, "vjp"), [*node.inputs, *results, *names])
+        moved = [zeros(n) if t is None else t for n, t in zip(names, pullback(grads, moving, names), strict=True)]
+    back = iter(moved)
+    return [next(back) if r.dtype.is_float else None for r in results]
+
+
 _LINEAR = ("cast", "reshape", "permute", "broadcast", "slice", "flip", "window", "unwindow", "tag", "barrier")
 
 JVP: dict[str, Rule] = {
@@ -222,4 +239,5 @@ JVP: dict[str, Rule] = {
     "concat": _concat,
     "scan": _scan,
     "checkpoint": _checkpoint,
+    "call": _call,
 }

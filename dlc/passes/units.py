@@ -18,7 +18,7 @@ from dlc.ir.ops import split_spec
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.scalarize import INLINE, Elements, Index
 
-HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan"})
+HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan", "call"})
 _VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "pair", "stop_gradient", "tag"})
 EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
 _DEPTH = 120  # longest chain of operations computed on the spot
@@ -30,7 +30,7 @@ class Unit:
     reduction, one per label for a contraction; an axis of extent 1 is the constant 0 (its place in `index`)."""
 
     node: Node
-    kind: str  # map reduce contract scatter sort cumulative scan
+    kind: str  # map reduce contract scatter sort cumulative scan call
     index: Index  # the domain's index, one entry per axis
     extents: tuple[int, ...]
     values: tuple[Expr, ...]  # contract: the two operands; scatter: (index, update); else one
@@ -79,7 +79,7 @@ def own_outputs(graph: Graph) -> Graph:
     outputs, taken = [], set()
     for out in graph.outputs:
         root = memory_of(out)
-        if root.op == "param" or root in taken or (root.op == "item"):
+        if root.op == "param" or root in taken or (root.op == "item" and root.inputs[0].op != "call"):
             root = make("barrier", (out,), out.loc, uid=unique())
             out = root
         taken.add(root)
@@ -127,7 +127,7 @@ def _choose(graph: Graph, nodes: Sequence[Node], more: set[Node]) -> list[Node]:
     for n in nodes:
         if n.op == "contract":
             forced.update(base_of(i) for i in n.inputs)
-        elif n.op == "scan":
+        elif n.op in ("scan", "call"):
             forced.update(map(memory_of, n.inputs))
         elif n.op == "scatter":
             forced.update((n.inputs[1],) if n.inputs[1].op != "param" else ())
@@ -199,7 +199,7 @@ class UnitTable:
         for k, p in enumerate(graph.params):
             self.buffers[p] = Buffer(_name(p, k), p.dtype, (p.type.size,), note=str(p.type))
         for k, n in enumerate(self.nodes):
-            if n.op not in ("sort", "scan"):
+            if n.op not in ("sort", "scan", "call"):
                 self.buffers[n] = Buffer(f"t{k}", n.dtype, (n.type.size,), note=f"{n.op} {n.type}")
         for k, n in enumerate(x for x in graph.nodes() if x.op == "item"):
             self.buffers[n] = Buffer(f"r{k}", n.dtype, (n.type.size,), note=f"item {n.type}")
@@ -239,7 +239,7 @@ class UnitTable:
             src = n.inputs[0]
             index = fresh_index(src.shape)
             return self._with_loads(Unit(n, n.op, index, src.shape, (els.value(src, index),)))
-        if n.op == "scan":
+        if n.op in ("scan", "call"):
             index = fresh_index(n.inputs[0].shape) if n.inputs else ()
             unit = Unit(n, n.op, index, n.inputs[0].shape if n.inputs else (), ())
             for i in map(memory_of, n.inputs):

@@ -19,7 +19,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlc.ir import build as B
-from dlc.ir.errors import VerifyError
+from dlc.ir.custom import kernel_of
+from dlc.ir.errors import TraceError, VerifyError
 from dlc.ir.graph import Graph, Node, TensorType, inline, located, make, param, substitute, topological, unique
 from dlc.ir.ops import split_spec
 from dlc.passes.arith import (
@@ -532,6 +533,28 @@ def _checkpoint(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
     return [next(grads) if wanted else None for wanted in need]
 
 
+def _call(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
+    """The rule that came with the kernel; what it makes zero is no dependence."""
+    results = [B.item(node, k) for k in range(len(node.type))]
+    given = [zeros(r) if ct is None else ct for r, ct in zip(results, cts, strict=True) if r.dtype.is_float]
+    grads = iter(inline(rule_of(node, "vjp"), [*node.inputs, *results, *given]))
+    out = [next(grads) if i.dtype.is_float else None for i in node.inputs]
+    return [None if g is not None and g.op == "const" and g.attrs["value"] == 0 else g for g in out]
+
+
+def rule_of(node: Node, name: str) -> Graph:
+    """The graph of a call's derivative."""
+    rule = node.attrs.get(name)
+    if rule is None:
+        kernel = kernel_of(node.attrs["kernel"]).name
+        at = f"\n  at {node.loc}" + (f", in {node.loc.function}" if node.loc.function else "") if node.loc else ""
+        raise TraceError(
+            f"custom kernel {kernel} has no {name}: give custom_kernel the function that computes its derivative, or "
+            f"keep gradients out with stop_gradient{at}"
+        )
+    return rule
+
+
 def _unexpanded(node: Node, ct: Any, need: tuple[bool, ...]) -> list[Ct]:
     raise VerifyError("vjp: a vjp node inside what is differentiated; expand it first")
 
@@ -555,5 +578,6 @@ VJP: dict[str, Rule | None] = {
     "barrier": _SAME,
     "stop_gradient": None,
     "checkpoint": _checkpoint,
+    "call": _call,
     "vjp": _unexpanded,
 }

@@ -224,6 +224,20 @@ def _checkpoint(node: Node, ins: list[Node], batched: list[bool], size: int) -> 
     return [Lane(B.item(new, k), lane.batched) for k, lane in enumerate(lanes)]
 
 
+def _call(node: Node, ins: list[Node], batched: list[bool], size: int) -> list[Lane]:
+    """By the rule that came with the kernel, or one example after the other."""
+    rule = node.attrs.get("batching")
+    if rule is not None:
+        return [Lane(n, True) for n in rule.batch(node, ins, batched, size)]
+    order = sorted(range(len(ins)), key=lambda k: batched[k])  # constants of the loop first
+    params = [param(i.type, loc=node.loc) for i in node.inputs]
+    one = make("call", params, node.loc, **node.attrs)
+    body = Graph([params[k] for k in order], [B.item(one, k) for k in range(len(node.type))], "examples")
+    loop = make("scan", [ins[k] for k in order], body=body, length=size, consts=batched.count(False), carry=0,
+                reverse=False)
+    return [Lane(B.item(loop, k), True) for k in range(len(node.type))]
+
+
 _SAME = _shifted()
 
 BATCH: dict[str, Rule] = {
@@ -251,4 +265,5 @@ BATCH: dict[str, Rule] = {
     "tag": _SAME,
     "barrier": _SAME,
     "checkpoint": _checkpoint,
+    "call": _call,
 }
