@@ -15,6 +15,7 @@ from dlc.passes.fuse import Enough, Fused, Group
 from dlc.passes.gpu_order import row_axis
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of
+from dlc.passes.lower_gpu_mma import STAGED
 from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.lower_rows import inner_axes
 
@@ -142,7 +143,7 @@ def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.G
     if node.inputs[0].dtype.is_half and k >= LEAST_INNER:
         warpgroups = target.arch == "sm_90a"
         _, (bm, bn, gm, gn) = min(enumerate(_WGMMA_TILES if warpgroups else _MMA_TILES), key=cost)
-        results = 160 * bm  # bytes of staged results
+        results = STAGED + 32 * bm
         stages = min(4, (target.shared_bytes - 1024 - results) // ((bm + bn) * _INNER * 2))
         return schedule.GpuMma(bm, bn, _INNER, stages, gm, gn, 128 if warpgroups else 32, swap)
     # two blocks of the largest tiles hide each other's latency, one alone does not

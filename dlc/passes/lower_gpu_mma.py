@@ -23,7 +23,7 @@ from dlc.passes.lower_gpu_contract import GpuTile, blocks_of, stride_one
 PIECE = 8  # elements of an asynchronous copy
 ROW = 64  # elements of a row of a shared tile
 
-STAGED = 128  # bytes of a row of results in shared memory
+STAGED = 16 << 10  # bytes of results in shared memory, without what their rows are longer
 
 _ZERO = loops.const(0)
 
@@ -176,7 +176,7 @@ def _results(tile: GpuTile, sched: schedule.GpuMma, acc: Buffer, t: Expr, origin
     p, dtype, high = tile.parts, tile.unit.node.dtype, sched.lanes // 2
     columns = sched.bn // sched.gn
     count = columns // 8
-    while count * 8 * sched.gn * dtype.itemsize > STAGED and count % 2 == 0:
+    while sched.bm * count * 8 * sched.gn * dtype.itemsize > STAGED and count % 2 == 0:
         count //= 2  # groups of eight columns that are staged at once
     part = count * 8
     width = part * sched.gn
