@@ -13,8 +13,10 @@ from dlc.codegen import llvm_types as lt
 from dlc.codegen.llvm_builder import Value
 from dlc.codegen.llvm_index import Linear
 from dlc.codegen.llvm_registers import Registers
-from dlc.ir.dtypes import DType, bool_, int32, int64, uint8, uint32
+from dlc.ir.dtypes import DType, bfloat16, bool_, float32, int32, int64, uint8, uint32
 from dlc.ir.loops import Buffer, Expr, Store, load_parts
+
+_ONE = Linear(1, {})
 
 
 @dataclass(frozen=True)
@@ -147,13 +149,15 @@ class Memory(Registers):
 
     def load_pair(self, low: Expr, high: Expr) -> Value | None:
         """Two neighbours in memory that nobody writes, as one word; None where they are no such thing."""
+        if low.op == high.op == "cast" and low.args[0].dtype is high.args[0].dtype is float32:
+            return self._load_rounded(low.args[0], high.args[0])
         if low.op != "load" or high.op != "load" or low.attr is not high.attr or low.attr.space != "global":
             return None
         (buffer, index, predicate), (_, above, other) = load_parts(low), load_parts(high)
         if buffer in self.analysis.stored or buffer.size < 2 or predicate is not other:
             return None
         at = self.index.flat(index, buffer.shape)
-        if self.index.flat(above, buffer.shape).plus(at, -1) != Linear(1, {}):
+        if self.index.flat(above, buffer.shape).plus(at, -1) != _ONE:
             return None
         if at.const % 2 or at.lane % 2 or any(f % 2 for f in at.terms.values()):
             return None
@@ -164,6 +168,33 @@ class Memory(Registers):
             self.pointers[words] = self.pointers[buffer]
         half = Linear(at.const // 2, {a: f // 2 for a, f in at.terms.items()}, at.lane // 2)
         return self._load_at(self._place(words, half), None if predicate is None else self.expr(predicate))
+
+    def _load_rounded(self, low: Expr, high: Expr) -> Value | None:
+        """A word in each lane of two neighbouring float32 rounded to bfloat16, all of them side by side in memory."""
+        if low.op != "load" or high.op != "load" or low.attr is not high.attr or low.attr.space != "global":
+            return None
+        (buffer, index, predicate), (_, above, other) = load_parts(low), load_parts(high)
+        if predicate is not None or other is not None or not any(map(self.index.is_vector, index)):
+            return None
+        place = self.place(buffer, index)
+        if place.vector is not None or place.lane != 2:
+            return None
+        if self.index.flat(above, buffer.shape).plus(self.index.flat(index, buffer.shape), -1) != _ONE:
+            return None
+        lanes, mask = self.index.vector.lanes, self.mask
+        if mask is not None and mask.const is False:
+            return self.zero(uint32, lanes)
+        whole = mask is None or mask.const is True
+        depth = self._load_depth(buffer, not whole and mask.const is None)
+        p = self.pointer(place, depth)
+        if whole:
+            floats = self._read(p, float32, 2 * lanes, place, depth)
+        else:
+            twice = self._turn(self.splat(mask, bool_, lanes), tuple(k // 2 for k in range(2 * lanes)))
+            floats = self._read_masked(p, place, twice, depth)
+        halves = llvm_convert.to_half(self, floats, bfloat16)
+        text = f"bitcast {lt.type_text(bfloat16, 2 * lanes)} {halves.text} to {lt.type_text(uint32, lanes)}"
+        return self.ins(text, lanes, halves)
 
     def _load_scalar(self, place: Place, pred: Value | None) -> Value:
         dtype = place.buffer.dtype
@@ -221,7 +252,7 @@ class Memory(Registers):
         return self.shuffle(mask, None, order, bool_)
 
     def _read_masked(self, p: Value, place: Place, mask: Value, depth: int) -> Value:
-        dtype, lanes = place.buffer.dtype, self.index.vector.lanes
+        dtype, lanes = place.buffer.dtype, mask.lanes
         stored = uint8 if dtype.is_bool else dtype
         t, m = lt.type_text(stored, lanes), lt.type_text(bool_, lanes)
         value = self.call(

@@ -190,10 +190,16 @@ def offsets(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
     for e, (node, _) in unit.loads.items():
         if body.group.member(node) is None:
             out.extend(simplify(loops.map_expr(a, lambda *_: None, memo)) for a in e.args)
-    if unit.kind == "map" and unit.node in body.fused.stored:
-        index = tuple(loops.map_expr(i, lambda *_: None, memo) for i in unit.index)
-        out.append(simplify(body.fused.table.elements.offset(unit.node, index)))
-    return out
+    return out + _writes(body, unit, mapping)
+
+
+def _writes(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
+    """The offset at which a map stores its result, if it does."""
+    if unit.kind != "map" or unit.node not in body.fused.stored:
+        return []
+    memo = dict(mapping)
+    index = tuple(loops.map_expr(i, lambda *_: None, memo) for i in unit.index)
+    return [simplify(body.fused.table.elements.offset(unit.node, index))]
 
 
 def _divides(e: Expr, axis: Expr) -> bool:
@@ -356,13 +362,47 @@ def transposed_axis(fused: Fused, group: Group, extents: tuple[int, ...]) -> int
     strided: dict[int, int] = {}
     for u in group.units:
         mapping = spread(u.axes, places)
-        for off in offsets(body, u, mapping):
-            if off.dtype.is_bool or coefficient(off, axes[-1]) in (0, 1):
+        for off, step in [*(r[1:] for r in _reads(body, u, mapping)), *((o, 1) for o in _writes(body, u, mapping))]:
+            if coefficient(off, axes[-1]) in (0, step):
                 continue
             for k in range(len(axes) - 1):
-                if coefficient(off, axes[k]) == 1:
+                if coefficient(off, axes[k]) == step:
                     strided[k] = strided.get(k, 0) + 1
     return max(strided, key=lambda k: strided[k]) if strided else None
+
+
+def _reads(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Expr, Expr, int]]:
+    """What a unit reads from memory outside its group: the expression, its offset with the unit's axes replaced, and
+    its width in elements: neighbours that are paired are read together."""
+    memo = dict(mapping)
+
+    def offset(load: Expr) -> Expr:
+        return simplify(loops.map_expr(load.args[0], lambda *_: None, memo))
+
+    words: dict[Expr, tuple[Expr, Expr]] = {}  # load -> (the pair that it is half of, the load of its low half)
+    for e in _parts(unit.values):
+        halves = [a.args[0] if a.op == "cast" else a for a in e.args] if e.op == "pair" else ()
+        if halves and all(h.op == "load" and len(h.args) == 1 for h in halves) and halves[0].attr is halves[1].attr:
+            if simplify(offset(halves[1]) - offset(halves[0])) is loops.const(1):
+                words |= dict.fromkeys(halves, (e, halves[0]))
+    found: dict[Expr, tuple[Expr, Expr, int]] = {}
+    for e, (node, _) in unit.loads.items():
+        if body.group.member(node) is None:
+            whole, low = words.get(e, (e, e))
+            found.setdefault(whole, (whole, offset(low), 1 if whole is e else 2))
+    return list(found.values())
+
+
+def _parts(values: Iterable[Expr]) -> set[Expr]:
+    """All expressions in some expressions."""
+    seen: set[Expr] = set()
+    stack = list(values)
+    while stack:
+        e = stack.pop()
+        if e not in seen:
+            seen.add(e)
+            stack.extend(e.args)
+    return seen
 
 
 def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> Lowered:
@@ -405,13 +445,10 @@ def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> L
     row, lane = loops.axis("a", t), loops.axis("l", t)
     for u in group.units:
         mapping = spread(u.axes, list(zip(probe, extents, strict=True)))
-        for e, (node, _) in u.loads.items():
-            if group.member(node) is not None:
+        for e, off, step in _reads(body, u, mapping):
+            if coefficient(off, probe[across]) != step or coefficient(off, probe[last]) in (0, step):
                 continue
-            off = simplify(loops.map_expr(e.args[0], lambda *_: None, dict(mapping)))
-            if coefficient(off, probe[across]) != 1 or coefficient(off, probe[last]) in (0, 1):
-                continue
-            tile = Buffer(f"tile{len(preset)}", node.dtype, (t, t), "reg")
+            tile = Buffer(f"tile{len(preset)}", e.dtype, (t, t), "reg")
             k, v = loops.axis("k", t), loops.axis("v", t)  # rows of the tile run along the last axis
             a, b = simplify(base_a + v), simplify(base_b + k)
             at = spread(u.axes, places(a, b))

@@ -74,6 +74,20 @@ def test_neighbours_in_memory_are_read_as_words(level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("step", [2, 4, 1])
+def test_floats_are_rounded_two_by_two(level, step):
+    rng, n = np.random.default_rng(5), 37
+    x, out = Buffer("x", F32, (4 * n,)), Buffer("out", U32, (n,))
+    i = axis("i", n)
+    halves = [op("cast", load(x, i * step + k), dtype=BF16) for k in (0, 1)]
+    body = loop(i, store(out, [i], op("pair", *halves)), "vector", None, 16)
+    values = rng.standard_normal(x.size).astype(np.float32)
+    want, got, compiled = both_ways(kernel("k", [x, out], body), level, values, np.zeros(n, np.uint32))
+    np.testing.assert_array_equal(got, want)
+    assert ("load <32 x float>" in compiled.text) == (step == 2)
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_a_pair_that_is_written_meanwhile(level):
     """What is read as a word is not what was there before a store to its halves."""
     x, out = Buffer("x", BF16, (2,)), Buffer("out", U32, (2,))
