@@ -18,16 +18,16 @@ F32 = dtypes.float32
 
 
 def linear():
-    x, w = param(TensorType(F32, (100, 784)), "x"), param(TensorType(F32, (10, 784)), "w")
+    x, w = param(TensorType(F32, (102, 784)), "x"), param(TensorType(F32, (10, 784)), "w")
     y = B.contract(x, w, "mk,nk->mn", loc=Loc("train.py", 12))
     return Graph([x, w], [B.op("max", y, B.like(y, 0)), y])
 
 
 LINEAR = """\
-graph main(%x: f32[100,784], %w: f32[10,784]) {
-  %0: f32[100,10] = contract(%x, %w) dtype=f32 spec="mk,nk->mn"  # train.py:12
-  %1: f32[100,10] = const() dtype=f32 shape=[100,10] value=0.0
-  %2: f32[100,10] = max(%0, %1)
+graph main(%x: f32[102,784], %w: f32[10,784]) {
+  %0: f32[102,10] = contract(%x, %w) dtype=f32 spec="mk,nk->mn"  # train.py:12
+  %1: f32[102,10] = const() dtype=f32 shape=[102,10] value=0.0
+  %2: f32[102,10] = max(%0, %1)
   return %2, %0
 }"""
 
