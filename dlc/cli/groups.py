@@ -32,7 +32,7 @@ class Origin(NamedTuple):
 def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | None]]:
     """Every kernel of the program in the order of first use; None for a copy, which no group asked for."""
     found: dict[str, Origin] = {}
-    for fused in program.fused:  # type: ignore[attr-defined]
+    for fused in program.fused:
         for group in fused.groups:
             if group.kind not in ("scan", "call") and _launched(group):
                 lowered = _lowered(fused, group, machine)

@@ -60,8 +60,8 @@ def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTa
     roots = {memory_of(o): Ref(s) for o, s in zip(graph.outputs, outputs, strict=True)}
     steps = builder.steps(graph, refs, roots, 0)
     program = Program(name, inputs, outputs, tuple(steps), tuple(p.type for p in graph.params),
-                      tuple(o.type for o in graph.outputs), (*inputs, *outputs, *builder.arena), donate=tuple(donate))
-    program.fused = builder.fused  # type: ignore[attr-defined]
+                      tuple(o.type for o in graph.outputs), (*inputs, *outputs, *builder.arena), donate=tuple(donate),
+                      fused=tuple(builder.fused))
     return _in_place(program, donate, builder)
 
 

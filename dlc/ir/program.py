@@ -9,6 +9,7 @@ dealt out to the threads, and each thread has its own copy of the slots that onl
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import TensorType
@@ -116,6 +117,7 @@ class Program:
     arena_bytes: int = 0
     donate: tuple[tuple[int, int], ...] = ()
     notes: list[str] = field(default_factory=list)
+    fused: tuple[Any, ...] = ()  # what fusion made of the graph and of the bodies of its loops (passes.fuse.Fused)
 
     def kernels(self) -> list[Kernel]:
         """Distinct kernels in the order of first use."""

@@ -143,7 +143,7 @@ class _Session:
         target = replace(self.target, tuned=Tuned(contracts, {}))
         program = build_program(target_layout(graph, target), (), target, self.name)
         kernels: dict[str, Schedule] = {}
-        for subject in self.groups(program.fused):  # type: ignore[attr-defined]
+        for subject in self.groups(program.fused):
             winner = self.winner(subject)
             if winner.schedule is not None:
                 kernels.update(dict.fromkeys(winner.places, winner.schedule))
