@@ -48,7 +48,8 @@ def _other_tiles(node: Node, first: schedule.Contract, target: CpuTarget) -> lis
     """The other register tiles with vectors along the columns, by their estimates."""
     m, n, k, _ = schedules.product_sizes(node, first.swap)
     base = schedules.tiled(node, target, first.swap)
-    costs = dict(schedules.tile_costs(base.run or m, n, k, base.lanes, target))
+    pairs = bool(node.attrs.get("pairs"))
+    costs = dict(schedules.tile_costs(base.run or m, n, k, base.lanes, target, pairs))
     order = sorted(costs, key=lambda tile: costs[tile])
     return [schedules.tiled(node, target, first.swap, t) for t in order if first.along or t != (first.mr, first.nr)]
 

@@ -160,22 +160,36 @@ def index_range(units: Sequence[Unit]) -> int:
     return max(found)
 
 
-def same(want: Sequence[Buffer], have: Sequence[Buffer], slots: Sequence[Slot]) -> bool:
+def same(want: Sequence[Buffer], have: Sequence[Buffer], inputs: Sequence[Buffer], program: Program) -> bool:
     """Are two sets of outputs equal, up to what another order of summation changes?"""
-    return all(_close(devices.read(a, (s.size,), s.dtype.np), devices.read(b, (s.size,), s.dtype.np), s.dtype)
-               for a, b, s in zip(want, have, slots, strict=True))
+    pairs = [(_read(a, s), _read(b, s)) for a, b, s in zip(want, have, program.outputs, strict=True)]
+    # what cancels in a sum leaves the rounding of its terms, which may be as large as anything around
+    terms = max((_largest(x) for x in [*map(_read, inputs, program.inputs), *(a for a, _ in pairs)]), default=0.0)
+    return all(_close(a, b, s.dtype, terms) for (a, b), s in zip(pairs, program.outputs, strict=True))
 
 
-def _close(want: np.ndarray, have: np.ndarray, dtype: DType) -> bool:
+_BITS = {"bfloat16": 7, "float16": 10, "float32": 20, "float64": 48}  # that two results have in common
+
+
+def _close(want: np.ndarray, have: np.ndarray, dtype: DType, terms: float) -> bool:
     if not dtype.is_float:  # a comparison of two sums may turn over
         return np.count_nonzero(want != have) <= want.size // 1000
-    exact = want == have  # infinities too
-    if exact.all():
-        return True
-    a, b = want[~exact].astype(np.float64), have[~exact].astype(np.float64)
+    off = want != have  # infinities are equal
+    a, b = want[off].astype(np.float64), have[off].astype(np.float64)
     finite = np.isfinite(a)
     if not (np.isfinite(b) == finite).all():
         return False
-    scale = np.abs(want[np.isfinite(want)].astype(np.float64)).max(initial=0)
-    step = 2.0 ** {16: -7 if "bf" in dtype.name or "bfloat" in dtype.name else -10, 32: -16, 64: -45}[dtype.bits]
-    return bool((np.abs(a - b)[finite] <= step * scale).all())
+    step = 2.0 ** -_BITS[dtype.name]
+    return bool((np.abs(a - b)[finite] <= step * (16 * _largest(want) + terms)).all())
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest finite magnitude of floats; 0 for anything else."""
+    if values.dtype.kind in "biu" or not values.size:
+        return 0.0
+    sizes = np.abs(values.astype(np.float32 if values.dtype.itemsize < 4 else values.dtype))
+    return float(np.max(sizes, initial=0, where=np.isfinite(sizes)))
+
+
+def _read(buffer: Buffer, slot: Slot) -> np.ndarray:
+    return devices.read(buffer, (slot.size,), slot.dtype.np)
