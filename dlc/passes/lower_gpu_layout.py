@@ -3,6 +3,7 @@
     degenerate   a contraction without rows, columns or inner range becomes a multiplication and a sum
     trim         a contraction of which a slice is used computes only that (`trim.py`)
     vectors      operands that cannot be read as vectors are copied (`gpu_operands.py`)
+    deal out     a scatter into few rows becomes one into several tables and their sum (`gpu_scatter.py`)
     split        few results over a long range: the range is cut into pieces, whose results are summed by another kernel
 
 Other operands stay where they are and as they are: a GPU's kernels read any order, and halves by themselves.
@@ -17,6 +18,7 @@ from dlc.ir import build, dtypes
 from dlc.ir.graph import Graph, Node, make, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.gpu_operands import vector_operands
+from dlc.passes.gpu_scatter import deal_out
 from dlc.passes.layout import _as_reduction, cut_reduce
 from dlc.passes.lower_contract import label_sizes, parts_of
 from dlc.passes.lower_gpu_skinny import is_skinny
@@ -50,6 +52,8 @@ def gpu_layout(graph: Graph, target: Sizes) -> Graph:
             return _reduce(node, ins[0], target)
         if node.op == "contract":
             return _contract(make("contract", ins, node.loc, **node.attrs), target)
+        if node.op == "scatter":
+            return deal_out(node, ins, target.sm_count)
         return None
 
     outputs = map_bodies(graph.outputs, lambda body: gpu_layout(body, target))

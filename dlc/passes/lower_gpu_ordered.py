@@ -1,7 +1,7 @@
 """Scatter, cumulative and sort on a GPU: one thread owns a piece of the result, so every run gives the same bits.
 
-    scatter      a thread owns one suffix position and a range of the scattered axis; it fills them from the base and
-                 walks all the indices in order, as a task of the CPU does
+    scatter      with many updates: `lower_gpu_scatter`. With few, a thread owns one suffix position and a range of
+                 the scattered axis; it fills them from the base and walks all the indices in order, as on the CPU
     cumulative   a thread walks the axis with a running value
     sort         a thread finds the place of one element: how many elements stand before it
 """
@@ -16,6 +16,7 @@ from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _product, identity, nest, split_axis
 from dlc.passes.lower_gpu import block_axis, launch
+from dlc.passes.lower_gpu_scatter import is_binned, lower_binned
 from dlc.passes.lower_ordered import _RUNNING, _at, _combined, _combiner, _rest, _SortedRow
 from dlc.passes.scalarize import clamped
 from dlc.passes.units import Unit
@@ -26,7 +27,8 @@ _ZERO = loops.const(0)
 def lower_ordered(fused: Fused, group: Group, sched: schedule.GpuOrdered) -> Lowered:
     body = Body(fused, group)
     (unit,) = group.units
-    return body.finish(_FAMILIES[unit.kind](body, unit, sched), sched)
+    make = lower_binned if unit.kind == "scatter" and is_binned(unit.node) else _FAMILIES[unit.kind]
+    return body.finish(make(body, unit, sched), sched)
 
 
 def _each(total: int, block: int, make: Callable[[Expr], Stmt]) -> Stmt:
