@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dlc.cli.units import nbytes
+from dlc.cli.units import nbytes, plural
 from dlc.runtime import cache as disk
 
 
@@ -23,13 +23,17 @@ def stats() -> None:
     now = store.stats()
     entries = f"{now.entries} {'entry' if now.entries == 1 else 'entries'}"
     click.echo(f"{store.directory}: {entries}, {nbytes(now.bytes)} of {nbytes(store.max_bytes)}")
+    kernels = disk.tuned().stats().entries
+    if kernels:
+        click.echo(f"{plural(kernels, 'kernel')} measured by tuning")
 
 
 @cache.command()
 def clear() -> None:
-    """Remove every entry."""
+    """Remove every entry, and what tuning measured."""
     store = disk.default()
     before = store.stats()
     store.clear()
+    disk.tuned().clear()
     left = store.stats().entries
     click.echo(f"removed {nbytes(before.bytes)} ({before.entries - left} of {before.entries} entries)")

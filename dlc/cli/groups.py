@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from dlc.cli.machine import Machine
 from dlc.codegen import gpu_build, gpu_schedule
-from dlc.codegen import schedule as schedules
-from dlc.codegen.build import LOWER
+from dlc.codegen.build import lowered_group
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import loops
 from dlc.ir.loops import Kernel
@@ -43,7 +42,7 @@ def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | N
 def _lowered(fused: Fused, group: Group, machine: Machine) -> Lowered:
     if isinstance(machine, GpuTarget):
         return gpu_build.LOWER[group.kind](fused, group, gpu_schedule.choose(fused, group, machine))
-    return LOWER[group.kind](fused, group, schedules.choose(fused, group, machine))
+    return lowered_group(fused, group, machine)
 
 
 def _key(kernel: Kernel) -> str:

@@ -78,7 +78,7 @@ def measure(text: str, repeat: int) -> tuple[list[Row], float]:
     target.function(*target.args, **target.kwargs)  # gradients and state are then as in every later call
     entry, call = target.trace()
     executable = driver.compile_graph(entry.graph, entry.donate, target.function.name, device=entry.device,
-                                      profile=True)  # fmt: skip
+                                      profile=True, tune=target.function.tuned)  # fmt: skip
     if isinstance(executable, Interpreted) or executable.times is None:
         raise CommandError("there is nothing to profile under DLC_INTERPRET=1")
     on_gpu = entry.device != "cpu"

@@ -12,12 +12,13 @@ from dlc.cli.names import name_parameters
 from dlc.cli.program_text import print_program
 from dlc.cli.target import Target
 from dlc.codegen import llvm_kernel
+from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph
 from dlc.ir.graph_text import print_graph
 from dlc.ir.loops import Kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Program
-from dlc.runtime import cuda_compile, cuda_modules, driver, native
+from dlc.runtime import cuda_compile, cuda_modules, driver, native, tuning
 
 GRAPH_STAGES = ("graph", *(name for name, _ in driver.GRAPH_PASSES), "layout")
 KERNEL_STAGES = ("loops", "scheduled")
@@ -37,7 +38,9 @@ class Stages:
     def __init__(self, target: Target, machine: Machine):
         entry, _ = target.trace()
         name_parameters(entry, target)
-        self.graph, self.donate, self.name, self.machine = entry.graph, entry.donate, target.function.name, machine
+        self.graph, self.donate, self.name = entry.graph, entry.donate, target.function.name
+        tuned = target.function.tuned and isinstance(machine, CpuTarget)
+        self.machine = tuning.remembered(self.graph, machine) if tuned else machine
         self.seen: dict[str, Any] = {}
 
     def _run(self, last: str) -> Any:

@@ -87,7 +87,10 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     cache.default().put("key", b"x" * 5000)
     assert run("cache", "stats").output.startswith(f"{tmp_path}: 1 entry, 4.9")
+    cache.tuned().put("kernel", b"schedule")
+    assert run("cache", "stats").output.splitlines()[1:] == ["1 kernel measured by tuning"]
     assert re.match(r"removed 4\.9\d KB \(1 of 1 entries\)", run("cache", "clear").output)
+    assert not cache.tuned().stats().entries
     assert run("cache", "stats").output.startswith(f"{tmp_path}: 0 entries, 0 B of 1.00 GB")
     monkeypatch.setenv("DLC_CACHE", "0")
     assert run("cache", "stats").output == "the cache is off (DLC_CACHE=0)\n"

@@ -195,3 +195,28 @@ def test_files_with_mistakes(tmp_path: Path):
     assert "SyntaxError" in run("dump", f"{bad}:f").output
     bad.write_text("def f(x): return x\n")
     assert "define example_args_f() or example_args()" in run("dump", f"{bad}:f").output
+
+
+def test_tuned_schedules_are_shown_where_tuning_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from dlc.runtime import tuning
+
+    def last(subject, target):
+        s = subject.schedules[-1]
+        return tuning.Winner(s, tuple(subject.places(s)))
+
+    monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("DLC_CACHE", raising=False)
+    monkeypatch.setattr(tuning, "search", last)
+    monkeypatch.setattr(tuning, "WORTH_NS", 0)
+    before = dump("train_step", "--stage", "scheduled")
+    monkeypatch.setenv("DLC_TUNE", "1")
+    assert dump("train_step", "--stage", "scheduled") == before  # nothing is measured for a dump
+    assert run("profile", f"{FILE}:train_step", "--repeat", "1").exit_code == 0
+    after = dump("train_step", "--stage", "scheduled")
+    assert re.search(r"schedule: Contract\([^)]*\) tuned;", after)
+    assert re.search(r"schedule: Map\([^)]*\) tuned;", after)
+    assert re.search(r"schedule +Contract\([^)]*\) tuned\n", dump("train_step", "--stage", "fused"))
+    for kernel in re.split(r"\n\n(?=kernel )", after.strip()):
+        assert print_kernel(parse_kernel(kernel)).strip() == kernel
+    monkeypatch.delenv("DLC_TUNE")
+    assert dump("train_step", "--stage", "scheduled") == before
