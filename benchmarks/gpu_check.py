@@ -266,6 +266,14 @@ def grouped(n: int, h: int, w: int, groups: int, each: int) -> Graph:
     return Graph((x,), [normalised(B.reshape(B.permute(x, (0, 3, 1, 2)), (n, groups, each * h * w)), (2,))])
 
 
+def table_gradient(n: int, width: int, updates: int, combine: str = "add", dtype: DType = float32) -> Graph:
+    """Rows of updates combined into a table, as the gradient of an embedding is."""
+    x, u = tensor("x", n, width, dtype=dtype), tensor("u", updates, width, dtype=dtype)
+    i = tensor("i", updates, dtype=dtypes.int64)
+    at = B.op("mod", i, B.like(i, n))
+    return Graph((x, i, u), [make("scatter", (x, at, u), axis=0, combine=combine)])
+
+
 def ordered() -> Graph:
     x, i, u = tensor("x", 40, 33), tensor("i", 70, dtype=dtypes.int64), tensor("u", 70, 33)
     index = B.op("mod", i, B.like(i, 40))
@@ -295,6 +303,9 @@ def zoo() -> dict[str, Callable[[], Graph]]:
         "conv s2": lambda: conv(2, 8, 15, 9, 2),
         "attention": lambda: attention(3, 100, 64),
         "groups 8": lambda: grouped(16, 32, 32, 8, 8), "groups 3": lambda: grouped(5, 7, 9, 4, 3),
+        "table add": lambda: table_gradient(65, 384, 4096), "table wide": lambda: table_gradient(3000, 650, 1000),
+        "table set": lambda: table_gradient(65, 100, 5000, "set"),
+        "table bf16": lambda: table_gradient(40, 96, 3000, dtype=bfloat16),
         "skinny f64": lambda: gemm(7, 130, 200, "mk,nk->mn", float64),
     }
     for spec in ("mk,nk->mn", "mk,kn->mn", "km,kn->mn", "nk,mk->nm"):
@@ -399,6 +410,10 @@ def device_values(graph: Graph) -> tuple[dict[Node, Any], list[Any]]:
     for p in graph.params:
         values = cupy.random.standard_normal(p.type.size, dtype=cupy.float32)
         memory[p] = values
+        if p.dtype.is_int:
+            memory[p] = cupy.random.randint(0, 1 << 30, p.type.size).astype(p.dtype.np)
+            wide.append(memory[p].astype(cupy.float32))
+            continue
         if p.dtype is not float32:
             rounded = cupy.asnumpy(values).astype(p.dtype.np)
             memory[p] = cupy.asarray(rounded.view(np.uint8))
@@ -512,6 +527,10 @@ def timings() -> list[tuple[str, float, Graph, list[tuple[str, Callable]]]]:
     return [
         ("skinny 20x2600x650", 0.003, gemm(20, 2600, 650, "mk,nk->mn"), usual + forward),
         ("skinny 20x650x2600", 0.003, gemm(20, 650, 2600, "mk,kn->mn"), usual + backward),
+        ("table 65x384 of 16384", 0.015, table_gradient(65, 384, 16384), usual),
+        ("table 65x384 of 16384 bf16", 0.015, table_gradient(65, 384, 16384, dtype=bfloat16), usual),
+        ("table 50304x768 of 16384", 0.11, table_gradient(50304, 768, 16384), usual),
+        ("table 10000x650 of 700", 0.02, table_gradient(10000, 650, 700), usual),
         ("groups 64x1024x8x8", 0.012, grouped(64, 32, 32, 8, 8), usual),
         ("k_chain", 0.137, chain(8192, 4096), usual + maps),
         ("k_softmax", 0.094, softmax(8192, 4096), usual + rows),
