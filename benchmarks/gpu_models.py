@@ -404,8 +404,8 @@ def main(names: tuple[str, ...], budget: float, case_seconds: float, top: int, c
                 source = f"{row['kernel']}  {row['schedule']}  {row['lines']}"
                 click.echo(f"    {row['us']:9.1f} us {row['launches']:4}x {rates}  {source}")
             sys.stdout.flush()
-    if place := os.environ.get("OUT"):
-        Path(place, "gpu_models.json").write_text(json.dumps(results, indent=1))
+            if place := os.environ.get("OUT"):
+                Path(place, "gpu_models.json").write_text(json.dumps(results, indent=1))
     if any(r.get("right") is False or "ms" not in r for r in results.values()):
         sys.exit(1)
 
