@@ -27,7 +27,8 @@ Statements:
     Alloc(buffer)           a buffer that lives until the enclosing Seq ends; contents undefined at first
     Store(buffer, index, value, combine, predicate)
                             combine: None to overwrite, or a scalar op (add mul max min and or): b = op(b, value)
-    Sync()                  all threads of a block (GPU): what any of them wrote before is seen by all afterwards
+    Sync(threads)           all threads of a block (GPU), or its first `threads`: what any of them wrote before is seen
+                            by all of them afterwards
     Fold(buffer, index, value, combine, lanes)
                             in every lane: buffer[index] = the values of its group combined, where groups are `lanes`
                             consecutive threads of the block; every thread comes here; the buffer is in registers
@@ -39,15 +40,23 @@ Statements:
                             buffer[index..., j, r] the sum of row 16*w + i/4 + 8*(r/2), column 8*j + 2*(i%4) + r%2
     Async(body)             copies from global to shared memory that may take place later, at the latest at a Wait
     Wait(what, pending)     until all of this thread's Asyncs ("copy") or Mmas ("mma") but the last `pending` are done
+    Arrive(gate, slot, of)  this thread arrives at a gate; the last of `of` arrivals completes a phase of it, when all
+                            of the phase's Bulks are done too
+    Await(gate, slot, phases)
+                            until the gate has completed `phases` phases; it is not to be one further already
+    Bulk(buffer, index, source, view, at, gate, slot)
+                            this one thread starts a copy of a box of global memory to shared memory, row after row from
+                            `index` on: `view.box` elements of a tensor in `source` from position `at`, zeros outside of
+                            it. It may take place any time until the gate's phase completes
 
 Buffers: `global` ones are the kernel's parameters, addressed by one flat element offset. `shared` (scratch of one
 parallel iteration: a CPU thread's stack, a GPU block's shared memory) and `reg` have a shape and as many indices as
-axes, row-major. A global buffer of extent RUNTIME has as many elements as the launch gives it: such a kernel reads its
-size from a parameter and serves tensors of every size. Every index of a `reg` buffer is a constant, an unrolled axis,
-or a vector axis that walks one whole dimension of extent `lanes` by itself: so a target can keep it in registers. A
-vector load across the rows of a reg tile is a register transpose. On a GPU a block allocates shared buffers outside
-its lane loop, and each thread its reg buffers inside; there a vector loop is written out, and its axis may stand in any
-reg index.
+axes, row-major. `gate` ones (of the block, beside shared ones) have slots that count phases, from 0 on. A global
+buffer of extent RUNTIME has as many elements as the launch gives it: such a kernel reads its size from a parameter
+and serves tensors of every size. Every index of a `reg` buffer is a constant, an unrolled axis, or a vector axis that
+walks one whole dimension of extent `lanes` by itself: so a target can keep it in registers. A vector load across the
+rows of a reg tile is a register transpose. On a GPU a block allocates shared buffers outside its lane loop, and each
+thread its reg buffers inside; there a vector loop is written out, and its axis may stand in any reg index.
 """
 
 from __future__ import annotations
@@ -64,7 +73,7 @@ from dlc.ir.interning import Interned
 from dlc.ir.scalar import SCALAR_OPS
 
 KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")
-SPACES = ("global", "shared", "reg")
+SPACES = ("global", "shared", "reg", "gate")
 RUNTIME = 1 << 40  # extent of a global buffer whose size is known only when the kernel runs
 PAIRS = {"pair": (dtypes.bfloat16,) * 2, "dot2": (dtypes.uint32, dtypes.uint32, dtypes.float32)}
 COMBINES = ("add", "mul", "max", "min", "and", "or")
@@ -266,7 +275,7 @@ class Store(Stmt):
 
 @dataclass(frozen=True, eq=False)
 class Sync(Stmt):
-    pass
+    threads: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,6 +310,41 @@ class Async(Stmt):
 class Wait(Stmt):
     what: str
     pending: int
+
+
+@dataclass(frozen=True, eq=False)
+class Arrive(Stmt):
+    gate: Buffer
+    slot: Expr
+    of: int
+
+
+@dataclass(frozen=True, eq=False)
+class Await(Stmt):
+    gate: Buffer
+    slot: Expr
+    phases: Expr
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor in global memory, from element `start` on, with strides in elements, and a box that is copied of it."""
+
+    start: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Bulk(Stmt):
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    source: Buffer
+    view: View
+    at: tuple[Expr, ...]
+    gate: Buffer
+    slot: Expr
 
 
 @dataclass(frozen=True, eq=False)
@@ -382,6 +426,12 @@ def exprs(stmt: Stmt) -> tuple[Expr, ...]:
         return (*stmt.index, stmt.value)
     if isinstance(stmt, Mma):
         return (*stmt.index, stmt.a, stmt.b)
+    if isinstance(stmt, Arrive):
+        return (stmt.slot,)
+    if isinstance(stmt, Await):
+        return (stmt.slot, stmt.phases)
+    if isinstance(stmt, Bulk):
+        return (*stmt.index, *stmt.at, stmt.slot)
     return ()
 
 
@@ -440,6 +490,12 @@ def map_stmt(stmt: Stmt, expr: Callable[[Expr], Expr], rule: Callable[[Stmt], St
         new = replace(stmt, index=tuple(map(expr, stmt.index)), a=expr(stmt.a), b=expr(stmt.b))
     elif isinstance(stmt, Async):
         new = Async(map_stmt(stmt.body, expr, rule))
+    elif isinstance(stmt, Arrive):
+        new = replace(stmt, slot=expr(stmt.slot))
+    elif isinstance(stmt, Await):
+        new = replace(stmt, slot=expr(stmt.slot), phases=expr(stmt.phases))
+    elif isinstance(stmt, Bulk):
+        new = replace(stmt, index=tuple(map(expr, stmt.index)), at=tuple(map(expr, stmt.at)), slot=expr(stmt.slot))
     else:
         new = stmt
     if rule is not None:
@@ -479,6 +535,11 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
             return Store(names.get(s.buffer, s.buffer), s.index, s.value, s.combine, s.predicate)
         if isinstance(s, (Fold, Mma)):
             return replace(s, buffer=names.get(s.buffer, s.buffer))
+        if isinstance(s, (Arrive, Await)):
+            return replace(s, gate=names.get(s.gate, s.gate))
+        if isinstance(s, Bulk):
+            return replace(s, buffer=names.get(s.buffer, s.buffer), source=names.get(s.source, s.source),
+                           gate=names.get(s.gate, s.gate))
         return Alloc(names.get(s.buffer, s.buffer)) if isinstance(s, Alloc) else None
 
     body = map_stmt(kernel.body, lambda e: map_expr(e, rule, memo), statement)

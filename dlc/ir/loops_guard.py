@@ -21,8 +21,11 @@ from dlc.ir.errors import VerifyError
 from dlc.ir.loops import (
     RUNTIME,
     Alloc,
+    Arrive,
     Async,
+    Await,
     Buffer,
+    Bulk,
     Expr,
     Fold,
     For,
@@ -85,7 +88,9 @@ def _shape(kernel: Kernel) -> None:
     def visit(s: Stmt, copies: int, around: tuple[For | If, ...]) -> int:
         nonlocal shared, registers
         lane = next((k for k, f in enumerate(around) if isinstance(f, For) and f.kind == "lane"), None)
-        if isinstance(s, (Mma, Async, Wait)):
+        special = (Mma, Async, Wait, Arrive, Await, Bulk)
+        gate = isinstance(s, Alloc) and s.buffer.space == "gate"
+        if isinstance(s, special) or gate or (isinstance(s, Sync) and s.threads):
             raise _fail(kernel, s, "matrix instructions and asynchronous copies are not for custom kernels")
         if isinstance(s, Alloc):
             shared += s.buffer.nbytes if s.buffer.space == "shared" else 0

@@ -7,13 +7,16 @@ shuffled by `seed`, so that a kernel which depends on the order is found by two 
 and a read of reg or shared memory that nothing was written to raise InterpError.
 
 The threads of a block (a lane loop) are Python generators that run, in a shuffled order, from one Sync or Fold to the
-next; that they do not all meet at the same one raises InterpError.
+next; that they do not all meet at the same one raises InterpError. Where some wait at gates, each goes as far as
+it can.
 
 Conditions are what they say: where an If or a predicate is false, nothing inside it is evaluated.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import random
 import weakref
@@ -30,8 +33,11 @@ from dlc.ir.loops import (
     PAIRS,
     RUNTIME,
     Alloc,
+    Arrive,
     Async,
+    Await,
     Buffer,
+    Bulk,
     Expr,
     Fold,
     For,
@@ -253,6 +259,7 @@ def compile_kernel(kernel: Kernel) -> Callable:
 _compiled: weakref.WeakKeyDictionary[Kernel, Callable] = weakref.WeakKeyDictionary()
 
 
+_TOGETHER = (Sync, Fold, Mma, Await)
 _INFIX = {"add": "+", "sub": "-", "mul": "*"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "and": "&", "or": "|", "xor": "^"}
 _BOOL = {"not": "not {0}", "max": "{0} or {1}", "min": "{0} and {1}"}
@@ -308,12 +315,13 @@ class _Compiler:
                 self.statement(s)
         elif isinstance(stmt, Alloc):
             b = stmt.buffer
-            self.line(f"{self.name(b, 'm')} = [None] * {b.size}")
+            value = f"[{self.given(_Gate)}() for _ in range({b.size})]" if b.space == "gate" else f"[None] * {b.size}"
+            self.line(f"{self.name(b, 'm')} = {value}")
         elif isinstance(stmt, For):
             extent = self.value(stmt.extent, {}, stmt)
             if stmt.extent.op != "const":
                 self.line(f"if {extent} > {stmt.axis.attr[1]}: fail({self.given(stmt)}, 'extent', {extent})")
-            if stmt.kind == "lane" and any(isinstance(s, (Sync, Fold, Mma)) for s in walk(stmt.body)):
+            if stmt.kind == "lane" and any(isinstance(s, _TOGETHER) for s in walk(stmt.body)):
                 self.threads(stmt, extent)
                 return
             loop = f"range({extent})"
@@ -338,6 +346,18 @@ class _Compiler:
             self.line(f"{place} = yield {self.given(stmt)}, {self.value(stmt.value, memo, stmt)}")
         elif isinstance(stmt, Async):
             self.statement(stmt.body)
+        elif isinstance(stmt, (Arrive, Await, Bulk)):
+            memo = {}
+            gate = self.place(stmt.gate, (stmt.slot,), memo, stmt)
+            if isinstance(stmt, Arrive):
+                self.line(f"{gate}.arrive({stmt.of})")
+            elif isinstance(stmt, Await):
+                self.line(f"yield {self.given(stmt)}, ({gate}, {self.value(stmt.phases, memo, stmt)})")
+            else:
+                name, _, offset = self.place(stmt.buffer, stmt.index, memo, stmt).partition("[")
+                at = "".join(f"{self.value(e, memo, stmt)}, " for e in stmt.at)
+                source = self.names[stmt.source]
+                self.line(f"{gate}.bulk({self.given(stmt)}, {name}, {offset[:-1]}, {source}, ({at}))")
         elif isinstance(stmt, Mma):
             memo = {}
             places = []
@@ -356,7 +376,9 @@ class _Compiler:
         self.inside_threads = False
         self.line(f"  yield {self.given(None)}, None")
         combine = {s: self.combiner(s) for s in walk(stmt.body) if isinstance(s, Fold)}
-        self.line(f"{self.given(_in_step)}([{body}(i) for i in range({extent})], order, {self.given(combine)})")
+        apart = any(isinstance(s, Await) or (isinstance(s, Sync) and s.threads) for s in walk(stmt.body))
+        together = self.given(_apart if apart else _in_step)
+        self.line(f"{together}([{body}(i) for i in range({extent})], order, {self.given(combine)})")
 
     def combiner(self, fold: Fold) -> Callable[[Any, Any], Any]:
         """A Fold's combination as a function of two values."""
@@ -530,6 +552,68 @@ def _in_step(threads: list, order: random.Random, combine: dict[Fold, Callable[[
         elif isinstance(stmt, Mma):
             for start in range(0, len(met), stmt.lanes):
                 _multiply(stmt, [value for _, value in met[start : start + stmt.lanes]])
+
+
+class _Gate:
+    """A slot of a gate: its completed phases, and what has happened in the one that is open."""
+
+    def __init__(self) -> None:
+        self.phases = self.arrived = 0
+        self.copies: list[tuple] = []
+
+    def arrive(self, of: int) -> None:
+        self.arrived += 1
+        if self.arrived == of:
+            for stmt, memory, start, source, at in self.copies:
+                for k, place in enumerate(itertools.product(*map(range, stmt.view.box))):
+                    inside = [0 <= a + p < n for a, p, n in zip(at, place, stmt.view.sizes, strict=True)]
+                    offset = sum((a + p) * s for a, p, s in zip(at, place, stmt.view.strides, strict=True))
+                    zero = stmt.buffer.dtype.np.type(0)
+                    memory[start + k] = source[stmt.view.start + offset] if all(inside) else zero
+            self.phases, self.arrived, self.copies = self.phases + 1, 0, []
+
+    def bulk(self, stmt: Bulk, memory: list, start: int, source: Any, at: tuple[int, ...]) -> None:
+        """Until the phase completes nothing stands where the copy goes."""
+        count = math.prod(stmt.view.box)
+        if start + count > len(memory):
+            raise InterpError(f"a Bulk of {count} elements runs over the end of {stmt.buffer.name}")
+        memory[start : start + count] = [None] * count
+        self.copies.append((stmt, memory, start, source, at))
+
+
+def _apart(threads: list, order: random.Random, combine: dict[Fold, Callable[[Any, Any], Any]]) -> None:
+    """Run generators that yield (statement, value) and may wait at different ones, until all yield None."""
+    count = len(threads)
+    met: list[Any] = [(None, None)] * count
+    ready: dict[int, Any] = dict.fromkeys(range(count))  # thread -> what it is answered
+    while ready:
+        for i in order.sample(list(ready), len(ready)):
+            met[i] = threads[i].send(ready[i])
+        ready = {}
+        for i, (stmt, value) in enumerate(met):
+            if isinstance(stmt, Await):
+                gate, phases = value
+                if gate.phases > phases:
+                    raise InterpError(f"thread {i} awaits phase {phases} of {stmt.gate.name}, now at {gate.phases}")
+                if gate.phases == phases:
+                    ready[i] = None
+            elif stmt is not None:
+                size = (stmt.threads or count) if isinstance(stmt, Sync) else stmt.lanes  # type: ignore[attr-defined]
+                if i % size or (isinstance(stmt, Sync) and i):
+                    continue
+                group = range(i, i + size)
+                if any(met[j][0] is not stmt for j in group):
+                    continue
+                values = [met[j][1] for j in group]
+                answer = None
+                if isinstance(stmt, Mma):
+                    _multiply(stmt, values)
+                elif isinstance(stmt, Fold):
+                    answer = functools.reduce(combine[stmt], values)
+                ready.update(dict.fromkeys(group, answer))
+    waiting = [i for i, (stmt, _) in enumerate(met) if stmt is not None]
+    if waiting:
+        raise InterpError(f"threads {waiting[:4]} of a block wait for ever")
 
 
 def _multiply(stmt: Mma, parts: list[tuple]) -> None:

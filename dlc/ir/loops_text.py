@@ -13,7 +13,8 @@
           out[r] = x[r + 1 if r < 9]         # a predicated load
 
 `fold(32) m[0] max= x` is a Fold over groups of 32 threads, `mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]`
-an Mma by groups of 128, `async:` an Async, `wait copy 2` a Wait.
+an Mma by groups of 128, `async:` an Async, `wait copy 2` a Wait, `arrive(8) free[s]` an Arrive, `await free[s] 2` an
+Await, `bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a Bulk: box, size and stride of each axis.
 
 Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the others are calls, `f32(x)` is a cast and
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
@@ -41,8 +42,11 @@ from dlc.ir.loops import (
     PAIRS,
     RUNTIME,
     Alloc,
+    Arrive,
     Async,
+    Await,
     Buffer,
+    Bulk,
     Expr,
     Fold,
     For,
@@ -53,6 +57,7 @@ from dlc.ir.loops import (
     Stmt,
     Store,
     Sync,
+    View,
     Wait,
     axis,
     const,
@@ -173,7 +178,7 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         note = f"  # {b.note}" if b.note else ""
         return [f"{pad}alloc {names.add(b, b.name)}: {b.space} {_type(b)}{layout}{note}"]
     if isinstance(stmt, Sync):
-        return [pad + "sync"]
+        return [f"{pad}sync {stmt.threads}" if stmt.threads else pad + "sync"]
     if isinstance(stmt, Wait):
         return [f"{pad}wait {stmt.what} {stmt.pending}"]
     if isinstance(stmt, Async):
@@ -200,6 +205,17 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
         operands = " * ".join(printer.text(e, None, 0) for e in (stmt.a, stmt.b))
         return [*lets, f"{pad}mma({shape}) {place} += {operands}"]
+    if isinstance(stmt, (Arrive, Await)):
+        gate = f"{printer.name(stmt.gate)}[{printer.index(stmt.slot)}]"
+        text = f"arrive({stmt.of}) {gate}" if isinstance(stmt, Arrive) else f"await {gate} {printer.index(stmt.phases)}"
+        return [*lets, pad + text]
+    if isinstance(stmt, Bulk):
+        view = stmt.view
+        axes = ", ".join(f"{b} of {n}:{k}" for b, n, k in zip(view.box, view.sizes, view.strides, strict=False))
+        gate = f"{printer.name(stmt.gate)}[{printer.index(stmt.slot)}]"
+        place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+        at = ", ".join(map(printer.index, stmt.at))
+        return [*lets, f"{pad}bulk {gate} {place} = {printer.name(stmt.source)}({view.start}; {axes}) at {at}"]
     assert isinstance(stmt, Store), stmt
     sign = "=" if stmt.combine is None else _COMBINE_SIGN.get(stmt.combine, f"{stmt.combine}=")
     value = printer.text(stmt.value, stmt.buffer.dtype, 0)
@@ -319,6 +335,9 @@ _HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:\s+# ?(.*))?$")
 _NOTE = re.compile(r"\s+# (\w+): (.*)$")
 _BUFFER = re.compile(r"(\w+)\s*:\s*(?:(\w+) )?(\w+)\[([^\]]*)\](?:( writes| swizzled))?(?:\s+# ?(.*))?$")
 _MMA = re.compile(r"mma\((\d+)x(\d+)x(\d+) of (\d+), (mk|km), (nk|kn)\) (.*)$")
+_ARRIVE = re.compile(r"arrive\((\d+)\) (\w+\[.*\])$")
+_AWAIT = re.compile(r"await (\w+\[.*)$")
+_BULK = re.compile(r"bulk (.*\]) = (\w+)\((\d+); ([^)]*)\) at (.*)$")
 _FOR = re.compile(r"for (\w+) in (?:(.+) of )?(\d+)(?: (\w+))?(?:\((\d+)\))?:$")
 _STORE = re.compile(r"(?<=\])\s*(=(?!=)|[+*&|]=|max=|min=)\s*")
 _LARGEST = 1 << 40  # extent of an axis or a dimension
@@ -473,6 +492,28 @@ class _Parser:
             scope[self.name(name.strip(), depth + 4)] = self.expression(value, scope, None, depth + 5 + len(name))
         elif text == "sync":
             made = [Sync()]
+        elif text.startswith("sync ") and text[5:].isdecimal():
+            made = [Sync(int(text[5:]))]
+        elif match := _ARRIVE.match(text):
+            (gate, (slot,)), _ = self.places(match[2], scope, depth + match.start(2))
+            made = [Arrive(gate, slot, int(match[1]))]
+        elif match := _AWAIT.match(text):
+            (gate, (slot,)), rest = self.places(match[1], scope, depth + match.start(1))
+            made = [Await(gate, slot, rest.build(rest.infix(0), dtypes.int64))]
+        elif match := _BULK.match(text):
+            (gate, (slot,)), rest = self.places(match[1], scope, depth + match.start(1))
+            buffer, index = self.place_of(rest)
+            source = scope.get(match[2])
+            axes = re.findall(r"(\d+) of (\d+):(\d+)(?:, |$)", match[4])
+            if not isinstance(source, Buffer) or not axes:
+                raise self.fail("expected 'bulk gate[] buffer[] = source(start; box of size:stride, ...) at ...'")
+            box, sizes, strides = (tuple(map(int, x)) for x in zip(*axes, strict=True))
+            tokens = _Tokens(self, match[5], scope, depth + match.start(5))
+            at = [tokens.build(tokens.infix(0), dtypes.int64)]
+            while tokens.take(","):
+                at.append(tokens.build(tokens.infix(0), dtypes.int64))
+            tokens.done()
+            made = [Bulk(buffer, index, source, View(int(match[3]), sizes, strides, box), tuple(at), gate, slot)]
         elif text == "async:":
             self.at += 1
             return [Async(self.block(scope, depth + 1))]
@@ -497,6 +538,17 @@ class _Parser:
             made = [self.store(text, scope, depth)]
         self.at += 1
         return made
+
+    def places(self, text: str, scope: dict[str, Buffer | Expr], column: int) -> tuple[tuple, _Tokens]:
+        """The first `buffer[index]` of a text, and what follows it."""
+        tokens = _Tokens(self, text, scope, column)
+        return self.place_of(tokens), tokens
+
+    def place_of(self, tokens: _Tokens) -> tuple[Buffer, tuple[Expr, ...]]:
+        target = tokens.atom()
+        if target[0] != "load" or target[3] is not None:
+            raise self.fail("expected 'buffer[index]'")
+        return target[1], tuple(tokens.build(i, dtypes.int64) for i in target[2])
 
     def loop(self, text: str, scope: dict[str, Buffer | Expr], depth: int) -> For:
         match = _FOR.match(text)

@@ -24,8 +24,11 @@ from dlc.ir.loops import (
     PAIRS,
     SPACES,
     Alloc,
+    Arrive,
     Async,
+    Await,
     Buffer,
+    Bulk,
     Expr,
     Fold,
     For,
@@ -196,8 +199,9 @@ class _Verifier:
             for s in stmt.body:
                 if isinstance(s, Alloc):
                     self.stmt = s
-                    if s.buffer.space == "shared" and any(f.kind == "lane" for f in axes.values()):
-                        raise self.fail(f"shared buffer {s.buffer.name} is allocated by every thread of its block")
+                    if s.buffer.space in ("shared", "gate") and any(f.kind == "lane" for f in axes.values()):
+                        name = f"{s.buffer.space} buffer {s.buffer.name}"
+                        raise self.fail(f"{name} is allocated by every thread of its block")
                     self.alloc(s.buffer, inner)
                 else:
                     self.visit(s, axes, inner, guarded)
@@ -212,6 +216,8 @@ class _Verifier:
             self.fold(stmt, axes, buffers)
         if isinstance(stmt, Mma):
             self.mma(stmt, axes, buffers)
+        if isinstance(stmt, (Arrive, Await, Bulk)):
+            self.gate(stmt, axes, buffers)
         for e in exprs(stmt):
             self.expression(e, axes, buffers, live)
         if isinstance(stmt, For):
@@ -326,6 +332,29 @@ class _Verifier:
             if e.op != "load" or e.attr.space != "shared" or order not in ("mk", "km", "nk", "kn"):
                 raise self.fail("the operands of an Mma are shared tiles")
         self.store(Store(stmt.buffer, stmt.index, loops.const(0, stmt.buffer.dtype), "add"), axes, buffers, False)
+
+    def gate(self, stmt: Arrive | Await | Bulk, axes: dict[Expr, For], buffers: set[Buffer]) -> None:
+        name = type(stmt).__name__
+        if not any(f.kind == "lane" for f in axes.values()):
+            raise self.fail(f"{name} outside a lane loop")
+        if stmt.gate not in buffers or stmt.gate.space != "gate" or len(stmt.gate.shape) != 1:
+            raise self.fail(f"{stmt.gate.name} is no gate in scope")
+        self.place(stmt.gate, (stmt.slot,), axes, True)
+        if isinstance(stmt, Arrive) and not 0 < stmt.of < 1 << 20:
+            raise self.fail(f"a phase of {stmt.of} arrivals")
+        if isinstance(stmt, Bulk):
+            v, b = stmt.view, stmt.buffer
+            rank = len(v.sizes)
+            if b not in buffers or b.space != "shared" or stmt.source not in self.kernel.params:
+                raise self.fail("a Bulk goes from a parameter to shared memory")
+            if b.dtype is not stmt.source.dtype or not rank == len(v.strides) == len(v.box) == len(stmt.at) <= 5:
+                raise self.fail("a Bulk of another type or with an unequal number of axes")
+            last = v.start + sum((n - 1) * k for n, k in zip(v.sizes, v.strides, strict=True))
+            if min(v.sizes) < 1 or min(v.strides) < 0 or v.strides[-1] != 1 or v.start < 0 or last >= stmt.source.size:
+                raise self.fail(f"the view is not inside {stmt.source.name}")
+            if b.swizzled and v.box[-1] != b.shape[-1]:
+                raise self.fail("a box into swizzled rows has whole rows")
+            self.place(b, stmt.index, axes, True)
 
     def expression(self, e: Expr, axes: dict[Expr, For], buffers: set[Buffer], guarded: bool) -> None:
         loose = e.axes - axes.keys()
