@@ -306,7 +306,7 @@ def _time(call: Callable[[], Any], wait: Callable[[], None]) -> tuple[float, flo
 
 def _slowest(function: Any, entry: Any, arguments: list[Any], top: int) -> list[dict[str, Any]]:
     """The slowest kernels of a step, each run alone between two events."""
-    from dlc.cli.launches import lines, work
+    from dlc.inspect.launches import lines, work
     from dlc.runtime import driver
 
     executable = driver.compile_graph(entry.graph, entry.donate, function.name, device=entry.device, profile=True)

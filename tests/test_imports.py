@@ -16,11 +16,12 @@ FLOORS = {
     "dlc/passes": ("dlc.ir", "dlc.passes"),
     "dlc/codegen": ("dlc.ir", "dlc.passes", "dlc.codegen"),
     "dlc/runtime": ("dlc.ir", "dlc.passes", "dlc.codegen", "dlc.runtime"),
-    "dlc/frontend": ("dlc.ir", "dlc.passes", "dlc.runtime", "dlc.frontend"),
+    "dlc/inspect": ("dlc.ir", "dlc.passes", "dlc.codegen", "dlc.runtime", "dlc.inspect"),
+    "dlc/frontend": ("dlc.ir", "dlc.passes", "dlc.runtime", "dlc.inspect", "dlc.frontend"),
     "dlc/nn": ("dlc", "dlc.nn"),
     "dlc/optim": ("dlc", "dlc.nn", "dlc.optim"),
     "dlc/data": ("dlc", "dlc.data"),
-    "dlc/cli": ("dlc", "dlc.ir", "dlc.passes", "dlc.codegen", "dlc.runtime", "dlc.frontend", "dlc.nn", "dlc.cli"),
+    "dlc/cli": ("dlc", "dlc.ir", "dlc.codegen", "dlc.runtime", "dlc.inspect", "dlc.frontend", "dlc.cli"),
     "models": ("dlc", "dlc.nn", "dlc.optim", "dlc.data", "models"),
 }
 # What a floor, or one file, uses besides: single modules.

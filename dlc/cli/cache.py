@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dlc.cli.units import nbytes, plural
+from dlc.inspect.units import nbytes, plural
 from dlc.runtime import cache as disk
 
 

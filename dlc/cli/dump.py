@@ -10,9 +10,9 @@ import click
 from dlc.cli.difference import difference
 from dlc.cli.errors import CommandError
 from dlc.cli.highlight import show
-from dlc.cli.machine import machine
-from dlc.cli.stages import CPU_STAGES, GPU_STAGES, GRAPH_STAGES, KERNEL_STAGES, LANGUAGE, STAGES, Stages
 from dlc.cli.target import find
+from dlc.frontend.lowered import Lowered
+from dlc.inspect.stages import CPU_STAGES, GPU_STAGES, GRAPH_STAGES, KERNEL_STAGES, LANGUAGE, STAGES
 from dlc.ir.errors import DeviceError
 from dlc.ir.loops_text import print_kernel
 
@@ -50,21 +50,23 @@ def dump(target: str, stage: str, device: str | None, kernel: int | None, diff: 
         if not diff and stage in names and device.startswith(other):
             raise CommandError(f"there is no stage {stage} for device {device}")
     try:
-        _show(Stages(find(target), machine(device)), target, stage, kernel, diff)
+        _show(find(target).lower(), target, device, stage, kernel, diff)
     except DeviceError as error:
         raise CommandError(str(error)) from None
 
 
-def _show(stages: Stages, target: str, stage: str, kernel: int | None, diff: tuple[str, str] | None) -> None:
+def _show(lowered: Lowered, target: str, device: str, stage: str, kernel: int | None,
+          diff: tuple[str, str] | None) -> None:
     if diff:
-        show(_relative(difference(stages.text(diff[0]), stages.text(diff[1]), *diff)), "diff")
+        texts = [lowered.text(name, device) for name in diff]
+        show(_relative(difference(*texts, *diff)), "diff")
     elif kernel is not None:
-        found = stages.kernels(stage)
+        found = lowered.kernels(stage, device)
         if not 0 <= kernel < len(found):
             raise CommandError(f"no kernel {kernel}: {target} has {len(found)}, counted from 0")
         show(_relative(print_kernel(found[kernel])), "loops")
     else:
-        show(_relative(stages.text(stage)), LANGUAGE.get(stage))
+        show(_relative(lowered.text(stage, device)), LANGUAGE.get(stage))
 
 
 def _relative(text: str) -> str:

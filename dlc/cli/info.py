@@ -11,7 +11,7 @@ import numpy as np
 
 import dlc
 from dlc.cli.errors import CommandError
-from dlc.cli.units import nbytes
+from dlc.inspect.units import nbytes
 from dlc.runtime import cache, cuda_device, host
 
 # What of the feature flags decides how code looks; the rest is in `dlc dump --stage llvm`.

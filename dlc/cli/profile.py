@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
-from typing import NamedTuple
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import dlc
 from dlc.cli.errors import CommandError
-from dlc.cli.launches import lines, work
 from dlc.cli.target import find
-from dlc.cli.units import count, nbytes, seconds
-from dlc.frontend import eager
-from dlc.ir.errors import DeviceError
-from dlc.runtime import devices, driver
-from dlc.runtime.executable import Interpreted
-
-
-class Row(NamedTuple):
-    """One kernel over one call of the function."""
-
-    name: str
-    launches: int
-    seconds: float
-    bytes: float
-    flops: float
-    lines: str
+from dlc.frontend.lowered import Profile
+from dlc.inspect.units import count, nbytes, seconds
+from dlc.ir.errors import DeviceError, TraceError
 
 
 @click.command()
@@ -72,36 +55,11 @@ def profile(target: str, repeat: int, top: int, device: str | None) -> None:
     )
 
 
-def measure(text: str, repeat: int) -> tuple[list[Row], float]:
+def measure(text: str, repeat: int) -> Profile:
     """The kernels of a target in program order, and the seconds of a whole call."""
     target = find(text)
     target.function(*target.args, **target.kwargs)  # gradients and state are then as in every later call
-    entry, call = target.trace()
-    executable = driver.compile_graph(entry.graph, entry.donate, target.function.name, device=entry.device,
-                                      profile=True, tune=target.function.tuned)  # fmt: skip
-    if isinstance(executable, Interpreted) or executable.times is None:
-        raise CommandError("there is nothing to profile under DLC_INTERPRET=1")
-    on_gpu = entry.device != "cpu"
-    entry.executable = eager.compiled(entry.graph, entry.donate, entry.device) if on_gpu else executable
-    for _ in range(3):
-        entry.run(call.tensors, call.numbers)
-    whole = np.zeros(repeat)
-    for k in range(repeat):
-        start = time.perf_counter()
-        entry.run(call.tensors, call.numbers)
-        devices.synchronize(entry.device)
-        whole[k] = time.perf_counter() - start
-    entry.executable = executable
-    entry.run(call.tensors, call.numbers)
-    counters = np.frombuffer(executable.times, np.int64)  # nanoseconds of each launch, added up
-    launches = np.zeros((repeat, len(counters)))
-    for k in range(repeat):
-        counters[:] = 0
-        entry.run(call.tensors, call.numbers)
-        launches[k] = counters
-    spent = np.median(launches, 0) / 1e9
-    rows = [
-        Row(w.kernel.name, w.launches, float(spent[w.places].sum()), w.bytes, w.flops, lines(w.kernel))
-        for w in work(executable.program)
-    ]
-    return rows, float(np.median(whole))
+    try:
+        return target.lower().profile(repeat)
+    except TraceError as error:
+        raise CommandError(str(error)) from None

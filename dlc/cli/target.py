@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import dlc
 from dlc.cli.errors import CommandError
-from dlc.frontend.jit import Entry, JitFunction, Recorder
+from dlc.frontend.jit import JitFunction
+from dlc.frontend.lowered import Lowered
 
 
 class Target(NamedTuple):
@@ -34,13 +35,10 @@ class Target(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def trace(self) -> tuple[Entry, Any]:
-        """The function traced for these arguments, and the arguments as `Entry.run` takes them; nothing is compiled."""
+    def lower(self) -> Lowered:
+        """The function traced for these arguments; nothing is compiled."""
         with _blamed(self.function.name):
-            call = self.function._call(self.args, self.kwargs)
-            if call is None:
-                raise CommandError(f"{self.function.name}: the example arguments carry gradient history; detach() them")
-            return Recorder(self.function, call, self.args, self.kwargs).record(), call
+            return self.function.lower(*self.args, **self.kwargs)
 
 
 def find(text: str) -> Target:

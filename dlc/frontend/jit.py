@@ -18,7 +18,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from sys import getrefcount
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from dlc.ir.graph import Graph, Node, TensorType, make, param, substitute, topol
 from dlc.passes.vjp import expand_nodes
 from dlc.runtime import devices
 from dlc.runtime.memory import Buffer, allocate, from_array
+
+if TYPE_CHECKING:
+    from dlc.frontend.lowered import Lowered
 
 MAX_RETRACES = 8  # traces of one function before it warns
 MAX_ENTRIES = 64  # compiled entries kept for one key: the oldest goes
@@ -122,12 +125,24 @@ class JitFunction:
             entry = self._compile(call, args, kwargs)
         return entry.run(call.tensors, call.numbers)
 
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """What the function becomes for these arguments: `.text("fused")` and the other stages of `dlc dump`,
+        `.kernels()`, `.profile()`. The function is traced, and nothing changes.
+        """
+        from dlc.frontend.lowered import Lowered  # programs that only run need no printers
+
+        return Lowered(self, args, kwargs)
+
     def graph(self, *args: Any, **kwargs: Any) -> Graph:
         """The traced Graph for these arguments, derivatives not yet expanded; compiles nothing and changes nothing."""
+        return self._trace(args, kwargs)[0].graph
+
+    def _trace(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Entry, Call]:
+        """An entry that is neither compiled nor kept, and the arguments as its `run` takes them."""
         call = self._call(args, kwargs)
         if call is None:
-            raise TraceError("jit.graph: the arguments carry gradient history; detach() them")
-        return Recorder(self, call, args, kwargs).record().graph
+            raise TraceError(f"{self.name}: the arguments carry gradient history; detach() them\n  at {here()}")
+        return Recorder(self, call, args, kwargs).record(), call
 
     def clear(self) -> None:
         """Forget all compiled entries."""

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from dlc.cli import main
 from dlc.cli.highlight import GraphLexer, LoopsLexer
-from dlc.cli.units import count, nbytes, plural, seconds
+from dlc.inspect.units import count, nbytes, plural, seconds
 from dlc.runtime import cuda_device
 from tests import fake_gpu
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from dlc.cli import main
 from dlc.cli.difference import difference
-from dlc.cli.stages import GRAPH_STAGES
+from dlc.inspect.stages import GRAPH_STAGES
 from dlc.ir.graph_text import parse_graph, print_graph
 from dlc.ir.loops_text import parse_kernel, print_kernel
 from tests.runtime.test_cuda_modules import HAS_NVRTC

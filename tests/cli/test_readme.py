@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from dlc.cli import main
-from dlc.cli.stages import STAGES
+from dlc.inspect.stages import STAGES
 
 README = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dlc.cli.groups import origins
-from dlc.cli.machine import Machine
 from dlc.codegen.build import LOWER
+from dlc.inspect.groups import origins
+from dlc.inspect.machine import Machine
 from dlc.ir import schedule
 from dlc.ir.loops import Kernel
 from dlc.ir.program import Program

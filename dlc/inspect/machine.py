@@ -1,8 +1,7 @@
-"""`--device` on the command line: what to generate code for."""
+"""What to generate code for, by name."""
 
 from __future__ import annotations
 
-from dlc.cli.errors import CommandError
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
 from dlc.ir.errors import DeviceError
@@ -15,7 +14,7 @@ TYPICAL = "sm_90a"
 
 def machine(text: str) -> Machine:
     """"cpu", "cuda:sm_90" (any machine will do), "cuda:1" (a GPU that is here); "cuda" is the first GPU, or a typical
-    one where there is none. Raises CommandError."""
+    one where there is none. Raises DeviceError."""
     try:
         if text == "cpu":
             return host.detect()
@@ -26,5 +25,5 @@ def machine(text: str) -> Machine:
             return GpuTarget.of(TYPICAL)
         name = devices.usable(text)
         return cuda_device.gpu_target(devices.index_of(name)) if name != "cpu" else host.detect()
-    except (ValueError, DeviceError) as error:
-        raise CommandError(str(error)) from None
+    except ValueError as error:
+        raise DeviceError(str(error)) from None

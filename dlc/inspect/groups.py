@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dlc.cli.machine import Machine
 from dlc.codegen import gpu_build, gpu_schedule
 from dlc.codegen.build import lowered_group
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.inspect.machine import Machine
 from dlc.ir import loops
 from dlc.ir.loops import Kernel
 from dlc.ir.loops_text import print_kernel

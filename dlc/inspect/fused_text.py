@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlc.cli.groups import Origin, origins
-from dlc.cli.launches import Work, lines, work
-from dlc.cli.machine import Machine
-from dlc.cli.units import count, nbytes, plural
+from dlc.inspect.groups import Origin, origins
+from dlc.inspect.launches import Work, lines, work
+from dlc.inspect.machine import Machine
+from dlc.inspect.units import count, nbytes, plural
 from dlc.ir import dtypes, loops
 from dlc.ir.graph import Node
 from dlc.ir.graph_text import type_text

@@ -8,22 +8,21 @@ no mark on a name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import dlc
-from dlc import Tensor, nn
-from dlc.cli.target import Target
+from dlc.frontend import random
 from dlc.frontend.jit import Entry
+from dlc.frontend.tensor import Tensor
 
 MAX_DEPTH = 12
 
 
-def name_parameters(entry: Entry, target: Target) -> None:
-    """Put names on the parameters of `entry.graph` that have none."""
+def name_parameters(entry: Entry, function: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Put names on the parameters of `entry.graph`, traced from function(*args, **kwargs), that have none."""
     names = _Names()
     # modules first: a parameter's own name is better than its place in an optimizer
-    for name, value in sorted(_roots(target), key=lambda root: not isinstance(root[1], nn.Module)):
+    for name, value in sorted(_roots(function, args, kwargs), key=lambda root: not _is_module(root[1])):
         names.visit(value, (name,), 0)
     params = entry.graph.params
     start = len(entry.arg_slots) + len(entry.number_slots)
@@ -36,18 +35,21 @@ def name_parameters(entry: Entry, target: Target) -> None:
             node.attrs["name"] = f"{names.of[id(owner)]}.grad"
 
 
-def _roots(target: Target) -> Iterator[tuple[str, Any]]:
-    function = target.function.fn
+def _is_module(value: Any) -> bool:
+    return hasattr(value, "forward") and not inspect.isclass(value)
+
+
+def _roots(function: Any, args: tuple, kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     try:
-        bound = inspect.signature(function).bind(*target.args, **target.kwargs)
+        bound = inspect.signature(function).bind(*args, **kwargs)
         yield from bound.arguments.items()
         seen = inspect.getclosurevars(function)
         yield from seen.nonlocals.items()
         yield from ((k, v) for k, v in seen.globals.items() if not inspect.ismodule(v))
-        yield from ((k, v) for k, v in function.__globals__.items() if isinstance(v, nn.Module))
+        yield from ((k, v) for k, v in function.__globals__.items() if _is_module(v))
     except (TypeError, ValueError, AttributeError):
         pass  # a callable without a signature or without code: its parameters keep their numbers
-    yield "random", dlc.random.default_generator
+    yield "random", random.default_generator
 
 
 class _Names:

@@ -1,18 +1,17 @@
-"""The stages of the compiler as `dlc dump` shows them: the driver's own results, caught on the way."""
+"""The stages of the compiler: the driver's own results, caught on the way."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from dlc.cli.fused_text import print_fused
-from dlc.cli.machine import Machine
-from dlc.cli.naive import naive_kernels
-from dlc.cli.names import name_parameters
-from dlc.cli.program_text import print_program
-from dlc.cli.target import Target
 from dlc.codegen import llvm_kernel
+from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
+from dlc.inspect.fused_text import print_fused
+from dlc.inspect.machine import Machine
+from dlc.inspect.naive import naive_kernels
+from dlc.inspect.program_text import print_program
 from dlc.ir.graph import Graph
 from dlc.ir.graph_text import print_graph
 from dlc.ir.loops import Kernel
@@ -28,19 +27,25 @@ LANGUAGE = dict.fromkeys(GRAPH_STAGES, "graph") | dict.fromkeys(KERNEL_STAGES, "
 LANGUAGE |= {"llvm": "llvm", "asm": "asm", "cuda": "cuda", "ptx": "ptx"}
 
 
+def check_stage(stage: str, gpu: bool) -> None:
+    """Raises ValueError unless there is such a stage on a GPU, or on the CPU."""
+    if stage not in STAGES:
+        raise ValueError(f"no stage {stage!r}; there are {', '.join(STAGES)}")
+    if stage in (CPU_STAGES if gpu else GPU_STAGES):
+        raise ValueError(f"there is no stage {stage} for a {'GPU' if gpu else 'CPU'}")
+
+
 class _Reached(Exception):
     """The driver is past the stages that are asked for."""
 
 
 class Stages:
-    """A traced function, compiled as far as somebody looks."""
+    """A traced graph, compiled for a machine as far as somebody looks."""
 
-    def __init__(self, target: Target, machine: Machine):
-        entry, _ = target.trace()
-        name_parameters(entry, target)
-        self.graph, self.donate, self.name = entry.graph, entry.donate, target.function.name
-        tuned = target.function.tuned and isinstance(machine, CpuTarget)
-        self.machine = tuning.remembered(self.graph, machine) if tuned else machine
+    def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...], name: str, machine: Machine,
+                 tuned: bool = False):
+        self.graph, self.donate, self.name = graph, donate, name
+        self.machine = tuning.remembered(graph, machine) if tuned and isinstance(machine, CpuTarget) else machine
         self.seen: dict[str, Any] = {}
 
     def _run(self, last: str) -> Any:
@@ -90,7 +95,8 @@ class Stages:
         return native.assembly(self.llvm(), self.machine, opt_level=llvm_kernel.OPT_LEVEL, passes=llvm_kernel.PASSES)
 
     def text(self, stage: str) -> str:
-        """A stage as it is printed."""
+        """A stage as it is printed. Raises ValueError for one that does not exist, or not on this machine."""
+        check_stage(stage, isinstance(self.machine, GpuTarget))
         if stage in GRAPH_STAGES:
             return print_graph(self.graph_at(stage))
         if stage in KERNEL_STAGES:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dlc.cli.launches import each
-from dlc.cli.units import nbytes, plural
+from dlc.inspect.launches import each
+from dlc.inspect.units import nbytes, plural
 from dlc.ir.program import Launch, Program, Ref, Repeat, Segment, Slot
 
 
