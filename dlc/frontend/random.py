@@ -5,7 +5,8 @@ Element i of a draw is Threefry(key, counter + i), so a draw is a pointwise kern
 output, so that every call of a compiled function draws new numbers.
 
 The functions take either the default generator, a `generator=`, or a `key=` (see `key` and `split`), with which equal
-keys give equal numbers.
+keys give equal numbers. Under `vmap`, example e draws at counter + e * count from a generator, and what its key says
+from a key.
 """
 
 from __future__ import annotations
@@ -68,9 +69,22 @@ class Generator:
             return host_constant(now[0]), host_constant(now[1])
         node, loc = self.state.node, here()
         key, counter = (b.reshape(b.slice_(node, (k,), (k + 1,), None, loc), (), loc) for k in (0, 1))
+        for number, examples in self._examples():
+            counter = b.op("add", counter, b.op("mul", number, b.like(number, count), loc=loc), loc=loc)
+            count *= examples
         step = host_constant(np.array([0, count], np.uint64))
         self.state.assign(wrap(b.op("add", node, step, loc=loc)))
         return key, counter
+
+
+    def _examples(self) -> list[tuple[Node, int]]:
+        """The `vmap`s between here and where the state lives, innermost first: each example gets numbers of its own."""
+        trace, found = tracing.trace, []
+        while trace is not None and trace is not self.state._owner:
+            if trace.example is not None:
+                found.append(trace.example)
+            trace = trace.parent
+        return found
 
 
 def _seeded(seed: int) -> np.ndarray:

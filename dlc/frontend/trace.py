@@ -103,6 +103,7 @@ class Trace:
         self.arrays: list[tuple[np.ndarray, Node]] = []
         self.consumed: set[Node] = set()  # nodes that backward() went through: their history is spent
         self.pin_grads = pin_grads
+        self.example: tuple[Node, int] | None = None  # in vmap: the example's number (uint64), and how many there are
         self.closed = False
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from dlc.frontend.location import here, user_errors
 from dlc.frontend.tensor import Tensor, as_node, bare, wrap
 from dlc.frontend.trace import Trace, state
 from dlc.frontend.tree import LEAF, TreeDef, paths, tree_flatten, tree_map, tree_structure, tree_unflatten
-from dlc.ir import build
+from dlc.ir import build, dtypes
 from dlc.ir.errors import DTypeError, ShapeError, TraceError
 from dlc.ir.graph import Graph, Node, TensorType, make, param, substitute, topological, unique
 from dlc.passes import jvp as forward
@@ -304,8 +304,9 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
     """`fn` for one example, made to work on a batch of them.
 
     `in_axes`: the batch axis of each argument (an int, None for "the same for all", or a tree prefix); `out_axes`
-    likewise for the result. Random numbers drawn inside are the same for every example; Tensors assigned inside must
-    not depend on the example.
+    likewise for the result. Random numbers drawn inside from a generator are different for each example; those drawn
+    with `key=` are what the key says, so equal keys give equal numbers. Tensors assigned inside must not depend on the
+    example.
     """
 
     @functools.wraps(fn)
@@ -340,6 +341,10 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
         if size is None:
             raise ShapeError(f"vmap: no argument of {_name(fn)} is mapped")
         body = _Body("vmap", fn)
+        number, numbers = param(TensorType(dtypes.uint64, ()), "example"), build.iota((size,), 0, dtypes.uint64)
+        body.scope.example = number, size
+        if placement.several:
+            placement.note_all([number], [numbers])
 
         def call(tensors: list[Tensor]) -> Any:
             inside = list(leaves)
@@ -355,6 +360,7 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
         lanes = {
             p: batching.Lane(_front(node, axis), True) for p, (node, axis) in zip(body.params, mapped, strict=True)
         }
+        lanes[number] = batching.Lane(numbers, True)
         done = batching.batch_nodes(roots, lanes, size)
         for record, lane in zip(body.assigned, done[len(nodes) :], strict=True):
             if lane.batched:

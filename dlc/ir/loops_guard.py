@@ -21,22 +21,16 @@ from dlc.ir.errors import VerifyError
 from dlc.ir.loops import (
     RUNTIME,
     Alloc,
-    Arrive,
-    Async,
-    Await,
     Buffer,
-    Bulk,
     Expr,
     Fold,
     For,
     If,
     Kernel,
-    Mma,
     Seq,
     Stmt,
     Store,
     Sync,
-    Wait,
     const,
     exprs,
     load,
@@ -52,6 +46,8 @@ REGISTERS = 1024  # elements of all reg buffers together
 COPIES = 4096  # statements after unrolling
 LANES = 64
 THREADS = 1024  # of a block
+
+_ALLOWED = (Seq, For, If, Alloc, Store, Sync, Fold)
 
 Form = dict[Expr | None, int]  # a sum of coefficient * expression, the constant under None
 
@@ -88,9 +84,8 @@ def _shape(kernel: Kernel) -> None:
     def visit(s: Stmt, copies: int, around: tuple[For | If, ...]) -> int:
         nonlocal shared, registers
         lane = next((k for k, f in enumerate(around) if isinstance(f, For) and f.kind == "lane"), None)
-        special = (Mma, Async, Wait, Arrive, Await, Bulk)
-        gate = isinstance(s, Alloc) and s.buffer.space == "gate"
-        if isinstance(s, special) or gate or (isinstance(s, Sync) and s.threads):
+        gate = isinstance(s, Alloc) and s.buffer.space not in ("shared", "reg")
+        if type(s) not in _ALLOWED or gate or (isinstance(s, Sync) and s.threads):
             raise _fail(kernel, s, "matrix instructions and asynchronous copies are not for custom kernels")
         if isinstance(s, Alloc):
             shared += s.buffer.nbytes if s.buffer.space == "shared" else 0

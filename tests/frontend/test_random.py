@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import dlc
 from dlc.frontend import methods, random
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
@@ -146,3 +147,59 @@ def test_threads_do_not_share_numbers():
         draws = list(pool.map(lambda _: random.bits((8,)).numpy().tolist(), range(64)))
     flat = [v for d in draws for v in d]
     assert len(set(flat)) == len(flat)
+
+
+# -- under vmap
+
+
+def _after(seed, f):
+    dlc.manual_seed(seed)
+    return f().numpy()
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, dlc.jit])
+def test_each_example_of_vmap_draws_its_own_numbers(wrap):
+    """Together they draw what one draw for the whole batch would have, and the stream goes on behind that."""
+    f = wrap(dlc.vmap(lambda x: x + dlc.rand(4)))
+    np.testing.assert_array_equal(_after(3, lambda: f(dlc.zeros(3, 4))), _after(3, lambda: dlc.rand(3, 4)))
+    dlc.manual_seed(3)
+    f(dlc.zeros(3, 4)).numpy()
+    np.testing.assert_array_equal(dlc.rand(5).numpy(), _after(3, lambda: dlc.rand(17))[12:])
+
+
+def test_nested_vmaps_and_loops_inside():
+    nested = dlc.vmap(dlc.vmap(lambda x: dlc.rand(2)), 1, 1)
+    got = _after(3, lambda: nested(dlc.zeros(2, 3)))
+    assert len(np.unique(got)) == 12
+
+    def steps(x):
+        return dlc.scan(lambda c, _: (c, dlc.rand(2)), x, length=4)[1]
+
+    got = _after(3, lambda: dlc.jit(dlc.vmap(steps))(dlc.zeros(5)))
+    assert got.shape == (5, 4, 2) and len(np.unique(got)) == 40
+    got = _after(3, lambda: dlc.scan(lambda c, _: (c, dlc.vmap(lambda x: dlc.rand(2))(c)), dlc.zeros(5), length=4)[1])
+    assert got.shape == (4, 5, 2) and len(np.unique(got)) == 40
+    got = _after(3, lambda: dlc.vmap(dlc.checkpoint(lambda x: x * dlc.rand(2).sum()))(dlc.ones(6)))
+    assert len(np.unique(got)) == 6
+
+
+def test_dropout_under_vmap_and_its_gradient():
+    from dlc.nn import functional as F
+
+    x = dlc.ones(6, 64)
+    dlc.manual_seed(0)
+    value, grad = dlc.vmap(dlc.value_and_grad(lambda x: F.dropout(x, 0.5).sum()))(x)
+    assert len(np.unique(grad.numpy(), axis=0)) == 6
+    np.testing.assert_allclose(value.numpy(), grad.numpy().sum(1))  # one mask for both
+
+
+def test_keys_and_generators_made_inside_say_what_an_example_draws():
+    key = dlc.random.key(7)
+    same = dlc.vmap(lambda x: dlc.random.uniform((3,), key=key))(dlc.zeros(2)).numpy()
+    np.testing.assert_array_equal(same[0], same[1])
+    np.testing.assert_array_equal(same[0], dlc.random.uniform((3,), key=key).numpy())
+    keys = dlc.random.split(key, 4)
+    each = dlc.vmap(lambda k: dlc.random.uniform((3,), key=k))(keys).numpy()
+    np.testing.assert_array_equal(each, [dlc.random.uniform((3,), key=k).numpy() for k in dlc.unstack(keys)])
+    own = dlc.vmap(lambda x: dlc.random.uniform((3,), generator=dlc.Generator(5)))(dlc.zeros(2)).numpy()
+    np.testing.assert_array_equal(own[0], own[1])
