@@ -25,8 +25,6 @@ from dlc.codegen.build import LOWER, _Builder, build_program, target_layout
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.tuned import Tuned
 from dlc.ir.graph import Graph, Node
-from dlc.ir.loops_text import print_stmt
-from dlc.ir.program import Program
 from dlc.ir.schedule import Contract, Schedule
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower_contract import label_sizes
@@ -34,7 +32,7 @@ from dlc.runtime import cache, driver, native, trials
 from dlc.runtime.memory import Buffer
 from dlc.runtime.trials import Trial
 
-KERNEL_S = 0.5  # of compiling and timing the candidates of one kernel
+KERNEL_S = 0.5  # of compiling and timing the candidates of one kernel, besides one run of each
 AT_ONCE = 4  # candidates compiled together
 WORTH_NS = 1500  # kernels estimated to take less are left alone
 GAIN = 0.97  # a winner takes at most this part of the chosen schedule's time
@@ -71,36 +69,36 @@ def _table(graph: Graph, target: CpuTarget) -> Tuned | None:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A kernel to tune: its candidates, the chosen schedule first, how to make a trial of one and values for it, and
-    the keys of the target's table that a schedule of it goes under."""
+    """A kernel to tune: its candidates, the chosen schedule first, how to make a trial of one, and values for it."""
 
     name: str
     key: str
     schedules: Sequence[Schedule]
     trial: Callable[[Schedule], Trial]
-    places: Callable[[Schedule], Sequence[str]]
     inputs: Callable[[Trial], list[Buffer]]
 
 
 @dataclass(frozen=True)
 class Winner:
-    """What is remembered of a kernel: its schedule (None: the chosen one), and where that goes in the table."""
+    """What is remembered of a kernel: its schedule (None: the chosen one), the keys of the target's table that this
+    goes under, and the keys of the kernel with the chosen one: these need not be tuned."""
 
     schedule: Schedule | None
     places: tuple[str, ...]
+    settled: tuple[str, ...]
 
     def encode(self) -> bytes:
         packed = None if self.schedule is None else tuned.pack(self.schedule)
-        return json.dumps([packed, self.places]).encode()
+        return json.dumps([packed, self.places, self.settled]).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Winner:
         """Raises ValueError for what is no winner."""
         found: Any = json.loads(data)
-        if not (isinstance(found, list) and len(found) == 2 and isinstance(found[1], list)
-                and all(isinstance(k, str) for k in found[1])):
+        if not (isinstance(found, list) and len(found) == 3 and all(isinstance(keys, list) for keys in found[1:])
+                and all(isinstance(k, str) for keys in found[1:] for k in keys)):
             raise ValueError("not a winner")
-        return cls(None if found[0] is None else tuned.unpack(found[0]), tuple(found[1]))
+        return cls(None if found[0] is None else tuned.unpack(found[0]), tuple(found[1]), tuple(found[2]))
 
 
 class _Asked(Tuned):
@@ -138,7 +136,7 @@ class _Session:
         known: set[str] = set()
         for subject in self.contractions(graph, known):
             winner = self.winner(subject)
-            known.update(subject.places(subject.schedules[0]))
+            known.update((*winner.places, *winner.settled))
             if winner.schedule is not None:
                 contracts.update(dict.fromkeys(winner.places, winner.schedule))
         target = replace(self.target, tuned=Tuned(contracts, {}))
@@ -151,7 +149,7 @@ class _Session:
         if self.measured:
             spent = time.perf_counter() - self.begin
             print(f"dlc: tuned {self.name}: {self.measured} kernels measured in {spent:.1f} s (at most {KERNEL_S:g} s "
-                  f"each), {self.changed} with another schedule", file=sys.stderr)
+                  f"and {candidates.MOST} runs each), {self.changed} with another schedule", file=sys.stderr)
         return Tuned(contracts, kernels)
 
     def winner(self, subject: Subject) -> Winner:
@@ -189,20 +187,17 @@ class _Session:
             unchanging = []
         first = schedules.contract(node, self.target)
 
-        def program(sched: Contract) -> tuple[Program, _Asked]:
+        def trial(sched: Contract) -> Trial:
             asked = _Asked(None if sched == first else sched)
             target = replace(self.target, tuned=asked)
-            return build_program(target_layout(alone, target), (), target, "trial"), asked
-
-        def places(sched: Contract) -> list[str]:
-            return list(program(sched)[1].nodes)
+            program = build_program(target_layout(alone, target), (), target, "trial")
+            return trials.trial(sched, program, work, list(asked.nodes), unchanging)
 
         return Subject(
             f"contract {node.attrs['spec']} of {node.inputs[0].type} and {node.inputs[1].type}",
             self.key("contract", f"{key} {unchanging}"),
             candidates.contractions(node, self.target),
-            lambda s: trials.trial(s, program(s)[0], work, unchanging),  # type: ignore[arg-type]
-            places,  # type: ignore[arg-type]
+            trial,  # type: ignore[arg-type]
             lambda t: trials.made_up(t.program.inputs, [64] * len(t.program.inputs)),
         )
 
@@ -225,18 +220,14 @@ class _Session:
 
     def group(self, fused: Fused, group: Group, key: str, name: str, work: float) -> Subject:
         builder = _Builder(self.target)
-        different: dict[str, Schedule] = {}
-        for s in candidates.group_schedules(fused, group, self.target):
-            text = print_stmt(LOWER[group.kind](fused, group, s).kernel.body)
-            different.setdefault(text, s)
         high = trials.index_range(group.units)
 
         def trial(sched: Schedule) -> Trial:
             lowered = LOWER[group.kind](fused, group, sched)
             program = trials.one_launch(lowered, builder.grain(lowered.tasks, work))
-            return trials.trial(sched, program, work)
+            return trials.trial(sched, program, work, [key])
 
-        return Subject(name, self.key("kernel", key), list(different.values()), trial, lambda _: [key],
+        return Subject(name, self.key("kernel", key), candidates.group_schedules(fused, group, self.target), trial,
                        lambda t: trials.made_up(t.program.inputs, [high] * len(t.program.inputs)))
 
     def key(self, kind: str, what: str) -> str:
@@ -254,14 +245,22 @@ def search(subject: Subject, target: CpuTarget) -> Winner:
     inputs = subject.inputs(first)
     expected = first.run(inputs)
     each = (time.perf_counter() - begin) / 2  # seconds of a candidate: two are compiled at the same time
-    best, at = first, 1
+    deadline += candidates.MOST * first.seconds
+    best, at, seen = first, 1, {first.text()}
     while at < len(subject.schedules):
         started = time.perf_counter()
         fitting = int((deadline - started) / each)
         if fitting < 1:
             break
-        batch = [subject.trial(s) for s in subject.schedules[at : at + min(AT_ONCE, fitting)]]
-        at += len(batch)
+        batch: list[Trial] = []
+        while at < len(subject.schedules) and len(batch) < min(AT_ONCE, fitting):
+            trial = subject.trial(subject.schedules[at])
+            if trial.text() not in seen:
+                batch.append(trial)
+                seen.add(trial.text())
+            at += 1
+        if not batch:
+            break
         trials.compile_all(batch, target)
         sound = [t for t in batch if _right(subject, t, expected, inputs)]
         trials.race([first, *([best] if best is not first else []), *sound], inputs, deadline)
@@ -272,7 +271,7 @@ def search(subject: Subject, target: CpuTarget) -> Winner:
         trials.race([first, best], inputs, math.inf)
     if best.best > GAIN * first.best:
         best = first
-    return Winner(None, ()) if best is first else Winner(best.schedule, tuple(subject.places(best.schedule)))
+    return Winner(None, (), first.places) if best is first else Winner(best.schedule, best.places, first.places)
 
 
 def _right(subject: Subject, trial: Trial, expected: list[Buffer], inputs: list[Buffer]) -> bool:

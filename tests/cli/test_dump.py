@@ -201,8 +201,8 @@ def test_tuned_schedules_are_shown_where_tuning_is_asked_for(tmp_path: Path, mon
     from dlc.runtime import tuning
 
     def last(subject, target):
-        s = subject.schedules[-1]
-        return tuning.Winner(s, tuple(subject.places(s)))
+        trial = subject.trial(subject.schedules[-1])
+        return tuning.Winner(trial.schedule, trial.places, ())
 
     monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("DLC_CACHE", raising=False)
