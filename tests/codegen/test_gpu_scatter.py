@@ -95,3 +95,15 @@ def test_small_tables_are_dealt_out(hits, dtype):
 
 def test_tables_that_fill_the_gpu_stay():
     assert len(program_of(scatter((50304, 768), (2048,), (2048, 768))).kernels()) == 1
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("graph", [
+    scatter((50304, 768), (16, 1024), (16, 1024, 768)), scatter((65, 384), (16384,), (16384, 384), dtype=bfloat16),
+    scatter((10000, 650), (35, 20), (35, 20, 650), combine="set", itype=int32),
+], ids=lambda g: str(g.outputs[0].type))  # fmt: skip
+def test_nothing_spills(graph, arch):
+    pytest.importorskip("cupy")
+    from tests.codegen.test_cuda_nvrtc import compile_graph, spills
+
+    assert spills(compile_graph(graph, arch)) == 0

@@ -80,3 +80,14 @@ def test_the_chosen_kernel_runs():
     assert isinstance(gpu_schedule.skinny(z, TARGET), schedule.GpuSkinny)
     source = emit_module(program.kernels(), TARGET)
     assert "load<4>(" in source  # from shared memory, four inner positions at once
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("spec, a, b", [("mk,nk->mn", (20, 650), (2600, 650)), ("mk,kn->mn", (20, 2600), (2600, 650)),
+                                        ("nk,mk->nm", (2600, 512), (17, 512)), ("mk,nk->mn", (3, 100), (400, 100))])
+def test_nothing_spills(spec, a, b, arch):
+    pytest.importorskip("cupy")
+    from tests.codegen.test_cuda_nvrtc import compile_graph, spills
+
+    z = product(spec, a, b)
+    assert spills(compile_graph(Graph(z.inputs, [z]), arch)) == 0
