@@ -10,31 +10,27 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import os
 import threading
 import types
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from sys import getrefcount
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dlc.frontend import eager, placement
 from dlc.frontend import trace as tracing
-from dlc.frontend.guards import Guards
+from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, is_leaf, of_array
+from dlc.frontend.entry import Entry
 from dlc.frontend.location import here
-from dlc.frontend.tensor import Tensor, bare, from_buffer
-from dlc.frontend.trace import UNSET, Trace, execution, leaf_cell, leaked, register_leaf, stand_in, state
-from dlc.frontend.tree import TreeDef, node_of, paths, tree_flatten, tree_unflatten
-from dlc.ir import build, dtypes
-from dlc.ir.errors import DeviceError, TraceError
-from dlc.ir.graph import Graph, Node, TensorType, make, param, substitute, topological
-from dlc.passes.vjp import expand_nodes
-from dlc.runtime import devices
-from dlc.runtime.memory import Buffer, allocate, from_array
+from dlc.frontend.recorder import Recorder
+from dlc.frontend.tensor import Tensor
+from dlc.frontend.trace import leaked, state
+from dlc.frontend.tree import TreeDef, paths, tree_flatten
+from dlc.ir.errors import TraceError
+from dlc.ir.graph import Graph
 
 if TYPE_CHECKING:
     from dlc.frontend.lowered import Lowered
@@ -42,26 +38,8 @@ if TYPE_CHECKING:
 MAX_RETRACES = 8  # traces of one function before it warns
 MAX_ENTRIES = 64  # compiled entries kept for one key: the oldest goes
 
-_NUMBERS = (int, float)
-_first = itertools.islice
+
 _AUTOCAST = "dlc.autocast"  # part of the signature
-_COROUTINES = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
-
-
-class Static(NamedTuple):
-    """A static argument: part of the key by value, and by type (1, 1.0 and True are different)."""
-
-    type: type
-    value: Any
-
-
-class Call(NamedTuple):
-    """One call's arguments, taken apart."""
-
-    key: Any
-    tensors: list[Tensor]
-    numbers: list[Any]
-
 
 _functions: weakref.WeakSet[JitFunction] = weakref.WeakSet()
 
@@ -186,7 +164,7 @@ class JitFunction:
         numbers: list[Any] = []
         for k, leaf in enumerate(leaves):
             if isinstance(leaf, (np.ndarray, np.generic)) and not isinstance(leaf, (float, bool)):
-                leaf = _of_array(leaf)
+                leaf = of_array(leaf)
             if isinstance(leaf, Tensor):
                 if leaf._owner is not None:
                     raise leaked(leaf)
@@ -200,11 +178,11 @@ class JitFunction:
                 tensors.append(leaf)
             elif type(leaf) is Static:
                 key.append(leaf)
-            elif isinstance(leaf, _NUMBERS) and not isinstance(leaf, bool):
+            elif isinstance(leaf, NUMBERS) and not isinstance(leaf, bool):
                 key.append(int if isinstance(leaf, int) else float)
                 numbers.append(leaf)
             else:
-                if isinstance(leaf, _COROUTINES):
+                if isinstance(leaf, COROUTINES):
                     raise TypeError(
                         f"jit: {self._path(treedef, k)} of {self.name} is a {type(leaf).__name__}\n  at {here()}"
                     )
@@ -234,7 +212,7 @@ class JitFunction:
             kwargs = {k: Static(type(v), v) if k in self.static_argnames else v for k, v in kwargs.items()}
         if kwargs:
             kwargs = dict(sorted(kwargs.items()))
-        return tree_flatten((args, kwargs), is_leaf=_is_leaf)
+        return tree_flatten((args, kwargs), is_leaf=is_leaf)
 
     def _complain_unhashable(self, leaves: list[Any], treedef: TreeDef) -> None:
         for k, leaf in enumerate(leaves):
@@ -351,565 +329,13 @@ def _parameter_names(fn: Callable) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
-def _is_leaf(x: Any) -> bool:
-    return type(x) is Static
-
-
 def _describe(leaf: Any) -> str:
     if isinstance(leaf, (Tensor, np.ndarray)):
         flags = ", requires_grad" if isinstance(leaf, Tensor) and leaf._requires_grad else ""
         return f"{getattr(leaf.dtype, 'name', leaf.dtype)} {tuple(leaf.shape)}{flags}"
     if type(leaf) is Static:
         leaf = leaf.value
-    elif isinstance(leaf, _NUMBERS) and not isinstance(leaf, bool):
+    elif isinstance(leaf, NUMBERS) and not isinstance(leaf, bool):
         return type(leaf).__name__
     text = repr(leaf)
     return text if len(text) < 60 else text[:57] + "..."
-
-
-# --- recording ---------------------------------------------------------------------------------------------------
-
-
-class _Conflict(Exception):
-    """The trace met one Tensor in two ways, one of them an assignment: trace again, seeing it as one."""
-
-    def __init__(self, pinned: frozenset[int], pin_grads: bool):
-        self.pinned, self.pin_grads = pinned, pin_grads
-
-
-class Recorder:
-    """Traces a JitFunction for one call."""
-
-    def __init__(self, function: JitFunction, call: Call, args: tuple, kwargs: dict[str, Any]):
-        self.function, self.call, self.args, self.kwargs = function, call, args, kwargs
-
-    def record(self) -> Entry:
-        """Trace, and make the entry (not yet compiled)."""
-        pinned, pin_grads = frozenset[int](), False
-        for _ in range(4):
-            try:
-                return self._record(pinned, pin_grads)
-            except _Conflict as conflict:
-                pinned, pin_grads = pinned | conflict.pinned, pin_grads or conflict.pin_grads
-        raise AssertionError("a Tensor is still seen in two ways after pinning")
-
-    def _record(self, pinned: frozenset[int], pin_grads: bool) -> Entry:
-        function, call = self.function, self.call
-        self.pinned = pinned
-        version = tracing.observe()
-        trace = self.trace = Trace("jit", function.name, pin_grads=pin_grads)
-        with trace:
-            args, kwargs = self._arguments()
-            guards = Guards(function.fn, self._statics())
-            result = function.fn(*args, **kwargs)
-            leaves, treedef = tree_flatten(result)
-            entry = Entry(function.name, version, guards)
-            self._check_conflicts()
-            self._build(entry, leaves, treedef)
-        entry.pinned = [(k, call.tensors[k]) for k in sorted(pinned)]
-        return entry
-
-    def _arguments(self) -> tuple[tuple, dict[str, Any]]:
-        """The arguments with a stand-in for each Tensor and number, and their placeholders."""
-        function, trace = self.function, self.trace
-        leaves, treedef = function._flatten(self.args, self.kwargs)
-        names = function._leaf_paths(treedef)
-        self.tensor_params: list[Node | None] = []
-        self.number_params: list[Node] = []
-        self.stand_ins: list[Tensor] = []
-        made: dict[int, Tensor] = {}
-        tensors = iter(self.call.tensors)
-        out = []
-        for name, leaf in zip(names, leaves, strict=True):
-            if isinstance(leaf, (Tensor, np.ndarray, np.generic)) and not isinstance(leaf, (float, bool)):
-                k, original = len(self.stand_ins), next(tensors)
-                inside = made.get(id(original))
-                if inside is None and k not in self.pinned:
-                    inside = stand_in(original)
-                    inside._grad = original._grad
-                    record = trace.lift(inside, ("arg", k))
-                    record.placeholder.attrs["name"] = name
-                    self.tensor_params.append(record.placeholder)
-                else:  # the same Tensor again, or one that the function also reaches in another way
-                    inside = inside if inside is not None else original
-                    self.tensor_params.append(None)
-                made[id(original)] = inside
-                self.stand_ins.append(inside)
-                out.append(inside)
-            elif type(leaf) is Static:
-                out.append(leaf.value)
-            elif isinstance(leaf, _NUMBERS) and not isinstance(leaf, bool):
-                dtype = dtypes.int64 if isinstance(leaf, int) else dtypes.float64
-                node = param(TensorType(dtype, ()), name, here())
-                self.number_params.append(node)
-                out.append(bare(node, trace, weak=True))
-            else:
-                out.append(leaf)
-        args, kwargs = _unflatten_call(treedef, out)
-        return args, kwargs
-
-    def _statics(self) -> dict[str, Any]:
-        """Arguments that are objects: the function may read their attributes."""
-        out = dict(zip(self.function._names, self.args, strict=False)) | self.kwargs
-        scalars = (Tensor, np.ndarray, int, float, str, type(None))
-        return {k: v for k, v in out.items() if not isinstance(v, scalars) and node_of(type(v)) is None}
-
-    def _check_conflicts(self) -> None:
-        """No Tensor may be an argument (or somebody's `.grad`) and a cell of its own, if either is assigned."""
-        cells = self.trace.cells
-        pins = set()
-        for k, (original, inside) in enumerate(zip(self.call.tensors, self.stand_ins, strict=True)):
-            direct, arg = cells.get(id(original)), cells.get(id(inside))
-            if original is not inside and direct is not None and arg is not None:
-                grads = id(original) in self.trace.grads or id(inside) in self.trace.grads
-                if direct.assigned or arg.assigned or grads or original._requires_grad:
-                    pins.add(k)
-        grads = False
-        for record in list(cells.values()):
-            if isinstance(record.source, tuple) and record.source[0] == "grad":
-                owner = self.trace.grads[record.source[1]].cell
-                direct = cells.get(id(owner._grad))
-                grads = grads or direct is not None and (direct.assigned or record.assigned)
-        if pins or grads:
-            raise _Conflict(frozenset(pins), grads)
-
-    def _build(self, entry: Entry, leaves: list[Any], treedef: TreeDef) -> None:
-        trace = self.trace
-        records = list(trace.cells.values())
-        direct = [r for r in records if r.source is None]
-        by_grad = [r for r in records if r.source is not None and r.source[0] == "grad"]
-        results = self._results(entry, leaves)
-
-        # what each touched .grad is after the call
-        grad_values: list[tuple[Tensor, Node]] = []
-        for record in trace.grads.values():
-            owner = self._place(record.cell)
-            if record.read:
-                entry.grad_reads.append((owner, record.was_none, record.cell._grad if trace.pin_grads else UNSET))
-            self._final_grad(entry, record, owner, grad_values)
-
-        assigned = [r for r in direct if r.assigned]
-        assigned_grads = [r for r in by_grad if r.assigned]
-        assigned_args = [r for r in records if r.source is not None and r.source[0] == "arg" and r.assigned]
-        outputs = [
-            *results,
-            *(r.current for r in assigned),
-            *(r.current for r in assigned_grads),
-            *(node for _, node in grad_values),
-            *(r.current for r in assigned_args),
-        ]
-        used = set(topological(outputs))
-        read = [r for r in direct if not r.assigned and r.placeholder in used]
-        read_grads = [r for r in by_grad if not r.assigned and r.placeholder in used]
-        arrays = [(a, n) for a, n in trace.arrays if n in used]
-        for array, node in [*arrays]:
-            # nobody but the trace holds it (list, tuples, loop): it was made in the function, and cannot change
-            if array.base is None and getrefcount(array) <= _ARRAY_FREE:
-                node.data = eager.array_buffer(array)
-                arrays = [(a, n) for a, n in arrays if n is not node]
-        targets = [param(node.type, "grad") for _, node in grad_values]
-
-        entry.arg_slots = [k for k, p in enumerate(self.tensor_params) if p is not None and (p in used)]
-        entry.number_slots = [k for k, p in enumerate(self.number_params) if p in used]
-        entry.number_dtypes = [self.number_params[k].dtype.np for k in entry.number_slots]
-        params: list[Node] = [self.tensor_params[k] for k in entry.arg_slots]  # type: ignore[misc]
-        params += [self.number_params[k] for k in entry.number_slots]
-        entry.cells = [r.cell for r in (*assigned, *read)]
-        first_cell = len(params)
-        params += [r.placeholder for r in (*assigned, *read)]
-        entry.held_grads = [self._place(trace.grads[r.source[1]].cell) for r in (*assigned_grads, *read_grads)]
-        first_grad = len(params)
-        params += [r.placeholder for r in (*assigned_grads, *read_grads)]
-        first_target = len(params)
-        params += targets
-        params += [n for _, n in arrays]
-        known = set(params)
-        captured = []
-        for node in topological(outputs):
-            if node.op == "param" and node not in known:
-                if node.data is None:
-                    raise TraceError(f"jit: a value of another trace was used in {self.function.name}\n  at {here()}")
-                captured.append(node)
-        # constants made in the trace: same values at every call
-        params += [param(n.type, "constant") for n in captured]
-        replace = dict(zip(captured, params[len(params) - len(captured) :], strict=True))
-        if replace:
-            outputs = substitute(outputs, replace)
-        if placement.several:
-            self._place_entry(entry, [*params, *captured, *outputs])
-        entry.graph = Graph(params, outputs, self.function.name)
-
-        entry.n_results = len(results)
-        entry.n_assigned, entry.n_assigned_grads = len(assigned), len(assigned_grads)
-        entry.donate = (
-            *((first_cell + k, len(results) + k) for k in range(len(assigned))),
-            *((first_grad + k, len(results) + len(assigned) + k) for k in range(len(assigned_grads))),
-            *((first_target + k, len(results) + len(assigned) + len(assigned_grads) + k) for k in range(len(targets))),
-        )
-        entry.grad_targets = [place for place, _ in grad_values]
-        entry.grad_types = [node.type for _, node in grad_values]
-        entry.arg_writes = [r.source[1] for r in assigned_args]
-        entry.arrays = [a for a, _ in arrays]
-        entry.captured = [n.data if n.data.device == entry.device else devices.copied(n.data, entry.device)
-                          for n in captured]
-        entry.treedef = treedef
-        everything = bool(assigned_args) or any(t._requires_grad for t in self.call.tensors)
-        seen_as_one = {id(self.call.tensors[k]) for k in self.pinned}
-        entry.conflicts = frozenset(id(r.cell) for r in direct if r.assigned or everything) - seen_as_one
-        entry.finish()
-        self._keep_history(entry, results)
-
-    def _place_entry(self, entry: Entry, nodes: list[Node]) -> None:
-        """Say where the entry runs."""
-        try:
-            entry.device = placement.resolve(nodes)
-        except DeviceError:
-            found = sorted({placement.place(n) for n in nodes} - {placement.ANYWHERE, placement.FOLLOWS})
-            raise DeviceError(
-                f"jit: {self.function.name} uses tensors on {' and '.join(found)}, and a compiled function runs on one "
-                f"device: move them with to(), or modules with Module.to\n  at {here()}"
-            ) from None
-
-    def _results(self, entry: Entry, leaves: list[Any]) -> list[Node]:
-        """Say how each leaf of the result is made at a call; the nodes that must be computed for them."""
-        trace = self.trace
-        nodes: dict[Node, int] = {}
-        for leaf in leaves:
-            if isinstance(leaf, _COROUTINES) or inspect.isawaitable(leaf):
-                raise TypeError(
-                    f"jit: {self.function.name} returned a {type(leaf).__name__}; return Tensors\n  at {here()}"
-                )
-            if not isinstance(leaf, Tensor):
-                entry.results.append(("static", leaf))
-                continue
-            record = trace.cells.get(id(leaf))
-            if record is None and leaf._owner is not trace:
-                record = trace.lift(leaf)
-            if record is not None:  # a Tensor from outside, returned as it is
-                if record.source is None:
-                    entry.results.append(("object", leaf))
-                    continue
-                if record.source[0] == "arg":
-                    entry.results.append(("arg", record.source[1]))
-                    continue
-            node = leaf.node
-            entry.results.append(("output", nodes.setdefault(node, len(nodes))))
-        entry.result_types = [n.type for n in nodes]
-        return list(nodes)
-
-    def _place(self, cell: Tensor) -> Any:
-        """How the entry finds, at a call, what the trace knows as `cell`: itself, or the number of an argument."""
-        for k, inside in enumerate(self.stand_ins):
-            if inside is cell and k not in self.pinned:
-                return k
-        return cell
-
-    def _final_grad(self, entry: Entry, record: Any, owner: Any, values: list) -> None:
-        current = record.current
-        if current is UNSET:
-            return
-        if current is None:
-            if not (record.read and record.was_none):
-                entry.grad_clears.append(owner)
-            return
-        seen = self.trace.cells.get(id(current))
-        if seen is not None and seen.source == ("grad", id(record.cell)):
-            return  # the gradient that was there, perhaps with a new value
-        if current._owner is not self.trace:
-            entry.grad_sets.append((owner, current))
-            return
-        values.append((owner, current.node))
-
-    def _keep_history(self, entry: Entry, results: list[Node]) -> None:
-        """Note which results a later `backward()` may still go through."""
-        entry.differentiable = [
-            k for k, node in enumerate(results) if tracing.differentiable(node, self.trace.consumed)
-        ]
-
-
-def _unflatten_call(treedef: TreeDef, leaves: list[Any]) -> tuple[tuple, dict[str, Any]]:
-    return tree_unflatten(treedef, leaves)
-
-
-# --- entries -----------------------------------------------------------------------------------------------------
-
-
-def _counts() -> tuple[int, int]:
-    """What getrefcount says, as Entry.run asks it, of a node that only its cell holds, and of its Buffer."""
-
-    class Cell:
-        __slots__ = ("_node",)
-
-    cell = Cell()
-    cell._node = param(TensorType(dtypes.float32, ()), data=allocate(4))
-    nodes = [c._node for c in (cell,)]
-    buffers = [n.data for n in nodes]
-    return next(map(getrefcount, nodes)), next(map(getrefcount, buffers))
-
-
-def _array_count() -> int:
-    kept = [(np.zeros(1), None)]
-    arrays = [(a, n) for a, n in kept]
-    for array, _ in [*arrays]:
-        return getrefcount(array)
-    return 0
-
-
-_NODE_FREE, _BUFFER_FREE = _counts()
-_ARRAY_FREE = _array_count()
-
-
-class Entry:
-    """One compiled signature of a jitted function."""
-
-    def __init__(self, name: str, version: int, guards: Guards):
-        self.name, self.version, self.guards = name, version, guards
-        self.graph: Graph
-        self.executable: Any = None
-        self.device = "cpu"
-        self.donate: tuple[tuple[int, int], ...] = ()
-        self.cells: list[Tensor] = []  # assigned ones first
-        self.held_grads: list[Any] = []  # owners of gradients read, assigned ones first; an int is an argument
-        self.grad_targets: list[Any] = []  # owners of gradients that are made anew at each call
-        self.grad_reads: list[tuple[Any, bool, Any]] = []
-        self.grad_clears: list[Any] = []
-        self.grad_sets: list[tuple[Any, Tensor]] = []
-        self.results: list[tuple[str, Any]] = []
-        self.differentiable: list[int] = []
-        self.pinned: list[tuple[int, Tensor]] = []
-
-    def finish(self) -> None:
-        """Prepare what `run` needs at every call."""
-        n = self.n_assigned
-        self.assigned = self.cells[:n]
-        self.followers = [c for c in self.assigned if placement.several and placement.place_of(c) in placement.NOWHERE]
-        self.free_nodes, self.free_buffers = [_NODE_FREE] * n, [_BUFFER_FREE] * n
-        # every argument is an input, in order, if there are this many
-        self.all_args = len(self.arg_slots) if self.arg_slots == list(range(len(self.arg_slots))) else -1
-        self.no_grads = not (self.held_grads or self.grad_targets or self.grad_clears or self.grad_sets)
-        # an owner and a list hold a gradient, as a cell and a list hold a node: the same count
-        m = len(self.grad_targets)
-        self.grads_of_args = any(type(o) is int for o in self.grad_targets)
-        self.free_targets, self.free_target_buffers = [_NODE_FREE] * m, [_BUFFER_FREE] * m
-        self._number_params = self.graph.params[len(self.arg_slots) : len(self.arg_slots) + len(self.number_slots)]
-        self.single = None
-        if len(self.results) == 1 and self.results[0][0] == "output" and self.treedef.kind is None:
-            self.single = self.result_types[0]
-
-    # --- validity ---
-
-    def valid(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether what the trace read outside its key is as it was."""
-        if not self.guards.hold():
-            return False
-        if self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
-            return False
-        for k, cell in self.pinned:
-            if tensors[k] is not cell:
-                return False
-        for owner, was_none, grad in self.grad_reads:
-            now = (tensors[owner] if type(owner) is int else owner)._grad
-            if (now is None) != was_none or grad is not UNSET and now is not grad:
-                return False
-        return True
-
-    def explain(self, tensors: Sequence[Tensor]) -> str:
-        reason = self.guards.explain()
-        if not reason and self.version != tracing.structure_version:
-            reason = "an attribute of a module changed (train/eval, a replaced layer or parameter, requires_grad)"
-        if not reason and any(
-            ((tensors[o] if type(o) is int else o)._grad is None) != none for o, none, _ in self.grad_reads
-        ):
-            reason = "a gradient that the function reads was None before and is not now, or the other way round"
-        return reason
-
-    # --- running ---
-
-    def run(self, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> Any:
-        """Run on these arguments: write what the function assigns, and return its result."""
-        with execution:
-            for cell in self.followers:
-                self._gather(cell)
-            inputs = []
-            for t in tensors if len(tensors) == self.all_args else [tensors[k] for k in self.arg_slots]:
-                data = t._node.data
-                if data is None:
-                    data = _realized(t)
-                inputs.append(data)
-            if numbers:
-                inputs += [
-                    from_array(np.array(numbers[k], d))
-                    for k, d in zip(self.number_slots, self.number_dtypes, strict=True)
-                ]
-            nodes = [c._node for c in self.cells]
-            buffers = [n.data for n in nodes]
-            if None in buffers:
-                eager.realize(*self.cells)
-                nodes = [c._node for c in self.cells]
-                buffers = [n.data for n in nodes]
-            history = None
-            if self.differentiable and not state.no_grad:
-                history = self._history(tensors, inputs, nodes)
-            replaced = None
-            n = self.n_assigned
-            if n and not (
-                list(map(getrefcount, _first(nodes, n))) == self.free_nodes
-                and list(map(getrefcount, _first(buffers, n))) == self.free_buffers
-            ):
-                replaced = _unshare(nodes, buffers, n)
-            inputs += buffers
-            grads = None
-            if not self.no_grads:
-                grads = self._grad_buffers(tensors, inputs)
-            if self.arrays:
-                inputs += map(_array_buffer, self.arrays)
-            inputs += self.captured
-            if placement.several and self.device == "cpu":  # a GPU's program takes what is elsewhere itself
-                inputs = placement.on(inputs, "cpu")
-            executable = self.executable
-            if state.debug:
-                executable = eager.compiled(self.graph, self.donate, self.device)
-            outputs = executable.run(inputs)
-            if replaced:
-                for k in replaced:
-                    _put(self.cells[k], buffers[k], nodes[k].type)
-            if grads is not None:
-                self._write_grads(tensors, grads)
-            if self.arg_writes:
-                for k, buffer in zip(self.arg_writes, outputs[len(outputs) - len(self.arg_writes) :], strict=True):
-                    _put(tensors[k], buffer, tensors[k]._node.type)
-            if history is None and self.single is not None:
-                return from_buffer(outputs[0], self.single)
-            return self._result(tensors, outputs, history)
-
-    def _gather(self, cell: Tensor) -> None:
-        """Bring state that follows the computation (0-d Tensors, random state) to where the entry updates it."""
-        if cell._node.data is None or cell._node.op != "param":
-            eager.realize(cell)
-        if cell._node.data.device != self.device:
-            placement.follow(cell, self.device)
-
-    def _result(self, tensors: Sequence[Tensor], outputs: list[Buffer], history: list[Node] | None) -> Any:
-        leaves = []
-        made = {}
-        for kind, what in self.results:
-            if kind == "output":
-                out = from_buffer(outputs[what], self.result_types[what])
-                if history is not None and what in self.differentiable:
-                    node = history[self.differentiable.index(what)]
-                    node.data = eager.remember(node, outputs[what])
-                    out._node = node
-                leaves.append(made.setdefault(what, out))
-            elif kind == "arg":
-                leaves.append(tensors[what])
-            else:
-                leaves.append(what)
-        return tree_unflatten(self.treedef, leaves)
-
-    def _history(self, tensors: Sequence[Tensor], inputs: list[Buffer], nodes: list[Node]) -> list[Node] | None:
-        """Nodes that say what the differentiable results are of the inputs, for a `backward()` after this call."""
-        leaves = [tensors[k]._node for k in self.arg_slots]
-        leaves += [eager.leaf(b, p.type) for b, p in zip(inputs[len(leaves) :], self._number_params, strict=True)]
-        leaves += nodes
-        if not any(leaf_cell(n) is not None for n in leaves):
-            return None
-        leaves += [(tensors[o] if type(o) is int else o)._grad._node for o in self.held_grads]
-        n_read, n_written = len(leaves), len(self.grad_targets)
-        tail = [*map(_array_buffer, self.arrays), *self.captured]
-        rest = self.graph.params[n_read + n_written :]
-        leaves += [eager.leaf(b, p.type) for b, p in zip(tail, rest, strict=True)]
-        if self._body is None:
-            outputs = expand_nodes([self.graph.outputs[k] for k in self.differentiable])
-            self._body = Graph([*self.graph.params[:n_read], *rest], outputs, self.name)
-        bundle = make("checkpoint", leaves, here(), body=self._body)
-        return [build.item(bundle, k) for k in range(len(self.differentiable))]
-
-    _body: Graph | None = None
-
-    # --- gradients ---
-
-    def _grad_buffers(self, tensors: Sequence[Tensor], inputs: list[Buffer]) -> tuple:
-        """Add the Buffers of gradients to `inputs`; which of the held ones, and of the made ones, need a new home."""
-        held = [(tensors[o] if type(o) is int else o)._grad for o in self.held_grads]
-        for g in held:
-            if g._node.data is None or g._node.op != "param":
-                eager.realize(g)
-        nodes = [g._node for g in held]
-        buffers = [n.data for n in nodes]
-        m = self.n_assigned_grads
-        moved = _unshare(nodes, buffers, m) if m else []
-        inputs += buffers
-        # the made ones: into the buffer of the gradient that the last call made, if nobody else holds that
-        fresh = []
-        del nodes
-        if self.grad_targets:
-            owners = self.grad_targets
-            if self.grads_of_args:
-                owners = [tensors[o] if type(o) is int else o for o in owners]
-            old = [o._grad for o in owners]
-            try:
-                old_nodes = [g._node for g in old]
-                old_buffers = [n.data for n in old_nodes]
-                clean = (
-                    list(map(getrefcount, old)) == self.free_targets
-                    and list(map(getrefcount, old_nodes)) == self.free_targets
-                    and list(map(getrefcount, old_buffers)) == self.free_target_buffers
-                )
-            except AttributeError:
-                clean = False
-            if clean:
-                inputs += old_buffers
-            else:
-                fresh = [devices.allocate(t.nbytes, self.device, f"gradients of {self.name}") for t in self.grad_types]
-                inputs += fresh
-        return held, buffers, moved, fresh
-
-    def _write_grads(self, tensors: Sequence[Tensor], grads: tuple) -> None:
-        held, buffers, moved, fresh = grads
-        for k in moved:
-            _put(held[k], buffers[k], held[k]._node.type)
-        if fresh:
-            for owner, buffer, type_ in zip(self.grad_targets, fresh, self.grad_types, strict=True):
-                (tensors[owner] if type(owner) is int else owner)._grad = from_buffer(buffer, type_)
-        for owner in self.grad_clears:
-            (tensors[owner] if type(owner) is int else owner)._grad = None
-        for owner, value in self.grad_sets:
-            (tensors[owner] if type(owner) is int else owner)._grad = value
-
-
-def _realized(t: Tensor) -> Buffer:
-    if t._owner is not None:
-        raise leaked(t)
-    eager.realize(t)
-    return t._node.data
-
-
-def _unshare(nodes: list[Node], buffers: list[Buffer], n: int) -> list[int]:
-    """Replace, in `buffers`, those of the first `n` that anybody else holds by copies; the positions replaced."""
-    node_counts = list(map(getrefcount, _first(nodes, n)))
-    buffer_counts = list(map(getrefcount, _first(buffers, n)))
-    out = [k for k in range(n) if node_counts[k] != _NODE_FREE or buffer_counts[k] != _BUFFER_FREE]
-    for k in out:
-        buffers[k] = devices.copied(buffers[k], label="state that something else still holds")
-    return out
-
-
-def _put(cell: Tensor, buffer: Buffer, type_: TensorType) -> None:
-    """The cell's value is in `buffer` from now on."""
-    follows = "follows" in cell._node.attrs
-    cell._node = eager.leaf(buffer, type_)
-    if follows:
-        cell._node.attrs["follows"] = True
-    if cell._requires_grad:
-        register_leaf(cell._node, cell)
-
-
-def _of_array(array: Any) -> Tensor:
-    """An array given as an argument: it goes where the function runs."""
-    if not placement.several:
-        return Tensor(array)
-    return bare(eager.following(np.asarray(array)), state.trace)
-
-
-def _array_buffer(array: np.ndarray) -> Buffer:
-    return from_array(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dlc.frontend import random
-from dlc.frontend.jit import Entry
+from dlc.frontend.entry import Entry
 from dlc.frontend.tensor import Tensor
 
 MAX_DEPTH = 12
