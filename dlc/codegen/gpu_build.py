@@ -6,10 +6,11 @@ of a stacked tensor in a scan): `kernel.meta["unaligned"]`. Every slot starts on
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 
-from dlc.codegen import gpu_schedule
+from dlc.codegen import choice, gpu_schedule
 from dlc.codegen.build import Steps, _Builder
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import dtypes, loops, schedule
@@ -48,6 +49,13 @@ LOWER: dict[str, Callable[..., Lowered]] = {
 }
 
 
+def lowered_group(fused: Fused, group: Group, target: GpuTarget) -> Lowered:
+    """The kernel of a group, with the schedule that was measured for it or else the chosen one."""
+    lower = functools.partial(LOWER[group.kind], fused, group)
+    first = lower(gpu_schedule.choose(fused, group, target))
+    return choice.measured(first, target.tuned, lower) if target.tuned else first
+
+
 class GpuBuilder(_Builder):
     """Chooses, lowers and shares kernels for a GPU."""
 
@@ -61,10 +69,10 @@ class GpuBuilder(_Builder):
         return super().steps(graph, refs, roots, depth)
 
     def fuse(self, graph: Graph) -> Fused:
-        return merge_maps(fuse(graph, enough=gpu_schedule.enough_rows(self.gpu)), self.in_loop)
+        return merge_maps(fuse(graph, enough=gpu_schedule.enough_rows(self.gpu), in_order=1 << 62), self.in_loop)
 
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
-        lowered = LOWER[group.kind](fused, group, gpu_schedule.choose(fused, group, self.gpu))
+        lowered = lowered_group(fused, group, self.gpu)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
         self.work[args] = 0.0
         return Launch(self.share(_aligned(lowered.kernel, args)), args)

@@ -172,8 +172,8 @@ def _turn_to_rows(u: Unit, g: Group, enough: Enough) -> dict[Unit, tuple[Expr, .
     return out
 
 
-def _fit_epilogue(u: Unit, g: Group) -> bool:
-    """u maps the contraction's result element by element?"""
+def _fit_epilogue(u: Unit, g: Group, in_order: int) -> bool:
+    """u maps the contraction's result element by element, and in its order if it is large?"""
     anchor = g.units[0]
     out_rank = len(anchor.node.shape)
     extents = sorted(e for e in anchor.extents[:out_rank] if e != 1)
@@ -198,6 +198,8 @@ def _fit_epilogue(u: Unit, g: Group) -> bool:
     back = {axis: a for a, axis in order.items()}
     if any(a not in order for a in anchor_axes):
         return False
+    if u.size >= in_order and order[anchor_axes[-1]] is not u.axes[-1]:
+        return False
     g.row_axes[u] = tuple(back[a] for a in u.axes)
     return True
 
@@ -212,13 +214,13 @@ def _reached(start: Group) -> set[Group]:
     return seen
 
 
-def _join(u: Unit, g: Group, enough: Enough) -> bool:
+def _join(u: Unit, g: Group, enough: Enough, in_order: int) -> bool:
     """Add u to g if it fits."""
     depth = chain_length(u) + max((g.depth[m] for m, _ in _hits(u, g)), default=0)
     if depth > LONGEST:
         return False
     if g.kind == "contract":
-        if not _fit_epilogue(u, g):
+        if not _fit_epilogue(u, g, in_order):
             return False
     elif g.kind == "map":
         if u.kind == "map":
@@ -260,9 +262,11 @@ def _new_group(u: Unit) -> Group:
     return g
 
 
-def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough: Enough = few_threads) -> Fused:
-    """Group the units of a graph. The graph's outputs have memory of their own (`units.own_outputs`). `enough` is the
-    target's: which units may be computed by the rows of a group alone."""
+def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough: Enough = few_threads,
+         in_order: int = 1 << 16) -> Fused:
+    """Group the units of a graph. The graph's outputs have memory of their own (`units.own_outputs`). `enough` and
+    `in_order` are the target's: which units may be computed by the rows of a group alone; from which size on an
+    epilogue must walk memory in the order in which the contraction's vectors run."""
     table = UnitTable(graph, layout)
     groups: list[Group] = []
     home: dict[Node, Group] = {}
@@ -275,7 +279,7 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
             others = [h for h in needs if h is not g]
             if any(g in reached[h] for h in others):
                 continue
-            if _join(u, g, enough):
+            if _join(u, g, enough, in_order):
                 g.deps.update(others)
                 home[u.node] = g
                 break

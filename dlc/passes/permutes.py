@@ -88,9 +88,22 @@ def permuted(x: Node, axes: tuple[int, ...]) -> Node:
 
 
 def _choose(ins: Sequence[Placed], rank: int) -> tuple[int, ...]:
-    """The permutation of the operand that holds most memory, constants and broadcasts aside."""
-    votes = [p for c, p in ins if c.op not in ("const", "iota", "broadcast") and p != identity(rank)]
-    return max(votes, key=votes.count) if votes else identity(rank)
+    """The permutation of the operand that holds most memory, constants and broadcasts aside. Beside parameters all
+    stays as it is: what is computed from a parameter and a gradient is most likely the parameter's update."""
+    votes = [p for c, p in ins if c.op not in _UNIFORM and p != identity(rank)]
+    if not votes or any(p == identity(rank) and _from_parameters(c) for c, p in ins if c.op not in _UNIFORM):
+        return identity(rank)
+    return max(votes, key=votes.count)
+
+
+_UNIFORM = ("const", "iota", "broadcast")
+
+
+def _from_parameters(x: Node, depth: int = 4) -> bool:
+    """Is `x` a parameter, or computed from such element by element in a few steps?"""
+    if x.op == "param" or depth == 0:
+        return x.op == "param"
+    return OPS[x.op].elementwise and all(_from_parameters(i, depth - 1) for i in x.inputs if i.op not in _UNIFORM)
 
 
 def _elementwise(node: Node, ins: list[Placed]) -> Placed:

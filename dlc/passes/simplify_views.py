@@ -46,6 +46,8 @@ def _permute(node: Node) -> Node | None:
         return x
     if x.op == "permute":
         return B.permute(x.inputs[0], [x.attrs["axes"][a] for a in axes])
+    if x.op == "cast" and x.inputs[0].op == "contract":  # which can give its result in any order
+        return B.cast(B.permute(x.inputs[0], axes), x.dtype, x.loc)
     if x.op == "contract":
         left, right, out = split_spec(x.attrs["spec"])
         return B.contract(*x.inputs, f"{left},{right}->{''.join(out[a] for a in axes)}", x.dtype, x.loc)

@@ -182,3 +182,13 @@ def test_the_target_says_which_rows_are_enough():
     many = fuse(own_outputs(graph), enough=lambda rows, size, across: rows >= 1000 or size <= 1000)
     assert len(few.groups) < len(many.groups)
     assert all(u.size <= 1000 for g in many.groups if g.kind == "rows" for u in g.units if u.kind == "map")
+
+
+def test_large_epilogues_walk_memory_as_the_contraction_does():
+    """A transposed update of a large weight is a kernel of its own, one of a small weight is not."""
+    for n, count in ((16, 1), (512, 2)):
+        x, y, w = (programs.tensor(name, n, n) for name in "xyw")
+        product = B.contract(x, y, "ki,kj->ij")
+        graph = Graph((x, y, w), [B.op("sub", w, B.permute(product, (1, 0)))])
+        assert len(fuse(own_outputs(graph)).groups) == count
+        assert len(fuse(own_outputs(graph), in_order=1 << 62).groups) == 1

@@ -79,3 +79,14 @@ def test_convolutions_keep_channels_last():
     z = B.sum_(B.op("max", y, B.like(y, 0.0)), [0, 2, 3])
     text = print_graph(sink_permutes(Graph([x, w], [z])), locs=False)
     assert 'spec="nchwrs,ocrs->nhwo"' in text and "permute" not in text
+
+
+def test_updates_of_parameters_stay_in_their_order():
+    """A gradient that comes in another order is turned, not the parameter and its state."""
+    weight, state, x, y = (param(TensorType(dtypes.float32, s), n) for n, s in (
+        ("weight", (4, 3)), ("state", (4, 3)), ("x", (5, 3)), ("y", (5, 4))))
+    gradient = B.permute(B.op("exp", B.contract(x, y, "kc,ko->co")), (1, 0))
+    moved = B.op("add", B.op("mul", state, B.like(state, 0.9)), gradient)
+    sunk = sink_permutes(Graph([weight, state, x, y], [B.op("sub", weight, moved), moved]))
+    assert [n.inputs[0].op for n in sunk.nodes() if n.op == "permute"] == ["exp"]
+    agree(Graph([weight, state, x, y], [B.op("sub", weight, moved), moved]), sunk)

@@ -181,6 +181,16 @@ GOLDENS = {
         return %2""", """
         %0: f32[4,2] = contract(%x, %w) dtype=f32 spec="ik,jk->ji"
         return %0"""),
+    "transposes of a rounded contraction": ("%x: f32[2,3], %w: f32[3,4]", """
+        %0: f32[2,4] = contract(%x, %w) dtype=f32 spec="ik,kj->ij"
+        %1: bf16[2,4] = cast(%0) dtype=bf16
+        %2: bf16[4,2] = permute(%1) axes=[1,0]
+        return %2
+    """, """
+        %0: f32[4,2] = contract(%x, %w) dtype=f32 spec="ik,kj->ji"
+        %1: bf16[4,2] = cast(%0) dtype=bf16
+        return %1
+    """),
     "contraction over one": ("%x: f32[2,1], %w: f32[1,3]", """
         %0: f32[2,3] = contract(%x, %w) dtype=f32 spec="ik,kj->ij"
         return %0""", """
