@@ -101,7 +101,11 @@ class Entry:
     def explain(self, tensors: Sequence[Tensor]) -> str:
         reason = self.guards.explain()
         if not reason and self.version != tracing.structure_version:
-            reason = "an attribute of a module changed (train/eval, a replaced layer or parameter, requires_grad)"
+            reason = f"{tracing.last_change or 'an attribute of a module changed'} (the function reads it, or might)"
+        if not reason and any(tensors[k] is not cell for k, cell in self.pinned):
+            reason = "an argument is another Tensor, where the one before was also reached in another way"
+        if not reason and self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
+            reason = "an argument is a Tensor that the function also reaches in another way"
         if not reason and any(
             ((tensors[o] if type(o) is int else o)._grad is None) != none for o, none, _ in self.grad_reads
         ):

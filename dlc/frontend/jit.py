@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlc.frontend import eager, placement
+from dlc.frontend import eager, placement, retraces
 from dlc.frontend import trace as tracing
 from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, is_leaf, of_array
 from dlc.frontend.entry import Entry
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 MAX_RETRACES = 8  # traces of one function before it warns
 MAX_ENTRIES = 64  # compiled entries kept for one key: the oldest goes
-
-
-_AUTOCAST = "dlc.autocast"  # part of the signature
 
 _functions: weakref.WeakSet[JitFunction] = weakref.WeakSet()
 
@@ -82,7 +79,7 @@ class JitFunction:
         self._lock = threading.RLock()
         _functions.add(self)
         self._traces = 0
-        self._last: list[tuple[str, str]] | None = None
+        self._last: retraces.Description | None = None
 
     def __get__(self, owner: Any, cls: type | None = None) -> Any:
         return self if owner is None else types.MethodType(self, owner)
@@ -265,37 +262,24 @@ class JitFunction:
             return entry
 
     def _warn_of_retraces(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> None:
-        described = self._describe(args, kwargs)
+        leaves, treedef = self._flatten(args, kwargs)
+        described = retraces.describe(self._leaf_paths(treedef), leaves)
         before = self._last
         self._traces += 1
         self._last = described
         over = self._traces - 1
         if before is None or over < MAX_RETRACES or over & (over - 1):  # at 8, 16, 32, ... retraces
             return
-        reason = self._difference(before, described)
-        if not reason:
-            entries = self._entries.get(call.key, [])
-            reason = next(filter(None, (e.explain(call.tensors) for e in entries)), "an attribute of a module changed")
+        entries = self._entries.get(call.key, [])
+        reason = retraces.difference(before, described)
+        reason = reason or next(filter(None, (e.explain(call.tensors) for e in entries)), "")
         warnings.warn(
-            f"{self.name} was traced {self._traces} times; the last time because {reason}. "
+            f"{self.name} was traced {self._traces} times; the last time because "
+            f"{reason or 'something that it depends on outside its arguments changed'}. "
             f"Each trace costs time: pass changing numbers as Python numbers or Tensors, and pad to a fixed shape",
             RuntimeWarning,
             stacklevel=4,
         )
-
-    def _describe(self, args: tuple, kwargs: dict[str, Any]) -> list[tuple[str, str]]:
-        leaves, treedef = self._flatten(args, kwargs)
-        out = list(zip(self._leaf_paths(treedef), map(_describe, leaves), strict=True))
-        return [*out, (_AUTOCAST, getattr(state.autocast[0], "name", "off"))]
-
-    @staticmethod
-    def _difference(before: list[tuple[str, str]], now: list[tuple[str, str]]) -> str:
-        old = dict(before)
-        changed = [(p if p == _AUTOCAST else f"argument '{p}'", old[p], d) for p, d in now if p in old and old[p] != d]
-        changes = [f"{p} changed from {a} to {d}" for p, a, d in changed]
-        changes += [f"argument '{p}' ({d}) is new" for p, d in now if p not in old]
-        changes += [f"argument '{p}' ({d}) is missing" for p, d in before if p not in dict(now)]
-        return "; ".join(changes[:3])
 
 
 def jit(
@@ -327,15 +311,3 @@ def _parameter_names(fn: Callable) -> list[str]:
     except (TypeError, ValueError):
         return []
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-
-
-def _describe(leaf: Any) -> str:
-    if isinstance(leaf, (Tensor, np.ndarray)):
-        flags = ", requires_grad" if isinstance(leaf, Tensor) and leaf._requires_grad else ""
-        return f"{getattr(leaf.dtype, 'name', leaf.dtype)} {tuple(leaf.shape)}{flags}"
-    if type(leaf) is Static:
-        leaf = leaf.value
-    elif isinstance(leaf, NUMBERS) and not isinstance(leaf, bool):
-        return type(leaf).__name__
-    text = repr(leaf)
-    return text if len(text) < 60 else text[:57] + "..."

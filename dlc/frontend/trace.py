@@ -295,6 +295,7 @@ class _ByIdentity:
 # from before, and the entry compiled for it. The bits are random, 64 of them: equal numbers mean equal structure.
 # Modules made after the last trace began cannot have been seen by any, so building a model changes nothing.
 structure_version: int = 0
+last_change = ""  # the last change that counted, for messages
 _bits = random.Random(0x5EED)
 _attribute_bits = _ByIdentity()
 _object_bits = _ByIdentity()
@@ -312,10 +313,11 @@ def structure_changed(owner: Any = None, name: str = "", old: Any = UNSET, new: 
     its old and its new value (leave one out where there is none), going back to the old value brings the old entries
     back.
     """
-    global structure_version
+    global structure_version, last_change
     with _structure_lock:
         if owner is None:
             structure_version ^= _bits.getrandbits(64)
+            last_change = ""
             return
         serial = _owner_serials.get(owner)
         if serial is None:
@@ -323,6 +325,13 @@ def structure_changed(owner: Any = None, name: str = "", old: Any = UNSET, new: 
             serial = _owner_serials.put(owner, next(_generations) if _being_built(owner) else -1)
         if serial < _observed:
             structure_version ^= _value_bits(owner, name, old) ^ _value_bits(owner, name, new)
+            last_change = f"{name!r} of a {type(owner).__name__} changed from {_shown(old)} to {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    if value is UNSET:
+        return "nothing"
+    return repr(value)[:40] if isinstance(value, _SCALARS) else f"a {type(value).__name__}"
 
 
 def _being_built(owner: Any) -> bool:

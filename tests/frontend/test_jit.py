@@ -398,3 +398,51 @@ def test_debug_checks_compiled_functions():
     assert g(index).tolist() == [2]
     with dlc.debug(), pytest.raises(dlc.IndexOutOfRange, match=r"index 5 is outside axis 0.*\n  at .*test_jit.py"):
         g(index)
+
+
+def warned(call, times=9):
+    """The retrace warning of the last of some calls `call(k)`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for k in range(times - 1):
+            call(k)
+    with pytest.warns(RuntimeWarning) as caught:
+        call(times - 1)
+    return str(caught[0].message)
+
+
+def test_the_retrace_warning_names_another_model():
+    """Another model object as an argument is no changed attribute."""
+    f = dlc.jit(lambda model, x: model(x))
+    models = [dlc.nn.Linear(3, 2) for _ in range(9)]
+    message = warned(lambda k: f(models[k], dlc.ones(1, 3)))
+    assert "argument 'model' is another Linear than before" in message and "attribute" not in message
+
+
+def test_the_retrace_warning_names_a_collected_model():
+    f = dlc.jit(lambda model, x: model(x))
+    message = warned(lambda k: f(dlc.nn.Linear(3, 2), dlc.ones(1, 3)))
+    assert "argument 'model' is another Linear than before" in message
+
+
+def test_the_retrace_warning_names_a_changed_attribute():
+    model = dlc.nn.Sequential(dlc.nn.Linear(3, 2))
+    model.scale = 1.0
+    f = dlc.jit(lambda x: model(x) * model.scale)
+
+    def call(k):
+        model.scale = float(k)
+        f(dlc.ones(1, 3))
+
+    assert "'scale' of a Sequential changed from 7.0 to 8.0" in warned(call)
+
+
+def test_the_retrace_warning_names_a_changed_closure():
+    def call(k, cell=[0]):  # noqa: B006
+        nonlocal scale
+        scale = f"{k}"
+        f(dlc.ones(1))
+
+    scale = ""
+    f = dlc.jit(lambda x: x * float(scale))
+    assert "variable scale (in <lambda>) changed from '7' to '8'" in warned(call)
