@@ -12,12 +12,14 @@ Parameters are aligned to 16 bytes, except those in `kernel.meta["unaligned"]`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dlc.codegen.cuda_expr import EmitError, Expressions
+from dlc.codegen.cuda_gates import TensorMap, arrivals, tensor_maps
 from dlc.codegen.cuda_mma import matrix_functions
 from dlc.codegen.cuda_prelude import prelude
 from dlc.codegen.cuda_types import comment, ctype, identifier
@@ -25,8 +27,11 @@ from dlc.codegen.cuda_vector import first, loads, uniform, wide_loads, wide_stor
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir.loops import (
     Alloc,
+    Arrive,
     Async,
+    Await,
     Buffer,
+    Bulk,
     Expr,
     Fold,
     For,
@@ -55,6 +60,7 @@ class Launch:
     blocks: int | Expr
     block: int
     shared_bytes: int = 0  # dynamic shared memory
+    maps: tuple[TensorMap, ...] = ()  # parameters after the pointers
 
     def grid(self, sizes: Mapping[Buffer, int] | None = None) -> int:
         """The number of blocks; `sizes` gives the value of each run-time size (kernel.params of shape (1,))."""
@@ -79,14 +85,14 @@ def launch_shape(kernel: Kernel) -> Launch:
             blocks = int(s.extent.attr) if s.extent.op == "const" else s.extent
         elif isinstance(s, For) and s.kind == "lane":
             threads = max(threads, int(s.extent.attr))
-    return Launch(blocks, threads, shared)
+    return Launch(blocks, threads, shared, tuple(tensor_maps(kernel).values()))
 
 
 STATIC_SHARED = 48 << 10  # bytes; more has to be asked for at launch
 
 
 def _shared(kernel: Kernel) -> list[Buffer]:
-    return [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc) and s.buffer.space == "shared"]
+    return [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc) and s.buffer.space in ("shared", "gate")]
 
 
 def _shared_bytes(b: Buffer) -> int:
@@ -133,6 +139,7 @@ class KernelEmitter(Expressions):
         self.dynamic = _dynamic(kernel)
         self.shared_at = 0
         self.copying = False  # inside an Async
+        self.maps: dict[tuple, str] = {}
         self.warpgroups = any(isinstance(s, Mma) and s.lanes == 128 for s in walk(kernel.body))
 
     def function(self) -> str:
@@ -143,6 +150,9 @@ class KernelEmitter(Expressions):
             params.append(f"{constant}{ctype(p.dtype)}* __restrict__ {self.name(p, p.name)}")
         if self.dynamic:
             self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
+        for n, view in enumerate(tensor_maps(k)):
+            self.maps[view] = self.name(None, f"map{n}")
+            params.append(f"const __grid_constant__ TensorMap {self.maps[view]}")
         self.statement(k.body)
         head = [f"// {k.name}" + (f": {comment(repr(k.schedule))}" if k.schedule is not None else "")]
         head += [f"//   at {comment(str(loc))}" for loc in k.locs]
@@ -176,7 +186,7 @@ class KernelEmitter(Expressions):
             elif isinstance(s, If):
                 self.branch(s)
             elif isinstance(s, Sync):
-                self.line("__syncthreads();")
+                self.line(f"sync_first<{s.threads}>();" if s.threads else "__syncthreads();")
                 self.forget([b for b in self.kernel.writes] + _shared(self.kernel))
             elif isinstance(s, Fold):
                 self.fold(s)
@@ -189,6 +199,8 @@ class KernelEmitter(Expressions):
                 self.wait(s)
             elif isinstance(s, Mma):
                 self.mma(s)
+            elif isinstance(s, (Arrive, Await, Bulk)):
+                self.gate(s)
             elif isinstance(s, Store):
                 end = at
                 while end < len(stmts) and isinstance(stmts[end], Store):
@@ -212,10 +224,10 @@ class KernelEmitter(Expressions):
     def alloc(self, b: Buffer) -> None:
         if b in self.names:  # written out twice
             raise EmitError(f"{self.kernel.name}: {b.name} is allocated twice")
-        name, type_ = self.name(b, b.name), ctype(b.dtype)
+        name, type_ = self.name(b, b.name), "Gate" if b.space == "gate" else ctype(b.dtype)
         dims = "".join(f"[{d}]" for d in b.shape)
         note = f"  // {comment(b.note)}" if b.note else ""
-        if b.space != "shared" or self.kernel.parallel is not None or self.launch.block == 1:
+        if b.space == "reg" or self.kernel.parallel is not None or self.launch.block == 1:
             self.line(f"{type_} {name}{dims};{note}")
         elif not self.dynamic:
             self.line(f"__shared__ __align__({1024 if b.swizzled else 16}) {type_} {name}{dims};{note}")
@@ -311,6 +323,33 @@ class KernelEmitter(Expressions):
             self.close()
         self.forget((s.buffer,))
 
+    def gate(self, s: Arrive | Await | Bulk) -> None:
+        self.count(exprs(s))
+        gate = f"&{self.names[s.gate]}[{self.bare(s.slot)}]"
+        if isinstance(s, Arrive):
+            self.line(f"gate_arrive({gate});")
+        elif isinstance(s, Await):
+            self.line(f"gate_await({gate}, {self.bare(s.phases)});")
+            self.forget([b for b in _shared(self.kernel) if b is not s.gate])
+        else:
+            source = self.maps[s.source, s.view, s.buffer.swizzled]
+            at = ", ".join(self.bare(e) for e in reversed(s.at))
+            to = f"&{self.names[s.buffer]}" + "".join(f"[{self.bare(i)}]" for i in s.index)
+            self.line(f"gate_expect({gate}, {math.prod(s.view.box) * s.buffer.dtype.itemsize});")
+            self.line(f"bulk_copy_{len(s.at)}({to}, {source}, {gate}, {at});")
+
+    def start_gates(self) -> None:
+        """The first thread makes the block's gates."""
+        gates = arrivals(self.kernel)
+        if not gates:
+            return
+        self.open("if (threadIdx.x == 0)")
+        for b, of in gates.items():
+            self.line(f"for (int i = 0; i < {b.size}; ++i) gate_start(&{self.names[b]}[i], {of});")
+        self.line("gates_started();")
+        self.close()
+        self.line("__syncthreads();")
+
     def fold(self, s: Fold) -> None:
         self.count(exprs(s))
         value = self.bare(s.value, ctype(s.buffer.dtype))
@@ -347,6 +386,7 @@ class KernelEmitter(Expressions):
             self.blocks(s)
         elif s.kind == "lane":
             self.axis(s.axis, "threadIdx.x")
+            self.start_gates()
             self.statement(s.body)
         elif s.kind == "vector" and self.splits(s):
             self.bound = outer

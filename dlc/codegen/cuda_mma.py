@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 
+from dlc.codegen.cuda_gates import GATES, bulk_function
+
+_BULK = re.compile(r"\bbulk_copy_(\d)\(")
 _WGMMA = re.compile(r"\bwgmma_64x(\d+)\b")
 
 ASYNC = """// copies 16 bytes to shared memory, or zeros where `valid` is false
@@ -19,6 +22,11 @@ __device__ __forceinline__ void copy_async(void* to, const void* from, bool vali
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void wait_copies() {
     asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");
+}"""
+
+SYNC_FIRST = """// the block's first N threads wait for each other
+template <int N> __device__ __forceinline__ void sync_first() {
+    asm volatile("bar.sync 1, %0;" :: "n"(N) : "memory");
 }"""
 
 SWIZZLED = """// where element c of a row stands that has 128 bytes in eight pieces
@@ -95,12 +103,14 @@ __device__ __forceinline__ void mma_16(float (&d)[N / 8][4], const T* a, int a_x
 }"""
 
 _FUNCTIONS = ((("copy_async", "commit_copies", "wait_copies"), ASYNC), (("swizzled", "mma_16"), SWIZZLED),
-              (("fence_shared", "wgmma_"), WARPGROUP), (("mma_16",), WARP))
+              (("fence_shared", "wgmma_"), WARPGROUP), (("mma_16",), WARP), (("sync_first<",), SYNC_FIRST),
+              (("gate_",), GATES))
 
 
 def matrix_functions(text: str) -> str:
     """The device functions of this file that `text` calls."""
     parts = [source for names, source in _FUNCTIONS if any(name in text for name in names)]
+    parts += [bulk_function(int(n)) for n in sorted(set(_BULK.findall(text)))]
     return "\n".join([*parts, *(_wgmma(int(n)) for n in sorted(set(_WGMMA.findall(text)), key=int))])
 
 

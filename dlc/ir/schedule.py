@@ -134,7 +134,8 @@ class GpuContract:
 class GpuMma:
     """Matrix instructions on tiles in shared memory: a block computes bm x bn results in steps of bk, with a ring of
     `stages` tiles of each operand. Groups of `lanes` threads (128: wgmma, 32: mma.sync) stand gm x gn in the block.
-    Registers are to suffice for `blocks` blocks on a multiprocessor."""
+    Registers are to suffice for `blocks` blocks on a multiprocessor. With `bulk` a warp of its own copies the tiles,
+    where they are boxes in memory, and `persistent` blocks at most share all tiles."""
 
     bm: int = 128
     bn: int = 256
@@ -145,11 +146,18 @@ class GpuMma:
     lanes: int = 128
     swap: bool = False
     blocks: int = 1
+    bulk: bool = False
+    persistent: int = 0
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block that multiply."""
+        return self.gm * self.gn * self.lanes
 
     @property
     def block(self) -> int:
         """Threads of a block."""
-        return self.gm * self.gn * self.lanes
+        return self.threads + 32 * self.bulk
 
     @property
     def nr(self) -> int:

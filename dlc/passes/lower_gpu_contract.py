@@ -177,10 +177,15 @@ def lower_contract(fused: Fused, group: Group, sched: schedule.GpuContract) -> L
 def blocks_of(tile: GpuTile, bm: int, bn: int) -> tuple[Expr, Expr, Expr]:
     """(grid axis, first row, first column) of a block; the batch labels are placed. Neighbouring blocks share rows and
     columns that the second-level cache keeps."""
+    b = block_axis(tile.batch * -(-tile.m // bm) * -(-tile.n // bn))
+    return b, *tile_origin(tile, bm, bn, b)
+
+
+def tile_origin(tile: GpuTile, bm: int, bn: int, number: Expr) -> tuple[Expr, Expr]:
+    """First row and first column of tile `number`; the batch labels are placed."""
     p = tile.parts
     m_tiles, n_tiles = -(-tile.m // bm), -(-tile.n // bn)
-    b = block_axis(tile.batch * m_tiles * n_tiles)
-    outer, at = unflatten(b, (tile.batch, m_tiles * n_tiles))
+    outer, at = unflatten(number, (tile.batch, m_tiles * n_tiles))
     tile.outer = tile.place(p.batch, outer)
     deep = next((d for d in (SWATH, 12, 6, 10, 7, 5, 16) if m_tiles % d == 0), 1)
     if deep > 1 and n_tiles > 1:
@@ -189,7 +194,7 @@ def blocks_of(tile: GpuTile, bm: int, bn: int) -> tuple[Expr, Expr, Expr]:
         m_tile = simplify(swath * deep + m_in)
     else:
         m_tile, n_tile = unflatten(at, (m_tiles, n_tiles))
-    return b, simplify(m_tile * bm), simplify(n_tile * bn)
+    return simplify(m_tile * bm), simplify(n_tile * bn)
 
 
 def _tiled(tile: GpuTile, sched: schedule.GpuContract) -> Stmt:

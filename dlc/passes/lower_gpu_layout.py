@@ -20,7 +20,7 @@ from dlc.ir.ops import split_spec
 from dlc.passes.gpu_operands import vector_operands
 from dlc.passes.gpu_scatter import deal_out
 from dlc.passes.layout import _as_reduction, cut_reduce
-from dlc.passes.lower_contract import label_sizes, parts_of
+from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
 from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.trim import trim_contractions
 from dlc.passes.vjp import map_bodies
@@ -116,7 +116,6 @@ def _split(node: Node, sizes: dict[str, int], target: Sizes) -> Node:
     parts = parts_of(node.attrs["spec"], sizes, False)
     m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
     batch = math.prod(sizes[x] for x in parts.batch)
-    label = max(parts.inner, key=lambda x: sizes[x])
     half = node.inputs[0].dtype.is_half
     least = LEAST_HALF if half else LEAST
     if k < 4 * least or node.dtype.is_int or is_skinny(node):
@@ -125,11 +124,14 @@ def _split(node: Node, sizes: dict[str, int], target: Sizes) -> Node:
     def cost(p: int) -> float:
         return _estimate(m, n, k, batch, p, half, target)
 
-    choices = [p for p in range(2, min(64, k // least) + 1) if sizes[label] % p == 0]
-    lanes = 8 if half else 4  # what lies on 16-byte boundaries stays there
-    if half or sizes[label] % lanes == 0:
-        choices = [p for p in choices if sizes[label] // p % lanes == 0]
-    pieces = min(choices, key=cost, default=1)
+    # a piece of what an operand is contiguous along is whole rows of a shared tile, or at least whole vectors
+    specs = split_spec(node.attrs["spec"])[:2]
+    strides = [dict(zip(own, strides_of(x), strict=True)) for own, x in zip(specs, node.inputs, strict=True)]
+    fits = {x: [n for n in ((64, 8) if half else (16, 4, 1)) if sizes[x] % n == 0 or n in (1, 8)] for x in parts.inner}
+    whole = {x: fits[x][0] if any(s[x] in (1, None) for s in strides) else 1 for x in parts.inner}
+    choices = [(x, p) for x in parts.inner for p in range(2, min(64, k // least) + 1)
+               if sizes[x] % p == 0 and sizes[x] // p % whole[x] == 0]
+    label, pieces = min(choices, key=lambda c: cost(c[1]), default=(parts.inner[0], 1))
     if cost(pieces) > WORTH * cost(1):
         return node
     a, b, out = split_spec(node.attrs["spec"])

@@ -18,6 +18,7 @@ from dlc.passes.index_math import both, coefficient, simplify
 from dlc.passes.lower import Body, Lowered, _product, store_value
 from dlc.passes.lower_contract import label_sizes
 from dlc.passes.lower_gpu import launch
+from dlc.passes.lower_gpu_bulk import lower_bulk, panels
 from dlc.passes.lower_gpu_contract import GpuTile, blocks_of, stride_one
 
 PIECE = 8  # elements of an asynchronous copy
@@ -51,9 +52,9 @@ class Ring:
         self.limit = tile.m if self.labels is tile.parts.rows else tile.n
         across = (sched.bk if self.along_k else self.width) // PIECE
         self.pieces = self.width * sched.bk // PIECE
-        self.c, self.v = loops.axis("c", -(-self.pieces // sched.block)), loops.axis("v", PIECE)
-        number = simplify(self.c * sched.block + self.t)
-        self.exists = loops.op("lt", number, loops.const(self.pieces)) if self.pieces % sched.block else None
+        self.c, self.v = loops.axis("c", -(-self.pieces // sched.threads)), loops.axis("v", PIECE)
+        number = simplify(self.c * sched.threads + self.t)
+        self.exists = loops.op("lt", number, loops.const(self.pieces)) if self.pieces % sched.threads else None
         fast, slow = simplify((number % across) * PIECE + self.v), simplify(number // across)
         self.w, self.k = (slow, fast) if self.along_k else (fast, slow)
 
@@ -105,13 +106,20 @@ def lower_mma(fused: Fused, group: Group, sched: schedule.GpuMma) -> Lowered:
     body = Body(fused, group)
     tile = GpuTile(body, sched)  # type: ignore[arg-type]
     flops = 2 * _product(label_sizes(tile.unit.node).values())
-    lowered = body.finish(_ring(tile, sched), sched, flops)
+    both = panels(tile) if sched.bulk else None
+    if both is not None:
+        code = lower_bulk(tile, both, lambda *args: _results(tile, sched, *args))
+    else:
+        sched = replace(sched, bulk=False, persistent=0, stages=max(sched.stages, 3))
+        tile.sched = sched  # type: ignore[assignment]
+        code = _ring(tile, sched)
+    lowered = body.finish(code, sched, flops)
     return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": sched.blocks}))
 
 
 def _ring(tile: GpuTile, sched: schedule.GpuMma) -> Stmt:
     p, group = tile.parts, sched.lanes
-    t = loops.axis("t", sched.block)
+    t = loops.axis("t", sched.threads)
     b, row0, col0 = blocks_of(tile, sched.bm, sched.bn)
     rings = [
         Ring(tile, tile.row_value, p.rows, sched.bm, row0, "a_tile", t),
@@ -195,11 +203,11 @@ def _results(tile: GpuTile, sched: schedule.GpuMma, acc: Buffer, t: Expr, origin
     lanes = max(1, 16 // max(u.node.dtype.itemsize for u in tile.body.group.units))
     run, other = (sched.bm, width) if along_rows else (width, sched.bm)
     vectors = run * other // lanes
-    u, v = loops.axis("u", -(-vectors // sched.block)), loops.axis("v", lanes)
-    at = simplify(u * sched.block + t)
+    u, v = loops.axis("u", -(-vectors // sched.threads)), loops.axis("v", lanes)
+    at = simplify(u * sched.threads + t)
     fast, slow = simplify((at % (run // lanes)) * lanes + v), simplify(at // (run // lanes))
     row, col = (fast, slow) if along_rows else (slow, fast)
-    inside = loops.op("lt", at, loops.const(vectors)) if vectors % sched.block else None
+    inside = loops.op("lt", at, loops.const(vectors)) if vectors % sched.threads else None
     to_row = simplify(origin[0] + row)
     to_col = simplify(origin[1] + (col // part) * columns + q * part + col % part)
     if tile.m % sched.bm:
@@ -209,9 +217,10 @@ def _results(tile: GpuTile, sched: schedule.GpuMma, acc: Buffer, t: Expr, origin
     position = tile.outer | tile.place(p.rows, to_row) | tile.place(p.columns, to_col)
     take = tile.epilogue(position, loops.load(staged, row, col, predicate=inside), inside)
     take = loops.loop(u, loops.loop(v, take, "vector", None, lanes), "unroll")
-    steps: list[Stmt] = [put, loops.Sync(), take]
-    if columns > part:
-        steps.append(loops.Sync())  # before the next part is put there
+    sync = loops.Sync(sched.threads if sched.bulk else 0)
+    steps: list[Stmt] = [put, sync, take]
+    if columns > part or sched.persistent:
+        steps.append(sync)  # before the next part is put there
     return loops.loop(q, loops.seq(*steps), "unroll"), staged
 
 

@@ -1,0 +1,87 @@
+"""Tiles copied in bulk by a warp of their own (GpuMma.bulk): meaning, emission, and what falls back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dlc.codegen.cuda_kernel import emit_module, launch_shape
+from dlc.ir import build as B
+from dlc.ir import schedule
+from dlc.ir.dtypes import bfloat16
+from dlc.ir.graph import Graph
+from dlc.ir.loops import Bulk, walk
+from dlc.passes import gpu_operands
+from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
+from tests.codegen.test_gpu_convolutions import convolution
+from tests.passes.programs import tensor
+
+ONE = schedule.GpuMma(64, 64, 64, 3, 1, 1, bulk=True)
+TWO = schedule.GpuMma(128, 64, 64, 2, 2, 1, bulk=True)
+FEW = replace(ONE, persistent=3, stages=2)
+
+
+def bulks(program) -> int:
+    return sum(isinstance(s, Bulk) for k in program.kernels() for s in walk(k.body))
+
+
+def product(spec: str, a, b) -> Graph:
+    x, y = tensor("x", *a, dtype=bfloat16), tensor("y", *b, dtype=bfloat16)
+    z = B.contract(x, y, spec)
+    return Graph((x, y), [B.op("add", z, B.like(z, 1))])
+
+
+@pytest.mark.parametrize("sched", [ONE, TWO, FEW], ids=["one", "two", "few"])
+@pytest.mark.parametrize("spec, a, b", [
+    ("mk,kn->mn", (70, 72), (72, 80)), ("mk,nk->mn", (130, 200), (80, 200)), ("km,kn->mn", (40, 136), (40, 64)),
+    ("km,nk->nm", (136, 128), (72, 136)), ("bmk,bkn->bmn", (2, 24, 64), (2, 64, 72)),
+])  # fmt: skip
+def test_products(monkeypatch, sched, spec, a, b):
+    forced(monkeypatch, "contract", sched)
+    assert bulks(check(product(spec, a, b), seeds=(1,))) >= 2
+
+
+@pytest.mark.parametrize("sched", [ONE, FEW], ids=["one", "few"])
+@pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
+@pytest.mark.parametrize("n, c, h, o, stride", [(4, 64, 4, 64, 1), (1, 64, 8, 128, 1), (4, 64, 8, 64, 2)])
+def test_convolutions(monkeypatch, sched, part, n, c, h, o, stride):
+    monkeypatch.setattr(gpu_operands, "WORTH", 0)
+    monkeypatch.setattr(gpu_operands, "PRODUCTS", 0)
+    forced(monkeypatch, "contract", sched)
+    program = check(convolution(n, c, h, o, stride, bfloat16, part), seeds=(1,))
+    assert bulks(program) >= 2 or stride == 2 or n == 1
+
+
+def test_a_window_is_a_tensor_with_one_axis_for_position_and_tap(monkeypatch):
+    monkeypatch.setattr(gpu_operands, "WORTH", 0)
+    forced(monkeypatch, "contract", ONE)
+    program = program_of(convolution(8, 64, 16, 64, 1, bfloat16, "fwd"))
+    (kernel,) = [k for k in program.kernels() if "contract" in k.name]
+    a, b = launch_shape(kernel).maps
+    assert a.sizes == (8, 18, 18, 64) and a.strides == (18 * 18 * 64, 18 * 64, 64, 1) and a.box == (1, 4, 16, 64)
+    assert b.box[-1] == 64 and a.swizzled and b.swizzled
+    assert [kernel.params[m.param].size for m in (a, b)] == [8 * 18 * 18 * 64, 9 * 64 * 64]
+
+
+@pytest.mark.parametrize("spec, a, b", [
+    ("mk,kn->mn", (64, 65), (65, 64)),  # rows off 16-byte boundaries
+    ("mk,kn->mn", (64, 24), (24, 64)),
+])
+def test_what_is_no_box_is_copied_by_all_threads(monkeypatch, spec, a, b):
+    forced(monkeypatch, "contract", replace(ONE, persistent=2))
+    monkeypatch.setattr(gpu_operands, "WORTH", 1 << 60)
+    program = check(product(spec, a, b), seeds=(1,))
+    (kernel,) = [k for k in program.kernels() if "contract" in k.name]
+    assert bool(bulks(program)) == (a[1] % 8 == 0)
+    assert kernel.schedule.bulk == bool(bulks(program)) and launch_shape(kernel).block == kernel.schedule.block
+
+
+def test_source(monkeypatch):
+    forced(monkeypatch, "contract", replace(TWO, persistent=4))
+    program = program_of(product("mk,kn->mn", (1024, 256), (256, 1024)))
+    source = emit_module(program.kernels(), TARGET)
+    for text in ("__launch_bounds__(288", "const __grid_constant__ TensorMap map0", "gate_start(&free[i], 8)",
+                 "bulk_copy_2(", "gate_expect(&full", "sync_first<256>", "wgmma_64x64"):
+        assert text in source
+    assert "copy_async" not in source
