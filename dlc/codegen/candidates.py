@@ -32,7 +32,7 @@ def contractions(node: Node, target: CpuTarget) -> list[schedule.Contract]:
         by_width.setdefault(s.nr, s)
     widths = [s for s in by_width.values() if s.nr != first.nr or first.along]
     second = tiles[:1]
-    return _ranked(chain(
+    return ranked(chain(
         [first],
         widths,
         _other_forms(node, first, target),
@@ -76,11 +76,11 @@ def group_schedules(fused: Fused, group: Group, target: CpuTarget) -> list[sched
     """Schedules of a kernel that is no contraction; only the chosen one where there is no choice."""
     first = schedules.choose(fused, group, target)
     if isinstance(first, schedule.Map):
-        return _ranked(chain([first], _maps(fused, group, first, target)))
+        return ranked(chain([first], _maps(fused, group, first, target)))
     if isinstance(first, schedule.Rows):
-        return _ranked(chain([first], _rows(first), _across(fused, group, target)))
+        return ranked(chain([first], _rows(first), _across(fused, group, target)))
     if isinstance(first, schedule.Columns):
-        return _ranked(chain([first], _columns(group, first), _across(fused, group, target), _along(group, target)))
+        return ranked(chain([first], _columns(group, first), _across(fused, group, target), _along(group, target)))
     return [first]
 
 
@@ -145,6 +145,6 @@ def _dtypes(group: Group) -> list:
     return schedules.group_dtypes(group) + [u.node.inputs[0].dtype for u in group.units if u.kind == "reduce"]
 
 
-def _ranked(found: Iterable) -> list:
-    """The first 16 different ones."""
+def ranked(found: Iterable) -> list:
+    """The first 16 different ones, as ranked."""
     return list(islice(dict.fromkeys(found), MOST))

@@ -7,7 +7,9 @@ Plain data, as `CpuTarget` is: a kernel for any GPU can be generated, compiled a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+
+from dlc.codegen.tuned import NOTHING, Tuned
 
 # architecture: (multiprocessors, shared memory of a block at most, second-level cache), of its data-centre card
 _TYPICAL = {
@@ -22,12 +24,14 @@ _TYPICAL = {
 
 @dataclass(frozen=True)
 class GpuTarget:
-    """A GPU: NVRTC's name for its architecture, and the sizes (bytes) that schedules are chosen by."""
+    """A GPU: NVRTC's name for its architecture, the sizes (bytes) that schedules are chosen by, and schedules that were
+    measured on it."""
 
     arch: str
     sm_count: int
     shared_bytes: int
     l2_bytes: int
+    tuned: Tuned = NOTHING
 
     @classmethod
     def of(cls, arch: str) -> GpuTarget:
@@ -48,5 +52,6 @@ class GpuTarget:
         return self.sm_count * 2048
 
     def key(self) -> str:
-        """A stable name for cache keys: everything that generated code may depend on."""
-        return f"{self.arch}-{hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]}"
+        """A stable name for cache keys: everything that code may depend on but what was tuned."""
+        facts = repr((self.arch, self.sm_count, self.shared_bytes, self.l2_bytes))
+        return f"{self.arch}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dlc.codegen import gpu_build, gpu_schedule
+from dlc.codegen import gpu_build
 from dlc.codegen.build import lowered_group
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.inspect.machine import Machine
@@ -41,7 +41,7 @@ def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | N
 
 def _lowered(fused: Fused, group: Group, machine: Machine) -> Lowered:
     if isinstance(machine, GpuTarget):
-        return gpu_build.LOWER[group.kind](fused, group, gpu_schedule.choose(fused, group, machine))
+        return gpu_build.lowered_group(fused, group, machine)
     return lowered_group(fused, group, machine)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from dlc.codegen import llvm_kernel
 from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.target import CpuTarget
 from dlc.inspect.fused_text import print_fused
 from dlc.inspect.machine import Machine
 from dlc.inspect.naive import naive_kernels
@@ -45,7 +44,7 @@ class Stages:
     def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...], name: str, machine: Machine,
                  tuned: bool = False):
         self.graph, self.donate, self.name = graph, donate, name
-        self.machine = tuning.remembered(graph, machine) if tuned and isinstance(machine, CpuTarget) else machine
+        self.machine = tuning.remembered(graph, machine) if tuned else machine
         self.seen: dict[str, Any] = {}
 
     def _run(self, last: str) -> Any:

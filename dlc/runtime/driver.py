@@ -72,14 +72,15 @@ def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: 
     """
     if os.environ.get("DLC_INTERPRET") == "1":
         return Interpreted(differentiate(graph), donate, device)
-    if tune and device == "cpu":
+    machine = (target or host.detect()) if device == "cpu" else cuda_device.gpu_target(index_of(device))
+    if tune:
         from dlc.runtime import tuning  # compiles small programs itself
 
-        target = tuning.tuned_target(graph, target or host.detect(), name)
+        machine = tuning.tuned_target(graph, machine, name, device)
     with no_collection():
-        if device != "cpu":
-            return _compile_for_gpu(graph, donate, name, device, profile, observe)
-        return _compile_for_cpu(graph, donate, name, target or host.detect(), profile, observe)
+        if isinstance(machine, GpuTarget):
+            return _compile_for_gpu(graph, donate, name, machine, index_of(device), profile, observe)
+        return _compile_for_cpu(graph, donate, name, machine, profile, observe)
 
 
 def _compile_for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget, profile: bool,
@@ -104,13 +105,12 @@ def _compile_for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: st
     return Executable(frame, library, program, profile)
 
 
-def _compile_for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, device: str, profile: bool,
-                     observe: Observer | None) -> CudaExecutable:
+def _compile_for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: GpuTarget, index: int,
+                     profile: bool, observe: Observer | None) -> CudaExecutable:
     """The same for a GPU: CUDA C instead of LLVM IR from the same kernels' other schedules."""
-    index = index_of(device)
-    target, key = cuda_device.gpu_target(index), ""
+    key = ""
     if observe is None and not profile:
-        key = cuda_compile.program_key(repr((structure(graph), donate)), target, compiler_version())
+        key = program_key(graph, donate, target)
         found = cuda_compile.from_cache(key, index)
         if found is not None:
             return found
@@ -157,8 +157,11 @@ def compiler_version() -> str:
     return digest.hexdigest()[:16]
 
 
-def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: CpuTarget) -> str:
+def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: CpuTarget | GpuTarget) -> str:
     """Everything that a program's machine code depends on."""
+    if isinstance(target, GpuTarget):
+        what = repr((structure(graph), donate)) + target.tuned.digest
+        return cuda_compile.program_key(what, target, compiler_version())
     what = repr((structure(graph), donate, target.threads)) + target.tuned.digest
     return native.object_key(what, target, opt_level=llvm_kernel.OPT_LEVEL, passes=compiler_version())
 

@@ -66,13 +66,13 @@ class Trial:
         return out
 
 
-def one_launch(lowered: Lowered, grain: int) -> Program:
+def one_launch(lowered: Lowered, grain: int, number: int) -> Program:
     """The program that runs one kernel: what it writes are the outputs, all else it touches the inputs."""
     args: list[Ref] = []
     inputs: list[Slot] = []
     outputs: list[Slot] = []
     input_types, output_types = [], []
-    kernel = replace(lowered.kernel, name=f"{lowered.kernel.name}_0")
+    kernel = replace(lowered.kernel, name=f"{lowered.kernel.name}_{number}")
     for buffer, node in zip(kernel.params, lowered.nodes, strict=True):
         if isinstance(node, int):
             args.append(Ref(Slot(f"n{node}", buffer.dtype, 1, "const", value=node)))

@@ -10,54 +10,63 @@ and measures nothing.
 
 from __future__ import annotations
 
-import json
-import math
+import itertools
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from dlc.codegen import candidates, llvm_kernel, tuned
 from dlc.codegen import schedule as schedules
 from dlc.codegen.build import LOWER, _Builder, build_program, target_layout
+from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.tuned import Tuned
 from dlc.ir.graph import Graph, Node
 from dlc.ir.schedule import Contract, Schedule
 from dlc.passes.fuse import Fused, Group
+from dlc.passes.lower import Lowered
 from dlc.passes.lower_contract import label_sizes
-from dlc.runtime import cache, driver, native, trials
-from dlc.runtime.memory import Buffer
+from dlc.runtime import cache, driver, native, search, trials
+from dlc.runtime.search import Subject, Winner
 from dlc.runtime.trials import Trial
+
+Target = TypeVar("Target", CpuTarget, GpuTarget)
 
 KERNEL_S = 0.5  # of compiling and timing the candidates of one kernel, besides one run of each
 AT_ONCE = 4  # candidates compiled together
 WORTH_NS = 1500  # kernels estimated to take less are left alone
-GAIN = 0.97  # a winner takes at most this part of the chosen schedule's time
 
 
-def tuned_target(graph: Graph, target: CpuTarget, name: str) -> CpuTarget:
+def tuned_target(graph: Graph, target: Target, name: str, device: str = "cpu") -> Target:
     """The target with the best schedules of the graph's kernels: those remembered, else measured now."""
     found = _table(graph, target)
     if found is None:
-        found = _Session(target, name).tune(graph)
+        found = _session(target, name, device).tune(graph)
         cache.default().put(_table_key(graph, target), tuned.encode(found).encode())
     return replace(target, tuned=found)
 
 
-def remembered(graph: Graph, target: CpuTarget) -> CpuTarget:
+def remembered(graph: Graph, target: Target) -> Target:
     """The target with what an earlier run measured for the graph; as it is where there is nothing."""
     found = _table(graph, target)
     return target if found is None else replace(target, tuned=found)
 
 
-def _table_key(graph: Graph, target: CpuTarget) -> str:
+def _session(target: CpuTarget | GpuTarget, name: str, device: str) -> Session:
+    if isinstance(target, CpuTarget):
+        return Session(target, name)
+    from dlc.runtime.cuda_tuning import GpuSession  # builds on this module
+
+    return GpuSession(target, name, device)
+
+
+def _table_key(graph: Graph, target: CpuTarget | GpuTarget) -> str:
     return f"table-{driver.program_key(graph, (), target)}"
 
 
-def _table(graph: Graph, target: CpuTarget) -> Tuned | None:
+def _table(graph: Graph, target: CpuTarget | GpuTarget) -> Tuned | None:
     data = cache.default().get(_table_key(graph, target))
     if data is None:
         return None
@@ -65,40 +74,6 @@ def _table(graph: Graph, target: CpuTarget) -> Tuned | None:
         return tuned.decode(data.decode())
     except ValueError:
         return None  # damaged: measured again
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A kernel to tune: its candidates, the chosen schedule first, how to make a trial of one, and values for it."""
-
-    name: str
-    key: str
-    schedules: Sequence[Schedule]
-    trial: Callable[[Schedule], Trial]
-    inputs: Callable[[Trial], list[Buffer]]
-
-
-@dataclass(frozen=True)
-class Winner:
-    """What is remembered of a kernel: its schedule (None: the chosen one), the keys of the target's table that this
-    goes under, and the keys of the kernel with the chosen one: these need not be tuned."""
-
-    schedule: Schedule | None
-    places: tuple[str, ...]
-    settled: tuple[str, ...]
-
-    def encode(self) -> bytes:
-        packed = None if self.schedule is None else tuned.pack(self.schedule)
-        return json.dumps([packed, self.places, self.settled]).encode()
-
-    @classmethod
-    def decode(cls, data: bytes) -> Winner:
-        """Raises ValueError for what is no winner."""
-        found: Any = json.loads(data)
-        if not (isinstance(found, list) and len(found) == 3 and all(isinstance(keys, list) for keys in found[1:])
-                and all(isinstance(k, str) for keys in found[1:] for k in keys)):
-            raise ValueError("not a winner")
-        return cls(None if found[0] is None else tuned.unpack(found[0]), tuple(found[1]), tuple(found[2]))
 
 
 class _Asked(Tuned):
@@ -120,13 +95,22 @@ class _Asked(Tuned):
         return self.schedule
 
 
-class _Session:
-    """The tuning of one graph."""
+class Session:
+    """The tuning of one graph on the CPU, and what a GPU's has in common with it."""
+
+    seconds: float
+    at_once = AT_ONCE
+    kinds: tuple[str, ...] = ("map", "rows")
 
     def __init__(self, target: CpuTarget, name: str):
-        self.target, self.name = target, name
+        self.target, self.name, self.device = target, name, "cpu"
+        self.seconds, self.parallel = KERNEL_S, float(target.threads)
         self.measured = self.changed = 0
         self.begin = time.perf_counter()
+
+    def compile(self, made: Sequence[Trial]) -> None:
+        """Give each trial its executable."""
+        trials.compile_all(made, self.target)
 
     def tune(self, graph: Graph) -> Tuned:
         """The best schedules of all kernels of the graph."""
@@ -148,8 +132,9 @@ class _Session:
                 kernels.update(dict.fromkeys(winner.places, winner.schedule))
         if self.measured:
             spent = time.perf_counter() - self.begin
-            print(f"dlc: tuned {self.name}: {self.measured} kernels measured in {spent:.1f} s (at most {KERNEL_S:g} s "
-                  f"and {candidates.MOST} runs each), {self.changed} with another schedule", file=sys.stderr)
+            print(f"dlc: tuned {self.name}: {self.measured} kernels measured in {spent:.1f} s (at most "
+                  f"{self.seconds:g} s and {candidates.MOST} runs each), {self.changed} with another schedule",
+                  file=sys.stderr)
         return Tuned(contracts, kernels)
 
     def winner(self, subject: Subject) -> Winner:
@@ -160,7 +145,7 @@ class _Session:
                 return Winner.decode(data)
             except ValueError:
                 pass  # damaged: measured again
-        found = search(subject, self.target)
+        found = search.search(subject, self)
         self.measured += 1
         self.changed += found.schedule is not None
         cache.tuned().put(subject.key, found.encode())
@@ -198,7 +183,7 @@ class _Session:
             self.key("contract", f"{key} {unchanging}"),
             candidates.contractions(node, self.target),
             trial,  # type: ignore[arg-type]
-            lambda t: trials.made_up(t.program.inputs, [64] * len(t.program.inputs)),
+            lambda t: trials.made_up(t.program.inputs, [64] * len(t.program.inputs), self.device),
         )
 
     # --- other kernels, as they are lowered ---
@@ -208,79 +193,52 @@ class _Session:
         seen: set[str] = set()
         for fused in all_fused:
             for group in fused.groups:
-                if group.kind not in ("map", "rows") or all(u.node.type.size == 0 for u in group.units):
+                if group.kind not in self.kinds or all(u.node.type.size == 0 for u in group.units):
                     continue
-                lowered = LOWER[group.kind](fused, group, schedules.choose(fused, group, self.target))
-                work = schedules.work_ns(fused, group, lowered.kernel.bytes)
+                lowered = self.lower(fused, group, self.choose(fused, group))
+                work = self.work_ns(fused, group, lowered)
                 key = tuned.kernel_key(lowered.kernel)
-                if key in seen or work < WORTH_NS:
-                    continue
-                seen.add(key)
-                yield self.group(fused, group, key, lowered.kernel.name, work)
+                if key not in seen and work:
+                    seen.add(key)
+                    yield self.group(fused, group, key, lowered.kernel.name, work)
 
     def group(self, fused: Fused, group: Group, key: str, name: str, work: float) -> Subject:
-        builder = _Builder(self.target)
         high = trials.index_range(group.units)
+        made = itertools.count()
 
         def trial(sched: Schedule) -> Trial:
-            lowered = LOWER[group.kind](fused, group, sched)
-            program = trials.one_launch(lowered, builder.grain(lowered.tasks, work))
+            lowered = self.lower(fused, group, sched)
+            program = trials.one_launch(lowered, self.grain(lowered, work), next(made))
             return trials.trial(sched, program, work, [key])
 
-        return Subject(name, self.key("kernel", key), candidates.group_schedules(fused, group, self.target), trial,
-                       lambda t: trials.made_up(t.program.inputs, [high] * len(t.program.inputs)))
+        return Subject(name, self.key("kernel", key), self.candidates(fused, group), trial,
+                       lambda t: trials.made_up(t.program.inputs, [high] * len(t.program.inputs), self.device))
+
+    def choose(self, fused: Fused, group: Group) -> Schedule:
+        """The schedule that is not measured."""
+        return schedules.choose(fused, group, self.target)
+
+    def lower(self, fused: Fused, group: Group, sched: Schedule) -> Lowered:
+        """A group's kernel with a schedule."""
+        return LOWER[group.kind](fused, group, sched)
+
+    def candidates(self, fused: Fused, group: Group) -> Sequence[Schedule]:
+        """The schedules to try for a group."""
+        return candidates.group_schedules(fused, group, self.target)
+
+    def work_ns(self, fused: Fused, group: Group, lowered: Lowered) -> float:
+        """The estimated time of a kernel; 0 where that is too little to be tuned."""
+        work = schedules.work_ns(fused, group, lowered.kernel.bytes)
+        return work if work >= WORTH_NS else 0
+
+    def grain(self, lowered: Lowered, work: float) -> int:
+        """Tasks that a thread takes at a time."""
+        return _Builder(self.target).grain(lowered.tasks, work)
 
     def key(self, kind: str, what: str) -> str:
         """All that a winner depends on."""
         return native.object_key(f"{kind} {what} {self.target.threads}", self.target, opt_level=llvm_kernel.OPT_LEVEL,
                                  passes=driver.compiler_version())
-
-
-def search(subject: Subject, target: CpuTarget) -> Winner:
-    """Compile and time the candidates of a kernel in the order of their ranks, until the time is over."""
-    begin = time.perf_counter()
-    deadline = begin + KERNEL_S
-    first = subject.trial(subject.schedules[0])
-    trials.compile_all([first], target)
-    inputs = subject.inputs(first)
-    expected = first.run(inputs)
-    each = (time.perf_counter() - begin) / 2  # seconds of a candidate: two are compiled at the same time
-    deadline += candidates.MOST * first.seconds
-    best, at, seen = first, 1, {first.text()}
-    while at < len(subject.schedules):
-        started = time.perf_counter()
-        fitting = int((deadline - started) / each)
-        if fitting < 1:
-            break
-        batch: list[Trial] = []
-        while at < len(subject.schedules) and len(batch) < min(AT_ONCE, fitting):
-            trial = subject.trial(subject.schedules[at])
-            if trial.text() not in seen:
-                batch.append(trial)
-                seen.add(trial.text())
-            at += 1
-        if not batch:
-            break
-        trials.compile_all(batch, target)
-        sound = [t for t in batch if _right(subject, t, expected, inputs)]
-        trials.race([first, *([best] if best is not first else []), *sound], inputs, deadline)
-        best = min((first, best, *sound), key=lambda t: t.best)
-        each = max(each, (time.perf_counter() - started) / len(batch))
-    if best is not first and best.best <= GAIN * first.best:  # once more: of many, one is the fastest by luck
-        first.best = best.best = math.inf
-        trials.race([first, best], inputs, math.inf)
-    if best.best > GAIN * first.best:
-        best = first
-    return Winner(None, (), first.places) if best is first else Winner(best.schedule, best.places, first.places)
-
-
-def _right(subject: Subject, trial: Trial, expected: list[Buffer], inputs: list[Buffer]) -> bool:
-    """Does a candidate compute what the chosen schedule does? It is not used, and said to be wrong, if not."""
-    if trials.same(expected, trial.run(inputs), inputs, trial.program):
-        return True
-    warnings.warn(f"dlc: {subject.name} is computed wrongly with {trial.schedule!r}, which is not used; please report "
-                  "this", RuntimeWarning, stacklevel=2)
-    return False
 
 
 def _loop_constants(graph: Graph) -> set[Node]:

@@ -198,15 +198,15 @@ def test_files_with_mistakes(tmp_path: Path):
 
 
 def test_tuned_schedules_are_shown_where_tuning_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from dlc.runtime import tuning
+    from dlc.runtime import search, tuning
 
-    def last(subject, target):
+    def last(subject, machine):
         trial = subject.trial(subject.schedules[-1])
-        return tuning.Winner(trial.schedule, trial.places, ())
+        return search.Winner(trial.schedule, trial.places, ())
 
     monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("DLC_CACHE", raising=False)
-    monkeypatch.setattr(tuning, "search", last)
+    monkeypatch.setattr(search, "search", last)
     monkeypatch.setattr(tuning, "WORTH_NS", 0)
     before = dump("train_step", "--stage", "scheduled")
     monkeypatch.setenv("DLC_TUNE", "1")

@@ -18,7 +18,7 @@ from dlc.frontend import eager
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.graph import Graph, TensorType, param
-from dlc.runtime import cache, driver, host, trials, tuning
+from dlc.runtime import cache, driver, host, search, trials, tuning
 from dlc.runtime.memory import from_array
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,10 +26,10 @@ TARGET = host.detect()
 
 CHILD = """
 import sys, numpy as np, dlc
-from dlc.runtime import tuning
+from dlc.runtime import search
 made = []
-search = tuning.search
-tuning.search = lambda *a: made.append(1) or search(*a)
+real = search.search
+search.search = lambda *a: made.append(1) or real(*a)
 f = dlc.jit(lambda x, w: dlc.exp((x @ w) * 0.01).sum(1), tune=True)
 rng = np.random.default_rng(0)
 x, w = (rng.standard_normal(s).astype(np.float32) for s in ((96, 80), (80, 64)))
@@ -50,8 +50,8 @@ def own_cache(tmp_path, monkeypatch):
 def searches(monkeypatch):
     """The kernels that were measured."""
     made = []
-    search = tuning.search
-    monkeypatch.setattr(tuning, "search", lambda subject, target: made.append(subject) or search(subject, target))
+    real = search.search
+    monkeypatch.setattr(search, "search", lambda subject, machine: made.append(subject) or real(subject, machine))
     return made
 
 
@@ -59,11 +59,11 @@ def searches(monkeypatch):
 def last_wins(monkeypatch):
     """The last candidate of every kernel is its winner, without a clock."""
 
-    def search(subject, target):
+    def find(subject, machine):
         trial = subject.trial(subject.schedules[-1])
-        return tuning.Winner(trial.schedule, trial.places, subject.trial(subject.schedules[0]).places)
+        return search.Winner(trial.schedule, trial.places, subject.trial(subject.schedules[0]).places)
 
-    monkeypatch.setattr(tuning, "search", search)
+    monkeypatch.setattr(search, "search", find)
 
 
 def graph(m=96, k=80, n=64) -> Graph:
@@ -217,7 +217,7 @@ def test_wrong_results_are_reported_and_not_used(monkeypatch):
 def test_packing_of_loop_constants_does_not_count():
     x, w = param(TensorType(dtypes.float32, (96, 80))), param(TensorType(dtypes.float32, (64, 80)))
     node = b.contract(x, w, "mk,nk->mn")
-    session = tuning._Session(TARGET, "f")
+    session = tuning.Session(TARGET, "f")
     sched = schedules.tiled(node, TARGET, False)
 
     def counted(fixed):
@@ -233,7 +233,7 @@ def test_packing_of_loop_constants_does_not_count():
 def test_the_fastest_candidate_wins(monkeypatch):
     """A race between programs of known speed: the same kernel, with ever more time on its clock."""
     g = graph()
-    session = tuning._Session(TARGET, "f")
+    session = tuning.Session(TARGET, "f")
     subject = next(session.contractions(g, set()))
     run = trials.Trial.run
     order = list(subject.schedules)
@@ -245,18 +245,18 @@ def test_the_fastest_candidate_wins(monkeypatch):
 
     monkeypatch.setattr(trials.Trial, "run", slow)
     monkeypatch.setattr(tuning, "KERNEL_S", 60)
-    winner = tuning.search(subject, TARGET)
+    winner = search.search(subject, tuning.Session(TARGET, "f"))
     assert winner.schedule == order[3]
     assert winner.places and winner.settled
 
 
 def test_time_is_bounded(monkeypatch):
     monkeypatch.setattr(tuning, "KERNEL_S", 0.0)
-    subject = next(tuning._Session(TARGET, "f").contractions(graph(), set()))
+    subject = next(tuning.Session(TARGET, "f").contractions(graph(), set()))
     compiled = []
     compile_all = trials.compile_all
     monkeypatch.setattr(trials, "compile_all", lambda ts, t: compiled.extend(ts) or compile_all(ts, t))
-    assert tuning.search(subject, TARGET).schedule is None
+    assert search.search(subject, tuning.Session(TARGET, "f")).schedule is None
     assert len(compiled) == 1
 
 
