@@ -18,11 +18,12 @@ from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.custom import kernel_of
 from dlc.ir.errors import DeviceError
-from dlc.ir.graph import Graph, Node
+from dlc.ir.graph import Graph, Node, TensorType
 from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_guard import for_gpu
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.passes.attention import find_attention
 from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.group_key import group_key
 from dlc.passes.layout import layout
@@ -77,6 +78,11 @@ def _builder(target: CpuTarget | GpuTarget) -> _Builder:
     return _Builder(target)
 
 
+def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
+    """The graph with those operations that the target has kernels of its own for."""
+    return find_attention(graph) if isinstance(target, GpuTarget) else graph
+
+
 def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with contractions and reductions in forms that the target's schedules run well."""
     if isinstance(target, GpuTarget):
@@ -110,7 +116,7 @@ class _Builder:
         refs.update(roots)
         out: Steps = []
         for group in fused.groups:
-            if all(u.kind not in ("scan", "sort", "call") and u.node.type.size == 0 for u in group.units):
+            if all(isinstance(u.node.type, TensorType) and u.node.type.size == 0 for u in group.units):
                 continue
             if group.kind == "scan":
                 out += self.scan(group.units[0].node, refs, fused, depth)

@@ -207,6 +207,8 @@ class Expressions:
         if e.op == "select":
             a, b = (_as(x, type_) for x in args[1:])
             return f"({args[0][0]} ? {a} : {b})", type_
+        if e.op == "exp2":
+            return _call("exp2_of", [args[0][0]]), type_
         if e.op == "fma":
             fn = "fmaf" if e.dtype is dtypes.float32 else "fma"
             return f"{fn}({', '.join(_bare(a[0]) for a in args)})", type_

@@ -140,6 +140,7 @@ class KernelEmitter(Expressions):
         self.shared_at = 0
         self.copying = False  # inside an Async
         self.maps: dict[tuple, str] = {}
+        self.in_flight: dict[Buffer, None] = {}  # sums that an Mma may still be adding to
         self.warpgroups = any(isinstance(s, Mma) and s.lanes == 128 for s in walk(kernel.body))
 
     def function(self) -> str:
@@ -289,27 +290,41 @@ class KernelEmitter(Expressions):
         elif self.warpgroups:
             self.line(f"wgmma_wait<{s.pending}>();")
             if not s.pending:
-                for b in dict.fromkeys(x.buffer for x in walk(self.kernel.body) if isinstance(x, Mma)):
+                for b in self.in_flight:
                     self.line("#pragma unroll")
                     self.line(f"for (int i = 0; i < {b.shape[0]}; ++i) hold_sums({self.names[b]}[i]);")
+                self.in_flight = {}
 
     def mma(self, s: Mma) -> None:
         """Products of shared tiles by the tensor cores."""
         self.count(exprs(s))
         sums = self.names[s.buffer] + "".join(f"[{self.bare(i)}]" for i in s.index[:-2])
+        self.in_flight[s.buffer] = None
+        held = s.a_order == "sums"
         if s.lanes == 32:
+            if s.fresh:
+                self.line("#pragma unroll")
+                self.line(f"for (int k = 0; k < {s.n // 2}; ++k) {sums}[k / 4][k % 4] = 0.0f;")
             operands, along = [], []
             for e, order in ((s.a, s.a_order), (s.b, s.b_order)):
                 b, index, _ = load_parts(e)
+                if order == "sums":
+                    operands.append(self.held(e))
+                    continue
                 along.append("true" if order[1] == "k" else "false")
-                stage = f"&{self.names[b]}[{self.bare(index[0])}]" + "[0]" * (len(b.shape) - 1)
-                first = index[1] if order[1] == "k" else index[1] * 64 + index[3]
-                operands.append(f"{stage}, {self.bare(simplify(first))}, {0 if order[1] == 'k' else b.shape[-2] * 64}")
-            self.line(f"mma_16<{s.n}, {s.k}, {', '.join(along)}>({sums}, {', '.join(operands)});")
+                own = 2 if order[1] == "k" else 3  # the tile's indices; others say which tile
+                tile = "".join(f"[{self.bare(i)}]" for i in index[:-own]) + "[0]" * own
+                first = index[-2] if order[1] == "k" else index[-3] * 64 + index[-1]
+                block = 0 if order[1] == "k" else b.shape[-2] * 64
+                operands.append(f"&{self.names[b]}{tile}, {self.bare(simplify(first))}, {block}")
+            name = "mma_held_16" if held else "mma_16"
+            self.line(f"{name}<{s.n}, {s.k}, {', '.join(along)}>({sums}, {', '.join(operands)});")
         else:
             self.open("")
             for name, e, order in (("a", s.a, s.a_order), ("b", s.b, s.b_order)):
                 b, index, _ = load_parts(e)
+                if order == "sums":
+                    continue
                 leading = 16 if order[1] == "k" else b.shape[-2] * 128
                 self.line(f"const unsigned long long at_{name} = tile_at(&{self.place(b, index)}, {leading});")
             self.line("wgmma_fence();")
@@ -318,7 +333,13 @@ class KernelEmitter(Expressions):
             turned = ", ".join(str(int(order[1] != "k")) for order in (s.a_order, s.b_order))
             kind = ctype(s.a.dtype)
             self.line(f"for (int k = 0; k < {s.k // 16}; ++k)")
-            self.line(f"    wgmma_64x{s.n}<{turned}>({sums}, at_a + k * {steps[0]}, at_b + k * {steps[1]}, {kind}());")
+            add = ", k > 0" if s.fresh else ""
+            b = f"at_b + k * {steps[1]}"
+            if held:
+                turn = int(s.b_order[1] != "k")
+                self.line(f"    wgmma_held_64x{s.n}<{turn}>({sums}, {self.held(s.a)} + 2 * k, {b}{add});")
+            else:
+                self.line(f"    wgmma_64x{s.n}<{turned}>({sums}, at_a + k * {steps[0]}, {b}, {kind}(){add});")
             self.line("wgmma_commit();")
             self.close()
         self.forget((s.buffer,))
@@ -350,6 +371,11 @@ class KernelEmitter(Expressions):
         self.close()
         self.line("__syncthreads();")
 
+    def held(self, e: Expr) -> str:
+        """A pointer to a tile in registers."""
+        b, index, _ = load_parts(e)
+        return self.names[b] + "".join(f"[{self.bare(i)}]" for i in index[:-2]) + f" + {self.bare(index[-2])}"
+
     def fold(self, s: Fold) -> None:
         self.count(exprs(s))
         value = self.bare(s.value, ctype(s.buffer.dtype))
@@ -366,12 +392,15 @@ class KernelEmitter(Expressions):
 
     def branch(self, s: If) -> None:
         self.count((s.cond,))
+        before = dict(self.in_flight)
         self.open(f"if ({self.bare(s.cond)})")
         self.statement(s.then)
+        then, self.in_flight = self.in_flight, before
         if s.other is not None:
             self.close("} else {")
             self.scopes.append(type(self.scopes[-1])(self.scopes[-1].indent + 1))
             self.statement(s.other)
+        self.in_flight = then | self.in_flight
         self.close()
 
     # loops
@@ -382,6 +411,7 @@ class KernelEmitter(Expressions):
         self.bound |= {s.axis}
         written = [x.buffer for x in walk(s.body) if isinstance(x, (Store, Fold))]
         self.forget(written)
+        self.in_flight |= unfinished(s.body)  # of the iteration before
         if s.kind in ("grid", "parallel"):
             self.blocks(s)
         elif s.kind == "lane":
@@ -531,6 +561,17 @@ class KernelEmitter(Expressions):
         if buffer.swizzled and not (index[-1].op == "const" and index[-1].attr == 0):
             return f"*({self.address(buffer, index)})"
         return super().place(buffer, index)
+
+
+def unfinished(stmt: Stmt) -> dict[Buffer, None]:
+    """The sums of Mmas that no Wait follows."""
+    out: dict[Buffer, None] = {}
+    for s in walk(stmt):
+        if isinstance(s, Wait) and s.what == "mma" and not s.pending:
+            out = {}
+        elif isinstance(s, Mma):
+            out[s.buffer] = None
+    return out
 
 
 def memory_last(stmts: Sequence[Store]) -> Sequence[Store]:

@@ -13,6 +13,7 @@ from dlc.codegen.cuda_gates import GATES, bulk_function
 
 _BULK = re.compile(r"\bbulk_copy_(\d)\(")
 _WGMMA = re.compile(r"\bwgmma_64x(\d+)\b")
+_WGMMA_HELD = re.compile(r"\bwgmma_held_64x(\d+)\b")
 
 ASYNC = """// copies 16 bytes to shared memory, or zeros where `valid` is false
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid = true) {
@@ -102,20 +103,49 @@ __device__ __forceinline__ void mma_16(float (&d)[N / 8][4], const T* a, int a_x
     }
 }"""
 
-_FUNCTIONS = ((("copy_async", "commit_copies", "wait_copies"), ASYNC), (("swizzled", "mma_16"), SWIZZLED),
-              (("fence_shared", "wgmma_"), WARPGROUP), (("mma_16",), WARP), (("sync_first<",), SYNC_FIRST),
-              (("gate_",), GATES))
+HELD = """// two neighbouring halves in a register
+template <typename T> __device__ __forceinline__ unsigned pair_of(const T (&x)[4], int r) {
+    return (unsigned)x[r].bits | (unsigned)x[r + 1].bits << 16;
+}"""
+
+WARP_HELD = """// the same with the 16 x K tile held as sums are
+template <int N, int K, bool B_ALONG_K, typename T>
+__device__ __forceinline__ void mma_held_16(float (&d)[N / 8][4], const T (*a)[4], const T* b, int b_x, int b_block) {
+    const int lane = threadIdx.x % 32;
+    #pragma unroll
+    for (int k = 0; k < K; k += 16) {
+        const T (*at)[4] = a + k / 8;
+        const unsigned x[4] = {pair_of(at[0], 0), pair_of(at[0], 2), pair_of(at[1], 0), pair_of(at[1], 2)};
+        #pragma unroll
+        for (int j = 0; j < N; j += 16) {
+            unsigned y[4];
+            if constexpr (B_ALONG_K)
+                load_matrices(y, piece_at<true>(b, b_x + j + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8, b_block));
+            else load_turned_matrices(y, piece_at<false>(b, b_x + j + lane / 16 * 8, k + lane % 16, b_block));
+            mma(d[j / 8], x, y[0], y[1], T());
+            if (j + 8 < N) mma(d[j / 8 + 1 < N / 8 ? j / 8 + 1 : 0], x, y[2], y[3], T());
+        }
+    }
+}"""
+
+_FUNCTIONS = ((("copy_async", "commit_copies", "wait_copies"), ASYNC),
+              (("swizzled", "mma_16", "mma_held_16"), SWIZZLED), (("fence_shared", "wgmma_"), WARPGROUP),
+              (("mma_16", "mma_held_16"), WARP), (("_held_",), HELD), (("mma_held_16",), WARP_HELD),
+              (("sync_first<",), SYNC_FIRST), (("gate_",), GATES))
 
 
 def matrix_functions(text: str) -> str:
     """The device functions of this file that `text` calls."""
     parts = [source for names, source in _FUNCTIONS if any(name in text for name in names)]
     parts += [bulk_function(int(n)) for n in sorted(set(_BULK.findall(text)))]
-    return "\n".join([*parts, *(_wgmma(int(n)) for n in sorted(set(_WGMMA.findall(text)), key=int))])
+    for pattern, function in ((_WGMMA, _wgmma), (_WGMMA_HELD, _wgmma_held)):
+        parts += [function(int(n)) for n in sorted(set(pattern.findall(text)), key=int)]
+    return "\n".join(parts)
 
 
 def _wgmma(n: int) -> str:
-    """sums += a 64 x 16 tile times a 16 x n tile; TA and TB say that a tile runs along rows (columns)."""
+    """sums += a 64 x 16 tile times a 16 x n tile; TA and TB say that a tile runs along rows (columns). With `add` 0 the
+    sums start at 0."""
     count = n // 2
     sums = ", ".join(f"%{k}" for k in range(count))
     outputs = ", ".join(f'"+f"(d[{k // 4}][{k % 4}])' for k in range(count))
@@ -123,12 +153,33 @@ def _wgmma(n: int) -> str:
 
     def one(c_type: str, name: str) -> str:
         return f"""template <int TA, int TB> __device__ __forceinline__
-void wgmma_64x{n}(float (&d)[{n // 8}][4], unsigned long long a, unsigned long long b, {c_type}) {{
-    asm volatile("{{ .reg .pred add; setp.ne.b32 add, 1, 0; "
+void wgmma_64x{n}(float (&d)[{n // 8}][4], unsigned long long a, unsigned long long b, {c_type}, int add = 1) {{
+    asm volatile("{{ .reg .pred add; setp.ne.b32 add, %{count + 4}, 0; "
         "wgmma.mma_async.sync.aligned.{shape}.{name}.{name} {{{sums}}}, "
         "%{count}, %{count + 1}, add, 1, 1, %{count + 2}, %{count + 3}; }}"
         : {outputs}
-        : "l"(a), "l"(b), "n"(TA), "n"(TB));
+        : "l"(a), "l"(b), "n"(TA), "n"(TB), "r"(add));
+}}"""
+
+    return one("half", "f16") + "\n" + one("bf16", "bf16")
+
+
+def _wgmma_held(n: int) -> str:
+    """The same with the 64 x 16 tile held by the threads as sums are."""
+    count = n // 2
+    sums = ", ".join(f"%{k}" for k in range(count))
+    outputs = ", ".join(f'"+f"(d[{k // 4}][{k % 4}])' for k in range(count))
+    tile = ", ".join(f"%{count + k}" for k in range(4))
+    held = ", ".join(f'"r"(pair_of(a[{k // 2}], {k % 2 * 2}))' for k in range(4))
+
+    def one(c_type: str, name: str) -> str:
+        return f"""template <int TB> __device__ __forceinline__
+void wgmma_held_64x{n}(float (&d)[{n // 8}][4], const {c_type} (*a)[4], unsigned long long b, int add = 1) {{
+    asm volatile("{{ .reg .pred add; setp.ne.b32 add, %{count + 6}, 0; "
+        "wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{name}.{name} {{{sums}}}, "
+        "{{{tile}}}, %{count + 4}, add, 1, 1, %{count + 5}; }}"
+        : {outputs}
+        : {held}, "l"(b), "n"(TB), "r"(add));
 }}"""
 
     return one("half", "f16") + "\n" + one("bf16", "bf16")

@@ -132,6 +132,11 @@ template <> __device__ __forceinline__ float min_of<float>(float a, float b) {
     asm("min.NaN.f32 %0, %1, %2;" : "=f"(c) : "f"(a), "f"(b));
     return c;
 }""",
+    "exp2_of": _D + """float exp2_of(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}""",
     "threefry": _D + """unsigned long long threefry(unsigned k0, unsigned k1, unsigned c0, unsigned c1) {
     // Threefry-2x32, 20 rounds (Salmon et al. 2011)
     const unsigned keys[3] = {k0, k1, k0 ^ k1 ^ 0x1BD11BDAu};

@@ -25,6 +25,7 @@ from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.fuse_maps import merge_maps
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_gpu import launch, lower_map
+from dlc.passes.lower_gpu_attention import lower_attention
 from dlc.passes.lower_gpu_contract import lower_contract
 from dlc.passes.lower_gpu_mma import lower_mma
 from dlc.passes.lower_gpu_ordered import lower_ordered
@@ -46,6 +47,8 @@ LOWER: dict[str, Callable[..., Lowered]] = {
     "scatter": lower_ordered,
     "sort": lower_ordered,
     "cumulative": lower_ordered,
+    "attention": lower_attention,
+    "attention_grad": lower_attention,
 }
 
 

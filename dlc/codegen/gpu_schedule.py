@@ -9,6 +9,7 @@ from dlc.codegen.gpu_skinny import skinny
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.schedule import group_dtypes, pow2_at_most, swapped
 from dlc.ir import schedule
+from dlc.ir.attention import labels_of, sizes_of
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.passes.fuse import Enough, Fused, Group
@@ -37,6 +38,8 @@ def choose(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     if group.kind == "contract":
         node = group.units[0].node
         return skinny(node, target) if is_skinny(node) else contract(node, target)
+    if group.kind in ("attention", "attention_grad"):
+        return attention(group.units[0].node, target)
     return schedule.GpuOrdered(128, target.threads // 2)
 
 
@@ -154,6 +157,22 @@ def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.G
 
     *tile, together = min(enumerate(_TILES), key=paired)[1]
     return schedule.GpuContract(*tile, swap, together)
+
+
+def attention(node: Node, target: GpuTarget) -> schedule.GpuAttention:
+    """Rows that fill the registers. Two blocks of a multiprocessor compute exponentials and products in turns."""
+    labels = labels_of(node.attrs)
+    sizes = sizes_of(labels, *(i.type for i in node.inputs[:3]))
+    widest = max(sizes[labels.inner], sizes[labels.value])
+    warpgroups = target.arch == "sm_90a"
+    groups, lanes = (2, 128) if warpgroups else (4, 32)
+    pair = 2 if widest <= 64 else 1
+    if node.op == "attention":
+        return schedule.GpuAttention(64, groups, 2, lanes, pair)
+    if node.attrs["wrt"] == "q":
+        return schedule.GpuAttention(32 * pair, groups, 2, lanes, pair if warpgroups else 1, True)
+    # two results of 128 columns and tiles of 32 are too much for the registers of wgmma
+    return schedule.GpuAttention(16 if pair == 1 and warpgroups else 32 * pair, groups, 2, lanes, 1, True)
 
 
 def pow2_at_least(n: int) -> int:

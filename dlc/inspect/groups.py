@@ -13,6 +13,7 @@ from dlc.codegen.build import lowered_group
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.inspect.machine import Machine
 from dlc.ir import loops
+from dlc.ir.graph import TensorType
 from dlc.ir.loops import Kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Program
@@ -51,4 +52,4 @@ def _key(kernel: Kernel) -> str:
 
 def _launched(group: Group) -> bool:
     """Whether a group has anything to compute."""
-    return any(u.kind == "sort" or u.node.op == "scan" or u.node.type.size for u in group.units)
+    return any(not isinstance(u.node.type, TensorType) or u.node.type.size for u in group.units)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dlc.ir import custom, dtypes
+from dlc.ir.attention import plain
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Graph, Node, TensorType
@@ -284,6 +285,10 @@ def _call(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
     return custom.evaluate(node, ins)
 
 
+def _attention(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
+    return tuple(_run(plain(node), ins, mode))
+
+
 def _item(node: Node, mode: _Mode, x: tuple[Array, ...]) -> Array:
     return x[node.attrs["index"]]
 
@@ -327,6 +332,8 @@ MEANING: dict[str, Callable[..., Any]] = {
     "vjp": _vjp,
     "checkpoint": _checkpoint,
     "call": _call,
+    "attention": _attention,
+    "attention_grad": _attention,
 }
 
 

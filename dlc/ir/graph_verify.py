@@ -53,10 +53,10 @@ def verify(graph: Graph, where: str = "graph") -> None:
             fail(node, f"missing or malformed attribute or operand ({e!r})")
         if inferred != node.type:
             fail(node, f"the type should be {type_text(inferred)}")
-        for key in ("body", "vjp", "jvp"):
-            if isinstance(body := node.attrs.get(key), Graph):
+        for key, body in node.attrs.items():
+            if isinstance(body, Graph):
                 verify(body, f"{where}, {key} {body.name}")
-                if key != "body" and (wrong := check_rule(node, key, body)):
+                if key in ("vjp", "jvp") and (wrong := check_rule(node, key, body)):
                     fail(node, wrong)
     for o in graph.outputs:
         if not isinstance(o.type, TensorType):

@@ -11,6 +11,7 @@ Expressions (`Expr.op`; `dtype` is the result's):
     pair(low, high)         two bfloat16 as one uint32, the first in its low half
     dot2(a, b, c)           c + a.high * b.high + a.low * b.low of two pairs in float32, in this order, each sum
                             rounded once; a target's own instruction may round otherwise and take denormals for 0
+    exp2(x)         2^x in float32, to a few units of the last place, 0 for less than 2^-126 (GPU)
 
 Statements:
     Seq(body...)            in order
@@ -32,12 +33,14 @@ Statements:
     Fold(buffer, index, value, combine, lanes)
                             in every lane: buffer[index] = the values of its group combined, where groups are `lanes`
                             consecutive threads of the block; every thread comes here; the buffer is in registers
-    Mma(buffer, index, a, b, m, n, k, a_order, b_order, lanes)
+    Mma(buffer, index, a, b, m, n, k, a_order, b_order, lanes, fresh)
                             a group of `lanes` (32 or 128) threads adds an m x n product of two shared tiles to the sums
                             it holds together. `a` and `b` load the tiles' first elements; order "mk" says that the last
                             two indices of `a` are row and inner position, "km" that its last three are row / 64, inner
                             position, row % 64 ("nk", "kn" of `b` alike). Thread l = 32*w + i of the group has in
-                            buffer[index..., j, r] the sum of row 16*w + i/4 + 8*(r/2), column 8*j + 2*(i%4) + r%2
+                            buffer[index..., j, r] the sum of row 16*w + i/4 + 8*(r/2), column 8*j + 2*(i%4) + r%2.
+                            With a_order "sums" `a` loads such a buffer of halves: the threads' registers hold its tile
+                            as they hold sums. `fresh`: the sums start at 0, whatever stood there
     Async(body)             copies from global to shared memory that may take place later, at the latest at a Wait
     Wait(what, pending)     until all of this thread's Asyncs ("copy") or Mmas ("mma") but the last `pending` are done
     Arrive(gate, slot, of)  this thread arrives at a gate; the last of `of` arrivals completes a phase of it, when all
@@ -205,7 +208,7 @@ def op(name: str, *args: Expr, dtype: DType | None = None) -> Expr:
         result = dtype
     elif name == "select":
         result = args[1].dtype
-    elif name == "fma":
+    elif name in ("fma", "exp2"):
         result = args[0].dtype
     elif name in PAIRS:
         result = dtypes.uint32 if name == "pair" else dtypes.float32
@@ -299,6 +302,7 @@ class Mma(Stmt):
     a_order: str
     b_order: str
     lanes: int
+    fresh: bool = False
 
 
 @dataclass(frozen=True, eq=False)

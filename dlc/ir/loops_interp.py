@@ -199,6 +199,8 @@ def operation(e: Expr, args: Sequence[np.ndarray], fuse: bool = True) -> np.ndar
         return (x != 0 if e.dtype.is_bool else x).reshape(np.shape(args[0]))
     if e.op == "select":
         return np.where(*args)
+    if e.op == "exp2":
+        return _exp2(args[0])
     if e.op == "fma":
         return fused(*args) if fuse else args[0] * args[1] + args[2]
     if e.op in PAIRS:
@@ -475,6 +477,8 @@ class _Compiler:
         if e.op == "bitcast":
             of, to = self.given(e.args[0].dtype.np), self.given(e.dtype)
             return self.assign(f"bits({args[0]}, {of}, {to})")
+        if e.op == "exp2":
+            return self.assign(f"{self.given(_exp2)}({args[0]})")
         if e.op == "fma":
             return self.assign(f"{self.given(fused)}({', '.join(args)})[()]")
         if e.op in PAIRS:
@@ -621,7 +625,10 @@ def _multiply(stmt: Mma, parts: list[tuple]) -> None:
     _, _, a, a_at, b, b_at = parts[0]
     if any(part[3] != a_at or part[5] != b_at for part in parts):
         raise InterpError("the threads of a group multiply different tiles")
-    rows = _tile(stmt.a, a, a_at, stmt.m, stmt.k, stmt.a_order)
+    if stmt.a_order == "sums":
+        rows = _held(stmt.a, parts, stmt.m, stmt.k)
+    else:
+        rows = _tile(stmt.a, a, a_at, stmt.m, stmt.k, stmt.a_order)
     columns = _tile(stmt.b, b, b_at, stmt.n, stmt.k, stmt.b_order)
     product = rows @ columns.T
     for thread, (sums, at, *_) in enumerate(parts):
@@ -629,7 +636,27 @@ def _multiply(stmt: Mma, parts: list[tuple]) -> None:
         for j in range(stmt.n // 8):
             for r in range(4):
                 row, column = 16 * (thread // 32) + i // 4 + 8 * (r // 2), 8 * j + 2 * (i % 4) + r % 2
-                sums[at + 4 * j + r] = product.dtype.type(sums[at + 4 * j + r] + product[row, column])
+                before = 0 if stmt.fresh else sums[at + 4 * j + r]
+                sums[at + 4 * j + r] = product.dtype.type(before + product[row, column])
+
+
+def _held(e: Expr, parts: list[tuple], m: int, k: int) -> np.ndarray:
+    """A tile that the registers of a group hold as they hold sums, as [row, inner position]."""
+    out = np.empty((m, k), np.float32)
+    for thread, (_, _, memory, start, *_) in enumerate(parts):
+        i = thread % 32
+        for j in range(k // 8):
+            for r in range(4):
+                value = memory[start + 4 * j + r]
+                if value is None:
+                    raise InterpError(f"an Mma reads {e.attr.name}[{j}, {r}] of a thread where nothing was written")
+                out[16 * (thread // 32) + i // 4 + 8 * (r // 2), 8 * j + 2 * (i % 4) + r % 2] = value
+    return out
+
+
+def _exp2(x):
+    y = np.exp2(np.asarray(x, np.float32))
+    return np.where(y < np.finfo(np.float32).tiny, np.float32(0), y)[()]
 
 
 def _tile(e: Expr, memory: list, start: int, count: int, k: int, order: str) -> np.ndarray:

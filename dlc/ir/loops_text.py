@@ -13,8 +13,9 @@
           out[r] = x[r + 1 if r < 9]         # a predicated load
 
 `fold(32) m[0] max= x` is a Fold over groups of 32 threads, `mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]`
-an Mma by groups of 128, `async:` an Async, `wait copy 2` a Wait, `arrive(8) free[s]` an Arrive, `await free[s] 2` an
-Await, `bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a Bulk: box, size and stride of each axis.
+an Mma by groups of 128 (with `=` a fresh one), `async:` an Async, `wait copy 2` a Wait, `arrive(8) free[s]` an Arrive,
+`await free[s] 2` an Await, `bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a Bulk: box, size and
+stride of each axis.
 
 Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the others are calls, `f32(x)` is a cast and
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
@@ -76,8 +77,8 @@ _PRECEDENCE = {symbol: level for level, symbols in enumerate(_LEVELS) for symbol
 _BY_SYMBOL = {row.symbol: row.name for row in SCALAR_OPS.values() if row.symbol}
 _ATOM = len(_LEVELS)
 _TYPES = {d.short: d for d in dtypes.ALL}
-_RESERVED = {*_TYPES, *SCALAR_OPS, *KINDS, *PAIRS, "cast", "bitcast", "select", "fma", "inf", "nan", "true", "false",
-             "if", "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "mma", "async",
+_RESERVED = {*_TYPES, *SCALAR_OPS, *KINDS, *PAIRS, "cast", "bitcast", "select", "fma", "exp2", "inf", "nan", "true",
+             "false", "if", "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "mma", "async",
              "wait", "kernel"}
 _COMBINE_SIGN = {name: (SCALAR_OPS[name].symbol or name) + "=" for name in COMBINES}
 _LET_ABOVE = 40  # statements with fewer nodes are written out in full
@@ -204,7 +205,7 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         shape = f"{stmt.m}x{stmt.n}x{stmt.k} of {stmt.lanes}, {stmt.a_order}, {stmt.b_order}"
         place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
         operands = " * ".join(printer.text(e, None, 0) for e in (stmt.a, stmt.b))
-        return [*lets, f"{pad}mma({shape}) {place} += {operands}"]
+        return [*lets, f"{pad}mma({shape}) {place} {'=' if stmt.fresh else '+='} {operands}"]
     if isinstance(stmt, (Arrive, Await)):
         gate = f"{printer.name(stmt.gate)}[{printer.index(stmt.slot)}]"
         text = f"arrive({stmt.of}) {gate}" if isinstance(stmt, Arrive) else f"await {gate} {printer.index(stmt.phases)}"
@@ -257,7 +258,7 @@ def _told(e: Expr) -> bool:
         if e.op == "const":
             return e.dtype.is_bool
         row = SCALAR_OPS.get(e.op)
-        if e.op not in ("select", "fma") and (row is None or row.result != "same"):
+        if e.op not in ("select", "fma", "exp2") and (row is None or row.result != "same"):
             return True
         args = e.args[1:] if e.op == "select" else e.args
         if any(_told(a) for a in args[1:]):
@@ -311,7 +312,7 @@ def _operand_types(name: str, expected: DType | None, told: list[DType | None]) 
     head: list[DType | None] = []
     if name == "select":
         head, told = [dtypes.bool_], told[1:]
-    if name not in ("select", "fma") and SCALAR_OPS[name].result != "same":
+    if name not in ("select", "fma", "exp2") and SCALAR_OPS[name].result != "same":
         expected = None  # a comparison's operands have a type of their own
     if expected is None:
         expected = next((t for t in told if t is not None), None)
@@ -334,7 +335,7 @@ _TOKEN = re.compile(
 _HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:\s+# ?(.*))?$")
 _NOTE = re.compile(r"\s+# (\w+): (.*)$")
 _BUFFER = re.compile(r"(\w+)\s*:\s*(?:(\w+) )?(\w+)\[([^\]]*)\](?:( writes| swizzled))?(?:\s+# ?(.*))?$")
-_MMA = re.compile(r"mma\((\d+)x(\d+)x(\d+) of (\d+), (mk|km), (nk|kn)\) (.*)$")
+_MMA = re.compile(r"mma\((\d+)x(\d+)x(\d+) of (\d+), (mk|km|sums), (nk|kn)\) (.*)$")
 _ARRIVE = re.compile(r"arrive\((\d+)\) (\w+\[.*\])$")
 _AWAIT = re.compile(r"await (\w+\[.*)$")
 _BULK = re.compile(r"bulk (.*\]) = (\w+)\((\d+); ([^)]*)\) at (.*)$")
@@ -527,7 +528,8 @@ class _Parser:
             if stored.value.op != "mul" or any(e.op != "load" for e in stored.value.args):
                 raise self.fail("expected 'mma(...) sums[...] += a[...] * b[...]'")
             m, n, k, lanes = (int(match[x]) for x in range(1, 5))
-            made = [Mma(stored.buffer, stored.index, *stored.value.args, m, n, k, match[5], match[6], lanes)]
+            made = [Mma(stored.buffer, stored.index, *stored.value.args, m, n, k, match[5], match[6], lanes,
+                        stored.combine is None)]
         elif text.startswith("fold("):
             lanes, _, rest = text.removeprefix("fold(").partition(") ")
             stored = self.store(rest, scope, depth + len(text) - len(rest))
@@ -718,7 +720,7 @@ class _Tokens:
             return ("cast", _TYPES[name], args[0])
         if name == "bitcast":
             raise self.fail("bitcast needs a type", here)
-        arity = 3 if name in ("select", "fma") else len(PAIRS.get(name, ())) or None
+        arity = {"select": 3, "fma": 3, "exp2": 1}.get(name) or len(PAIRS.get(name, ())) or None
         arity = SCALAR_OPS[name].arity if name in SCALAR_OPS else arity
         if arity is None:
             raise self.fail(f"no operation {name!r}", here)
@@ -794,6 +796,8 @@ class _Tokens:
         """Operands that the operation is not defined for are an error."""
         if name == "select":
             wrong = types[0] is not dtypes.bool_ or types[1] is not types[2]
+        elif name == "exp2":
+            wrong = types[0] is not dtypes.float32
         elif name == "fma":
             wrong = len(set(types)) > 1 or not types[0].is_float
         elif name in PAIRS:

@@ -328,9 +328,17 @@ class _Verifier:
             raise self.fail(f"an Mma of {stmt.n} columns into {stmt.buffer.space} {stmt.buffer.shape}")
         if (stmt.lanes, stmt.m) not in ((32, 16), (128, 64)) or stmt.n % 8 or stmt.k % 16:
             raise self.fail(f"no Mma of {stmt.m}x{stmt.n}x{stmt.k} by {stmt.lanes} threads")
-        for e, order in ((stmt.a, stmt.a_order), (stmt.b, stmt.b_order)):
-            if e.op != "load" or e.attr.space != "shared" or order not in ("mk", "km", "nk", "kn"):
-                raise self.fail("the operands of an Mma are shared tiles")
+        for e, order, orders in ((stmt.a, stmt.a_order, ("mk", "km", "sums")), (stmt.b, stmt.b_order, ("nk", "kn"))):
+            space = "reg" if order == "sums" else "shared"
+            if e.op != "load" or e.attr.space != space or order not in orders or not e.dtype.is_half:
+                raise self.fail("the operands of an Mma are shared tiles of halves, the first perhaps in registers")
+        if stmt.a_order == "sums":
+            first, r = load_parts(stmt.a)[1][-2:]
+            whole = r.op == first.op == "const" and r.attr == 0 and first.attr % 2 == 0
+            if not whole or stmt.a.attr.shape[-1] != 4 or first.attr + stmt.k // 8 > stmt.a.attr.shape[-2]:
+                raise self.fail(f"an Mma over {stmt.k} of a tile in registers of shape {stmt.a.attr.shape}")
+        if stmt.a.dtype is not stmt.b.dtype:
+            raise self.fail(f"an Mma of {stmt.a.dtype.name} and {stmt.b.dtype.name}")
         self.store(Store(stmt.buffer, stmt.index, loops.const(0, stmt.buffer.dtype), "add"), axes, buffers, False)
 
     def gate(self, stmt: Arrive | Await | Bulk, axes: dict[Expr, For], buffers: set[Buffer]) -> None:
@@ -387,6 +395,8 @@ class _Verifier:
         elif e.op in PAIRS:
             wrong = tuple(types) != PAIRS[e.op] or e.dtype is not (
                 dtypes.uint32 if e.op == "pair" else dtypes.float32)
+        elif e.op == "exp2":
+            wrong = len(types) != 1 or not types[0] is e.dtype is dtypes.float32
         elif e.op in SCALAR_OPS:
             row = SCALAR_OPS[e.op]
             wrong = len(types) != row.arity or any(t is not types[0] or t.kind not in row.kinds for t in types)

@@ -34,6 +34,7 @@ Elementwise operations (every row of `ir/scalar.py`) need operands of equal shap
     vjp     outputs                      (outputs..., cotangents..., wrt...) -> gradients for wrt; see `passes/vjp.py`
     checkpoint body                      inlined going forward, recomputed going backward
     call    kernel, dtypes, shapes       a kernel of the user's, as Loop IR text; see `ir/custom.py`
+    attention, attention_grad            see `ir/attention.py`
 """
 
 from __future__ import annotations
@@ -299,6 +300,18 @@ def _infer_cumulative(ins: Types, attrs: Attrs) -> TensorType:
     return ins[0]
 
 
+def _infer_attention(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    from dlc.ir.attention import infer_attention  # that file needs the table
+
+    return infer_attention(ins, attrs)
+
+
+def _infer_attention_grad(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    from dlc.ir.attention import infer_attention_grad
+
+    return infer_attention_grad(ins, attrs)
+
+
 _ROWS = [
     *(Op(name, _infer_elementwise(name), elementwise=True) for name in SCALAR_OPS),
     Op("const", _typed),
@@ -330,6 +343,8 @@ _ROWS = [
     Op("vjp", _infer_vjp),
     Op("checkpoint", lambda ins, attrs: tuple(o.type for o in attrs["body"].outputs)),
     Op("call", _infer_call),
+    Op("attention", _infer_attention),
+    Op("attention_grad", _infer_attention_grad),
 ]
 
 OPS: dict[str, Op] = {row.name: row for row in _ROWS}

@@ -187,6 +187,30 @@ class GpuSkinny:
 
 
 @dataclass(frozen=True)
+class GpuAttention:
+    """`groups` groups of `lanes` threads (128: wgmma, 32: mma.sync) hold 64 (16) rows each of one side of the scores,
+    queries or keys, in registers or, `shared`, in shared memory; the other side comes in tiles of `columns`, through a
+    ring of `stages`. Registers are to suffice for `blocks` blocks on a multiprocessor."""
+
+    columns: int = 64
+    groups: int = 2
+    stages: int = 2
+    lanes: int = 128
+    blocks: int = 1
+    shared: bool = False
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.groups * self.lanes
+
+    @property
+    def rows(self) -> int:
+        """Rows of a block."""
+        return self.groups * self.lanes // 2
+
+
+@dataclass(frozen=True)
 class GpuOrdered:
     """Scatter, cumulative and sort: blocks of `block` threads with a piece each, about `threads` pieces where the
     work can be cut."""
@@ -196,4 +220,4 @@ class GpuOrdered:
 
 
 Schedule = (GpuOrdered | Map | Rows | Columns | Contract | Plain | GpuMap | GpuRows | GpuColumns | GpuContract | GpuMma
-            | GpuSkinny)
+            | GpuSkinny | GpuAttention)

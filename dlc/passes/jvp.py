@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlc.ir import build as B
-from dlc.ir.graph import Graph, Node, inline, located, make, param, topological, unique
+from dlc.ir.attention import plain
+from dlc.ir.graph import Graph, Node, inline, located, make, param, substitute, topological, unique
 from dlc.ir.ops import OPS
 from dlc.passes.arith import add, cumulative, div, gather, mul, scatter, shift, take_along, where, zeros
 from dlc.passes.scans import active_params
@@ -224,6 +225,16 @@ def _call(node: Node, tangents: list[Tangent]) -> list[Tangent]:
     return [next(back) if r.dtype.is_float else None for r in results]
 
 
+def _attention(node: Node, tangents: list[Tangent]) -> list[Tangent]:
+    body = plain(node)
+    given = [k for k, t in enumerate(tangents) if t is not None]
+    tangent_of = [param(body.params[k].type) for k in given]
+    moved = pushforward(body.outputs, [body.params[k] for k in given], tangent_of)
+    known = dict(zip(body.params, node.inputs, strict=True))
+    known |= {p: tangents[k] for p, k in zip(tangent_of, given, strict=True)}
+    return [None if t is None else substitute([t], known)[0] for t in moved]
+
+
 _LINEAR = ("cast", "reshape", "permute", "broadcast", "slice", "flip", "window", "unwindow", "tag", "barrier")
 
 JVP: dict[str, Rule] = {
@@ -240,4 +251,6 @@ JVP: dict[str, Rule] = {
     "scan": _scan,
     "checkpoint": _checkpoint,
     "call": _call,
+    "attention": _attention,
+    "attention_grad": _attention,
 }

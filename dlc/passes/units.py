@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dlc.ir import loops
-from dlc.ir.graph import Graph, Node, make, unique
+from dlc.ir.graph import Graph, Node, TensorType, make, unique
 from dlc.ir.loops import Buffer, Expr
 from dlc.ir.ops import split_spec
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.scalarize import INLINE, Elements, Index
 
-HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan", "call"})
+HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan", "call", "attention",
+                   "attention_grad"})
 _VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "pair", "stop_gradient", "tag"})
 EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
 _DEPTH = 120  # longest chain of operations computed on the spot
@@ -30,10 +31,10 @@ class Unit:
     reduction, one per label for a contraction; an axis of extent 1 is the constant 0 (its place in `index`)."""
 
     node: Node
-    kind: str  # map reduce contract scatter sort cumulative scan call
+    kind: str  # map reduce contract scatter sort cumulative scan call attention attention_grad
     index: Index  # the domain's index, one entry per axis
     extents: tuple[int, ...]
-    values: tuple[Expr, ...]  # contract: the two operands; scatter: (index, update); else one
+    values: tuple[Expr, ...]  # contract: the two operands; scatter: (index, update); attention: `Roles`; else one
     loads: dict[Expr, tuple[Node, Index]] = field(default_factory=dict)
     base: tuple[Index, Expr] | None = None  # of a scatter: an index of the result and the base's value there
     labels: str = ""  # of a contraction, in the order of `index`
@@ -79,7 +80,7 @@ def own_outputs(graph: Graph) -> Graph:
     outputs, taken = [], set()
     for out in graph.outputs:
         root = memory_of(out)
-        if root.op == "param" or root in taken or (root.op == "item" and root.inputs[0].op != "call"):
+        if root.op == "param" or root in taken or (root.op == "item" and root.inputs[0].op in ("scan", "sort")):
             root = make("barrier", (out,), out.loc, uid=unique())
             out = root
         taken.add(root)
@@ -125,7 +126,7 @@ def _choose(graph: Graph, nodes: Sequence[Node], more: set[Node]) -> list[Node]:
             users[i].append(n)
     forced = {memory_of(o) for o in graph.outputs} | more
     for n in nodes:
-        if n.op == "contract":
+        if n.op in ("contract", "attention", "attention_grad"):
             forced.update(base_of(i) for i in n.inputs)
         elif n.op in ("scan", "call"):
             forced.update(map(memory_of, n.inputs))
@@ -199,7 +200,7 @@ class UnitTable:
         for k, p in enumerate(graph.params):
             self.buffers[p] = Buffer(_name(p, k), p.dtype, (p.type.size,), note=str(p.type))
         for k, n in enumerate(self.nodes):
-            if n.op not in ("sort", "scan", "call"):
+            if isinstance(n.type, TensorType):  # not several results, which are `item`s
                 self.buffers[n] = Buffer(f"t{k}", n.dtype, (n.type.size,), note=f"{n.op} {n.type}")
         for k, n in enumerate(x for x in graph.nodes() if x.op == "item"):
             self.buffers[n] = Buffer(f"r{k}", n.dtype, (n.type.size,), note=f"item {n.type}")
@@ -235,6 +236,10 @@ class UnitTable:
             unit = self._with_loads(unit)
             unit.loads.update(self._loads(unit.base[1]))
             return unit
+        if n.op in ("attention", "attention_grad"):
+            from dlc.passes.attention_unit import attention_unit  # builds on this module
+
+            return self._with_loads(attention_unit(n, els))
         if n.op in ("sort", "cumulative"):
             src = n.inputs[0]
             index = fresh_index(src.shape)
@@ -263,7 +268,7 @@ class UnitTable:
             if e in seen:
                 continue
             seen.add(e)
-            if e.op == "load":
+            if e.op == "load" and e.attr.space == "global":
                 found[e] = self.elements.accesses[e]
             stack.extend(e.args)
         return dict(reversed(found.items()))

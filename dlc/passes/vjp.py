@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlc.ir import build as B
+from dlc.ir.attention import plain
 from dlc.ir.custom import kernel_of
 from dlc.ir.errors import TraceError, VerifyError
 from dlc.ir.graph import Graph, Node, TensorType, inline, located, make, param, substitute, topological, unique
@@ -555,6 +556,25 @@ def rule_of(node: Node, name: str) -> Graph:
     return rule
 
 
+def _attention(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
+    from dlc.passes.attention import attention_vjp  # that file needs the engine above
+
+    return attention_vjp(node, cts, need)
+
+
+def _attention_grad(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
+    return through_plain(node, cts, need)
+
+
+def through_plain(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
+    """The cotangents of an attention by way of the operations that it stands for."""
+    body = plain(node)
+    grads = pullback(body.outputs, cts, [p for p, wanted in zip(body.params, need, strict=True) if wanted])
+    known = dict(zip(body.params, node.inputs, strict=True))
+    found = iter([None if g is None else substitute([g], known)[0] for g in grads])
+    return [next(found) if wanted else None for wanted in need]
+
+
 def _unexpanded(node: Node, ct: Any, need: tuple[bool, ...]) -> list[Ct]:
     raise VerifyError("vjp: a vjp node inside what is differentiated; expand it first")
 
@@ -579,5 +599,7 @@ VJP: dict[str, Rule | None] = {
     "stop_gradient": None,
     "checkpoint": _checkpoint,
     "call": _call,
+    "attention": _attention,
+    "attention_grad": _attention_grad,
     "vjp": _unexpanded,
 }

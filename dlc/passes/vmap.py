@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from dlc.ir import build as B
 from dlc.ir import dtypes
+from dlc.ir.attention import plain
 from dlc.ir.errors import ShapeError
-from dlc.ir.graph import Graph, Node, TensorType, located, make, param, topological
+from dlc.ir.graph import Graph, Node, TensorType, located, make, param, substitute, topological
 from dlc.ir.ops import OPS, split_spec
 from dlc.passes.arith import add, gather, scale, scatter
 from dlc.passes.vjp import expand_nodes
@@ -238,6 +239,12 @@ def _call(node: Node, ins: list[Node], batched: list[bool], size: int) -> list[L
     return [Lane(B.item(loop, k), True) for k in range(len(node.type))]
 
 
+def _attention(node: Node, ins: list[Node], batched: list[bool], size: int) -> list[Lane]:
+    params, lanes = _batched_body(plain(node), batched, size)
+    nodes = substitute([lane.node for lane in lanes], dict(zip(params, ins, strict=True)))
+    return [Lane(n, lane.batched) for n, lane in zip(nodes, lanes, strict=True)]
+
+
 _SAME = _shifted()
 
 BATCH: dict[str, Rule] = {
@@ -266,4 +273,6 @@ BATCH: dict[str, Rule] = {
     "barrier": _SAME,
     "checkpoint": _checkpoint,
     "call": _call,
+    "attention": _attention,
+    "attention_grad": _attention,
 }

@@ -1,6 +1,7 @@
 """The compile driver: the whole compiler as one list of passes. Read this file first.
 
     trace           (frontend) the user's function as a Graph
+    operations      what the target has one kernel for (attention on a GPU) becomes one node
     differentiate   `vjp` nodes become plain operations
     simplify        fold, merge, normalise
     layout          contractions into forms that run well; operands packed
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from dlc.codegen import llvm_kernel
-from dlc.codegen.build import build_program, target_layout
+from dlc.codegen.build import build_program, target_layout, target_operations
 from dlc.codegen.expand_math import expand
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.llvm_kernel import symbol
@@ -186,6 +187,8 @@ def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: 
           watch: Callable[[str, Any], None], on_kernel: Callable[[Kernel], None] = lambda kernel: None) -> Program:
     """From the traced graph to scheduled kernels in a memory plan; `on_kernel` hears of each kernel at once."""
     watch("graph", graph)
+    graph = target_operations(graph, target)
+    watch("operations", graph)
     for stage, graph_pass in GRAPH_PASSES:
         graph = graph_pass(graph)
         watch(stage, graph)

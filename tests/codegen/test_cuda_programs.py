@@ -397,7 +397,7 @@ def test_random_graphs(graph, seed):
 
 
 def test_every_family_has_a_lowering():
-    assert set(LOWER) == {"map", "rows", "contract", "scatter", "sort", "cumulative"}
+    assert set(LOWER) == {"map", "rows", "contract", "scatter", "sort", "cumulative", "attention", "attention_grad"}
     program = program_of(programs.softmax((2, 300)))
     assert any(isinstance(s, Fold) for k in program.kernels() for s in walk(k.body))
 
