@@ -68,14 +68,15 @@ class Entry:
         n = self.n_assigned
         self.assigned = self.cells[:n]
         self.followers = [c for c in self.assigned if placement.several and placement.place_of(c) in placement.NOWHERE]
-        self.free_nodes, self.free_buffers = [_NODE_FREE] * n, [_BUFFER_FREE] * n
+        # nobody but us holds nodes and buffers if their reference counts add up to the smallest possible
+        self.free_nodes, self.free_buffers = _NODE_FREE * n, _BUFFER_FREE * n
         # every argument is an input, in order, if there are this many
         self.all_args = len(self.arg_slots) if self.arg_slots == list(range(len(self.arg_slots))) else -1
         self.no_grads = not (self.held_grads or self.grad_targets or self.grad_clears or self.grad_sets)
         # an owner and a list hold a gradient, as a cell and a list hold a node: the same count
         m = len(self.grad_targets)
         self.grads_of_args = any(type(o) is int for o in self.grad_targets)
-        self.free_targets, self.free_target_buffers = [_NODE_FREE] * m, [_BUFFER_FREE] * m
+        self.free_targets, self.free_target_buffers = _NODE_FREE * m, _BUFFER_FREE * m
         self._number_params = self.graph.params[len(self.arg_slots) : len(self.arg_slots) + len(self.number_slots)]
         self.single = None
         if len(self.results) == 1 and self.results[0][0] == "output" and self.treedef.kind is None:
@@ -132,7 +133,7 @@ class Entry:
                 ]
             nodes = [c._node for c in self.cells]
             buffers = [n.data for n in nodes]
-            if None in buffers:
+            if not all(buffers):
                 eager.realize(*self.cells)
                 nodes = [c._node for c in self.cells]
                 buffers = [n.data for n in nodes]
@@ -142,8 +143,8 @@ class Entry:
             replaced = None
             n = self.n_assigned
             if n and not (
-                list(map(getrefcount, _first(nodes, n))) == self.free_nodes
-                and list(map(getrefcount, _first(buffers, n))) == self.free_buffers
+                sum(map(getrefcount, _first(nodes, n))) == self.free_nodes
+                and sum(map(getrefcount, _first(buffers, n))) == self.free_buffers
             ):
                 replaced = _unshare(nodes, buffers, n)
             inputs += buffers
@@ -240,9 +241,9 @@ class Entry:
                 old_nodes = [g._node for g in old]
                 old_buffers = [n.data for n in old_nodes]
                 clean = (
-                    list(map(getrefcount, old)) == self.free_targets
-                    and list(map(getrefcount, old_nodes)) == self.free_targets
-                    and list(map(getrefcount, old_buffers)) == self.free_target_buffers
+                    sum(map(getrefcount, old)) == self.free_targets
+                    and sum(map(getrefcount, old_nodes)) == self.free_targets
+                    and sum(map(getrefcount, old_buffers)) == self.free_target_buffers
                 )
             except AttributeError:
                 clean = False

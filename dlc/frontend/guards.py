@@ -265,7 +265,9 @@ def _reports_changes(value: Any) -> bool:
 
 
 def _children(module: Any) -> Iterator[Any]:
-    for value in list(vars(module).values()):
+    for name, value in list(vars(module).items()):
+        if name == "_temporary_buffers":
+            continue  # the names that a state_dict leaves out: nothing that is computed depends on them
         if isinstance(value, dict):
             yield from value.values()
         elif isinstance(value, (list, tuple)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections import deque
+from struct import pack
 from typing import NamedTuple
 
 import numpy as np
@@ -54,18 +55,22 @@ class Executable:
         else:
             self._call = _ENTRY(address)
         self._arenas: deque[Buffer] = deque()
-        self._outputs = list(zip(frame.into, frame.output_bytes, strict=True))
+        # A donated output is written through its parameter's address, so the last ones need none of their own.
+        last = max((k + 1 for k, p in enumerate(frame.into) if p < 0), default=0)
+        self._outputs = list(zip(frame.into[:last], frame.output_bytes[:last], strict=True))
+        self._donated = frame.into[last:]
 
     def run(self, buffers: list[Buffer]) -> list[Buffer]:
         """One Buffer for each parameter in, one for each output out; a donated output is its parameter's own Buffer."""
         out = [buffers[p] if p >= 0 else allocate(nbytes) for p, nbytes in self._outputs]
-        slots = array("Q", [b.address for b in buffers])
-        slots.extend([b.address for b in out])
+        slots = pack(f"{len(buffers) + len(out)}Q", *[b.address for b in buffers], *[b.address for b in out])
+        if self._donated:
+            out += [buffers[p] for p in self._donated]
         try:
             arena = self._arenas.pop()
         except IndexError:
             arena = allocate(self.arena_bytes)
-        self._call(slots.buffer_info()[0], arena.address)
+        self._call(slots, arena.address)
         self._arenas.append(arena)
         return out
 
