@@ -2,7 +2,7 @@
 
 A kernel moves vectors of an operand into shared memory where one of its labels is contiguous in memory and starts on
 16-byte boundaries everywhere. An operand without such a label is copied: its axes are turned so that one that no
-window slides over comes last, padded with zeros to whole vectors if there is no better one. Padding with zeros widens
+window slides over comes last, padded with zeros to whole vectors. Padding with zeros widens
 the label for both operands; what it adds to the result is sliced off.
 """
 
@@ -62,7 +62,7 @@ def _contract(node: Node, copies: Copies) -> Node:
                 if work < PRODUCTS * _inside(x).type.size or _repeats(_inside(x)):
                     continue
                 against = [c for c in parts.inner if c != fixed] if fixed else []
-                label = _best_label(x, own, sizes, lanes, against)
+                label = _best_label(x, own, against)
                 if label is None:
                     continue
                 choice[k] = label
@@ -90,15 +90,17 @@ def _vectors(x: Node, lanes: int) -> int | None:
     return None
 
 
-def _best_label(x: Node, own: str, sizes: dict[str, int], lanes: int, against: Sequence[str]) -> str | None:
-    """The label to lie contiguously: one that no window slides over, whole vectors of it if that can be."""
+def _best_label(x: Node, own: str, against: Sequence[str]) -> str | None:
+    """The label to lie contiguously: one that no window slides over, and the nearest to that already, so that what is
+    read together stays together."""
     inner, axes = x, list(range(x.ndim))
     while inner.op in ("window", "flip"):
         if inner.op == "window":
             axes = [a for a in axes if a < inner.inputs[0].ndim and a not in inner.attrs["axes"]]
         inner = inner.inputs[0]
     found = [own[a] for a in axes if x.shape[a] > 1 and own[a] not in against]
-    return max(found, key=lambda c: (math.gcd(sizes[c], 8 * lanes), own.index(c)), default=None)
+    strides = dict(zip(own, strides_of(x), strict=True))
+    return min(found, key=lambda c: (abs(strides[c] or 1 << 62), -own.index(c)), default=None)
 
 
 def _inside(x: Node) -> Node:

@@ -78,6 +78,9 @@ class BulkPanel:
                 axes.insert(0, same)
             (same.labels if k > 0 else same.back).append(x)
             constant += min(k, 0) * (self.extent(x) - 1)
+        falling = sorted(axes, key=lambda a: -a.stride)
+        if [a for a in falling if a.box > 1] == [a for a in axes if a.box > 1]:
+            axes = falling
         self.axes, self.start = axes, constant
         tail = self.fast[-1] if self.along_k else self.slow[0]  # where an inner range that is no whole steps ends
         alone = all(len(a.labels) + len(a.back) == 1 for a in axes if tail in a.labels + a.back)

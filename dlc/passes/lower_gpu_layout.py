@@ -25,6 +25,7 @@ from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.trim import trim_contractions
 from dlc.passes.vjp import map_bodies
 
+MOST = 256  # pieces
 LEAST, LEAST_HALF = 48, 128  # inner range of a piece at least, of float32 and of halves
 WORTH = 0.75  # estimated time of a contraction in pieces, relative to the whole, from which it is cut
 # estimates after the first runs on an H100, not calibrated: a step of the pipeline at least, a kernel more, memory
@@ -129,7 +130,7 @@ def _split(node: Node, sizes: dict[str, int], target: Sizes) -> Node:
     strides = [dict(zip(own, strides_of(x), strict=True)) for own, x in zip(specs, node.inputs, strict=True)]
     fits = {x: [n for n in ((64, 8) if half else (16, 4, 1)) if sizes[x] % n == 0 or n in (1, 8)] for x in parts.inner}
     whole = {x: fits[x][0] if any(s[x] in (1, None) for s in strides) else 1 for x in parts.inner}
-    choices = [(x, p) for x in parts.inner for p in range(2, min(64, k // least) + 1)
+    choices = [(x, p) for x in parts.inner for p in range(2, min(MOST, k // least) + 1)
                if sizes[x] % p == 0 and sizes[x] // p % whole[x] == 0]
     label, pieces = min(choices, key=lambda c: cost(c[1]), default=(parts.inner[0], 1))
     if cost(pieces) > WORTH * cost(1):
