@@ -56,6 +56,11 @@ class CaseResult:
     floor: Floor
     peers: dict[str, Measured]
     disturbance: float | None = None
+    failure: str | None = None  # of the case as a whole: then no peer has results
+
+    @classmethod
+    def failed(cls, name: str, peers: Sequence[str], why: str) -> CaseResult:
+        return cls(name, Floor(0, 0), {peer: Measured(failure=why) for peer in peers}, None, why)
 
     def rival(self, peer: str) -> str | None:
         """The fastest of the others, dlc left out."""
@@ -74,14 +79,19 @@ class CaseResult:
 class Worker:
     """A worker process; it is stopped (SIGSTOP) whenever it has nothing to answer, so that its threads cannot spin."""
 
-    def __init__(self, case: str, peer: str, inputs: Arrays | None, threads: int, cache: Path) -> None:
+    def __init__(self, case: str, peer: str, inputs: Arrays | None, threads: int, cache: Path, limit: float) -> None:
+        self.limit = limit
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=main, args=(theirs, case, peer, inputs, threads), daemon=True)
         with _environment(environment(threads, cache)):
             self.process.start()
         theirs.close()
-        self.started = self._answer()
+        try:
+            self.started = self._answer()
+        except BaseException:
+            self.close()  # nobody else knows of it yet
+            raise
 
     def ask(self, *order: Any) -> Any:
         """Send an order, let the worker run until it has answered."""
@@ -90,6 +100,8 @@ class Worker:
         return self._answer()
 
     def _answer(self) -> Any:
+        if not self.pipe.poll(self.limit):
+            raise PeerFailed(f"no answer in {self.limit:g} s")
         try:
             kind, value = self.pipe.recv()
         except EOFError:
@@ -131,6 +143,7 @@ def measure(
     rounds: int = 15,
     turn: float = 0.25,
     warm_start: bool = False,
+    limit: float = 900.0,
     report: Callable[[str], None] = print,
 ) -> CaseResult:
     """Check and time the peers of a case.
@@ -140,12 +153,13 @@ def measure(
         rounds: in each, every peer has one turn; the order rotates.
         turn: seconds of one turn, about; one iteration at least.
         warm_start: time the first call once more, in a new process that finds the disk caches filled.
+        limit: seconds that a worker may take for one answer.
         report: gets a word on what is going on.
     """
     with tempfile.TemporaryDirectory() as folder, ExitStack() as workers:
 
         def start(peer: str, inputs: Arrays | None, cache: str) -> Worker:
-            worker = Worker(case.name, peer, inputs, threads, Path(folder) / cache)
+            worker = Worker(case.name, peer, inputs, threads, Path(folder) / cache, limit)
             workers.callback(worker.close)
             return worker
 
@@ -186,21 +200,30 @@ def _time(
     ready: dict[str, Worker], result: CaseResult, rounds: int, turn: float, report: Callable[[str], None]
 ) -> None:
     iterations = {}
-    for peer, worker in ready.items():
+    for peer, worker in list(ready.items()):
         report(f"{peer}: warm-up")
         spent, count = 0.0, 1
-        while spent < WARM_UP:
-            last = worker.ask("run", count)
-            spent += last
-            iterations[peer] = max(1, round(turn / last * count))
-            count = min(2 * count, iterations[peer])
+        try:
+            while spent < WARM_UP:
+                last = worker.ask("run", count)
+                spent += last
+                iterations[peer] = max(1, round(turn / last * count))
+                count = min(2 * count, iterations[peer])
+        except PeerFailed as error:
+            result.peers[peer].failure = str(error).strip()
+            del ready[peer]
     order = list(ready)
     own, busy, total = _processor_time(ready.values())
     for number in range(rounds):
         report(f"round {number + 1} of {rounds}")
-        for peer in order:
-            seconds = ready[peer].ask("run", iterations[peer]) / iterations[peer]
-            result.peers[peer].rounds.append(seconds)
+        for peer in list(order):
+            try:
+                seconds = ready[peer].ask("run", iterations[peer]) / iterations[peer]
+                result.peers[peer].rounds.append(seconds)
+            except PeerFailed as error:
+                result.peers[peer].failure, result.peers[peer].rounds = str(error).strip(), []
+                order.remove(peer)
+                del ready[peer]
         order = order[1:] + order[:1]
     own_after, busy_after, total_after = _processor_time(ready.values())
     if total_after > total:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,8 @@ def floor_seconds(case: CaseResult, machine: Machine) -> float:
 
 def rows(case: CaseResult, machine: Machine) -> list[list[str]]:
     """The table's rows of one case: first its floor, then its peers."""
+    if case.failure:
+        return [[case.name, "failed", *[""] * (len(COLUMNS) - 2)]]
     floor = floor_seconds(case, machine)
     busy = "" if case.disturbance is None else f"others {case.disturbance:.0%}"
     work = [f"{case.floor.flops / 1e9:.3g} GFLOP", f"{case.floor.bytes / 1e6:.3g} MB"]
@@ -79,11 +82,18 @@ def write(cases: Sequence[CaseResult], machine: Machine, load_after: float, date
     """Write `path`.json, with every round's time, and `path`.md."""
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"date": date, "machine": asdict(machine), "load_after": load_after, "cases": [asdict(c) for c in cases]}
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    _replace(path.with_name(f"{path.name}.json"), json.dumps(record, indent=1) + "\n")
     lines = [f"# Benchmarks, {date}, {machine.host}", "", headline(machine, load_after), "", LEGEND, ""]
     lines += [f"| {' | '.join(COLUMNS)} |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
     lines += [f"| {' | '.join(row)} |" for case in cases for row in rows(case, machine)]
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    _replace(path.with_name(f"{path.name}.md"), "\n".join(lines) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file as a whole: a run that is killed leaves the last one."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(text)
+    os.replace(aside, path)
 
 
 def plot(cases: Sequence[CaseResult], path: Path) -> None:
@@ -93,6 +103,7 @@ def plot(cases: Sequence[CaseResult], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    cases = [case for case in cases if not case.failure]
     peers = list(dict.fromkeys(peer for case in cases for peer, got in case.peers.items() if got.rounds))
     figure, axes = pyplot.subplots(figsize=(max(6, 1.1 * len(cases)), 4))
     for k, peer in enumerate(peers):
