@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlc.codegen.cuda_kernel import symbol
+from dlc.codegen.cuda_gates import TensorMap
+from dlc.codegen.cuda_kernel import launch_shape, symbol
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import loops, loops_interp
 from dlc.runtime.cuda_device import Card
@@ -140,10 +141,19 @@ class FakeGpu:
     def events(self, index: int) -> Events:
         return Events(self, index)
 
+    def tensor_map(self, spec: TensorMap, address: int) -> bytes:
+        """The address stands in it, so that a launch shows whether it was made again for a new one."""
+        self.calls["maps"] += 1
+        return address.to_bytes(8, "little") + bytes(120)
+
     def arguments(self, kernel: loops.Kernel, at: int) -> list[int]:
         """The addresses that a launch passes, read as CUDA reads them: through an array of pointers to values."""
-        places = (ctypes.c_uint64 * len(kernel.params)).from_address(at)
-        return [ctypes.c_uint64.from_address(p).value for p in places]
+        maps = launch_shape(kernel).maps
+        places = (ctypes.c_uint64 * (len(kernel.params) + len(maps))).from_address(at)
+        values = [ctypes.c_uint64.from_address(p).value for p in places]
+        for m, place, value in zip(maps, places[len(kernel.params) :], values[len(kernel.params) :], strict=True):
+            assert value == values[m.param] and place % 64 == 0, "a tensor map of another address"
+        return values[: len(kernel.params)]
 
     def interpret(self, kernel: loops.Kernel, addresses: list[int]) -> None:
         sizes = {}

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from dlc.codegen import choice, gpu_schedule
 from dlc.codegen.build import Steps, _Builder
+from dlc.codegen.cuda_gates import tensor_maps
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
@@ -77,8 +78,13 @@ class GpuBuilder(_Builder):
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = lowered_group(fused, group, self.gpu)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
+        kernel = _aligned(lowered.kernel, args)
+        if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
+            lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
+            args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
+            kernel = _aligned(lowered.kernel, args)
         self.work[args] = 0.0
-        return Launch(self.share(_aligned(lowered.kernel, args)), args)
+        return Launch(self.share(kernel), args)
 
     def custom_launch(self, kernel: Kernel, args: tuple[Ref, ...]) -> Launch:
         if not for_gpu(kernel) and kernel.parallel is None:
@@ -92,7 +98,7 @@ class GpuBuilder(_Builder):
 
     def share(self, kernel: Kernel) -> Kernel:
         """Equal kernels are compiled once; different ones get different names."""
-        loose = [k for k, p in enumerate(kernel.params) if p in kernel.meta.get("unaligned", ())]
+        loose = _loose(kernel)
         text = f"{print_kernel(loops.canonical(kernel))}{loose}"
         found = self.kernels.get(text)
         if found is None:
@@ -105,6 +111,11 @@ class GpuBuilder(_Builder):
         args = (source, goal, self.size(goal.slot.size))
         self.work[args] = 0.0
         return Launch(self.share(_aligned(copy_kernel(goal.slot.dtype), args)), args)
+
+
+def _loose(kernel: Kernel) -> list[int]:
+    """The numbers of the parameters that may start off a 16-byte boundary."""
+    return [k for k, p in enumerate(kernel.params) if p in kernel.meta.get("unaligned", ())]
 
 
 def _aligned(kernel: Kernel, args: tuple[Ref, ...]) -> Kernel:

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlc.codegen.cuda_gates import TensorMap
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir.errors import DeviceError
+from dlc.runtime import cuda_maps
 from dlc.runtime.cuda_device import INSTALL, Card, arch_name
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -214,6 +216,10 @@ class Gpu:
                 if status:
                     self._check(status, "launch a kernel")
 
+    def tensor_map(self, spec: TensorMap, address: int) -> bytes:
+        """What a kernel's bulk copies need to know of the tensor at `address`."""
+        return cuda_maps.encode(self.lib, spec, address)
+
     def graph(self, index: int, kernels: Sequence[Kernel], grids: Sequence[int], pointers: Sequence[int],
               after: Sequence[Sequence[int]]) -> KernelGraph:
         """The same launches as one graph. `after[k]` are the launches that must be done before launch k begins."""
@@ -360,4 +366,5 @@ def _library() -> ctypes.CDLL:
     lib.cuModuleUnload.argtypes = [pointer]
     lib.cuModuleGetFunction.argtypes = [pointer, pointer, ctypes.c_char_p]
     lib.cuFuncSetAttribute.argtypes = [pointer, ctypes.c_int, ctypes.c_int]
+    cuda_maps.declare(lib)
     return lib

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlc.codegen.cuda_gates import TensorMap
 from dlc.ir.errors import DeviceError
 from dlc.ir.program import Program
-from dlc.runtime import cuda_memory, cuda_order
+from dlc.runtime import cuda_maps, cuda_memory, cuda_order
 from dlc.runtime.cuda_device import gpu
 from dlc.runtime.cuda_plan import CONST_BYTES, Flat, Loop, Plan, flatten
 from dlc.runtime.devices import bytes_of, copied
@@ -64,7 +65,8 @@ class CudaExecutable:
         self._elsewhere: list[int] = []  # those of them that are not on this GPU
         self._bases = plan.inputs + len(plan.into) + 2
         self.parts = _parts(plan, self._bases)
-        self._series = [_Series(part, self.kernels) for part in self.parts]
+        maps = [f.maps for f in plan.functions]
+        self._series = [_Series(part, self.kernels, maps) for part in self.parts]
         self._consts = self._upload_consts()
         self._host = _HostInputs(index, plan.name)
         self._graph: Any = None
@@ -165,14 +167,21 @@ class CudaExecutable:
 class _Series:
     """The launches of a part in memory that CUDA reads: argument values, and for each launch pointers to them."""
 
-    def __init__(self, part: Part, kernels: Sequence[Any]):
+    def __init__(self, part: Part, kernels: Sequence[Any], maps: Sequence[tuple[TensorMap, ...]]):
         self.count, self.flat, self.step = part
         flat = part.flat
         self.kernels = [kernels[k] for k in flat.function.tolist()]
         self.grids = flat.grid.tolist()
         self.values = np.zeros(max(len(flat.base), 1), np.uint64)
         self.table = self.values.ctypes.data + 8 * np.arange(len(self.values), dtype=np.uint64)
-        self.pointers = (self.table.ctypes.data + 8 * flat.first[:-1]).tolist()
+        first = flat.first[:-1]
+        self._maps = _Maps([maps[k] for k in flat.function.tolist()], first.tolist())
+        if self._maps.of:
+            counts = [len(maps[k]) for k in flat.function.tolist()]
+            before = np.cumsum([0, *counts])[:-1]
+            self.table = np.insert(self.table, np.repeat(flat.first[1:], counts), self._maps.places())
+            first = first + before
+        self.pointers = (self.table.ctypes.data + 8 * first).tolist()
         self._offset = flat.offset.astype(np.uint64)
         self._users: list[np.ndarray] | None = None
 
@@ -181,6 +190,8 @@ class _Series:
         if len(self.flat.base):
             moved = self.step * turn if turn else 0
             self.values[:] = bases[self.flat.base] + self._offset + np.asarray(moved).astype(np.uint64)
+        if self._maps.of:
+            self._maps.make(self.values)
 
     def users(self, moved: np.ndarray) -> list[int]:
         """The launches that use any of these bases."""
@@ -191,6 +202,31 @@ class _Series:
             self._users = [launch[order[a:b]] for a, b in zip(ends[:-1], ends[1:], strict=True)]
         found = [self._users[k] for k in moved.tolist() if k < len(self._users)]
         return np.unique(np.concatenate(found)).tolist() if found else []
+
+
+class _Maps:
+    """The tensor maps of launches, in memory that CUDA reads; each is made again when its address changes."""
+
+    def __init__(self, maps: Sequence[tuple[TensorMap, ...]], first: Sequence[int]):
+        self.of = [(at + m.param, m) for at, launch in zip(first, maps, strict=True) for m in launch]
+        self._memory = np.zeros((len(self.of) + 1) * cuda_maps.BYTES, np.uint8)
+        self._start = -self._memory.ctypes.data % cuda_maps.BYTES
+        self._last = [0] * len(self.of)
+
+    def places(self) -> np.ndarray:
+        """The address of each."""
+        begin = self._memory.ctypes.data + self._start
+        return (begin + cuda_maps.BYTES * np.arange(len(self.of))).astype(np.uint64)
+
+    def make(self, values: np.ndarray) -> None:
+        """Make those whose argument among `values` has changed."""
+        for k, (argument, spec) in enumerate(self.of):
+            address = int(values[argument])
+            if address != self._last[k]:
+                at = self._start + k * cuda_maps.BYTES
+                made = gpu().tensor_map(spec, address)
+                self._memory[at : at + cuda_maps.BYTES] = np.frombuffer(made, np.uint8)
+                self._last[k] = address
 
 
 class _HostInputs:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dlc.codegen.cuda_gates import TensorMap
 from dlc.codegen.cuda_kernel import launch_shape, symbol
 from dlc.ir import loops
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
@@ -22,12 +23,14 @@ CONST_BYTES = 16  # each run-time size starts where a vector could be read
 
 
 class Function(NamedTuple):
-    """A kernel in machine code: the number of its module, its name there, and how it is launched."""
+    """A kernel in machine code: the number of its module, its name there, and how it is launched. After the pointers
+    it takes tensor maps, made for the addresses of some of them."""
 
     module: int
     name: str
     block: int
     shared_bytes: int
+    maps: tuple[TensorMap, ...] = ()
 
 
 class Argument(NamedTuple):
@@ -92,7 +95,7 @@ class _Translator:
             for k in kernels:
                 shape = launch_shape(k)
                 self.number[id(k)] = len(self.functions)
-                self.functions.append(Function(m, symbol(k), shape.block, shape.shared_bytes))
+                self.functions.append(Function(m, symbol(k), shape.block, shape.shared_bytes, shape.maps))
         self.consts: dict[int, int] = {}
         self.place = 0
 
@@ -199,8 +202,14 @@ def encode(plan: Plan) -> list:
 def decode(data: list) -> Plan:
     """The plan that `encode` gave. Raises ValueError or TypeError for anything else."""
     name, inputs, functions, steps, into, sizes, names, arena, consts = data
-    return Plan(name, inputs, tuple(Function(*f) for f in functions), tuple(map(_decode_step, steps)), tuple(into),
+    return Plan(name, inputs, tuple(map(_decode_function, functions)), tuple(map(_decode_step, steps)), tuple(into),
                 tuple(sizes), tuple(names), arena, tuple(consts))  # fmt: skip
+
+
+def _decode_function(data: list) -> Function:
+    *rest, maps = data
+    return Function(*rest, tuple(TensorMap(param, dtype, start, tuple(sizes), tuple(strides), tuple(box), swizzled)
+                                 for param, dtype, start, sizes, strides, box, swizzled in maps))
 
 
 def _decode_step(data: list) -> Step | Loop:
