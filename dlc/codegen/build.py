@@ -1,12 +1,14 @@
 """From a prepared graph to a Program: fuse, schedule and lower each group, give every tensor a slot.
 
-`scan` becomes a Repeat around the launches of its body, whose stacked inputs and outputs are slots that advance.
+`scan` becomes a Repeat around the launches of its body, whose stacked inputs and outputs are slots that advance; so
+does `each`, on several threads if it is parallel.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,11 +20,12 @@ from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.custom import kernel_of
 from dlc.ir.errors import DeviceError
-from dlc.ir.graph import Graph, Node, TensorType
+from dlc.ir.graph import Graph, Node, TensorType, make, param, unique
 from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_guard import for_gpu
 from dlc.ir.loops_text import print_kernel
-from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
+from dlc.passes.arith import add
 from dlc.passes.attention import find_attention
 from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.group_key import group_key
@@ -103,14 +106,18 @@ class _Builder:
         self.fused: list[Fused] = []
         self.sizes: dict[int, Ref] = {}
         self.work: dict[tuple[Ref, ...], float] = {}  # estimated nanoseconds of each launch
+        self.threads = 0  # that a kernel may use, if not all of the target's
 
     def slot(self, name: str, dtype, size: int) -> Slot:
         self.arena.append(Slot(name, dtype, size, "arena"))
         return self.arena[-1]
 
-    def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int) -> Steps:
-        """The launches of a graph whose parameters and outputs already have places."""
-        fused = self.fuse(graph)
+    def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int,
+              strides: dict[Node, tuple[int, ...]] | None = None) -> Steps:
+        """The launches of a graph whose parameters and outputs already have places; `strides` of those whose elements
+        do not lie one after the other. `depth` is the number of counters of the enclosing Repeats."""
+        fused = self.fuse(graph) if not strides else fuse(graph, strides)
+        fused.threads = self.threads
         self.fused.append(fused)
         refs = dict(refs)
         refs.update(roots)
@@ -122,6 +129,8 @@ class _Builder:
                 out += self.scan(group.units[0].node, refs, fused, depth)
             elif group.kind == "call":
                 out += self.call(group.units[0].node, refs, fused)
+            elif group.kind == "each":
+                out += self.each(group.units[0].node, refs, fused, depth)
             else:
                 out.append(self.launch(fused, group, refs))
         return self.gather_segments(out)
@@ -146,6 +155,7 @@ class _Builder:
         if group.kind not in REPEATED:
             return self.lower(fused, group)
         key, nodes = group_key(fused, group)
+        key = (key, fused.threads)
         found = self.known.get(key)
         if found is None:
             lowered = self.lower(fused, group)
@@ -297,6 +307,58 @@ class _Builder:
         work = max(kernel.flops * schedules.NS_PER_OP, kernel.bytes * schedules.NS_PER_BYTE)
         return Launch(self.share(kernel), args, kernel.tasks, self.grain(kernel.tasks, work))
 
+    def each(self, node: Node, refs: dict[Node, Ref], fused: Fused, depth: int) -> Steps:
+        """A Repeat over the launches of the body, on all threads if the iterations are parallel."""
+        at, extents = node.attrs, node.attrs["extents"]
+        outer = self.target, self.threads
+        if at["parallel"]:
+            self.target, self.threads = self.target.with_threads(1), 1
+        items = {n.attrs["index"]: n for n in fused.graph.nodes() if n.op == "item" and n.inputs[0] is node}
+        body, sums = _with_sums(at["body"], at["gives"])
+
+        def moving(ref: Ref, start: int, steps: Sequence[int]) -> Ref:
+            return Ref(ref.slot, ref.start + start, (*ref.steps, *(0,) * (depth - len(ref.steps)), *steps))
+
+        inner = {p: moving(self.ref(i, refs), start, steps) for p, i, start, steps
+                 in zip(body.params, node.inputs, at["starts"], at["steps"], strict=False)}
+        roots: dict[Node, Ref] = {}
+        strides: dict[Node, tuple[int, ...]] = {}
+        before: Steps = []
+        new: list[Ref] = []
+        carries: list[Ref] = []
+        for k, (o, axes) in enumerate(zip(body.outputs, at["gives"], strict=True)):
+            whole: TensorType = node.type[k]
+            place = self.ref(items[k], refs) if k in items else Ref(self.slot("unused", o.dtype, whole.size))
+            if k in sums:
+                inner[sums[k]] = place
+                carries.append(place)
+                new.append(Ref(self.slot("sum", o.dtype, o.type.size)))
+                roots[o] = new[-1]
+                before.append(self.clear(place))
+                continue
+            lies = fused.table.layout.get(items[k]) if k in items else None
+            lies = lies or tuple(math.prod(whole.shape[a + 1 :]) for a in range(len(whole.shape)))
+            roots[o] = moving(place, 0, [o.shape[a] * lies[a] for a in axes])
+            strides[o] = lies
+        inside = self.steps(body, inner, roots, depth + len(extents), strides)
+        inside += self.gather_segments(self.keep_carries(inside, new, carries))
+        self.target, self.threads = outer
+        count = math.prod(extents)
+        if not count:
+            return before
+        workers = Workers(self.target.threads, self.slot("workspace", dtypes.uint8, 0)) if at["parallel"] else None
+        return [*before, Repeat(count, tuple(inside), tuple(extents), workers)]
+
+    def clear(self, goal: Ref) -> Launch:
+        """A launch that fills a slot with zeros."""
+        slot = goal.slot
+        lanes = max(1, min(self.target.lanes(slot.dtype.itemsize), 64))
+        dst, i = Buffer("dst", slot.dtype, (slot.size,)), loops.axis("i", slot.size)
+        zero = loops.const(0, slot.dtype.compute)
+        body = loops.loop(i, loops.store(dst, (i,), loops.cast(zero, slot.dtype)), "vector", None, lanes)
+        kernel = Kernel("clear", (dst,), frozenset((dst,)), body, schedule.Map(lanes), (), 0, slot.nbytes)
+        return Launch(self.share(kernel), (goal,))
+
     def keep_carries(self, steps: Steps, new: Sequence[Ref], carries: Sequence[Ref]) -> Steps:
         """The copies of the new carries to the places of the old ones. Where nothing in `steps` needs the old one any
         more, the new one is written there at once (`steps` changes) and need not be copied."""
@@ -336,6 +398,15 @@ def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Bui
     program.steps = (*steps, *copies)
     program.slots = (*program.inputs, *program.outputs, *builder.arena)
     return program
+
+
+def _with_sums(body: Graph, gives: Sequence[Sequence[int]]) -> tuple[Graph, dict[int, Node]]:
+    """The body of an `each` with outputs that have memory of their own, and that are added to further parameters (by
+    the output's number) where the results are sums over the iterations."""
+    sums = {k: param(o.type, "sum") for k, (o, axes) in enumerate(zip(body.outputs, gives, strict=True)) if -1 in axes}
+    outputs = [add(sums[k], o) if k in sums else o if memory_of(o) is o else
+               make("barrier", (o,), o.loc, uid=unique()) for k, o in enumerate(body.outputs)]
+    return own_outputs(Graph((*body.params, *sums.values()), outputs, body.name)), sums
 
 
 def _slots(step: Launch | Repeat) -> set[Slot]:
@@ -438,7 +509,7 @@ def _loads(exprs: Sequence[loops.Expr]) -> list[loops.Expr]:
 
 def _replaced(step: Launch | Repeat, old: Slot, new: Slot) -> Launch | Repeat:
     if isinstance(step, Repeat):
-        return Repeat(step.count, tuple(_replaced(s, old, new) for s in step.body))
+        return replace(step, body=tuple(_replaced(s, old, new) for s in step.body))
     def swap(args: tuple[Ref, ...]) -> tuple[Ref, ...]:
         return tuple(Ref(new, r.start, r.steps) if r.slot is old else r for r in args)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlc.frontend import eager
 from dlc.frontend.names import name_parameters
-from dlc.inspect.launches import lines, work
+from dlc.inspect.launches import lines, threads, work
 from dlc.inspect.machine import machine
 from dlc.inspect.stages import STAGES, Stages
 from dlc.ir.errors import TraceError
@@ -117,6 +117,7 @@ class Lowered:
             entry.run(call.tensors, call.numbers)
             launches[k] = counters
         spent = np.median(launches, 0) / 1e9
+        spent[:] /= [*threads(executable.program.steps)] or 1  # of loops whose iterations run at the same time
         rows = [
             KernelTime(w.kernel.name, w.launches, float(spent[w.places].sum()), w.bytes, w.flops, lines(w.kernel))
             for w in work(executable.program)

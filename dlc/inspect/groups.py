@@ -34,7 +34,7 @@ def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | N
     found: dict[str, Origin] = {}
     for fused in program.fused:
         for group in fused.groups:
-            if group.kind not in ("scan", "call") and _launched(group):
+            if group.kind not in ("scan", "call", "each") and _launched(group):
                 lowered = _lowered(fused, group, machine)
                 found.setdefault(_key(lowered.kernel), Origin(fused, group, lowered))
     return [(kernel, found.get(_key(kernel))) for kernel in program.kernels()]
@@ -43,7 +43,7 @@ def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | N
 def _lowered(fused: Fused, group: Group, machine: Machine) -> Lowered:
     if isinstance(machine, GpuTarget):
         return gpu_build.lowered_group(fused, group, machine)
-    return lowered_group(fused, group, machine)
+    return lowered_group(fused, group, machine.with_threads(fused.threads or machine.threads))
 
 
 def _key(kernel: Kernel) -> str:

@@ -46,6 +46,15 @@ def each(steps: Sequence[Launch | Repeat], times: int = 1) -> Iterator[tuple[Lau
             yield step, times
 
 
+def threads(steps: Sequence[Launch | Repeat], workers: int = 1) -> Iterator[int]:
+    """For each launch in the order of the text, how many threads run it with iterations of their own."""
+    for step in steps:
+        if isinstance(step, Repeat):
+            yield from threads(step.body, step.workers.count if step.workers is not None else workers)
+        else:
+            yield workers
+
+
 def launch_bytes(launch: Launch) -> int:
     """Bytes of all arguments of a launch."""
     return sum(

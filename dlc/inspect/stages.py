@@ -18,7 +18,7 @@ from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Program
 from dlc.runtime import cuda_compile, cuda_modules, driver, native, tuning
 
-GRAPH_STAGES = ("graph", "operations", *(name for name, _ in driver.GRAPH_PASSES), "layout")
+GRAPH_STAGES = ("graph", "operations", *(name for name, _ in driver.GRAPH_PASSES), "blocks", "layout")
 KERNEL_STAGES = ("loops", "scheduled")
 CPU_STAGES, GPU_STAGES = ("llvm", "asm"), ("cuda", "ptx", "sass")
 STAGES = (*GRAPH_STAGES, "fused", *KERNEL_STAGES, "program", *CPU_STAGES, *GPU_STAGES)

@@ -277,6 +277,32 @@ def _scan(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
     return (*carry, *stacked)
 
 
+def _window_of(x: Array, p: Node, start: int) -> Array:
+    """The window of x's memory for parameter p of the body of an `each`."""
+    flat = np.lib.stride_tricks.as_strided(x, (start + 1,), (x.itemsize,))[start:]
+    strides = p.attrs.get("strides") or tuple(math.prod(p.shape[k + 1 :]) for k in range(p.ndim))
+    return np.lib.stride_tricks.as_strided(flat, p.shape, [x.itemsize * s for s in strides], writeable=False)
+
+
+def _each(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
+    a = node.attrs
+    body, extents = a["body"], a["extents"]
+    results = [np.zeros(t.shape, mode.store(t.dtype)) for t in node.type]
+    ins = tuple(x if x.base is not None and "strides" in i.attrs else np.ascontiguousarray(x)
+                for x, i in zip(ins, node.inputs, strict=True))
+    for at in np.ndindex(extents):
+        starts = [s + sum(k * i for k, i in zip(steps, at, strict=True))
+                  for s, steps in zip(a["starts"], a["steps"], strict=True)]
+        outs = _run(body, [_window_of(x, p, s) for x, p, s in zip(ins, body.params, starts, strict=True)], mode)
+        for result, value, axes in zip(results, outs, a["gives"], strict=True):
+            place = [slice(None)] * value.ndim
+            for i, axis in zip(at, axes, strict=True):
+                if axis >= 0:
+                    place[axis] = slice(i * value.shape[axis], (i + 1) * value.shape[axis])
+            result[tuple(place)] += value
+    return tuple(results)
+
+
 def _checkpoint(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
     return tuple(_run(node.attrs["body"], ins, mode))
 
@@ -325,6 +351,7 @@ MEANING: dict[str, Callable[..., Any]] = {
     "sort": _sort,
     "cumulative": _cumulative,
     "scan": _scan,
+    "each": _each,
     "item": _item,
     "stop_gradient": _same,
     "tag": _same,

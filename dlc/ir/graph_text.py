@@ -89,9 +89,14 @@ def _is_page(value: Any) -> bool:
     return isinstance(value, str) and "\n" in value and '"""' not in value and "\\" not in value
 
 
+def _placement(p: Node) -> str:
+    """Where the elements of a parameter of `each` lie, if not one after the other."""
+    return f" strides={_value(p.attrs['strides'])}" if "strides" in p.attrs else ""
+
+
 def _graph_lines(graph: Graph, indent: str, locs: bool) -> Iterator[str]:
     names: dict[Node, str] = dict(zip(graph.params, _param_names(graph.params), strict=True))
-    params = ", ".join(f"{names[p]}: {p.type}" for p in graph.params)
+    params = ", ".join(f"{names[p]}: {p.type}{_placement(p)}" for p in graph.params)
     name = graph.name if _NAME.fullmatch(graph.name) else re.sub(r"\W", "_", f"_{graph.name}")
     yield f"{indent}graph {name}({params}) {{"
     inner = indent + "  "
@@ -220,7 +225,11 @@ class _Parser:
         line = self.token.line
         name = self.take("value")
         self.take("mark", ":")
-        return self.define(values, name, param(self.tensor_type(), name[1:]), line)
+        node = param(self.tensor_type(), name[1:])
+        if self.accept("strides"):
+            self.take("mark", "=")
+            node.attrs["strides"] = self.value()
+        return self.define(values, name, node, line)
 
     def define(self, values: dict[str, Node], name: str, node: Node, line: int) -> Node:
         if name in values:

@@ -13,7 +13,8 @@ from dlc.ir.ops import OPS
 
 # Attributes that are small integers or tuples of them, wherever they occur.
 _INTEGERS = ("axis", "index", "length", "consts", "carry", "outputs")
-_TUPLES = ("axes", "shape", "start", "stop", "step", "low", "high", "interior", "sizes", "strides", "dilations")
+_TUPLES = ("axes", "extents", "starts", "shape", "start", "stop", "step", "low", "high", "interior", "sizes", "strides",
+           "dilations")
 
 
 def verify(graph: Graph, where: str = "graph") -> None:

@@ -28,6 +28,7 @@ Elementwise operations (every row of `ir/scalar.py`) need operands of equal shap
     sort    axis, descending             -> (values, int64 positions), stable, NaN last
     cumulative monoid, axis, reverse     running sum prod max min
     scan    body, length, consts, carry, reverse     see `infer_scan`
+    each    body, extents, starts, steps, gives, parallel    see `infer_each`
     item    index                        one result of an operation with several
     stop_gradient / tag uid / barrier uid            identity; no derivative / a name to differentiate at /
                                          not merged with equal computations (dlc.checkpoint)
@@ -272,6 +273,34 @@ def infer_scan(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     return (*carry, *(TensorType(t.dtype, (length, *t.shape)) for t in outs[n_carry:]))
 
 
+def infer_each(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """The body once for every index of `extents`, in any order (and, if `parallel`, at the same time).
+
+    Inputs are memory: parameter k of the body is a window of the flat memory of input k that begins at `starts[k]` +
+    the sum of `steps[k]` * index elements; its attribute `strides`, where it has one, says how it lies there (else it
+    is contiguous). Output k of one iteration is a block of result k: `gives[k]` has for every counter the axis that
+    it cuts in blocks, or -1, over which the results are added up.
+    """
+    body, extents = attrs["body"], attrs["extents"]
+    if len(attrs["starts"]) != len(ins) or len(attrs["steps"]) != len(ins) or len(body.params) != len(ins):
+        raise ShapeError(f"each: {len(ins)} inputs for {len(body.params)} parameters of the body")
+    for given, p, start, steps in zip(ins, body.params, attrs["starts"], attrs["steps"], strict=True):
+        if given.dtype is not p.dtype:
+            raise DTypeError(f"each: body takes {p.type}, given {given}")
+        if start < 0 or any(s < 0 for s in steps):
+            raise ShapeError(f"each: a window {p.type} of {given} at {start} with steps {steps}")
+    results = []
+    for o, axes in zip(body.outputs, attrs["gives"], strict=True):
+        shape = list(o.shape)
+        for axis, n in zip(axes, extents, strict=True):
+            if axis >= 0:
+                shape[axis] *= n
+            elif attrs["parallel"]:
+                raise ShapeError("each: parallel iterations do not add up")
+        results.append(TensorType(o.dtype, tuple(shape)))
+    return tuple(results)
+
+
 def _infer_vjp(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     n = attrs["outputs"]
     for out, ct in zip(ins[:n], ins[n : 2 * n], strict=True):
@@ -336,6 +365,7 @@ _ROWS = [
     Op("sort", _infer_sort),
     Op("cumulative", _infer_cumulative),
     Op("scan", infer_scan),
+    Op("each", infer_each),
     Op("item", lambda ins, attrs: ins[0][attrs["index"]]),
     Op("stop_gradient", _first),
     Op("tag", _first),

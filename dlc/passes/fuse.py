@@ -63,6 +63,7 @@ class Fused:
     table: UnitTable
     groups: list[Group]
     stored: set[Node]
+    threads: int = 0  # that a kernel may use, if not all of the target's
 
 
 def _extents(axes: tuple[Expr, ...]) -> tuple[int, ...]:

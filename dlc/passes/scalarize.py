@@ -25,6 +25,7 @@ class Elements:
     """
 
     def __init__(self, memory: Callable[[Node], Buffer | None], layout: dict[Node, tuple[int, ...]] | None = None):
+        """`layout` has the strides of nodes whose elements do not lie one after the other."""
         self._memory = memory
         self._layout = layout or {}
         self._memo: dict[tuple, Expr] = {}
@@ -46,10 +47,13 @@ class Elements:
 
     def offset(self, node: Node, index: Index) -> Expr:
         """The element offset of `index` in the memory of `node`."""
-        order = self._layout.get(node)
-        if order is None:
+        strides = self._layout.get(node) or strides_in_memory(node)
+        if strides is None:
             return flatten(index, node.shape)
-        return flatten(tuple(index[a] for a in order), tuple(node.shape[a] for a in order))
+        at = loops.const(0)
+        for i, stride in zip(index, strides, strict=True):
+            at = loops.op("add", at, loops.op("mul", i, loops.const(stride)))
+        return simplify(at)
 
     def _load(self, node: Node, buffer: Buffer, index: Index, guard: Expr | None) -> Expr:
         raw = loops.load(buffer, self.offset(node, index), predicate=guard)
@@ -60,6 +64,16 @@ class Elements:
         if node.op in SCALAR_OPS:
             return loops.op(node.op, *(self.value(i, index, guard) for i in node.inputs))
         return _RULES[node.op](self, node, index, guard)
+
+
+def strides_in_memory(node: Node) -> tuple[int, ...] | None:
+    """The strides of a parameter whose elements do not lie one after the other (a window in the body of `each`)."""
+    return node.attrs.get("strides") if node.op == "param" else None
+
+
+def reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """How many elements of memory there are from the first to the last one."""
+    return 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True)) if 0 not in shape else 0
 
 
 def rounded(value: Expr, dtype: dtypes.DType) -> Expr:

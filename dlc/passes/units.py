@@ -16,9 +16,9 @@ from dlc.ir.graph import Graph, Node, TensorType, make, unique
 from dlc.ir.loops import Buffer, Expr
 from dlc.ir.ops import split_spec
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.scalarize import INLINE, Elements, Index
+from dlc.passes.scalarize import INLINE, Elements, Index, reach
 
-HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan", "call", "attention",
+HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan", "call", "each", "attention",
                    "attention_grad"})
 _VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "pair", "stop_gradient", "tag"})
 EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
@@ -31,7 +31,7 @@ class Unit:
     reduction, one per label for a contraction; an axis of extent 1 is the constant 0 (its place in `index`)."""
 
     node: Node
-    kind: str  # map reduce contract scatter sort cumulative scan call attention attention_grad
+    kind: str  # map reduce contract scatter sort cumulative scan call each attention attention_grad
     index: Index  # the domain's index, one entry per axis
     extents: tuple[int, ...]
     values: tuple[Expr, ...]  # contract: the two operands; scatter: (index, update); attention: `Roles`; else one
@@ -80,12 +80,20 @@ def own_outputs(graph: Graph) -> Graph:
     outputs, taken = [], set()
     for out in graph.outputs:
         root = memory_of(out)
-        if root.op == "param" or root in taken or (root.op == "item" and root.inputs[0].op in ("scan", "sort")):
+        if root.op == "param" or root in taken or (root.op == "item" and not _made_in_place(root)):
             root = make("barrier", (out,), out.loc, uid=unique())
             out = root
         taken.add(root)
         outputs.append(out)
     return Graph(graph.params, outputs, graph.name)
+
+
+def _made_in_place(item: Node) -> bool:
+    """Is this a result that is written to any memory it is given?"""
+    node = item.inputs[0]
+    if node.op == "each":  # part by part, unless it adds up over the iterations
+        return -1 not in node.attrs["gives"][item.attrs["index"]]
+    return node.op not in ("scan", "sort")
 
 
 def choose_units(graph: Graph) -> list[Node]:
@@ -130,6 +138,8 @@ def _choose(graph: Graph, nodes: Sequence[Node], more: set[Node]) -> list[Node]:
             forced.update(base_of(i) for i in n.inputs)
         elif n.op in ("scan", "call"):
             forced.update(map(memory_of, n.inputs))
+        elif n.op == "each":
+            forced.update(n.inputs)
         elif n.op == "scatter":
             forced.update((n.inputs[1],) if n.inputs[1].op != "param" else ())
     units: list[Node] = []
@@ -194,18 +204,22 @@ class UnitTable:
 
     def __init__(self, graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None):
         self.graph = graph
-        self.layout = layout or {}
+        self.layout = {p: p.attrs["strides"] for p in graph.params if "strides" in p.attrs} | (layout or {})
         self.nodes = choose_units(graph)
         self.buffers: dict[Node, Buffer] = {}
         for k, p in enumerate(graph.params):
-            self.buffers[p] = Buffer(_name(p, k), p.dtype, (p.type.size,), note=str(p.type))
+            self.buffers[p] = Buffer(_name(p, k), p.dtype, (self._size(p),), note=str(p.type))
         for k, n in enumerate(self.nodes):
             if isinstance(n.type, TensorType):  # not several results, which are `item`s
-                self.buffers[n] = Buffer(f"t{k}", n.dtype, (n.type.size,), note=f"{n.op} {n.type}")
+                self.buffers[n] = Buffer(f"t{k}", n.dtype, (self._size(n),), note=f"{n.op} {n.type}")
         for k, n in enumerate(x for x in graph.nodes() if x.op == "item"):
-            self.buffers[n] = Buffer(f"r{k}", n.dtype, (n.type.size,), note=f"item {n.type}")
+            self.buffers[n] = Buffer(f"r{k}", n.dtype, (self._size(n),), note=f"item {n.type}")
         self.elements = Elements(self.buffers.get, self.layout)
         self.units = [self._unit(n) for n in self.nodes]
+
+    def _size(self, n: Node) -> int:
+        strides = self.layout.get(n)
+        return n.type.size if strides is None else reach(n.shape, strides)
 
     def _unit(self, n: Node) -> Unit:
         els = self.elements
@@ -244,10 +258,10 @@ class UnitTable:
             src = n.inputs[0]
             index = fresh_index(src.shape)
             return self._with_loads(Unit(n, n.op, index, src.shape, (els.value(src, index),)))
-        if n.op in ("scan", "call"):
+        if n.op in ("scan", "call", "each"):
             index = fresh_index(n.inputs[0].shape) if n.inputs else ()
             unit = Unit(n, n.op, index, n.inputs[0].shape if n.inputs else (), ())
-            for i in map(memory_of, n.inputs):
+            for i in n.inputs if n.op == "each" else map(memory_of, n.inputs):
                 at = fresh_index(i.shape)
                 unit.loads[els.value(i, at)] = (i, at)
             return unit

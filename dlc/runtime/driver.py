@@ -4,6 +4,7 @@
     operations      what the target has one kernel for (attention on a GPU) becomes one node
     differentiate   `vjp` nodes become plain operations
     simplify        fold, merge, normalise
+    blocks          attention and its like as loops over blocks that fit the cache
     layout          contractions into forms that run well; operands packed
     fuse            units of computation into kernels
     lower, schedule each group as Loop IR, tiled and vectorised for the target
@@ -38,6 +39,7 @@ from dlc.ir.graph_verify import verify as verify_graph
 from dlc.ir.loops import Kernel
 from dlc.ir.loops_verify import verify as verify_kernel
 from dlc.ir.program import Program
+from dlc.passes.blocks import cut_blocks
 from dlc.passes.inline import prune_scans, remove_markers
 from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
@@ -192,6 +194,9 @@ def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: 
     for stage, graph_pass in GRAPH_PASSES:
         graph = graph_pass(graph)
         watch(stage, graph)
+    if isinstance(target, CpuTarget):
+        graph = cut_blocks(graph, target.l2_bytes, target.threads)
+    watch("blocks", graph)
     graph = target_layout(graph, target)
     watch("layout", graph)
     program = build_program(graph, donate, target, name, on_kernel)

@@ -192,7 +192,7 @@ class Session:
         """The kernels of the program that have a choice of schedules."""
         seen: set[str] = set()
         for fused in all_fused:
-            for group in fused.groups:
+            for group in fused.groups if not fused.threads else ():  # trials use all threads
                 if group.kind not in self.kinds or all(u.node.type.size == 0 for u in group.units):
                     continue
                 lowered = self.lower(fused, group, self.choose(fused, group))

@@ -36,7 +36,8 @@ def sort_values(x, axis, descending):
 
 
 def test_every_operation_has_a_row():
-    assert set(OPS) | {"param"} == set(VJP)
+    made_later = {"each"}  # by a pass after derivatives and batching
+    assert set(OPS) - made_later | {"param"} == set(VJP)
 
 
 ELEMENTWISE = {
