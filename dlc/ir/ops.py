@@ -207,8 +207,8 @@ def _infer_contract(ins: Types, attrs: Attrs) -> TensorType:
         raise ShapeError(f"contract: bad spec {attrs['spec']}")
     if ins[0].dtype is not ins[1].dtype:
         raise DTypeError(f"contract: operand dtypes {ins[0].dtype.name} and {ins[1].dtype.name} differ")
-    if attrs.get("pairs") and (ins[0].dtype is not dtypes.uint32 or attrs["dtype"] is not dtypes.float32):
-        raise DTypeError(f"contract: pairs are uint32 and give float32, not {ins[0].dtype.name}, {attrs['dtype'].name}")
+    if attrs.get("pairs") and (ins[0].dtype is not dtypes.uint32 or not attrs["dtype"].is_float):
+        raise DTypeError(f"contract: pairs are uint32 and give floats, not {ins[0].dtype.name}, {attrs['dtype'].name}")
     return TensorType(attrs["dtype"], tuple(sizes[x] for x in out))
 
 

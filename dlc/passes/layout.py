@@ -24,6 +24,7 @@ from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
 
 PAGE = 4096  # bytes
+SAME_SET = 3  # rows of a tile that may start in the same set of a first-level cache (64 sets of 64 bytes)
 LONG = 8192  # inner range from which panels outgrow the second-level cache
 
 
@@ -119,8 +120,10 @@ def _contract(node: Node, tile_of, min_tasks: int, pairs: bool) -> Node:
         return _as_reduction(node, sizes)
     paired = pair_operands(node) if pairs and a.dtype is b.dtype is dtypes.bfloat16 else None
     if paired is not None:
-        return build.cast(pack(_split(in_memory_order(paired), tile_of, min_tasks), tile_of),
-                          node.dtype, loc)
+        cut = _split(in_memory_order(paired), tile_of, min_tasks)
+        if cut.op == "contract":  # all sums are finished in registers: rounded there
+            cut = make("contract", cut.inputs, loc, **(cut.attrs | {"dtype": node.dtype}))
+        return build.cast(pack(cut, tile_of), node.dtype, loc)
     if a.dtype.is_half:
         wide = build.contract(build.cast(a, dtypes.float32), build.cast(b, dtypes.float32), node.attrs["spec"],
                               dtypes.float32, loc)
@@ -203,14 +206,16 @@ def pack(node: Node, tile_of) -> Node:
     if m < 4 and not direct:
         return _as_reduction(node, sizes)
     # rows far apart cost TLB entries, rows a power of two apart fall into the same cache sets
-    far = n * node.dtype.itemsize >= 2048 and k >= 256 and m >= 256
+    width = node.inputs[0].dtype.itemsize
+    far = n * width >= 2048 and k >= 256 and m >= 256
     if not direct or far:
         node = _with_panels(node, column_at, parts, parts.columns, nr, sizes)
     strides = dict(zip(labels[row_at], strides_of(node.inputs[row_at]), strict=True))
     if node.attrs.get("pairs") and None in strides.values():  # made once, not for every tile of columns
         return _with_panels(node, row_at, parts, parts.rows, mr, sizes)
-    across, along = ((strides[x[-1]] or 0) * node.dtype.itemsize for x in (parts.rows, parts.inner))
-    bad = across % 1024 == 0 or along >= PAGE  # rows in the same cache sets; a page for every step
+    across, along = ((strides[x[-1]] or 0) * width for x in (parts.rows, parts.inner))
+    crowded = across % 1024 == 0 and mr > SAME_SET * (PAGE // math.gcd(across, PAGE))  # rows in the same cache sets
+    bad = crowded or along >= PAGE  # a page for every step
     overlapping = base_of(node.inputs[row_at]).type.size < node.inputs[row_at].type.size
     if m >= 64 and n >= 64 and k >= 128 and not overlapping and (bad or far):
         node = _with_panels(node, row_at, parts, parts.rows, mr, sizes)

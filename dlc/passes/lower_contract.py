@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlc.ir import loops, schedule
-from dlc.ir.dtypes import DType
+from dlc.ir.dtypes import DType, float32
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.ir.ops import split_spec
@@ -163,7 +163,7 @@ class _Tile:
     def accumulator(self) -> DType:
         node = self.unit.node
         if self.pairs:
-            return node.dtype
+            return float32
         wide = node.inputs[0].dtype.compute
         return node.dtype.compute if node.dtype.compute.bits > wide.bits else wide
 
