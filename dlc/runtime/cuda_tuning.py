@@ -32,8 +32,7 @@ class GpuSession(Session):
     def __init__(self, target: GpuTarget, name: str, device: str):
         super().__init__(target, name)  # type: ignore[arg-type]
         self.gpu, self.device = target, device
-        self.at_once = cuda_modules.thread_count()
-        self.seconds, self.parallel = KERNEL_S, float(self.at_once)
+        self.at_once, self.seconds = cuda_modules.thread_count(), KERNEL_S
 
     def compile(self, made: Sequence[Trial]) -> None:
         """Give each trial its executable: a module each, compiled at the same time."""

@@ -19,6 +19,7 @@ from dlc.runtime.memory import Buffer
 from dlc.runtime.trials import Trial
 
 GAIN = 0.97  # a winner takes at most this part of the chosen schedule's time
+AGAIN = 3  # times that it must do so once more
 
 
 class Machine(Protocol):
@@ -27,7 +28,6 @@ class Machine(Protocol):
 
     seconds: float
     at_once: int
-    parallel: float
 
     def compile(self, made: Sequence[Trial]) -> None:
         """Give each trial its executable."""
@@ -75,7 +75,7 @@ def search(subject: Subject, machine: Machine) -> Winner:
     machine.compile([first])
     inputs = subject.inputs(first)
     expected = first.run(inputs)
-    each = (time.perf_counter() - begin) / machine.parallel  # seconds of a candidate
+    each = time.perf_counter() - begin  # seconds of a candidate: fewer, once several are compiled together
     deadline += MOST * first.seconds
     best, at, seen = first, 1, {first.text()}
     while at < len(subject.schedules):
@@ -96,13 +96,22 @@ def search(subject: Subject, machine: Machine) -> Winner:
         sound = [t for t in batch if _right(subject, t, expected, inputs)]
         trials.race([first, *([best] if best is not first else []), *sound], inputs, deadline)
         best = min((first, best, *sound), key=lambda t: t.best)
-        each = max(each, (time.perf_counter() - started) / len(batch))
-    if best is not first and best.best <= GAIN * first.best:  # once more: of many, one is the fastest by luck
+        each = (time.perf_counter() - started) / len(batch)
+    if not _wins(best, first, inputs):
+        return Winner(None, (), first.places)
+    return Winner(best.schedule, best.places, first.places)
+
+
+def _wins(best: Trial, first: Trial, inputs: list[Buffer]) -> bool:
+    """Is `best` clearly faster whenever the two run against each other? Of many, one is the fastest by luck."""
+    if best is first or best.best > GAIN * first.best:
+        return False
+    for _ in range(AGAIN):
         first.best = best.best = math.inf
         trials.race([first, best], inputs, math.inf)
-    if best.best > GAIN * first.best:
-        best = first
-    return Winner(None, (), first.places) if best is first else Winner(best.schedule, best.places, first.places)
+        if best.best > GAIN * first.best:
+            return False
+    return True
 
 
 def _right(subject: Subject, trial: Trial, expected: list[Buffer], inputs: list[Buffer]) -> bool:

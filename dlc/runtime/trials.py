@@ -30,7 +30,7 @@ from dlc.runtime.memory import Buffer
 CALL_NS = 100_000  # a call repeats short kernels until it takes about this long
 MOST_REPEATS = 16
 RACE_S = 0.05  # of the turns of one race
-LEAST_TURNS, MOST_TURNS = 3, 30
+LEAST_TURNS, MOST_TURNS = 3, 100
 HOPELESS, BEHIND = 1.3, 1.1  # times the best time: out of the race after one turn, and after three
 _PATTERN = 1 << 16  # made-up values before they repeat
 
