@@ -302,16 +302,27 @@ def lower_map(fused: Fused, group: Group, sched: schedule.Map) -> Lowered:
     inner = extents[-1]
     if len(extents) == 1:
         return _lower_flat(body, inner, sched)
-    outer = _product(extents[:-1])
-    per = max(1, min(outer, sched.chunk // inner))
-    task = split_axis(-(-outer // per), "t")
+    *far, rows, _ = extents
+    outer = _product(far)
+    per = max(1, sched.chunk // inner)
+    # a task takes whole rows of axes before the last two, or an even part of one: no division inside its loops
+    pieces = -(-rows // min(per, rows))
+    part = -(-rows // pieces)
+    groups = max(1, min(outer, per // rows))
+    task = split_axis(-(-outer // groups) * pieces, "t")
+    group, piece = unflatten(task, (-(-outer // groups), pieces))
     v = loops.axis("v", inner)
 
-    def one(row: Expr) -> Stmt:
-        places = [*zip(unflatten(row, extents[:-1]), extents[:-1], strict=True), (v, inner)]
-        return loops.loop(v, _map_stores(body, places), "vector", None, sched.lanes)
+    def one(position: Expr) -> Stmt:
+        at = list(zip(unflatten(position, tuple(far)), far, strict=True))
 
-    stmt = rows_of(task, per, outer, one, "r")
+        def row(r: Expr) -> Stmt:
+            places = [*at, (r, rows), (v, inner)]
+            return loops.loop(v, _map_stores(body, places), "vector", None, sched.lanes)
+
+        return rows_of(piece, part, rows, row, "r")
+
+    stmt = rows_of(group, groups, outer, one, "g")
     if task.op == "axis":
         stmt = loops.loop(task, stmt, "parallel")
     return body.finish(stmt, sched)
