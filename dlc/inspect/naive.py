@@ -19,10 +19,11 @@ _PLAIN: dict[str, schedule.Schedule] = {
 
 
 def naive_kernels(program: Program, machine: Machine) -> list[Kernel]:
-    """For each kernel of the program its group with loops in scalars (lanes=0), under the same name."""
+    """For each kernel of the program its group with loops in scalars (lanes=0), under the same name; the kernel itself
+    where there is no such form (attention)."""
     out = []
     for kernel, origin in origins(program, machine):
-        if origin is not None:
+        if origin is not None and origin.group.kind in LOWER:
             plain = _PLAIN.get(origin.group.kind, schedule.Plain())
             lowered = LOWER[origin.group.kind](origin.fused, origin.group, plain)
             kernel = replace(lowered.kernel, name=kernel.name)
