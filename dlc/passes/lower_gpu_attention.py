@@ -415,8 +415,8 @@ class Streaming:
         buffers = self.body.fused.table.buffers
         return next((n for n in buffers if n.op == "item" and n.inputs[0] is self.node and n.attrs["index"] == k), None)
 
-    def write(self, k: int, own: str, sums: Buffer, factor: Callable[[Expr], Expr]) -> Stmt:
-        """Store the rows of a result, `factor(half)` times the sums."""
+    def write(self, k: int, own: str, sums: Buffer, factor: Callable[[Expr], Expr] | None) -> Stmt:
+        """Store the rows of a result, the sums, or `factor(half)` times the sums."""
         node = self.item(k)
         if node is None:
             return loops.Seq(())
@@ -429,7 +429,9 @@ class Streaming:
             if width % 16:
                 inside = both(inside, _op("lt", column, loops.const(width)))
             place = self.outer | {self.held.axis: row, self.at[label]: column}
-            value = _op("mul", loops.load(sums, _ZERO, j, simplify(half * 2 + c)), factor(half))
+            value = loops.load(sums, _ZERO, j, simplify(half * 2 + c))
+            if factor is not None:
+                value = _op("mul", value, factor(half))
             return self.body.store(node, [place.get(self.at[x], _ZERO) for x in own], value, inside)
 
         return each(_up(width, 16) // 8, element)
@@ -604,7 +606,7 @@ def _backward(x: Streaming, keys_held: bool) -> Lowered:
     code += x.stream(copy, compute)
     owns = (labels.k, labels.v) if keys_held else (labels.q,)
     for k, (own, sums, f) in enumerate(zip(owns, results, (factor, 1.0), strict=False)):
-        code.append(x.write(k, own, sums, lambda h, f=f: _f32(f)))
+        code.append(x.write(k, own, sums, None if f == 1.0 else lambda h, f=f: _f32(f)))
     if keys_held:
         return x.finish(code, [x.s, dw, *results, ds, weights], [left, right, *tiles, lse, delta], 4)
     return x.finish(code, [x.s, dw, *results, ds, own_lse, own_delta], [left, right, *tiles], 3)
