@@ -46,13 +46,16 @@ class GpuSession(Session):
         """None: the layout pass does not depend on schedules."""
         return ()
 
-    def choose(self, fused: Fused, group: Group) -> Schedule:
+    def machine(self, fused: Fused) -> GpuTarget:
+        return self.gpu
+
+    def choose(self, fused: Fused, group: Group, machine: GpuTarget) -> Schedule:
         return gpu_schedule.choose(fused, group, self.gpu)
 
     def lower(self, fused: Fused, group: Group, sched: Schedule) -> Lowered:
         return LOWER[group.kind](fused, group, sched)
 
-    def candidates(self, fused: Fused, group: Group) -> Sequence[Schedule]:
+    def candidates(self, fused: Fused, group: Group, machine: GpuTarget) -> Sequence[Schedule]:
         return gpu_candidates.group_schedules(fused, group, self.gpu)
 
     def work_ns(self, fused: Fused, group: Group, lowered: Lowered) -> float:
@@ -60,8 +63,8 @@ class GpuSession(Session):
         work = max(kernel.bytes / BYTES_PER_NS, kernel.flops / FLOPS_PER_NS)
         return work + LAUNCH_NS if work >= WORTH * LAUNCH_NS else 0
 
-    def grain(self, lowered: Lowered, work: float) -> int:
+    def grain(self, lowered: Lowered, work: float, machine: GpuTarget) -> int:
         return 1
 
-    def key(self, kind: str, what: str) -> str:
+    def key(self, kind: str, what: str, threads: int) -> str:
         return cuda_compile.program_key(f"{kind} {what}", self.gpu, driver.compiler_version())

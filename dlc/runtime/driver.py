@@ -188,6 +188,17 @@ def from_cache(key: str) -> Executable | None:
 def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget | GpuTarget,
           watch: Callable[[str, Any], None], on_kernel: Callable[[Kernel], None] = lambda kernel: None) -> Program:
     """From the traced graph to scheduled kernels in a memory plan; `on_kernel` hears of each kernel at once."""
+    graph = target_layout(prepared(graph, target, watch), target)
+    watch("layout", graph)
+    program = build_program(graph, donate, target, name, on_kernel)
+    watch("program", program)
+    program = plan_memory(program)
+    watch("memory", program)
+    return program
+
+
+def prepared(graph: Graph, target: CpuTarget | GpuTarget, watch: Callable[[str, Any], None]) -> Graph:
+    """The traced graph after all passes that do not depend on schedules."""
     watch("graph", graph)
     graph = target_operations(graph, target)
     watch("operations", graph)
@@ -197,13 +208,7 @@ def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: 
     if isinstance(target, CpuTarget):
         graph = cut_blocks(graph, target.l2_bytes, target.threads)
     watch("blocks", graph)
-    graph = target_layout(graph, target)
-    watch("layout", graph)
-    program = build_program(graph, donate, target, name, on_kernel)
-    watch("program", program)
-    program = plan_memory(program)
-    watch("memory", program)
-    return program
+    return graph
 
 
 def emit(program: Program, target: CpuTarget, profile: bool = False) -> str:

@@ -28,6 +28,7 @@ from dlc.ir.schedule import Contract, Schedule
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_contract import label_sizes
+from dlc.passes.units import base_of
 from dlc.runtime import cache, driver, native, search, trials
 from dlc.runtime.search import Subject, Winner
 from dlc.runtime.trials import Trial
@@ -114,8 +115,7 @@ class Session:
 
     def tune(self, graph: Graph) -> Tuned:
         """The best schedules of all kernels of the graph."""
-        for _, graph_pass in driver.GRAPH_PASSES:
-            graph = graph_pass(graph)
+        graph = driver.prepared(graph, self.target, lambda stage, result: None)
         contracts: dict[str, Any] = {}
         known: set[str] = set()
         for subject in self.contractions(graph, known):
@@ -158,30 +158,33 @@ class Session:
         of the ones before."""
         asked = _Asked(None)
         target_layout(graph, replace(self.target, tuned=asked))
-        fixed = _loop_constants(graph)
+        fixed, alone = _loop_constants(graph), _of_one_thread(graph)
         for key, node in list(asked.nodes.items()):
             work = 0.02 * _product(node)
             if key in known or work < WORTH_NS or not node.dtype.is_float:
                 continue
-            yield self.contraction(key, node, work, fixed)
+            threads = 1 if any(base_of(i) in alone for i in node.inputs) else self.target.threads
+            yield self.contraction(key, node, work, fixed, threads)
 
-    def contraction(self, key: str, node: Node, work: float, fixed: set[Node]) -> Subject:
+    def contraction(self, key: str, node: Node, work: float, fixed: set[Node], threads: int) -> Subject:
+        """What is to be tuned of a contraction that runs on `threads` threads."""
+        machine = self.target.with_threads(threads)
         alone, bases = tuned.alone(node)
         unchanging = [k for k, b in enumerate(bases) if b in fixed]
         if len(unchanging) == len(bases):
             unchanging = []
-        first = schedules.contract(node, self.target)
+        first = schedules.contract(node, machine)
 
         def trial(sched: Contract) -> Trial:
             asked = _Asked(None if sched == first else sched)
-            target = replace(self.target, tuned=asked)
+            target = replace(machine, tuned=asked)
             program = build_program(target_layout(alone, target), (), target, "trial")
             return trials.trial(sched, program, work, list(asked.nodes), unchanging)
 
         return Subject(
             f"contract {node.attrs['spec']} of {node.inputs[0].type} and {node.inputs[1].type}",
-            self.key("contract", f"{key} {unchanging}"),
-            candidates.contractions(node, self.target),
+            self.key("contract", f"{key} {unchanging}", threads),
+            candidates.contractions(node, machine),
             trial,  # type: ignore[arg-type]
             lambda t: trials.made_up(t.program.inputs, [64] * len(t.program.inputs), self.device),
         )
@@ -192,52 +195,58 @@ class Session:
         """The kernels of the program that have a choice of schedules."""
         seen: set[str] = set()
         for fused in all_fused:
-            for group in fused.groups if not fused.threads else ():  # trials use all threads
+            machine = self.machine(fused)
+            for group in fused.groups:
                 if group.kind not in self.kinds or all(u.node.type.size == 0 for u in group.units):
                     continue
-                lowered = self.lower(fused, group, self.choose(fused, group))
+                lowered = self.lower(fused, group, self.choose(fused, group, machine))
                 work = self.work_ns(fused, group, lowered)
                 key = tuned.kernel_key(lowered.kernel)
                 if key not in seen and work:
                     seen.add(key)
-                    yield self.group(fused, group, key, lowered.kernel.name, work)
+                    yield self.group(fused, group, machine, key, lowered.kernel.name, work)
 
-    def group(self, fused: Fused, group: Group, key: str, name: str, work: float) -> Subject:
+    def group(self, fused: Fused, group: Group, machine: Any, key: str, name: str, work: float) -> Subject:
+        """What is to be tuned of a group's kernel."""
         high = trials.index_range(group.units)
         made = itertools.count()
 
         def trial(sched: Schedule) -> Trial:
             lowered = self.lower(fused, group, sched)
-            program = trials.one_launch(lowered, self.grain(lowered, work), next(made))
+            program = trials.one_launch(lowered, self.grain(lowered, work, machine), next(made))
             return trials.trial(sched, program, work, [key])
 
-        return Subject(name, self.key("kernel", key), self.candidates(fused, group), trial,
+        return Subject(name, self.key("kernel", key, machine.threads), self.candidates(fused, group, machine), trial,
                        lambda t: trials.made_up(t.program.inputs, [high] * len(t.program.inputs), self.device))
 
-    def choose(self, fused: Fused, group: Group) -> Schedule:
+    def machine(self, fused: Fused) -> Any:
+        """The target with as many threads as the kernels of `fused` may use."""
+        return self.target.with_threads(fused.threads or self.target.threads)
+
+    def choose(self, fused: Fused, group: Group, machine: Any) -> Schedule:
         """The schedule that is not measured."""
-        return schedules.choose(fused, group, self.target)
+        return schedules.choose(fused, group, machine)
 
     def lower(self, fused: Fused, group: Group, sched: Schedule) -> Lowered:
         """A group's kernel with a schedule."""
         return LOWER[group.kind](fused, group, sched)
 
-    def candidates(self, fused: Fused, group: Group) -> Sequence[Schedule]:
+    def candidates(self, fused: Fused, group: Group, machine: Any) -> Sequence[Schedule]:
         """The schedules to try for a group."""
-        return candidates.group_schedules(fused, group, self.target)
+        return candidates.group_schedules(fused, group, machine)
 
     def work_ns(self, fused: Fused, group: Group, lowered: Lowered) -> float:
         """The estimated time of a kernel; 0 where that is too little to be tuned."""
         work = schedules.work_ns(fused, group, lowered.kernel.bytes)
         return work if work >= WORTH_NS else 0
 
-    def grain(self, lowered: Lowered, work: float) -> int:
+    def grain(self, lowered: Lowered, work: float, machine: Any) -> int:
         """Tasks that a thread takes at a time."""
-        return _Builder(self.target).grain(lowered.tasks, work)
+        return _Builder(machine).grain(lowered.tasks, work)
 
-    def key(self, kind: str, what: str) -> str:
+    def key(self, kind: str, what: str, threads: int) -> str:
         """All that a winner depends on."""
-        return native.object_key(f"{kind} {what} {self.target.threads}", self.target, opt_level=llvm_kernel.OPT_LEVEL,
+        return native.object_key(f"{kind} {what} {threads}", self.target, opt_level=llvm_kernel.OPT_LEVEL,
                                  passes=driver.compiler_version())
 
 
@@ -252,6 +261,18 @@ def _loop_constants(graph: Graph) -> set[Node]:
                 if n.op not in ("param", "item") and n.inputs and all(i in fixed for i in n.inputs):
                     fixed.add(n)
             out |= fixed | _loop_constants(body)
+    return out
+
+
+def _of_one_thread(graph: Graph) -> set[Node]:
+    """What is computed in a loop whose iterations are dealt out to the threads."""
+    out: set[Node] = set()
+    for node in graph.nodes():
+        body = node.attrs.get("body")
+        if node.op == "each" and node.attrs["parallel"]:
+            out.update(body.nodes())
+        if isinstance(body, Graph):
+            out |= _of_one_thread(body)
     return out
 
 

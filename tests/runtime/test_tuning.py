@@ -221,7 +221,7 @@ def test_packing_of_loop_constants_does_not_count():
     sched = schedules.tiled(node, TARGET, False)
 
     def counted(fixed):
-        (subject,) = [session.contraction("key", node, 1e4, fixed)]
+        (subject,) = [session.contraction("key", node, 1e4, fixed, 2)]
         t = subject.trial(sched)
         return [trials.launches(t.program)[k].kernel.name for k in t.counted]
 
@@ -276,3 +276,18 @@ def test_results_compare_equal_up_to_the_rounding_of_sums():
     assert not compare(np.ones(128, np.float32), np.full(128, 1.001, np.float32))
     assert not compare(np.full(128, np.inf, np.float32), np.full(128, np.nan, np.float32))
     assert compare(np.full(128, -np.inf, np.float32), np.full(128, -np.inf, np.float32))
+
+
+def test_kernels_of_a_parallel_loop_are_timed_on_one_thread():
+    q, k, v = (dlc.ones(4, 8, 256, 64) for _ in range(3))
+    attention = dlc.jit(lambda q, k, v: dlc.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+    session = tuning.Session(TARGET.with_threads(2), "f")
+    prepared = driver.prepared(attention.graph(q, k, v), session.target, lambda stage, result: None)
+    subjects = list(session.contractions(prepared, set()))
+    assert subjects
+    for subject in subjects:
+        program = subject.trial(subject.schedules[0]).program
+        assert all(x.grain >= x.all_tasks for x in trials.launches(program))
+    alone = driver.prepared(graph(512, 512, 512), session.target, lambda stage, result: None)
+    (subject, *_) = session.contractions(alone, set())
+    assert any(x.grain < x.all_tasks for x in trials.launches(subject.trial(subject.schedules[0]).program))
