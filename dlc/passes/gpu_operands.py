@@ -52,6 +52,7 @@ def _contract(node: Node, copies: Copies) -> Node:
     lanes = VECTOR // operands[0].dtype.itemsize
     if work >= WORTH:
         wide = dict(sizes)
+        slid = {c for x, own in zip(operands, specs, strict=True) for c in _slid(x, own)}  # are not to be widened
         choice: dict[int, str] = {}
         fixed = ""  # the inner label that the larger operand is contiguous along: both take steps in the same order
         for k in sorted((0, 1), key=lambda k: -_inside(operands[k]).type.size):
@@ -62,6 +63,7 @@ def _contract(node: Node, copies: Copies) -> Node:
                 if work < PRODUCTS * _inside(x).type.size or _repeats(_inside(x)):
                     continue
                 against = [c for c in parts.inner if c != fixed] if fixed else []
+                against += [c for c in slid if sizes[c] % lanes]
                 label = _best_label(x, own, against)
                 if label is None:
                     continue
@@ -88,6 +90,16 @@ def _vectors(x: Node, lanes: int) -> int | None:
         if s == 1 and x.shape[axis] % lanes == 0 and all(o % lanes == 0 for o in others):  # type: ignore[operator]
             return axis
     return None
+
+
+def _slid(x: Node, own: str) -> set[str]:
+    """The labels of an operand that have to do with a window: places and taps."""
+    found: set[str] = set()
+    while x.op in ("window", "flip"):
+        if x.op == "window":
+            found |= {own[a] for a in x.attrs["axes"]} | set(own[x.inputs[0].ndim : x.ndim])
+        x = x.inputs[0]
+    return found
 
 
 def _best_label(x: Node, own: str, against: Sequence[str]) -> str | None:
