@@ -23,12 +23,11 @@ from dlc.codegen.build import LOWER, _Builder, build_program, target_layout
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.tuned import Tuned
-from dlc.ir.graph import Graph, Node
+from dlc.ir.graph import Graph, Node, topological
 from dlc.ir.schedule import Contract, Schedule
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_contract import label_sizes
-from dlc.passes.units import base_of
 from dlc.runtime import cache, driver, native, search, trials
 from dlc.runtime.search import Subject, Winner
 from dlc.runtime.trials import Trial
@@ -158,19 +157,26 @@ class Session:
         of the ones before."""
         asked = _Asked(None)
         target_layout(graph, replace(self.target, tuned=asked))
-        fixed, alone = _loop_constants(graph), _of_one_thread(graph)
+        # passes make new nodes of a loop's body, but leave its parameters
+        fixed: set[Node] = set()
+        serial: set[Node] = set()
+        for loop, on_one_thread in _loops(graph):
+            body = loop.attrs["body"]
+            fixed.update(body.params[: loop.attrs["consts"]] if loop.op == "scan" else ())
+            serial.update(body.params if on_one_thread else ())
         for key, node in list(asked.nodes.items()):
             work = 0.02 * _product(node)
             if key in known or work < WORTH_NS or not node.dtype.is_float:
                 continue
-            threads = 1 if any(base_of(i) in alone for i in node.inputs) else self.target.threads
+            threads = self.target.threads if serial.isdisjoint(_leaves(node)) else 1
             yield self.contraction(key, node, work, fixed, threads)
 
     def contraction(self, key: str, node: Node, work: float, fixed: set[Node], threads: int) -> Subject:
-        """What is to be tuned of a contraction that runs on `threads` threads."""
+        """What is to be tuned of a contraction that runs on `threads` threads. What is computed from parameters in
+        `fixed` is packed before the loop that the contraction is in."""
         machine = self.target.with_threads(threads)
         alone, bases = tuned.alone(node)
-        unchanging = [k for k, b in enumerate(bases) if b in fixed]
+        unchanging = [k for k, b in enumerate(bases) if _leaves(b) and _leaves(b) <= fixed]
         if len(unchanging) == len(bases):
             unchanging = []
         first = schedules.contract(node, machine)
@@ -250,30 +256,18 @@ class Session:
                                  passes=driver.compiler_version())
 
 
-def _loop_constants(graph: Graph) -> set[Node]:
-    """What stays the same in all iterations of the loop that it is in: packing it is done before the loop."""
-    out: set[Node] = set()
-    for node in graph.nodes():
-        if node.op == "scan":
-            body, consts = node.attrs["body"], node.attrs["consts"]
-            fixed = set(body.params[:consts])
-            for n in body.nodes():
-                if n.op not in ("param", "item") and n.inputs and all(i in fixed for i in n.inputs):
-                    fixed.add(n)
-            out |= fixed | _loop_constants(body)
-    return out
-
-
-def _of_one_thread(graph: Graph) -> set[Node]:
-    """What is computed in a loop whose iterations are dealt out to the threads."""
-    out: set[Node] = set()
+def _loops(graph: Graph, on_one_thread: bool = False) -> Iterator[tuple[Node, bool]]:
+    """The loops of a graph, those inside others too; and whether each iteration of them runs on one thread."""
     for node in graph.nodes():
         body = node.attrs.get("body")
-        if node.op == "each" and node.attrs["parallel"]:
-            out.update(body.nodes())
         if isinstance(body, Graph):
-            out |= _of_one_thread(body)
-    return out
+            alone = on_one_thread or bool(node.attrs.get("parallel"))
+            yield node, alone
+            yield from _loops(body, alone)
+
+
+def _leaves(node: Node) -> set[Node]:
+    return {n for n in topological([node]) if n.op == "param"}
 
 
 def _product(node: Node) -> int:
