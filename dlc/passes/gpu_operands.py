@@ -12,10 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from dlc.ir import build as B
+from dlc.ir import loops
 from dlc.ir.graph import Graph, Node, make, rewrite, substitute, unique
+from dlc.ir.loops import Buffer
 from dlc.ir.ops import split_spec
+from dlc.passes.index_math import linear, simplify
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
-from dlc.passes.units import base_of
+from dlc.passes.scalarize import Elements
+from dlc.passes.units import base_of, fresh_index
 from dlc.passes.vjp import map_bodies
 
 VECTOR = 16  # bytes
@@ -81,14 +85,26 @@ def _contract(node: Node, copies: Copies) -> Node:
 
 
 def _vectors(x: Node, lanes: int) -> int | None:
-    """The axis that is contiguous in memory and starts on vector boundaries wherever the others stand, if any."""
-    strides = strides_of(x)
-    if any(s is None for s in strides):
-        return None
-    for axis, s in enumerate(strides):
-        others = [o for a, o in enumerate(strides) if a != axis]
-        if s == 1 and x.shape[axis] % lanes == 0 and all(o % lanes == 0 for o in others):  # type: ignore[operator]
-            return axis
+    """The axis along which whole vectors lie together in memory, on vector boundaries wherever the others stand. It
+    need not be contiguous: heads and their features, seen as one axis, are in runs."""
+    base = base_of(x)
+    buffer = Buffer("probe", base.dtype, (base.type.size,))
+    elements = Elements(lambda n: buffer if n is base else None)
+    for axis in reversed(range(x.ndim)):
+        if x.shape[axis] % lanes:
+            continue
+        lane = loops.axis("lane", lanes)
+        index = list(fresh_index(x.shape))
+        index[axis] = loops.axis("vector", x.shape[axis] // lanes) * lanes + lane
+        value = elements.value(x, tuple(index))
+        while value.op == "cast":
+            value = value.args[0]
+        if value.op != "load" or len(value.args) > 1 or value.attr is not buffer:
+            return None
+        terms, constant = linear(simplify(value.args[0]))
+        if terms.pop(lane, 0) == 1 and constant % lanes == 0:
+            if all(k % lanes == 0 and lane not in atom.axes for atom, k in terms.items()):
+                return axis
     return None
 
 

@@ -22,6 +22,7 @@ from dlc.passes.lower_gpu import block_axis, launch
 from dlc.passes.units import Unit
 
 VECTOR = 4  # elements that a thread moves at once
+RUN = 8  # neighbours that are worth being read together
 SWATH = 8  # tiles of rows that neighbouring blocks walk before the next tile of columns: they share the cache
 PAD = 4  # elements that a row of a shared tile is longer, so that columns fall into different banks
 
@@ -89,12 +90,22 @@ def _plain(e: Expr) -> bool:
 
 
 def stride_one(tile: GpuTile, value: Expr, labels: str) -> bool:
-    """Does the operand lie contiguously along the last of these labels?"""
+    """Does the operand lie contiguously along the last of these labels, or in runs of whole vectors?"""
     if not labels:
         return False
     axis = tile.at[labels[-1]]
     found = [e for e in _loads_of(value) if axis in e.args[0].axes]
-    return bool(found) and all(coefficient(simplify(e.args[0]), axis) == 1 for e in found)
+    return bool(found) and all(_runs(e.args[0], axis) for e in found)
+
+
+def _runs(offset: Expr, axis: Expr) -> bool:
+    if coefficient(simplify(offset), axis) == 1:
+        return True
+    if axis.attr[1] % RUN:
+        return False
+    lane = loops.axis("lane", RUN)
+    place = loops.axis("vector", axis.attr[1] // RUN) * RUN + lane
+    return coefficient(simplify(loops.map_expr(offset, lambda *_: None, {axis: place})), lane) == 1
 
 
 def _loads_of(value: Expr) -> list[Expr]:

@@ -84,3 +84,14 @@ def test_small_contractions_are_left_alone(monkeypatch):
     monkeypatch.undo()
     graph = convolution(1, 5, 4, 3)
     assert not any(n.op == "barrier" for n in target_layout(graph, TARGET).nodes())
+
+
+@pytest.mark.parametrize("dtype", [bfloat16, float32], ids=lambda d: d.short)
+def test_heads_seen_as_one_axis_are_read_in_runs(dtype):
+    x, w = tensor("x", 2, 3, 20, 16, dtype=dtype), tensor("w", 48, 64, dtype=dtype)
+    rows = B.reshape(B.permute(x, (0, 2, 1, 3)), (2, 20, 48))
+    graph = Graph((x, w), [B.contract(rows, w, "btk,kn->btn")])
+    assert not any(n.op == "barrier" for n in target_layout(graph, TARGET).nodes())
+    program = check(graph, seeds=(1,))
+    source = emit_module(program.kernels(), TARGET)
+    assert "const float x_ = x[" not in source and "x_ = x[" not in source  # every read is a vector
