@@ -24,7 +24,7 @@ from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
 
 PAGE = 4096  # bytes
-SAME_SET = 3  # rows of a tile that may start in the same set of a first-level cache (64 sets of 64 bytes)
+SAME_SET = 4  # rows of a tile that may start in the same set of a first-level cache (64 sets of 64 bytes)
 LONG = 8192  # inner range from which panels outgrow the second-level cache
 
 

@@ -139,14 +139,17 @@ def kernel_name(group: Group) -> str:
     return "_".join(words[:5]) or "empty"
 
 
-def guarded(e: Expr, predicate: Expr | None) -> Expr:
-    """`e` with every load of memory made under `predicate` too."""
+def guarded(e: Expr, predicate: Expr | None, everywhere: bool = True) -> Expr:
+    """`e` with every load of memory made under `predicate` too; unless `everywhere`, not those of a fixed place, which
+    is always there (a learning rate is then one number, not one a lane)."""
     if predicate is None or (predicate.op == "const" and predicate.attr):
         return e
 
     def rule(old: Expr, args: tuple[Expr, ...]) -> Expr | None:
         if old.op == "load" and old.attr.space != "reg":
             rank = len(old.attr.shape)
+            if not everywhere and all(i.op == "const" for i in args):
+                return None
             own = args[rank] if len(args) > rank else None
             if own is predicate or (own is not None and own.op == "and" and own.args[1] is predicate):
                 return None
@@ -358,7 +361,7 @@ def _map_stores(body: Body, places: Sequence[Place], predicate: Expr | None = No
         values[u] = body.put(u, u.values[0], mapping | (preset or {}), lambda m, _: values[m])
         if u.node in body.fused.stored:
             index = [loops.map_expr(i, lambda *_: None, dict(mapping)) for i in u.index]
-            stores.append(body.store(u.node, index, guarded(values[u], predicate), predicate))
+            stores.append(body.store(u.node, index, guarded(values[u], predicate, everywhere=False), predicate))
     return loops.seq(*stores)
 
 
@@ -453,19 +456,22 @@ def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> L
     probe = [loops.axis("q", e) for e in extents]
     stmts: list[Stmt] = []
     preset: dict[Expr, Expr] = {}
+    tiles: dict[Expr, Buffer] = {}  # what is read into each
     row, lane = loops.axis("a", t), loops.axis("l", t)
+    k, v = loops.axis("k", t), loops.axis("v", t)  # rows of a tile run along the last axis
     for u in group.units:
         mapping = spread(u.axes, list(zip(probe, extents, strict=True)))
         for e, off, step in _reads(body, u, mapping):
             if coefficient(off, probe[across]) != step or coefficient(off, probe[last]) in (0, step):
                 continue
-            tile = Buffer(f"tile{len(preset)}", e.dtype, (t, t), "reg")
-            k, v = loops.axis("k", t), loops.axis("v", t)  # rows of the tile run along the last axis
             a, b = simplify(base_a + v), simplify(base_b + k)
             at = spread(u.axes, places(a, b))
             value = guarded(body.put(u, e, at, lambda m, _: m), inside(a, b))  # type: ignore[arg-type, return-value]
-            fill = loops.loop(v, loops.store(tile, (k, v), value), "vector", None, t)
-            stmts += [loops.Alloc(tile), loops.loop(k, fill, "unroll")]
+            tile = tiles.get(value)
+            if tile is None:
+                tile = tiles[value] = Buffer(f"tile{len(tiles)}", e.dtype, (t, t), "reg")
+                fill = loops.loop(v, loops.store(tile, (k, v), value), "vector", None, t)
+                stmts += [loops.Alloc(tile), loops.loop(k, fill, "unroll")]
             preset[e] = loops.load(tile, lane, row)
     a, b = simplify(base_a + row), simplify(base_b + lane)
     out = _map_stores(body, places(a, b), inside(a, b), preset)

@@ -139,7 +139,7 @@ class _Tile:
             if u is not self.unit:
                 own = self.unit_mapping(u, mapping)
                 value = self.body.put(u, u.values[0], own, lambda m, _: values[m])
-                values[u] = guarded(value, predicate)
+                values[u] = guarded(value, predicate, everywhere=False)
             if u.node in self.body.fused.stored:
                 stores.append(self.body.store(u.node, self.result_index(u, mapping), values[u], predicate))
         return loops.seq(*stores)
