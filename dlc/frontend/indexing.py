@@ -134,6 +134,10 @@ def plan_index(shape: tuple[int, ...], index: Any) -> Plan:
     parts = _without_ellipsis(shape, _components(index))
     plan = Plan(shape)
     has_arrays = builtins.any(isinstance(i, (np.ndarray, Tensor)) for i in parts)
+    if not has_arrays and state.trace is None:
+        # Outside a trace a number is an input of the program, so that x[0], x[1], ... are one program. In a trace it
+        # is part of it, where it costs nothing and helps to simplify.
+        parts, has_arrays = _as_inputs(shape, parts)
     places: list[int] = []  # of the advanced components among the parts
     out_axes = 0  # axes of the result so far that come from slices and None
     for place, part in enumerate(parts):
@@ -162,6 +166,26 @@ def plan_index(shape: tuple[int, ...], index: Any) -> Plan:
     return plan
 
 
+def _as_inputs(shape: tuple[int, ...], parts: list[Any]) -> tuple[list[Any], bool]:
+    """The parts with integers (but on axes of extent 1) as 0-d arrays; whether there are any."""
+    out, axis, found = [], 0, False
+    for part in parts:
+        if isinstance(part, int) and shape[axis] > 1:
+            out.append(np.array(_from_front(part, axis, shape)))
+            found = True
+        else:
+            out.append(part)
+        axis += _consumed(part)
+    return out, found
+
+
+def _from_front(k: int, axis: int, shape: tuple[int, ...]) -> int:
+    extent = shape[axis]
+    if not -extent <= k < extent:
+        raise _out_of_range(f"{k} is outside axis {axis} of extent {extent} (shape {shape})")
+    return k % extent
+
+
 def _add_axis(plan: Plan, start: int, stop: int, step: int) -> int:
     count = builtins.max(0, -(-(stop - start) // step))
     plan.start.append(start)
@@ -187,11 +211,7 @@ def _add_slice(plan: Plan, part: builtins.slice) -> None:
 
 
 def _add_integer(plan: Plan, k: int) -> None:
-    axis = len(plan.start)
-    extent = plan.shape[axis]
-    if not -extent <= k < extent:
-        raise _out_of_range(f"{k} is outside axis {axis} of extent {extent} (shape {plan.shape})")
-    k %= extent
+    k = _from_front(k, len(plan.start), plan.shape)
     _add_axis(plan, k, k + 1, 1)
 
 

@@ -323,3 +323,59 @@ def test_arrays_of_the_caller_are_read_again():
     same(f(Tensor(X)), X[:, index])
     with pytest.raises(IndexOutOfRange):
         jit(lambda x: x[5])(Tensor(X))
+
+
+# -- outside a trace, numbers in an index are inputs
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The graphs that are compiled."""
+    from dlc.runtime import driver
+
+    graphs = []
+    original = driver.compile_graph
+    monkeypatch.setattr(driver, "compile_graph", lambda g, *a, **k: graphs.append(g) or original(g, *a, **k))
+    return graphs
+
+
+@pytest.mark.parametrize("index", [
+    lambda i: i, lambda i: -i - 1, lambda i: (slice(None), i), lambda i: (i, Ellipsis, i),
+    lambda i: (i, None, slice(1, 3), i), lambda i: (slice(None, None, -2), i),
+])  # fmt: skip
+def test_one_program_for_all_numbers(compiled, index):
+    array = np.arange(7 * 6 * 5, dtype=np.float32).reshape(7, 6, 5) * 1.5
+    x = Tensor(array)
+    for i in range(5):
+        np.testing.assert_array_equal((x[index(i)] + 0.25).numpy(), array[index(i)] + 0.25)
+    assert len(compiled) <= 1  # none where an earlier case made it
+    for i in range(5):
+        y, want = Tensor(array), array.copy()
+        y[index(i)] = 3.0
+        want[index(i)] = 3.0
+        np.testing.assert_array_equal(y.numpy(), want)
+    assert len(compiled) <= 2
+
+
+def test_numbers_in_an_index_still_raise_and_differentiate():
+    import dlc
+
+    x = Tensor(np.arange(12, dtype=np.float32).reshape(4, 3))
+    with pytest.raises(IndexOutOfRange, match=r"4 is outside axis 0 of extent 4(?s:.*)test_indexing.py"):
+        x[4]
+    with pytest.raises(IndexOutOfRange, match="-4 is outside axis 1 of extent 3"):
+        x[1, -4]
+    grad = dlc.grad(lambda x: (x[2] * x[-1, 1]).sum())(x).numpy()
+    want = np.zeros((4, 3))
+    want[2] = 10
+    want[3, 1] = 6 + 7 + 8
+    np.testing.assert_array_equal(grad, want)
+    ones = dlc.ones(1, 3)
+    assert ones[0].shape == (3,) and ones[-1, 2].item() == 1
+
+
+def test_in_a_trace_numbers_are_part_of_the_program():
+    import dlc
+
+    graph = dlc.jit(lambda x: x[2]).graph(Tensor(np.zeros((4, 3), np.float32)))
+    assert [n.op for n in graph.nodes() if n.op in ("slice", "gather")] == ["slice"]
