@@ -8,16 +8,20 @@ its wide tensors are as large as one block, and stay in the second-level cache o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from dlc.ir import build
 from dlc.ir.graph import Graph, Node, TensorType, make
 from dlc.passes.blocks_body import Body, Entry, Window, contiguous, strided, window_of
+from dlc.passes.blocks_outside import columns_needed, fills
 from dlc.passes.blocks_region import Labels, Region, find_regions
 from dlc.passes.vjp import map_bodies
 
 MOST_ROWS, LEAST_ROWS = 64, 16  # of a block
+PARTS = 4  # of the rows, in which different columns may be left out; each has kernels of its own
 TENSORS = 3  # wide tensors of a block that are alive at the same time
 
 
@@ -61,6 +65,16 @@ class _Rebuild:
         return Graph(graph.params, [self.done[o] for o in graph.outputs], graph.name)
 
 
+class _Part(NamedTuple):
+    """Blocks of rows with the same body: the first row, the number of blocks, and what the exits have in the columns
+    that are left out."""
+
+    body: Body
+    first: int
+    count: int
+    fill: dict[Node, float]
+
+
 class _Blocks:
     """A region as loops."""
 
@@ -68,34 +82,57 @@ class _Blocks:
         self.region = region
         total = region.sizes.get(region.rows, 1)
         rows = block_rows(total, math.prod(region.sizes[c] for c in region.wide), cache)
-        count, rest = divmod(total, rows)
-        bodies = [Body(region, n, home) for n in (rows, rest) if n]
-        outputs = [self._outputs(body) for body in bodies]
-        self.entries = list({(e.node, e.labels): e for body in bodies for e in body.entries.values()}.values())
+        self.parts = self._parts(total, rows, home)
+        outputs = [self._outputs(part.body) for part in self.parts]
+        entries = {(e.node, e.labels): e for part in self.parts for e in part.body.entries.values()}
+        self.entries = list(entries.values())
         self.windows = [window_of(e.node) for e in self.entries]
         if rows == total:
             self.body = Graph([e.param for e in self.entries], outputs[0], "block")
             return
         outer = [self._whole(e, w) for e, w in zip(self.entries, self.windows, strict=True)]
-        parts = [self._over_rows(bodies[0], outputs[0], outer, 0, count)]
-        if rest:
-            parts.append(self._over_rows(bodies[1], outputs[1], outer, count * rows, 1))
-        self.body = Graph(outer, [self._joined(e, k, parts) for k, e in enumerate(region.exits)], "blocks")
+        loops = [self._over_rows(part, outs, outer) for part, outs in zip(self.parts, outputs, strict=True)]
+        self.body = Graph(outer, [self._joined(e, k, loops) for k, e in enumerate(region.exits)], "blocks")
+
+    def _parts(self, total: int, rows: int, home: dict[Node, Region]) -> list[_Part]:
+        """The rows in parts of equal blocks: a last block that is smaller is one, and where the first rows need fewer
+        columns than the last ones, there are a few more."""
+        region = self.region
+        count, rest = divmod(total, rows)
+        tail = [_Part(Body(region, rest, home), count * rows, 1, {})] if rest else []
+        whole = [_Part(Body(region, rows, home), 0, count, {})]
+        for columns in sorted(region.wide) if count > 1 else ():
+            width = region.sizes[columns]
+            probe = Body(region, rows, home, columns, width - 1)
+            self._outputs(probe)
+            parts, first = [], 0
+            for k in range(min(PARTS, count)):
+                blocks = (k + 1) * count // min(PARTS, count) - first
+                at, height = first * rows, blocks * rows
+                needed = columns_needed(probe, at, height, columns, width, LEAST_ROWS)
+                rest_of = fills(probe, at, height, columns, needed, width) or {}
+                parts.append(_Part(Body(region, rows, home, columns, needed), at, blocks, rest_of))
+                first += blocks
+            if any(p.body.width < width for p in parts):
+                return [*parts, *tail]
+        return whole + tail
 
     def _whole(self, entry: Entry, window: Window) -> Node:
         """An entry for all rows, as a parameter of the body of the region's loops."""
         shape = tuple(1 if c in self.region.loops else d for c, d in zip(entry.labels, entry.node.shape, strict=True))
         return strided(TensorType(entry.node.dtype, shape), window.strides, entry.param.attrs["name"])
 
-    def _joined(self, node: Node, k: int, parts: Sequence[Node]) -> Node:
+    def _joined(self, node: Node, k: int, loops: Sequence[Node]) -> Node:
         """Exit number k from its parts of the rows."""
-        first, *rest = (build.item(p, k) for p in parts)
-        if not rest:
-            return first
         labels = self.region.labels[node]
+        pieces = []
+        for part, loop in zip(self.parts, loops, strict=True):
+            piece = build.item(loop, k)
+            high = [self.region.sizes[c] - part.body.width if c >= 0 and c == part.body.columns else 0 for c in labels]
+            pieces.append(build.pad(piece, [0] * len(high), high, None, part.fill.get(node, 0), node.loc))
         if self._adds_up(labels):
-            return build.op("add", first, *rest, loc=node.loc)
-        return make("concat", (first, *rest), node.loc, axis=labels.index(self.region.rows))
+            return functools.reduce(lambda a, b: build.op("add", a, b, loc=node.loc), pieces)
+        return pieces[0] if len(pieces) == 1 else make("concat", pieces, node.loc, axis=labels.index(self.region.rows))
 
     def _outputs(self, body: Body) -> list[Node]:
         """What leaves the region, on the current block; sums over the rows in a type that can be added up."""
@@ -112,8 +149,9 @@ class _Blocks:
     def _adds_up(self, labels: Labels) -> bool:
         return self.region.rows >= 0 and self.region.rows not in labels
 
-    def _over_rows(self, body: Body, outs: Sequence[Node], outer: Sequence[Node], first: int, count: int) -> Node:
-        """An `each` over `count` blocks of rows from row `first` on; its inputs are those of the region's loops."""
+    def _over_rows(self, part: _Part, outs: Sequence[Node], outer: Sequence[Node]) -> Node:
+        """An `each` over the blocks of a part; its inputs are those of the region's loops."""
+        body, first, count, _ = part
         ours = [(body.entries[e.node, e.labels], p) for e, p in zip(self.entries, outer, strict=True)
                 if (e.node, e.labels) in body.entries]
         steps = [self._stride(e, p) for e, p in ours]

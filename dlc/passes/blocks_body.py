@@ -61,10 +61,11 @@ class Entry(NamedTuple):
 
 
 class Body:
-    """The region's nodes on blocks of `block` rows."""
+    """The region's nodes on blocks of `block` rows, and on the first `width` positions of class `columns`."""
 
-    def __init__(self, region: Region, block: int, home: dict[Node, Region]):
+    def __init__(self, region: Region, block: int, home: dict[Node, Region], columns: int = -1, width: int = 0):
         self.region, self.block, self.home = region, block, home
+        self.columns, self.width = columns, width
         self.inside = {*region.members, *region.again}
         self.fixed: dict[Node, bool] = {}  # is a node made of constants alone?
         self.entries: dict[tuple[Node, Labels], Entry] = {}
@@ -76,6 +77,8 @@ class Body:
     def extent(self, label: int, whole: int) -> int:
         if label in self.region.loops:
             return 1
+        if label == self.columns and label >= 0:
+            return self.width
         return self.block if label == self.region.rows and label >= 0 else whole
 
     def order(self, labels: Labels) -> tuple[int, ...]:
@@ -101,7 +104,7 @@ class Body:
             if key in self.done:
                 stack.pop()
                 continue
-            needs = self._operands(*key)
+            needs = self.operands(*key)
             missing = [] if needs is None else [k for k in needs if k not in self.done]
             if missing:
                 stack += reversed(missing)
@@ -110,7 +113,7 @@ class Body:
             self.done[key] = self._entry(*key) if needs is None else self._block(*key, [self.done[k] for k in needs])
         return self.done[root, labels]
 
-    def _operands(self, node: Node, labels: Labels) -> list[tuple[Node, Labels]] | None:
+    def operands(self, node: Node, labels: Labels) -> list[tuple[Node, Labels]] | None:
         """What the block is computed from, with labels; None if the node is read from memory."""
         if node.op in ("const", "iota"):
             return []
@@ -189,7 +192,7 @@ class Body:
         if node.op == "reshape" and self._cuts_folded(node, labels):
             return ins[0]
         order = self.order(labels)
-        (x, own), *_ = self._operands(node, labels) or ()
+        (x, own), *_ = self.operands(node, labels) or ()
         given = self.order(own)  # axis k of the block ins[0] is axis given[k] of x
         if node.op == "contract":
             a, b, out = self._specs(node)
@@ -218,13 +221,14 @@ class Body:
         axis = node.attrs["axis"]
         place = self.order(labels).index(axis)
         label = labels[axis]
-        if self.extent(label, node.shape[axis]) == node.shape[axis]:
+        if self.extent(label, node.shape[axis]) == node.shape[axis] or label == self.columns:
             return build.iota(shape, place, node.dtype, node.loc)
         line = build.iota((node.shape[axis],), 0, node.dtype, node.loc)
         return build.broadcast(self._entry(line, (label,)), shape, (place,), node.loc)
 
     def _entry(self, node: Node, labels: Labels) -> Node:
-        cut = tuple(c if c in self.region.loops or (c == self.region.rows and c >= 0) else -1 for c in labels)
+        kept = {*self.region.loops, self.region.rows, self.columns}
+        cut = tuple(c if c in kept else -1 for c in labels)
         found = self.entries.get((node, cut))
         if found is None:
             shape = tuple(self.extent(c, d) for c, d in zip(cut, node.shape, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from dlc.ir.graph_interp import evaluate
 from dlc.ir.graph_text import parse_graph, print_graph
 from dlc.ir.graph_verify import verify
 from dlc.passes.blocks import block_rows, cut_blocks
+from dlc.passes.blocks_outside import RULES, Bounds
 from dlc.passes.inline import prune_scans, remove_markers
 from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify import simplify
@@ -87,8 +89,8 @@ def test_forward_keeps_scores_in_the_cache():
     cut = check(causal, *normal(*[(2, 3, 40, 4)] * 3), regions=1)
     assert [n.attrs["extents"] for n in loops(cut)] == [(2, 3)]
     inner = [n.attrs["extents"] for n in loops(loops(cut)[0].attrs["body"])]
-    assert inner == [(2,), (1,)]  # two blocks of 16 rows and one of 8
-    assert max(n.type.size for n in everything(cut) if n.op in ("contract", "exp", "reduce")) == 40 * 16
+    assert inner == [(1,), (1,), (1,)]  # two blocks of 16 rows, of which the first needs 16 keys, and one of 8
+    assert max(n.type.size for n in everything(cut) if n.op in ("contract", "exp", "reduce")) == 32 * 16
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(33, 33), (17, 50), (50, 17), (1, 90), (64, 64), (31, 2)])
@@ -117,8 +119,8 @@ def test_forward_and_backward_apart():
     x, w, u, target = normal((2, 40, 6), (6, 36), (12, 6), (2, 40, 6))
     cut = check(step, x, w * 0.3, u * 0.3, target, regions=2)
     forward, backward = loops(cut)
-    assert sum(n.op == "exp" for n in everything(forward.attrs["body"])) == 2  # for the whole and the last block
-    assert sum(n.op == "exp" for n in everything(backward.attrs["body"])) == 2
+    assert sum(n.op == "exp" for n in everything(forward.attrs["body"])) == 3  # one a part of the rows
+    assert sum(n.op == "exp" for n in everything(backward.attrs["body"])) == 3
     assert not any(n.op == "reduce" and n.attrs["monoid"] == "max" for n in everything(backward.attrs["body"]))
 
 
@@ -241,6 +243,90 @@ def test_random_programs():
 
         q, k, v, g = normal((3, rows, width), (3, columns, width), (3, columns, 2), (3, rows, 2))
         check(with_gradients(program), g, q, k, v)
+
+
+def keys_of_parts(function: Callable, *args: np.ndarray) -> list[int]:
+    """How many keys each part of the rows reads."""
+    (loop,) = loops(cut_blocks(ready(function, *args), CACHE, 2))
+    parts = loops(loop.attrs["body"])
+    return [next(n.shape[-2] for n in p.attrs["body"].nodes() if n.op == "contract") for p in parts]
+
+
+def test_keys_that_a_mask_leaves_out_are_not_computed():
+    q, k, v = normal(*[(2, 64, 4)] * 3)
+
+    def masked(mask: Callable) -> Callable:
+        def attention(q, k, v):
+            i, j = dlc.expand_dims(dlc.arange(64), axis=1), dlc.expand_dims(dlc.arange(64), axis=0)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask(i, j))
+
+        return attention
+
+    assert keys_of_parts(causal, q, k, v) == [16, 32, 48, 64]
+    assert keys_of_parts(with_gradients(causal), v, q, k, v) == [16, 32, 48, 64]
+    for mask, keys in (
+        (lambda i, j: j < i, [16, 32, 48, 64]),
+        (lambda i, j: j <= i + 16, [32, 48, 64, 64]),
+        (lambda i, j: i >= j + 3, [16, 32, 48, 64]),
+        (lambda i, j: dlc.logical_not(j > i), [16, 32, 48, 64]),
+        (lambda i, j: dlc.logical_and(j <= i, j != 5), [16, 32, 48, 64]),
+        (lambda i, j: dlc.where(j <= i, 0.0, -np.inf), [16, 32, 48, 64]),
+    ):
+        assert keys_of_parts(masked(mask), q, k, v) == keys
+        check(masked(mask), q, k, v + 1, regions=1)
+    for mask in (lambda i, j: j >= i, lambda i, j: dlc.logical_or(j <= i, j == 63), lambda i, j: (j * i) % 7 > 2,
+                 lambda i, j: dlc.where(j <= i, 0.0, -1e9)):
+        assert keys_of_parts(masked(mask), q, k, v) == [64]
+
+
+def test_columns_count_unless_everything_that_reads_them_is_neutral():
+    """A sum of unmasked scores beside the softmax needs all keys; weights that are wanted are zero where left out."""
+    q, k, v, g = normal(*[(2, 64, 4)] * 4)
+
+    def also_a_sum(q, k, v):
+        scores = q @ dlc.matrix_transpose(k)
+        i, j = dlc.expand_dims(dlc.arange(64), axis=1), dlc.expand_dims(dlc.arange(64), axis=0)
+        weights = F.softmax(dlc.where(j <= i, scores, -np.inf), -1)
+        return weights @ v + dlc.sum(scores, axis=-1, keepdims=True)
+
+    def weights_too(q, k, v):
+        i, j = dlc.expand_dims(dlc.arange(64), axis=1), dlc.expand_dims(dlc.arange(64), axis=0)
+        weights = F.softmax(dlc.where(j <= i, q @ dlc.matrix_transpose(k), -np.inf), -1)
+        return weights @ v, weights
+
+    assert keys_of_parts(also_a_sum, q, k, v) == [64]
+    check(with_gradients(also_a_sum), g, q, k, v)
+    cut = check(weights_too, q, k, v, regions=1)
+    assert len(loops(loops(cut)[0].attrs["body"])) == 4
+
+
+def test_what_is_masked_does_not_count():
+    q, k, v = normal(*[(2, 64, 4)] * 3)
+    v[:, 40] = np.nan
+    got = evaluate(cut_blocks(ready(causal, q, k, v), CACHE, 2), [q, k, v])[0]
+    assert np.isfinite(got[:, :32]).all() and np.isnan(got[:, 40:]).all()
+
+
+def test_bounds_hold():
+    """Random values between the operands' bounds give results between the result's."""
+    rng = np.random.default_rng(0)
+    meaning = {"add": np.add, "sub": np.subtract, "neg": np.negative, "mul": np.multiply, "div": np.divide,
+               "exp": np.exp, "max": np.maximum, "min": np.minimum, "le": np.less_equal, "lt": np.less, "ge": np.greater_equal,
+               "gt": np.greater, "eq": np.equal, "ne": np.not_equal, "select": np.where, "and": np.minimum,
+               "or": np.maximum, "not": lambda a: 1 - a}  # fmt: skip
+    assert meaning.keys() == RULES.keys()
+    for name, rule in RULES.items():
+        flags = ("select", "and", "or", "not")
+        for _ in range(200):
+            ends = [np.sort(rng.integers(-3, 4, 2)) for _ in range(len(inspect.signature(rule).parameters))]
+            if name in flags:
+                ends = [np.sort(rng.integers(0, 2, 2)) if name != "select" or k == 0 else e for k, e in enumerate(ends)]
+            found = rule(*(Bounds(float(a), float(b)) for a, b in ends))
+            values = [rng.integers(a, b + 1, 50).astype(float) for a, b in ends]
+            with np.errstate(all="ignore"):
+                got = meaning[name](*values)
+            got = got[~np.isnan(got)]
+            assert (found.low <= got).all() and (got <= found.high).all(), (name, ends, found)
 
 
 def test_rows_of_a_block():
