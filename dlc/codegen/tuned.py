@@ -50,12 +50,16 @@ def alone(node: Node) -> tuple[Graph, list[Node]]:
     """A graph of one contraction over parameters that stand for the memory that it reads, and what they stand for."""
     bases = list(dict.fromkeys(base_of(i) for i in node.inputs))
     params = [param(b.type) for b in bases]
+    for p, b in zip(params, bases, strict=True):
+        if "strides" in b.attrs:
+            p.attrs["strides"] = b.attrs["strides"]
     return Graph(params, substitute([node], dict(zip(bases, params, strict=True)))), bases
 
 
 def contract_key(node: Node) -> str:
     """What a contraction is known by: its structure and that of the views it reads memory through."""
-    return _digest(repr(structure(alone(node)[0])))
+    graph = alone(node)[0]
+    return _digest(repr((structure(graph), [p.attrs.get("strides") for p in graph.params])))
 
 
 def kernel_key(kernel: Kernel) -> str:

@@ -15,8 +15,9 @@ import numpy as np
 
 from dlc.codegen.llvm_program import launches
 from dlc.codegen.target import CpuTarget
+from dlc.ir import dtypes, loops
 from dlc.ir.dtypes import DType
-from dlc.ir.graph import Node
+from dlc.ir.graph import Node, TensorType
 from dlc.ir.loops_text import print_stmt
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 from dlc.ir.schedule import Schedule
@@ -68,23 +69,22 @@ class Trial:
 
 def one_launch(lowered: Lowered, grain: int, number: int) -> Program:
     """The program that runs one kernel: what it writes are the outputs, all else it touches the inputs."""
-    args: list[Ref] = []
     inputs: list[Slot] = []
     outputs: list[Slot] = []
-    input_types, output_types = [], []
     kernel = replace(lowered.kernel, name=f"{lowered.kernel.name}_{number}")
-    for buffer, node in zip(kernel.params, lowered.nodes, strict=True):
+    refs: dict[Node | int, Ref] = {}
+    pairs = [(b, n) for b, n in zip(kernel.params, lowered.nodes, strict=True) if not isinstance(n, int)]
+    for buffer, node in sorted(pairs, key=lambda pair: pair[1].serial):  # the same order for every schedule
+        size = node.type.size if buffer.size == loops.RUNTIME else buffer.size
+        kind, slots = ("output", outputs) if buffer in kernel.writes else ("input", inputs)
+        slots.append(Slot(buffer.name, node.dtype, size, kind, len(slots)))
+        refs[node] = Ref(slots[-1])
+    for node in lowered.nodes:
         if isinstance(node, int):
-            args.append(Ref(Slot(f"n{node}", buffer.dtype, 1, "const", value=node)))
-            continue
-        written = buffer in kernel.writes
-        kind, slots, types = ("output", outputs, output_types) if written else ("input", inputs, input_types)
-        slots.append(Slot(buffer.name, node.dtype, node.type.size, kind, len(slots)))
-        types.append(node.type)
-        args.append(Ref(slots[-1]))
-    launch = Launch(kernel, tuple(args), lowered.tasks, grain)
-    return Program("trial", tuple(inputs), tuple(outputs), (launch,), tuple(input_types), tuple(output_types),
-                   (*inputs, *outputs))
+            refs[node] = Ref(Slot(f"n{node}", dtypes.int64, 1, "const", value=node))
+    launch = Launch(kernel, tuple(refs[n] for n in lowered.nodes), lowered.tasks, grain)
+    types = [tuple(TensorType(s.dtype, (s.size,)) for s in slots) for slots in (inputs, outputs)]
+    return Program("trial", tuple(inputs), tuple(outputs), (launch,), *types, (*inputs, *outputs))
 
 
 def trial(sched: Schedule, program: Program, work_ns: float, places: Sequence[str],

@@ -28,6 +28,7 @@ from dlc.ir.schedule import Contract, Schedule
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_contract import label_sizes
+from dlc.passes.scalarize import reach
 from dlc.runtime import cache, driver, native, search, trials
 from dlc.runtime.search import Subject, Winner
 from dlc.runtime.trials import Trial
@@ -185,6 +186,9 @@ class Session:
             asked = _Asked(None if sched == first else sched)
             target = replace(machine, tuned=asked)
             program = build_program(target_layout(alone, target), (), target, "trial")
+            for slot, p in zip(program.inputs, alone.params, strict=True):
+                if "strides" in p.attrs:  # a window of a larger tensor
+                    slot.size = reach(p.shape, p.attrs["strides"])
             return trials.trial(sched, program, work, list(asked.nodes), unchanging)
 
         return Subject(

@@ -252,6 +252,7 @@ def test_the_fastest_candidate_wins(monkeypatch):
 
 def test_time_is_bounded(monkeypatch):
     monkeypatch.setattr(tuning, "KERNEL_S", 0.0)
+    monkeypatch.setattr(search, "MOST", 0)  # nor for a run of each
     subject = next(tuning.Session(TARGET, "f").contractions(graph(), set()))
     compiled = []
     compile_all = trials.compile_all
@@ -291,3 +292,21 @@ def test_kernels_of_a_parallel_loop_are_timed_on_one_thread():
     alone = driver.prepared(graph(512, 512, 512), session.target, lambda stage, result: None)
     (subject, *_) = session.contractions(alone, set())
     assert any(x.grain < x.all_tasks for x in trials.launches(subject.trial(subject.schedules[0]).program))
+
+
+def test_inputs_are_the_same_whatever_order_a_schedule_reads_them_in():
+    x, y, z = (param(TensorType(dtypes.float32, s)) for s in ((200, 300), (300,), (200, 300)))
+    total = b.sum_(b.op("mul", b.op("add", x, b.broadcast(y, (200, 300), (1,))), z), [0])
+    out = b.op("exp", b.op("mul", b.op("add", x, b.broadcast(total, (200, 300), (1,))), b.like(x, 1e-3)))
+    g = Graph([x, y, z], [out, total])
+    session = tuning.Session(TARGET.with_threads(2), "f")
+    fused = driver.lower(g, (), "f", session.target, lambda stage, result: None).fused
+    for subject in session.groups(fused):
+        first, *others = [subject.trial(s) for s in subject.schedules]
+        sizes = [[(s.dtype, s.size) for s in (*t.program.inputs, *t.program.outputs)] for t in (first, *others)]
+        assert all(s == sizes[0] for s in sizes)
+        trials.compile_all([first, *others], session.target)
+        inputs = subject.inputs(first)
+        expected = first.run(inputs)
+        for t in others:
+            assert trials.same(expected, t.run(inputs), inputs, t.program), t.schedule
