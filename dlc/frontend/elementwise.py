@@ -328,7 +328,7 @@ def pow(x1, x2) -> Tensor:
         base = promote(x1, x2)[0]
         if base.dtype.is_float and (small.is_integer() and builtins.abs(small) <= 8 or builtins.abs(small) == 0.5):
             w = b.cast(base, base.dtype.compute, loc)
-            w = b.op("sqrt", w, loc=loc) if builtins.abs(small) == 0.5 else _power(w, int(builtins.abs(small)), loc)
+            w = _root(w, loc) if builtins.abs(small) == 0.5 else _power(w, int(builtins.abs(small)), loc)
             w = b.op("div", const_like(w, 1), w, loc=loc) if small < 0 else w
             return _result(b.cast(w, base.dtype, loc), x1, x2)
     a, c = operands("pow", x1, x2, loc=loc)
@@ -337,6 +337,12 @@ def pow(x1, x2) -> Tensor:
 
 
 power = pow
+
+
+def _root(x: Node, loc: Loc | None) -> Node:
+    """x to the power 0.5: the square root but for -inf, which gives inf, and -0, which gives 0."""
+    root = b.op("add", b.op("sqrt", x, loc=loc), const_like(x, 0), loc=loc)
+    return b.select(b.op("eq", x, const_like(x, -math.inf), loc=loc), const_like(x, math.inf), root, loc)
 
 
 def _power(x: Node, n: int, loc: Loc | None) -> Node:

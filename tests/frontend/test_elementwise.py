@@ -247,3 +247,29 @@ def test_gradients():
         (g,) = grad(f, x)
         up, down = (f(Tensor(x + s)).numpy() for s in (1e-6, -1e-6))
         np.testing.assert_allclose(g, (up - down) / 2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.5, -0.5, 2.0, -1.0, 3.0, -3.0, 1.5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_constant_powers_of_special_values(p, dtype):
+    """A constant exponent takes other ways than pow, to the same values."""
+    x = np.array([-np.inf, -0.0, 0.0, np.inf, 4.0, -4.0, np.nan, 1.0, -1.0], dtype)
+    got = (Tensor(x) ** p).numpy()
+    with np.errstate(all="ignore"):
+        want = np.power(x, np.full_like(x, p))
+    np.testing.assert_array_equal(got, want)
+    number = ~np.isnan(want)
+    np.testing.assert_array_equal(np.signbit(got[number]), np.signbit(want[number]))
+
+
+@pytest.mark.parametrize("name", ["sinh", "cosh"])
+@pytest.mark.parametrize(("dtype", "edge"), [(np.float32, 89.4159), (np.float64, 710.4758)])
+def test_hyperbolic_functions_up_to_the_largest_number(name, dtype, edge):
+    """exp(x) alone overflows before they do."""
+    x = np.concatenate([np.linspace(-edge, edge, 2001), np.linspace(edge - 1, edge, 2001)]).astype(dtype)
+    got = getattr(e, name)(Tensor(x)).numpy()
+    want = getattr(np, name)(x.astype(np.longdouble))
+    assert np.isfinite(got).all()
+    assert (np.abs(got - want) <= 2 * np.spacing(np.abs(want).astype(dtype))).all()
+    far = getattr(e, name)(Tensor(np.array([edge + 0.01, -edge - 0.01], dtype))).numpy()
+    np.testing.assert_array_equal(far, [np.inf, np.inf if name == "cosh" else -np.inf])
