@@ -301,8 +301,14 @@ def fmod(x1, x2) -> Tensor:
     loc = here()
     a, c = operands("fmod", x1, x2, loc=loc)
     _needs("fmod", "iuf", "numbers", a, c)
-    if a.dtype.kind == "u":
-        return _result(b.op("mod", a, c, loc=loc), x1, x2)
+    if a.dtype.is_int:
+        m = b.op("mod", a, c, loc=loc)  # the sign of x2; not by magnitudes, since the lowest integer has none
+        if a.dtype.kind == "i":
+            zero = const_like(m, 0)
+            other = b.op("ne", b.op("lt", a, zero, loc=loc), b.op("lt", m, zero, loc=loc), loc=loc)
+            other = b.op("and", b.op("ne", m, zero, loc=loc), other, loc=loc)
+            m = b.select(other, b.op("sub", m, c, loc=loc), m, loc)
+        return _result(m, x1, x2)
     m = b.op("mod", b.op("abs", a, loc=loc), b.op("abs", c, loc=loc), loc=loc)
     negative_a = _signbit(a, loc)
     return _result(b.select(negative_a, b.op("neg", m, loc=loc), m, loc), x1, x2)

@@ -109,6 +109,18 @@ def test_integers(f, dtype):
         same(f(Tensor(x), Tensor(y)), BINARY[f](x, y), 0)
 
 
+@pytest.mark.parametrize("f", [e.floor_divide, e.remainder, e.fmod], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64])
+def test_integer_division_of_every_sign_and_the_limits(f, dtype):
+    info = np.iinfo(dtype)
+    few = [info.min, info.min + 1, info.min // 2, 0, 1, 2, 3, 7, info.max // 2, info.max - 1, info.max]
+    few = np.array(few + [-1, -2, -3, -7] * (info.min < 0), dtype)
+    every = np.arange(info.min, info.max + 1).astype(dtype) if info.bits == 8 else few
+    x, y = (v.ravel() for v in np.meshgrid(every, few))
+    with np.errstate(all="ignore"):
+        same(f(Tensor(x), Tensor(y)), BINARY[f](x, y), 0)
+
+
 def test_integer_division_by_zero_is_zero():
     x, zero = Tensor([5, -5]), Tensor([0, 0])
     for f in (e.floor_divide, e.remainder, e.fmod):
