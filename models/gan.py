@@ -1,12 +1,14 @@
 """A generative adversarial network of handwritten digits: `python -m models.gan --picture digits.png --data mnist`.
 
 Convolutional generator and discriminator (Goodfellow et al. 2014, arXiv:1406.2661; Radford et al. 2015,
-arXiv:1511.06434). Both take their step at once; the average of the generator's weights makes the samples.
+arXiv:1511.06434). Both take their step at once. How steeply scores change at real images is penalised (Mescheder,
+Geiger, Nowozin 2018, arXiv:1801.04406), and the average of the generator's weights makes the samples.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,15 +18,20 @@ from dlc import nn, optim
 from models import data, pictures, training
 
 NOISE = 64  # numbers that a sample is made from
-DECAY = 0.995  # of the average of the generator's weights
+WIDTH = 32  # channels at half the images' size
+PENALTY = 0.3  # weight of the discriminator's slope
+DECAY = 0.999  # of the average of the generator's weights
 
 
-def generator(channels: int, size: int, width: int) -> nn.Module:
+def generator(channels: int, size: int, width: int = WIDTH) -> nn.Module:
     """Noise (N, NOISE) to images (N, channels, size, size) in [-1, 1]; size is a multiple of 4."""
     side = size // 4
     return nn.Sequential(
-        nn.Linear(NOISE, 2 * width * side * side, bias=False),
-        nn.Unflatten(1, (2 * width, side, side)),
+        nn.Linear(NOISE, 4 * width * side * side, bias=False),
+        nn.Unflatten(1, (4 * width, side, side)),
+        nn.BatchNorm2d(4 * width),
+        nn.ReLU(),
+        nn.Conv2d(4 * width, 2 * width, 3, padding=1, bias=False),
         nn.BatchNorm2d(2 * width),
         nn.ReLU(),
         nn.ConvTranspose2d(2 * width, width, 4, 2, padding=1, bias=False),
@@ -35,19 +42,18 @@ def generator(channels: int, size: int, width: int) -> nn.Module:
     )
 
 
-def discriminator(channels: int, size: int, width: int) -> nn.Module:
+def discriminator(channels: int, size: int, width: int = WIDTH) -> nn.Module:
     """Images (N, channels, size, size) to scores (N,): how much they look real."""
     side = size // 4
     return nn.Sequential(
         nn.Conv2d(channels, width, 4, 2, padding=1),
         nn.LeakyReLU(0.2),
-        nn.Dropout(0.2),
-        nn.Conv2d(width, 2 * width, 4, 2, padding=1, bias=False),
-        nn.BatchNorm2d(2 * width),
+        nn.Conv2d(width, 2 * width, 4, 2, padding=1),
         nn.LeakyReLU(0.2),
-        nn.Dropout(0.2),
+        nn.Conv2d(2 * width, 4 * width, 3, padding=1),
+        nn.LeakyReLU(0.2),
         nn.Flatten(),
-        nn.Linear(2 * width * side * side, 1),
+        nn.Linear(4 * width * side * side, 1),
         nn.Flatten(0),
     )
 
@@ -55,24 +61,27 @@ def discriminator(channels: int, size: int, width: int) -> nn.Module:
 class GAN(nn.Module):
     """Both players, and the average generator."""
 
-    def __init__(self, channels: int, size: int, width: int):
+    def __init__(self, channels: int, size: int):
         super().__init__()
-        self.generator, self.discriminator = generator(channels, size, width), discriminator(channels, size, width)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-                nn.init.normal_(module.weight, 0.0, 0.02)
+        self.generator, self.discriminator = generator(channels, size), discriminator(channels, size)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
 
     def update_average(self) -> None:
-        """Weights move by 1 - DECAY towards the present ones; what BatchNorm counted is taken over."""
-        for mean, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            mean.assign(dlc.lerp(now.detach(), mean, DECAY))
-        for mean, now in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            mean.assign(now)
+        """Weights, and the means and variances of BatchNorm, move by 1 - DECAY towards the present ones."""
+        old, new = ([*part.parameters(), *part.buffers()] for part in (self.average, self.generator))
+        for mean, now in zip(old, new, strict=True):
+            counts = now.dtype == dlc.int64  # those of BatchNorm
+            mean.assign(now if counts else dlc.lerp(now.detach(), mean, DECAY))
 
 
 def scored(scores: dlc.Tensor, target: float) -> dlc.Tensor:
     return F.binary_cross_entropy_with_logits(scores, dlc.full_like(scores, target))
+
+
+def slope(discriminator: Callable[[dlc.Tensor], dlc.Tensor], x: dlc.Tensor) -> dlc.Tensor:
+    """The mean of the squared lengths of the score's gradients with respect to images."""
+    gradient = dlc.grad(lambda images: discriminator(images).sum())(x)
+    return (gradient * gradient).sum() / len(x)
 
 
 @dlc.jit
@@ -82,9 +91,8 @@ def train_step(model, optimizer, x, y):
     optimizer.zero_grad()
     scored(model.discriminator(made), 1.0).backward()
     model.discriminator.zero_grad()  # it does not learn from being deceived
-    # a target of 0.9 keeps it from being too sure (one-sided label smoothing, arXiv:1606.03498)
-    loss = scored(model.discriminator(x), 0.9) + scored(model.discriminator(made.detach()), 0.0)
-    loss.backward()
+    loss = scored(model.discriminator(x), 1.0) + scored(model.discriminator(made.detach()), 0.0)
+    (loss + PENALTY / 2 * slope(model.discriminator, x)).backward()
     optimizer.step()
     model.update_average()
     return loss
@@ -109,8 +117,8 @@ def sample(model: GAN, count: int, seed: int) -> np.ndarray:
 
 def example_args_train_step():
     """What `dlc dump models/gan.py:train_step` compiles for: a batch of scikit-learn's digits."""
-    model = GAN(1, 8, 32)
-    return model, optim.Adam(model.parameters()), dlc.zeros(64, 1, 8, 8), dlc.zeros(64, dtype=dlc.int64)
+    model = GAN(1, 8)
+    return model, optim.Adam(model.parameters()), dlc.zeros(128, 1, 8, 8), dlc.zeros(128, dtype=dlc.int64)
 
 
 def told_apart(model: GAN, data: data.Data) -> float:
@@ -126,14 +134,18 @@ def picture(model: GAN, data: data.Data, path: str) -> None:
     pictures.save(path, sample(model, 64, seed=0)[:, 0], columns=8)
 
 
-def build(data: data.Data, lr: float, wide: bool = False):
-    model = GAN(data.channels, data.size, 64 if wide else 32)
+def schedule(optimizer: optim.Optimizer, lr: float, steps: int) -> optim.lr_scheduler.LRScheduler:
+    """`lr` for two fifths of the steps, then down to nothing."""
+    return optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (steps - step) / (0.6 * steps)))
+
+
+def build(data: data.Data, lr: float):
+    model = GAN(data.channels, data.size)
     players = [*model.generator.parameters(), *model.discriminator.parameters()]
-    return model, optim.Adam(players, lr=lr, betas=(0.5, 0.999))
+    return model, optim.Adam(players, lr=lr, betas=(0.0, 0.99))
 
 
-TASK = training.Task(data.centred, "told apart", measure=told_apart, schedule=training.constant, picture=picture,
-                     variants={"wide": {"epochs": 40}})
+TASK = training.Task(data.centred, "told apart", measure=told_apart, schedule=schedule, picture=picture)
 
 if __name__ == "__main__":
-    training.command(build, train_step, None, {"digits": 150, "mnist": 25}, batch_size=64, lr=4e-4, task=TASK)()
+    training.command(build, train_step, None, {"digits": 150, "mnist": 25}, batch_size=128, lr=1e-3, task=TASK)()

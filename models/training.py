@@ -27,11 +27,6 @@ def one_cycle(optimizer: optim.Optimizer, lr: float, steps: int) -> optim.lr_sch
     return optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
 
 
-def constant(optimizer: optim.Optimizer, lr: float, steps: int) -> optim.lr_scheduler.LRScheduler:
-    """`lr` all the time."""
-    return optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-
-
 class Task(NamedTuple):
     """How training differs from that of a classifier of digits.
 

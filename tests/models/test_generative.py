@@ -91,6 +91,31 @@ def test_the_average_follows_the_weights():
     np.testing.assert_allclose(mean.numpy(), old + 1 - 2 / 11, rtol=1e-5)
 
 
+def test_the_average_generator_follows_weights_and_statistics():
+    dlc.manual_seed(0)
+    data = LOAD("digits", 8, 0)
+    model, optimizer = gan.build(data, 1e-2)
+    before = {name: value.numpy().copy() for name, value in model.average.state_dict().items()}
+    gan.train_step(model, optimizer, *next(iter(data.train)))
+    now, after = model.generator.state_dict(), model.average.state_dict()
+    for name in ("0.weight", "2.weight", "2.running_mean", "2.running_var"):
+        assert (now[name].numpy() != before[name]).any()
+        expected = 0.999 * before[name] + 0.001 * now[name].numpy()
+        np.testing.assert_allclose(after[name].numpy(), expected, rtol=1e-5, atol=1e-7)
+    assert after["2.num_batches_tracked"].item() == 1
+
+
+def test_the_slope_of_a_linear_score_is_the_length_of_its_weights():
+    weights = np.random.default_rng(0).normal(size=(16, 1)).astype(np.float32)
+
+    def slope(w):
+        return gan.slope(lambda x: (x.reshape(3, 16) @ w)[:, 0], dlc.ones(3, 1, 4, 4))
+
+    value, gradient = dlc.value_and_grad(slope)(dlc.asarray(weights))
+    np.testing.assert_allclose(value.item(), (weights**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradient.numpy(), 2 * weights, rtol=1e-5)
+
+
 def test_grid():
     made = pictures.grid(np.linspace(0, 1, 5 * 64 * 2).reshape(5, 64, 2), columns=3)
     assert made.shape == (2 * 66, 3 * 4, 3)
