@@ -195,7 +195,7 @@ def use(monkeypatch: Any, gpu: FakeGpu | None = None) -> FakeGpu:
     monkeypatch.setattr(cuda_device, "_gpu", gpu)
     monkeypatch.setattr(cuda_device, "_owner_pid", os.getpid())
     monkeypatch.setattr(cuda_compile, "sources", sources)
-    monkeypatch.setattr(cuda_modules, "cubins", lambda texts, arch: [b"" for _ in texts])
+    monkeypatch.setattr(cuda_modules, "cubin", lambda text, arch: b"")
     monkeypatch.setattr(cuda_modules, "version", lambda: "0.0")
     monkeypatch.setattr(cuda_memory, "_arenas", {})
     monkeypatch.setattr(placement, "several", False)

@@ -50,7 +50,7 @@ def dlpack(x: Tensor, *, stream=None, max_version=None, dl_device=None, copy=Non
             raise BufferError(f"__dlpack__: a tensor on {x.device} cannot be exported to device {there}")
         x = x.to("cpu")
     elif here_[0] == _CUDA:
-        return _dlpack_cuda(x, stream, {"max_version": max_version, "copy": copy})
+        return _dlpack_cuda(x, bool(copy), stream, {"max_version": max_version})
     if stream is not None:
         raise BufferError("__dlpack__: there are no streams on the CPU")
     array = x.numpy()
@@ -67,11 +67,11 @@ def dlpack(x: Tensor, *, stream=None, max_version=None, dl_device=None, copy=Non
     return capsule
 
 
-def _dlpack_cuda(x: Tensor, stream: Any, options: dict[str, Any]) -> Any:
+def _dlpack_cuda(x: Tensor, copy: bool, stream: Any, options: dict[str, Any]) -> Any:
     from dlc.runtime import cuda_interop
 
     eager.at_hand(x, "__dlpack__")
-    capsule = cuda_interop.export(x._node.data, x.shape, x.dtype, stream, options)
+    capsule = cuda_interop.export(x._node.data, x.shape, x.dtype, copy, stream, options)
     if x.dtype is dtypes.bfloat16:
         _type_code(capsule).value = _BFLOAT
     return capsule

@@ -95,9 +95,17 @@ class Gpu:
     @contextlib.contextmanager
     def on(self, index: int) -> Iterator[int]:
         """Make GPU `index` and its stream CuPy's current ones in this thread; gives the stream's handle."""
+        self._ready()
         stream = self.stream(index)
         with self.cupy.cuda.Device(index), stream:
             yield stream.ptr
+
+    def _ready(self) -> None:
+        """Give this thread a context. A new thread has none, and CuPy sets no device that is the current one already:
+        in a new thread GPU 0 is."""
+        if not getattr(self._threads, "entered", False):
+            self.runtime.setDevice(self.runtime.getDevice())
+            self._threads.entered = True
 
     def enter(self, index: int) -> None:
         """Make the context of GPU `index` current in this thread; quick where there is only one."""
@@ -218,6 +226,7 @@ class Gpu:
 
     def tensor_map(self, spec: TensorMap, address: int) -> bytes:
         """What a kernel's bulk copies need to know of the tensor at `address`."""
+        self._ready()
         return cuda_maps.encode(self.lib, spec, address)
 
     def graph(self, index: int, kernels: Sequence[Kernel], grids: Sequence[int], pointers: Sequence[int],
@@ -349,7 +358,7 @@ class Events:
 
 
 def _library() -> ctypes.CDLL:
-    """The CUDA driver. CuPy makes its context current in every thread that enters a device."""
+    """The CUDA driver. Its functions work on the thread's current context: see `Gpu._ready`."""
     try:
         lib = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError as error:

@@ -20,14 +20,15 @@ from dlc.runtime.devices import copied
 from dlc.runtime.memory import Buffer
 
 
-def export(buffer: Buffer, shape: Sequence[int], dtype: DType, stream: Any, options: dict[str, Any]) -> Any:
-    """A DLPack capsule over a Buffer, which it keeps alive; bfloat16 says uint16 (NumPy has none)."""
+def export(buffer: Buffer, shape: Sequence[int], dtype: DType, copy: bool, stream: Any, options: dict[str, Any]) -> Any:
+    """A DLPack capsule over a Buffer, which it keeps alive, or over a copy; bfloat16 says uint16 (NumPy has none)."""
     found, index = gpu(), int(buffer.device[5:])
     cupy = found.cupy
     with found.on(index):
         memory = cupy.cuda.UnownedMemory(buffer.address, buffer.nbytes, buffer, index)
         np_dtype = np.dtype(np.uint16) if dtype is dtypes.bfloat16 else dtype.np
         array = cupy.ndarray(tuple(shape), np_dtype, cupy.cuda.MemoryPointer(memory, 0))
+        array = array.copy() if copy else array  # CuPy copies for the CPU only
         return array.__dlpack__(stream=stream, **{k: v for k, v in options.items() if v is not None})
 
 

@@ -45,9 +45,9 @@ def ptx(source: str, arch: str) -> str:
 
 
 def cubins(sources: Sequence[str], arch: str) -> list[bytes]:
-    """The machine code of several modules, compiled at the same time."""
-    if len(sources) == 1:
-        return [cubin(sources[0], arch)]
+    """The machine code of several modules (none for a program without kernels), compiled at the same time."""
+    if len(sources) < 2:
+        return [cubin(source, arch) for source in sources]
     with ThreadPoolExecutor(min(len(sources), thread_count()), "dlc-nvrtc") as pool:
         return list(pool.map(lambda source: cubin(source, arch), sources))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -161,11 +163,12 @@ def test_a_rule_that_uses_its_own_kernel():
     """The gradient of a running sum is a running sum the other way: to the fourth order, then it says so."""
     text = """
         kernel sums(x: f32[6], out: f32[6] writes)
-          alloc s: reg f32[1]
-          s[0] = 0.0
-          for i in 6:
-            s[0] += x[i]
-            out[i] = s[0]
+          for whole in 1 parallel:
+            alloc s: reg f32[1]
+            s[0] = 0.0
+            for i in 6:
+              s[0] += x[i]
+              out[i] = s[0]
     """
     sums = dlc.custom_kernel(text, lambda x: x, vjp=lambda ins, out, ct: dlc.flip(sums(dlc.flip(ct))))
     x = f32(6)
@@ -232,7 +235,7 @@ def test_in_a_loop_over_its_own_state():
     shift = dlc.custom_kernel(
         """
         kernel shift(x: f32[8], out: f32[8] writes)
-          for i in 8:
+          for i in 8 parallel:
             out[i] = x[(i + 1) % 8] + x[i]
         """, lambda x: x)
     x = f32(8)
@@ -248,9 +251,10 @@ def test_state_is_not_overwritten_while_it_is_read():
     twice = dlc.custom_kernel(
         """
         kernel twice(x: f32[64], out: f32[64] writes)
-          for k in 3:
-            for i in 64 vector(16):
-              out[i] = x[i] * 2.0
+          for b in 4 parallel:
+            for k in 3:
+              for i in 16 vector(16):
+                out[b*16 + i] = x[b*16 + i] * 2.0
         """, lambda x: x)
     state = f32(64)
     before = state.numpy().copy()
@@ -380,7 +384,7 @@ def test_refused_when_made(body, error, message):
 def test_half_arithmetic_is_refused():
     with pytest.raises(VerifyError, match="add in bf16: cast to f32"):
         dlc.custom_kernel("kernel h(x: bf16[4], out: bf16[4] writes)\n  for i in 4:\n    out[i] = x[i] + x[i]\n", None)
-    f = dlc.custom_kernel("kernel h(x: bf16[4], out: bf16[4] writes)\n  for i in 4:\n"
+    f = dlc.custom_kernel("kernel h(x: bf16[4], out: bf16[4] writes)\n  for i in 4 parallel:\n"
                           "    out[i] = bf16(f32(x[i]) + f32(x[i]))\n", lambda x: x)
     np.testing.assert_array_equal(f(dlc.ones(4, dtype=dlc.bfloat16)).astype(dlc.float32).numpy(), np.full(4, 2.0))
 
@@ -417,7 +421,7 @@ def test_data_cannot_reach_outside(body, values):
     """Whatever the indices are, the compiled kernel does what the interpreter, which would notice, does."""
     from dlc.ir.custom import evaluate
 
-    f = made(body)
+    f = made("  for whole in 1 parallel:\n" + textwrap.indent(body, "  "))
     x, i = f32(4), dlc.Tensor(np.array(values, np.int64))
     graph = dlc.jit(f).graph(x, i)
     call = next(n for n in graph.nodes() if n.op == "call")
@@ -467,7 +471,7 @@ def test_rules_that_do_not_fit():
 
 
 def test_no_derivative_is_an_error_at_the_call():
-    f = made("  for j in 4:\n    out[j] = x[j]\n")
+    f = made("  for j in 4 parallel:\n    out[j] = x[j]\n")
     i = dlc.arange(4)
     with pytest.raises(TraceError, match="custom kernel k has no vjp(?s:.*)stop_gradient(?s:.*)test_custom_kernel"):
         dlc.grad(lambda x: f(x, i).sum())(f32(4)).numpy()
@@ -501,6 +505,15 @@ def test_grid_and_lanes_are_for_gpus(gpu):
     out = dlc.jit(f)(x.to("cuda"))
     assert out.device == "cuda:0"
     np.testing.assert_array_equal(out.numpy(), x.numpy()[:, ::-1])
+
+
+@pytest.mark.skipif(not os.environ.get("DLC_TEST_DEVICE"), reason="needs a GPU, DLC_TEST_DEVICE=cuda")
+def test_blocks_share_memory_on_this_gpu():
+    x = f32(5, 8)
+    for f in (dlc.custom_kernel(BLOCKS, lambda x: x), dlc.jit(dlc.custom_kernel(BLOCKS, lambda x: x))):
+        out = f(x)
+        assert out.device.startswith("cuda")
+        np.testing.assert_array_equal(out.numpy(), x.numpy()[:, ::-1])
 
 
 def test_parallel_loops_run_on_gpus_too(gpu):

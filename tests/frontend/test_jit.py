@@ -148,7 +148,8 @@ def test_assigned_tensors_are_updated_in_place_when_nobody_else_holds_them():
     assert w._node.data.address == address
     held = w.numpy()
     f()
-    assert w._node.data.address != address
+    shared = w.device == "cpu"  # what numpy() gives of a GPU's memory is a copy
+    assert (w._node.data.address != address) == shared
     assert (held[0], w.numpy()[0]) == (2, 3)
 
 
@@ -374,7 +375,7 @@ def test_many_retraces_warn_and_say_why():
         for n in range(1, 9):
             f({"x": dlc.zeros(n)})
     with pytest.warns(
-        RuntimeWarning, match=r"argument 'batch\['x'\]' changed from float32 \(8,\) to float32 \(9,\)"
+        RuntimeWarning, match=r"argument 'batch\['x'\]' changed from float32 \(8,\)( on cuda:0)? to float32 \(9,\)"
     ) as caught:
         f({"x": dlc.zeros(9)})
     assert caught[0].filename == __file__

@@ -123,12 +123,12 @@ def test_names_of_both_conventions():
     same(t.where(t > 2, 0), np.where(X > 2, X, 0))
     same(t.view_as(t.T), X.reshape(3, 2))
     same(t.int().float(), X)
-    assert t.to(dtypes.float64).dtype is dtypes.float64 and t.to("cpu") is t and t.half().dtype is dtypes.float16
+    assert t.to(dtypes.float64).dtype is dtypes.float64 and t.to(t.device) is t and t.half().dtype is dtypes.float16
     assert t.to(Tensor([1])).dtype is dtypes.int64 and t.astype(dtypes.int8).dtype is dtypes.int8
     assert t.clone() is not t and t.contiguous() is t
     assert t.numel() == 6 and t.dim() == 2 and t.nbytes == 24 and t.itemsize == 4 and t.is_floating_point()
     with pytest.raises(DeviceError, match="device .cuda"):
-        t.to("cuda")
+        t.to("cuda:99")
 
 
 def test_clone_is_independent():

@@ -21,6 +21,7 @@ class Driver:
 
     def __init__(self):
         self.calls, self.status, self.kept = [], 0, []
+        self.context: threading.local | None = None  # `current` where a thread has one
         self.define("cuLaunchKernel", P, *[U] * 7, P, P, P)
         self.define("cuGraphCreate", P, U, gives=1000)
         self.define("cuGraphAddKernelNode_v2", P, P, P, ctypes.c_size_t, P, gives=2000)
@@ -42,6 +43,8 @@ class Driver:
                 self.calls[-1] += (node_params(args[4]), edges(args[2], args[3]))
             if name == "cuGraphExecKernelNodeSetParams_v2":
                 self.calls[-1] += (node_params(args[2]),)
+            if self.context is not None and not getattr(self.context, "current", False):
+                return 201 if not name.startswith("cuGetError") else 0
             if gives is not None:
                 P.from_address(args[0]).value = gives + len(self.named(name))
             return 0 if name.startswith("cuGetError") else self.status
@@ -119,6 +122,68 @@ def test_launches(gpu):
         ("cuLaunchKernel", 501, 4, 1, 1, 128, 1, 1, 0, STREAM, arguments.pointers[0], None),
         ("cuLaunchKernel", 502, 70_000, 1, 1, 32, 1, 1, 9, STREAM, arguments.pointers[1], None),
     ]
+
+
+class Cupy:
+    """CuPy's devices: a new thread is on GPU 0 without a context; only setDevice makes one current."""
+
+    def __init__(self, context):
+        self.cuda = self.runtime = self
+        self.thread = context
+
+    def getDevice(self):  # noqa: N802
+        return getattr(self.thread, "device", 0)
+
+    def setDevice(self, index):  # noqa: N802
+        self.thread.device, self.thread.current = index, True
+
+    @contextlib.contextmanager
+    def Device(self, index):  # noqa: N802
+        before = self.getDevice()
+        if before != index:
+            self.setDevice(index)
+        yield
+        if before != index:
+            self.setDevice(before)
+
+    @contextlib.contextmanager
+    def Stream(self, non_blocking):  # noqa: N802
+        yield
+
+
+class Stream(contextlib.nullcontext):
+    ptr = STREAM
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_every_thread_gets_a_context(gpu, index):
+    """Whatever a thread does first with the driver works."""
+    context = gpu.lib.context = threading.local()
+    del gpu.on, gpu._threads.entered
+    gpu.cupy = gpu.runtime = Cupy(context)
+    gpu.count, gpu.stream = 2, lambda index: Stream()
+    arguments = Arguments(11)
+    made = gpu.load(b"", index)
+    uses = [
+        lambda: gpu.launch(index, [Kernel(501, 128, 0)], [4], arguments.pointers),
+        lambda: gpu.load(b"", index),
+        lambda: made.kernel("add_0", 64, 100),
+        lambda: gpu.graph(index, [Kernel(501, 128, 0)], [4], arguments.pointers, [[]]).launch(),
+    ]
+    for use in uses:
+        failed = []
+
+        def run(use=use, failed=failed):
+            try:
+                assert gpu.lib.cuGraphCreate(ctypes.byref(P()), 0) == 201  # no context yet
+                use()
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        assert not failed, failed
 
 
 def test_modules(gpu):

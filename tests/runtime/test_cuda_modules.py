@@ -54,6 +54,11 @@ def test_sass_or_what_to_install(monkeypatch):
         cuda_modules.sass(code)
 
 
+def test_no_modules():
+    """A program whose results are empty, or its own inputs, has no kernels."""
+    assert cuda_modules.cubins([], "sm_90a") == []
+
+
 def test_batches():
     weights = [5, 1, 1, 1, 9, 1, 1, 1, 1, 1, 1, 1]
     groups = cuda_modules.batches(list(range(12)), weights.__getitem__, threads=2)
