@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -73,6 +74,8 @@ def command(build: Callable, train_step: Callable, predict: Callable | None, epo
         for path in filter(None, (save, plot, picture)):
             if not Path(path).absolute().parent.is_dir():
                 raise click.UsageError(f"{path}: there is no folder {Path(path).parent}")
+        if plot and importlib.util.find_spec("matplotlib") is None:
+            raise click.UsageError("--plot needs the package matplotlib: pip install 'dlc[models]'")
         try:
             if resume:
                 options = resumed(ctx, options, checkpoint.settings(resume))

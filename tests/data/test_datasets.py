@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,6 +112,19 @@ def test_digits():
 
 
 def test_digits_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DatasetError, match=r"needs the package scikit-learn: pip install 'dlc\[models\]'"):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(DatasetError, match=r"needs the package scikit-learn: pip install 'dlc\[digits\]'"):
         Digits()
+
+
+def test_digits_are_scikit_learns():
+    """Its file is read without importing it; were it to move, its own function would be called."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    from dlc.data import digits
+
+    pixels, labels = digits._load()
+    for ours, theirs in zip((pixels, labels), datasets.load_digits(return_X_y=True), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    code = "import sys; from dlc.data import Digits; Digits(); assert 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
