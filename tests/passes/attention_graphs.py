@@ -13,7 +13,9 @@ from tests.passes.programs import tensor
 def attention(batch: tuple[int, ...] = (2,), queries: int = 40, keys: int | None = None, inner: int = 16,
               value: int | None = None, dtype: DType = bfloat16, mask: str = "", drop: bool = False,
               gradient: bool = False, swap: bool = False) -> Graph:
-    """`mask`: causal, window (and causal), bool (a tensor, rows may be empty), float (added). `drop`: weights are
+    """Weights times values of one attention, and by a cotangent their gradients.
+
+    `mask`: causal, window (and causal), bool (a tensor, rows may be empty), float (added). `drop`: weights are
     zeroed where a bool tensor says. `gradient`: the gradients of q, k and v by a cotangent. `swap`: k first."""
     keys, value, n = keys or queries, value or inner, len(batch)
     q, k = tensor("q", *batch, queries, inner, dtype=dtype), tensor("k", *batch, keys, inner, dtype=dtype)
