@@ -43,6 +43,7 @@ from dlc.ir.loops import (
     Store,
     Sync,
     Wait,
+    children,
     exprs,
     load_parts,
     walk,
@@ -88,6 +89,7 @@ def launch_shape(kernel: Kernel) -> Launch:
     return Launch(blocks, threads, shared, tuple(tensor_maps(kernel).values()))
 
 
+LONG = 16  # stores to registers of a loop's body that is not to be copied
 STATIC_SHARED = 48 << 10  # bytes; more has to be asked for at launch
 
 
@@ -449,6 +451,12 @@ class KernelEmitter(Expressions):
         written_out = s.kind == "unroll" or (s.kind == "vector" and s.axis.attr[1] == s.lanes)
         if written_out:
             self.line("#pragma unroll")
+        elif any(isinstance(x, Mma) for x in walk(s.body)) and copies_of_stores(s.body) >= LONG:
+            # or it is copied for each value of the axis, and registers run out
+            end = self.name(None, "end")
+            self.line(f"const int {end} = hidden({extent});")
+            self.line("#pragma unroll 1")
+            extent = end
         i = self.name(s.axis, s.axis.attr[0])
         self.serial += not written_out
         self.open(f"for ({type_} {i} = 0; {i} < {extent}; ++{i})")
@@ -561,6 +569,15 @@ class KernelEmitter(Expressions):
         if buffer.swizzled and not (index[-1].op == "const" and index[-1].attr == 0):
             return f"*({self.address(buffer, index)})"
         return super().place(buffer, index)
+
+
+def copies_of_stores(stmt: Stmt) -> int:
+    """How many stores to registers are written out in a statement."""
+    if isinstance(stmt, Store):
+        return int(stmt.buffer.space == "reg")
+    inner = sum(map(copies_of_stores, children(stmt)))
+    written_out = isinstance(stmt, For) and stmt.kind in ("unroll", "vector") and stmt.extent.op == "const"
+    return inner * int(stmt.extent.attr) if written_out else inner
 
 
 def unfinished(stmt: Stmt) -> dict[Buffer, None]:
