@@ -36,7 +36,7 @@ from dlc.passes.lower_gpu_layout import gpu_layout
 from dlc.passes.lower_ordered import lower_ordered
 from dlc.passes.lower_rows import lower_rows
 from dlc.passes.trim import trim_contractions
-from dlc.passes.units import memory_of, own_outputs
+from dlc.passes.units import contiguous, made_in_place, memory_of, own_outputs
 
 Steps = list[Launch | Repeat]
 LOWER: dict[str, Callable[..., Lowered]] = {
@@ -107,6 +107,7 @@ class _Builder:
         self.fused: list[Fused] = []
         self.sizes: dict[int, Ref] = {}
         self.work: dict[tuple[Ref, ...], float] = {}  # estimated nanoseconds of each launch
+        self.bodies: dict[Hashable, _Formal] = {}
         self.threads = 0  # that a kernel may use, if not all of the target's
 
     def slot(self, name: str, dtype, size: int) -> Slot:
@@ -309,46 +310,66 @@ class _Builder:
         return Launch(self.share(kernel), args, kernel.tasks, self.grain(kernel.tasks, work))
 
     def each(self, node: Node, refs: dict[Node, Ref], fused: Fused, depth: int) -> Steps:
-        """A Repeat over the launches of the body, on all threads if the iterations are parallel."""
+        """A Repeat over the launches of the body, on all threads if the iterations are parallel. A body is lowered
+        once, for formal slots; the layers of a model share it."""
         at, extents = node.attrs, node.attrs["extents"]
-        outer = self.target, self.threads
-        if at["parallel"]:
-            self.target, self.threads = self.target.with_threads(1), 1
         items = {n.attrs["index"]: n for n in fused.graph.nodes() if n.op == "item" and n.inputs[0] is node}
-        body, sums = _with_sums(at["body"], at["gives"])
-
-        def moving(ref: Ref, start: int, steps: Sequence[int]) -> Ref:
-            return Ref(ref.slot, ref.start + start, (*ref.steps, *(0,) * (depth - len(ref.steps)), *steps))
-
-        inner = {p: moving(self.ref(i, refs), start, steps) for p, i, start, steps
-                 in zip(body.params, node.inputs, at["starts"], at["steps"], strict=False)}
-        roots: dict[Node, Ref] = {}
-        strides: dict[Node, tuple[int, ...]] = {}
-        before: Steps = []
-        new: list[Ref] = []
-        carries: list[Ref] = []
-        for k, (o, axes) in enumerate(zip(body.outputs, at["gives"], strict=True)):
-            whole: TensorType = node.type[k]
-            place = self.ref(items[k], refs) if k in items else Ref(self.slot("unused", o.dtype, whole.size))
-            if k in sums:
-                inner[sums[k]] = place
-                carries.append(place)
-                new.append(Ref(self.slot("sum", o.dtype, o.type.size)))
-                roots[o] = new[-1]
-                before.append(self.clear(place))
-                continue
-            lies = fused.table.layout.get(items[k]) if k in items else None
-            lies = lies or tuple(math.prod(whole.shape[a + 1 :]) for a in range(len(whole.shape)))
-            roots[o] = moving(place, 0, [o.shape[a] * lies[a] for a in axes])
-            strides[o] = lies
-        inside = self.steps(body, inner, roots, depth + len(extents), strides)
-        inside += self.gather_segments(self.keep_carries(inside, new, carries))
-        self.target, self.threads = outer
+        lies = tuple((fused.table.layout.get(items[k]) if k in items else None) or contiguous(t.shape)
+                     for k, t in enumerate(node.type))
+        key = (at["body"], at["parallel"], extents, at["starts"], at["steps"], at["gives"], lies, depth, self.threads)
+        if key not in self.bodies:
+            self.bodies[key] = self.each_body(node, lies, depth)
+        inputs, results, own, before, inside = self.bodies[key]
+        places = [self.ref(items[k], refs) if k in items else Ref(self.slot("unused", t.dtype, t.size))
+                  for k, t in enumerate(node.type)]
+        there = dict(zip(inputs, (self.ref(i, refs) for i in node.inputs), strict=True))
+        there |= dict(zip(results, places, strict=True))
+        there |= {s: Ref(self.slot(s.name, s.dtype, s.size)) for s in own}
+        before = [_moved(s, there) for s in before]
         count = math.prod(extents)
         if not count:
             return before
         workers = Workers(self.target.threads, self.slot("workspace", dtypes.uint8, 0)) if at["parallel"] else None
-        return [*before, Repeat(count, tuple(inside), tuple(extents), workers)]
+        return [*before, Repeat(count, tuple(_moved(s, there) for s in inside), tuple(extents), workers)]
+
+    def each_body(self, node: Node, lies: Sequence[tuple[int, ...]], depth: int) -> _Formal:
+        """The launches of one iteration of an `each` with slots that stand for its inputs and results; `lies` has the
+        strides of the results."""
+        at, extents = node.attrs, node.attrs["extents"]
+        outer = self.target, self.threads
+        if at["parallel"]:
+            self.target, self.threads = self.target.with_threads(1), 1
+        body, sums, pieces = _each_outputs(at["body"], at["gives"])
+        first = len(self.arena)
+        inputs = [Slot(p.attrs["name"], p.dtype, i.type.size, "formal")
+                  for p, i in zip(at["body"].params, node.inputs, strict=True)]
+        results = [Slot(f"result{k}", t.dtype, t.size, "formal") for k, t in enumerate(node.type)]
+
+        def moving(slot: Slot, start: int, steps: Sequence[int]) -> Ref:
+            return Ref(slot, start, (*(0,) * depth, *steps))
+
+        inner = {p: moving(slot, start, steps) for p, slot, start, steps
+                 in zip(body.params, inputs, at["starts"], at["steps"], strict=False)}
+        inner |= {p: Ref(results[k]) for k, p in sums.items()}
+        roots: dict[Node, Ref] = {}
+        strides: dict[Node, tuple[int, ...]] = {}
+        new: list[Ref] = []
+        for o, (k, axis, position) in zip(body.outputs, pieces, strict=True):
+            if k in sums:
+                roots[o] = Ref(self.slot("sum", o.dtype, o.type.size))
+                new.append(roots[o])
+                continue
+            block = at["body"].outputs[k].shape
+            roots[o] = moving(results[k], position * lies[k][axis] if lies[k] else 0,
+                              [block[a] * lies[k][a] for a in at["gives"][k]])
+            strides[o] = lies[k]
+        before = [self.clear(Ref(results[k])) for k in sums]
+        inside = self.steps(body, inner, roots, depth + len(extents), strides)
+        inside += self.gather_segments(self.keep_carries(inside, new, [Ref(results[k]) for k in sums]))
+        self.target, self.threads = outer
+        own = self.arena[first:]
+        del self.arena[first:]
+        return _Formal(inputs, results, own, before, inside)
 
     def clear(self, goal: Ref) -> Launch:
         """A launch that fills a slot with zeros."""
@@ -401,13 +422,57 @@ def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Bui
     return program
 
 
-def _with_sums(body: Graph, gives: Sequence[Sequence[int]]) -> tuple[Graph, dict[int, Node]]:
-    """The body of an `each` with outputs that have memory of their own, and that are added to further parameters (by
-    the output's number) where the results are sums over the iterations."""
-    sums = {k: param(o.type, "sum") for k, (o, axes) in enumerate(zip(body.outputs, gives, strict=True)) if -1 in axes}
-    outputs = [add(sums[k], o) if k in sums else o if memory_of(o) is o else
-               make("barrier", (o,), o.loc, uid=unique()) for k, o in enumerate(body.outputs)]
-    return own_outputs(Graph((*body.params, *sums.values()), outputs, body.name)), sums
+class _Formal(NamedTuple):
+    """The launches of a body: before the loop, and in it. `inputs` and `results` are to be replaced by what they are at
+    a use, `own` by slots of that use alone."""
+
+    inputs: list[Slot]
+    results: list[Slot]
+    own: list[Slot]
+    before: Steps
+    inside: Steps
+
+
+def _moved(step: Launch | Repeat, there: dict[Slot, Ref]) -> Launch | Repeat:
+    """The step with every reference to a slot of `there` made relative to what it stands for."""
+    if isinstance(step, Repeat):
+        return replace(step, body=tuple(_moved(s, there) for s in step.body))
+
+    def move(args: tuple[Ref, ...]) -> tuple[Ref, ...]:
+        return tuple(_relative(r, there[r.slot]) if r.slot in there else r for r in args)
+
+    return replace(step, args=move(step.args), more=tuple(replace(s, args=move(s.args)) for s in step.more))
+
+
+def _relative(ref: Ref, base: Ref) -> Ref:
+    steps = tuple(a + b for a, b in itertools.zip_longest(ref.steps, base.steps, fillvalue=0))
+    return Ref(base.slot, base.start + ref.start, steps)
+
+
+def _each_outputs(body: Graph, gives: Sequence[Sequence[int]]) -> tuple[
+        Graph, dict[int, Node], list[tuple[int, int, int]]]:
+    """The body of an `each` with outputs that have memory of their own; parameters (by output) that the outputs are
+    added to whose results are sums over the iterations; and for each output of the new body the old one's number, an
+    axis and a position on it: what is joined from several loops' results is written by these loops, each its part."""
+    sums: dict[int, Node] = {}
+    outputs: list[Node] = []
+    pieces: list[tuple[int, int, int]] = []
+    for k, (o, axes) in enumerate(zip(body.outputs, gives, strict=True)):
+        parts = [o]
+        if -1 in axes:
+            sums[k] = param(o.type, "sum")
+            parts = [add(sums[k], o)]
+        elif o.op == "concat" and all(i.op == "item" and made_in_place(i) for i in o.inputs):
+            parts = list(o.inputs)
+        elif memory_of(o) is not o:
+            parts = [make("barrier", (o,), o.loc, uid=unique())]
+        axis = o.attrs["axis"] if len(parts) > 1 else 0
+        position = 0
+        for part in parts:
+            outputs.append(part)
+            pieces.append((k, axis, position))
+            position += part.shape[axis] if len(parts) > 1 else 0
+    return own_outputs(Graph((*body.params, *sums.values()), outputs, body.name)), sums, pieces
 
 
 def _slots(step: Launch | Repeat) -> set[Slot]:

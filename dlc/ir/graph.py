@@ -214,7 +214,7 @@ def rewrite(graph: Graph, rule: Callable[[Node, tuple[Node, ...]], Node | None])
 def structure(graph: Graph) -> tuple:
     """A hashable description of the graph up to the identity of its nodes: equal for equal programs."""
     number: dict[Node, int] = {p: i for i, p in enumerate(graph.params)}
-    rows: list[tuple] = [(p.type,) for p in graph.params]
+    rows: list[tuple] = [(p.type, p.attrs.get("strides")) for p in graph.params]
     for node in graph.nodes():
         if node in number:
             continue

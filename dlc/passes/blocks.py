@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dlc.ir import build
-from dlc.ir.graph import Graph, Node, TensorType, make
-from dlc.passes.blocks_body import Body, Entry, Window, contiguous, strided, window_of
+from dlc.ir.graph import Graph, Node, TensorType, make, structure
+from dlc.passes.blocks_body import Around, Body, Entry, Window, strided
 from dlc.passes.blocks_outside import columns_needed, fills
 from dlc.passes.blocks_region import Labels, Region, find_regions
+from dlc.passes.units import contiguous
 from dlc.passes.vjp import map_bodies
 
 MOST_ROWS, LEAST_ROWS = 64, 16  # of a block
@@ -38,7 +39,11 @@ class _Rebuild:
 
     def __init__(self, regions: Sequence[Region], cache: int):
         self.home = {n: r for r in regions for n in r.members}
-        self.blocks = {r: _Blocks(r, self.home, cache) for r in regions}
+        around = Around(self.home)
+        self.blocks = {r: _Blocks(r, around, cache) for r in regions}
+        bodies: dict[tuple, Graph] = {}
+        for blocks in self.blocks.values():  # the layers of a model share one body
+            blocks.body = bodies.setdefault(structure(blocks.body), blocks.body)
         self.loops: dict[Region, Node] = {}
         self.done: dict[Node, Node] = {}
 
@@ -78,15 +83,15 @@ class _Part(NamedTuple):
 class _Blocks:
     """A region as loops."""
 
-    def __init__(self, region: Region, home: dict[Node, Region], cache: int):
+    def __init__(self, region: Region, around: Around, cache: int):
         self.region = region
         total = region.sizes.get(region.rows, 1)
         rows = block_rows(total, math.prod(region.sizes[c] for c in region.wide), cache)
-        self.parts = self._parts(total, rows, home)
+        self.parts = self._parts(total, rows, around)
         outputs = [self._outputs(part.body) for part in self.parts]
         entries = {(e.node, e.labels): e for part in self.parts for e in part.body.entries.values()}
         self.entries = list(entries.values())
-        self.windows = [window_of(e.node) for e in self.entries]
+        self.windows = [around.window(e.node) for e in self.entries]
         if rows == total:
             self.body = Graph([e.param for e in self.entries], outputs[0], "block")
             return
@@ -94,16 +99,16 @@ class _Blocks:
         loops = [self._over_rows(part, outs, outer) for part, outs in zip(self.parts, outputs, strict=True)]
         self.body = Graph(outer, [self._joined(e, k, loops) for k, e in enumerate(region.exits)], "blocks")
 
-    def _parts(self, total: int, rows: int, home: dict[Node, Region]) -> list[_Part]:
+    def _parts(self, total: int, rows: int, around: Around) -> list[_Part]:
         """The rows in parts of equal blocks: a last block that is smaller is one, and where the first rows need fewer
         columns than the last ones, there are a few more."""
         region = self.region
         count, rest = divmod(total, rows)
-        tail = [_Part(Body(region, rest, home), count * rows, 1, {})] if rest else []
-        whole = [_Part(Body(region, rows, home), 0, count, {})]
+        tail = [_Part(Body(region, rest, around), count * rows, 1, {})] if rest else []
+        whole = [_Part(Body(region, rows, around), 0, count, {})]
         for columns in sorted(region.wide) if count > 1 else ():
             width = region.sizes[columns]
-            probe = Body(region, rows, home, columns, width - 1)
+            probe = Body(region, rows, around, columns, width - 1)
             self._outputs(probe)
             parts, first = [], 0
             for k in range(min(PARTS, count)):
@@ -111,7 +116,7 @@ class _Blocks:
                 at, height = first * rows, blocks * rows
                 needed = columns_needed(probe, at, height, columns, width, LEAST_ROWS)
                 rest_of = fills(probe, at, height, columns, needed, width) or {}
-                parts.append(_Part(Body(region, rows, home, columns, needed), at, blocks, rest_of))
+                parts.append(_Part(Body(region, rows, around, columns, needed), at, blocks, rest_of))
                 first += blocks
             if any(p.body.width < width for p in parts):
                 return [*parts, *tail]

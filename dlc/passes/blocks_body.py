@@ -8,7 +8,6 @@ rows are vectors, and nothing needs to be packed but the block of rows itself.
 from __future__ import annotations
 
 import functools
-import math
 from typing import NamedTuple
 
 from dlc.ir import build
@@ -18,7 +17,7 @@ from dlc.ir.ops import split_spec
 from dlc.passes.blocks_region import Labels, Region, is_elementwise, reshaped_axes
 from dlc.passes.index_math import linear, simplify
 from dlc.passes.scalarize import Elements
-from dlc.passes.units import base_of, fresh_index
+from dlc.passes.units import base_of, contiguous, fresh_index
 
 _VIEWS = frozenset({"permute", "reshape", "broadcast"})
 
@@ -29,10 +28,6 @@ class Window(NamedTuple):
     memory: Node
     start: int
     strides: tuple[int, ...]
-
-
-def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
 
 
 def window_of(node: Node) -> Window:
@@ -60,14 +55,39 @@ class Entry(NamedTuple):
     param: Node
 
 
+class Around:
+    """The graph that the regions are in: which region each node belongs to, and what is known of the nodes outside."""
+
+    def __init__(self, home: dict[Node, Region]):
+        self.home = home
+        self._fixed: dict[Node, bool] = {}
+        self._windows: dict[Node, Window] = {}
+
+    def window(self, node: Node) -> Window:
+        """`window_of`, found once."""
+        if node not in self._windows:
+            self._windows[node] = window_of(node)
+        return self._windows[node]
+
+    def is_fixed(self, root: Node) -> bool:
+        """Is a node made of constants alone?"""
+        if root in self._fixed:
+            return self._fixed[root]
+        for n in topological([root], stop=lambda n: n in self._fixed):
+            if n not in self._fixed:
+                known = is_elementwise(n) or n.op in _VIEWS
+                self._fixed[n] = n.op in ("const", "iota") or (known and all(self._fixed[i] for i in n.inputs))
+        return self._fixed[root]
+
+
 class Body:
     """The region's nodes on blocks of `block` rows, and on the first `width` positions of class `columns`."""
 
-    def __init__(self, region: Region, block: int, home: dict[Node, Region], columns: int = -1, width: int = 0):
-        self.region, self.block, self.home = region, block, home
+    def __init__(self, region: Region, block: int, around: Around, columns: int = -1, width: int = 0):
+        self.region, self.block, self.around = region, block, around
         self.columns, self.width = columns, width
         self.inside = {*region.members, *region.again}
-        self.fixed: dict[Node, bool] = {}  # is a node made of constants alone?
+        self.needs: dict[tuple[Node, Labels], list[tuple[Node, Labels]] | None] = {}
         self.entries: dict[tuple[Node, Labels], Entry] = {}
         self.done: dict[tuple[Node, Labels], Node] = {}
 
@@ -115,6 +135,12 @@ class Body:
 
     def operands(self, node: Node, labels: Labels) -> list[tuple[Node, Labels]] | None:
         """What the block is computed from, with labels; None if the node is read from memory."""
+        key = node, labels
+        if key not in self.needs:
+            self.needs[key] = self._operands(node, labels)
+        return self.needs[key]
+
+    def _operands(self, node: Node, labels: Labels) -> list[tuple[Node, Labels]] | None:
         if node.op in ("const", "iota"):
             return []
         if node not in self.inside and not self._computed_again(node, labels):
@@ -144,17 +170,10 @@ class Body:
         the axes of the region's wide tensors?"""
         if not is_elementwise(node) and node.op not in _VIEWS:
             return False
-        if node in self.home:
+        if node in self.around.home:
             return node.op in _VIEWS
         wide = self._is_wide(labels) and (self.region.rows < 0 or self.region.rows in labels)
-        return wide or self._fixed(node)
-
-    def _fixed(self, root: Node) -> bool:
-        for n in topological([root], stop=lambda n: n in self.fixed):
-            if n not in self.fixed:
-                known = is_elementwise(n) or n.op in _VIEWS
-                self.fixed[n] = n.op in ("const", "iota") or (known and all(self.fixed[i] for i in n.inputs))
-        return self.fixed[root]
+        return wide or self.around.is_fixed(node)
 
     def _cuts_folded(self, node: Node, labels: Labels) -> bool:
         """Is a reshape cut along an axis that its operand does not have?"""
@@ -232,7 +251,8 @@ class Body:
         found = self.entries.get((node, cut))
         if found is None:
             shape = tuple(self.extent(c, d) for c, d in zip(cut, node.shape, strict=True))
-            p = strided(TensorType(node.dtype, shape), window_of(node).strides, node.attrs.get("name") or node.op)
+            strides = self.around.window(node).strides
+            p = strided(TensorType(node.dtype, shape), strides, node.attrs.get("name") or node.op)
             found = self.entries[node, cut] = Entry(node, cut, p)
         order = self.order(labels)
         return build.permute(found.param, order, node.loc)

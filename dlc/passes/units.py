@@ -7,6 +7,7 @@ would cost more than a round trip through memory. Everything else is computed on
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -75,12 +76,17 @@ def memory_of(node: Node) -> Node:
     return node
 
 
+def contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of elements that lie one after the other."""
+    return tuple(math.prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
 def own_outputs(graph: Graph) -> Graph:
     """Give every output memory of its own: parameters, constants and repeated outputs are copied by a `barrier`."""
     outputs, taken = [], set()
     for out in graph.outputs:
         root = memory_of(out)
-        if root.op == "param" or root in taken or (root.op == "item" and not _made_in_place(root)):
+        if root.op == "param" or root in taken or (root.op == "item" and not made_in_place(root)):
             root = make("barrier", (out,), out.loc, uid=unique())
             out = root
         taken.add(root)
@@ -88,7 +94,7 @@ def own_outputs(graph: Graph) -> Graph:
     return Graph(graph.params, outputs, graph.name)
 
 
-def _made_in_place(item: Node) -> bool:
+def made_in_place(item: Node) -> bool:
     """Is this a result that is written to any memory it is given?"""
     node = item.inputs[0]
     if node.op == "each":  # part by part, unless it adds up over the iterations
