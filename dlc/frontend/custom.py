@@ -6,18 +6,19 @@ import contextlib
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.tensor import Tensor, as_node, wrap
 from dlc.frontend.trace import state
 from dlc.frontend.transforms import _Body, _graph, _result
-from dlc.ir import build, custom
+from dlc.ir import build
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError, DTypeError, ParseError, ShapeError, TraceError, VerifyError
 from dlc.ir.graph import Graph, Node, TensorType, make
-from dlc.ir.loops import Kernel
-from dlc.ir.loops_text import parse_kernel
+
+if TYPE_CHECKING:
+    from dlc.ir.loops import Kernel
 
 HIGHEST_ORDER = 4  # derivatives of a kernel whose rules use it again
 
@@ -63,11 +64,13 @@ class CustomKernel:
                  batching: Callable | None):
         self.kernel, self.outputs, self.vjp, self.jvp = kernel, outputs, vjp, jvp
         self.batching = None if batching is None else _Batching(self, batching)
-        self._text = "" if callable(kernel) and not isinstance(kernel, Kernel) else _canonical(kernel)
+        self._text = "" if callable(kernel) else _canonical(kernel)
         self._signatures: dict[Any, _Signature] = {}
 
     @property
     def __name__(self) -> str:
+        from dlc.ir import custom
+
         return custom.kernel_of(self._text).name if self._text else getattr(self.kernel, "__name__", "custom_kernel")
 
     def __repr__(self) -> str:
@@ -103,6 +106,8 @@ class CustomKernel:
         key = types, min(depth, HIGHEST_ORDER)
         found = self._signatures.get(key)
         if found is None:
+            from dlc.ir import custom  # `import dlc` does without the Loop IR
+
             outs, single = self._outputs(types)
             text = self._text or _canonical(self.kernel(*types))
             custom.check_types(custom.kernel_of(text), types, outs)
@@ -213,6 +218,10 @@ def _inside_rule(deeper: int = 1) -> Iterator[None]:
 
 
 def _canonical(kernel: Any) -> str:
+    from dlc.ir import custom
+    from dlc.ir.loops import Kernel
+    from dlc.ir.loops_text import parse_kernel
+
     try:
         if isinstance(kernel, str):
             kernel = parse_kernel(textwrap.dedent(kernel))

@@ -20,7 +20,6 @@ from typing import Any
 
 from dlc.ir import build as B
 from dlc.ir.attention import plain
-from dlc.ir.custom import kernel_of
 from dlc.ir.errors import TraceError, VerifyError
 from dlc.ir.graph import Graph, Node, TensorType, inline, located, make, param, substitute, topological, unique
 from dlc.ir.ops import split_spec
@@ -547,6 +546,8 @@ def rule_of(node: Node, name: str) -> Graph:
     """The graph of a call's derivative."""
     rule = node.attrs.get(name)
     if rule is None:
+        from dlc.ir.custom import kernel_of  # graphs without a call need no Loop IR here
+
         kernel = kernel_of(node.attrs["kernel"]).name
         at = f"\n  at {node.loc}" + (f", in {node.loc.function}" if node.loc.function else "") if node.loc else ""
         raise TraceError(
