@@ -1,7 +1,8 @@
 """What tuning gains: `python -m benchmarks.tuning CASE ...` times each case's dlc program with and without it.
 
-Both are in one process and take turns; the fastest iteration of each counts, and the difference of their results is
-printed beside. Tuning itself is done anew for every case, in a cache folder of its own.
+Both are in one process and take turns, each several times from the start, as where its tensors happen to lie matters;
+the fastest iteration of each counts, and the difference of their results is printed beside. Tuning itself is done anew
+for every case, in a cache folder of its own.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from benchmarks.catalogue import CASES
 @click.command(epilog="Cases: " + ", ".join(CASES))
 @click.argument("names", nargs=-1, required=True, metavar="CASE...")
 @click.option("--seconds", default=20.0, show_default=True, help="Of turns, a case.")
+@click.option("--starts", default=3, show_default=True, help="Programs of each kind.")
 @click.option("--threads", default=2, show_default=True)
-def main(names: tuple[str, ...], seconds: float, threads: int) -> None:
+def main(names: tuple[str, ...], seconds: float, starts: int, threads: int) -> None:
     """Print the times of some cases with and without tuning."""
     os.environ["DLC_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"] = str(threads), "1"
     click.echo(f"{'case':20} {'plain ms':>9} {'tuned ms':>9} {'gain':>6} {'first s':>8} {'tuned s':>8} {'differ':>8}")
@@ -36,7 +38,13 @@ def main(names: tuple[str, ...], seconds: float, threads: int) -> None:
             with _set("DLC_TUNE", "1"):
                 tuned, slow = _started(name, inputs)
             differ = _difference(plain.outputs(), tuned.outputs())
-            a, b = _fastest(plain, tuned, seconds)
+            a, b = _fastest(plain, tuned, seconds / starts)
+            for _ in range(starts - 1):
+                plain, _ = _started(name, inputs)
+                with _set("DLC_TUNE", "1"):
+                    tuned, _ = _started(name, inputs)
+                again = _fastest(plain, tuned, seconds / starts)
+                a, b = min(a, again[0]), min(b, again[1])
         click.echo(f"{name:20} {a * 1e3:9.3f} {b * 1e3:9.3f} {a / b:5.2f}x {first:8.2f} {slow:8.2f} {differ:8.1e}")
 
 

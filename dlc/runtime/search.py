@@ -117,7 +117,7 @@ def _wins(best: Trial, first: Trial, inputs: list[Buffer]) -> bool:
 def _right(subject: Subject, trial: Trial, expected: list[Buffer], inputs: list[Buffer]) -> bool:
     """Does a candidate compute what the chosen schedule does? It is not used, and the user is told, if not."""
     try:
-        if trials.same(expected, trial.run(inputs), inputs, trial.program):
+        if trials.same(expected, trial.run(inputs), inputs, trial):
             return True
         fault = "is computed wrongly"
     except DeviceError as error:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,17 +35,20 @@ LEAST_TURNS, MOST_TURNS = 3, 100
 HOPELESS, BEHIND = 1.3, 1.1  # times the best time: out of the race after one turn, and after three
 _PATTERN = 1 << 16  # made-up values before they repeat
 
+Window = tuple[tuple[int, ...], tuple[int, ...]]  # shape and strides
+
 
 @dataclass(eq=False)
 class Trial:
     """A candidate as a program. Only launches in `counted` are timed; they run `repeats` times a call. `places` are the
-    keys under which a table of schedules has it."""
+    keys under which a table of schedules has it, `windows` the shapes and strides of outputs that have gaps."""
 
     schedule: Schedule
     program: Program
     counted: Sequence[int]
     repeats: int
     places: tuple[str, ...] = ()
+    windows: Mapping[Slot, Window] = field(default_factory=dict)
     executable: Executable | None = None
     best: float = math.inf  # nanoseconds
     seconds: float = 0.0  # of the last call
@@ -67,28 +70,31 @@ class Trial:
         return out
 
 
-def one_launch(lowered: Lowered, grain: int, number: int) -> Program:
-    """The program that runs one kernel: what it writes are the outputs, all else it touches the inputs."""
+def one_launch(lowered: Lowered, grain: int, number: int) -> tuple[Program, dict[Slot, Node]]:
+    """The program that runs one kernel: what it writes are the outputs, all else it touches the inputs. Also, which
+    tensor each of them is."""
     inputs: list[Slot] = []
     outputs: list[Slot] = []
     kernel = replace(lowered.kernel, name=f"{lowered.kernel.name}_{number}")
     refs: dict[Node | int, Ref] = {}
+    tensors: dict[Slot, Node] = {}
     pairs = [(b, n) for b, n in zip(kernel.params, lowered.nodes, strict=True) if not isinstance(n, int)]
     for buffer, node in sorted(pairs, key=lambda pair: pair[1].serial):  # the same order for every schedule
         size = node.type.size if buffer.size == loops.RUNTIME else buffer.size
         kind, slots = ("output", outputs) if buffer in kernel.writes else ("input", inputs)
         slots.append(Slot(buffer.name, node.dtype, size, kind, len(slots)))
         refs[node] = Ref(slots[-1])
+        tensors[slots[-1]] = node
     for node in lowered.nodes:
         if isinstance(node, int):
             refs[node] = Ref(Slot(f"n{node}", dtypes.int64, 1, "const", value=node))
     launch = Launch(kernel, tuple(refs[n] for n in lowered.nodes), lowered.tasks, grain)
     types = [tuple(TensorType(s.dtype, (s.size,)) for s in slots) for slots in (inputs, outputs)]
-    return Program("trial", tuple(inputs), tuple(outputs), (launch,), *types, (*inputs, *outputs))
+    return Program("trial", tuple(inputs), tuple(outputs), (launch,), *types, (*inputs, *outputs)), tensors
 
 
 def trial(sched: Schedule, program: Program, work_ns: float, places: Sequence[str],
-          unchanging: Sequence[int] = ()) -> Trial:
+          unchanging: Sequence[int] = (), windows: Mapping[Slot, Window] | None = None) -> Trial:
     """A program without a memory plan, to be timed. What is computed from the inputs numbered `unchanging` alone is
     done once before the loop that the kernel is in, and does not count."""
     repeats = int(max(1, min(MOST_REPEATS, CALL_NS // max(work_ns, 1))))
@@ -104,7 +110,7 @@ def trial(sched: Schedule, program: Program, work_ns: float, places: Sequence[st
             counted.append(k)
     if repeats > 1:
         program.steps = (Repeat(repeats, program.steps),)
-    return Trial(sched, plan_memory(program), counted, repeats, tuple(places))
+    return Trial(sched, plan_memory(program), counted, repeats, tuple(places), windows or {})
 
 
 def compile_all(trials: Sequence[Trial], target: CpuTarget) -> None:
@@ -169,9 +175,10 @@ def index_range(units: Sequence[Unit]) -> int:
     return max(found)
 
 
-def same(want: Sequence[Buffer], have: Sequence[Buffer], inputs: Sequence[Buffer], program: Program) -> bool:
+def same(want: Sequence[Buffer], have: Sequence[Buffer], inputs: Sequence[Buffer], made: Trial) -> bool:
     """Are two sets of outputs equal, up to what another order of summation changes?"""
-    pairs = [(_read(a, s), _read(b, s)) for a, b, s in zip(want, have, program.outputs, strict=True)]
+    program = made.program
+    pairs = [(_written(a, s, made), _written(b, s, made)) for a, b, s in zip(want, have, program.outputs, strict=True)]
     # what cancels in a sum leaves the rounding of its terms, each of which may be as large as anything around
     around = [*map(_read, inputs, program.inputs), *(a for a, _ in pairs)]
     term, most = max(map(_largest, around), default=0.0), max((x.size for x in around), default=0)
@@ -201,6 +208,15 @@ def _largest(values: np.ndarray) -> float:
         return 0.0
     sizes = np.abs(values.astype(np.float32 if values.dtype.itemsize < 4 else values.dtype))
     return float(np.max(sizes, initial=0, where=np.isfinite(sizes)))
+
+
+def _written(buffer: Buffer, slot: Slot, made: Trial) -> np.ndarray:
+    """The elements of an output that are written."""
+    flat = _read(buffer, slot)
+    if slot not in made.windows:
+        return flat
+    shape, strides = made.windows[slot]
+    return np.lib.stride_tricks.as_strided(flat, shape, [s * flat.itemsize for s in strides])
 
 
 def _read(buffer: Buffer, slot: Slot) -> np.ndarray:

@@ -223,8 +223,10 @@ class Session:
 
         def trial(sched: Schedule) -> Trial:
             lowered = self.lower(fused, group, sched)
-            program = trials.one_launch(lowered, self.grain(lowered, work, machine), next(made))
-            return trials.trial(sched, program, work, [key])
+            program, tensors = trials.one_launch(lowered, self.grain(lowered, work, machine), next(made))
+            layout = fused.table.layout
+            windows = {s: (n.shape, layout[n]) for s, n in tensors.items() if n in layout}
+            return trials.trial(sched, program, work, [key], windows=windows)
 
         return Subject(name, self.key("kernel", key, machine.threads), self.candidates(fused, group, machine), trial,
                        lambda t: trials.made_up(t.program.inputs, [high] * len(t.program.inputs), self.device))
