@@ -24,6 +24,7 @@ from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
 
 PAGE = 4096  # bytes
+COPIED = -1  # uid of copies that all contractions of a tensor share
 SAME_SET = 4  # rows of a tile that may start in the same set of a first-level cache (64 sets of 64 bytes)
 LONG = 8192  # inner range from which panels outgrow the second-level cache
 
@@ -109,7 +110,6 @@ def cut_reduce(node: Node, x: Node, axis: int, pieces: int) -> Node:
 
 def _contract(node: Node, tile_of, min_tasks: int, pairs: bool) -> Node:
     sizes = label_sizes(node)
-    a, b = node.inputs
     loc = node.loc
     if node.type.size == 0:
         return node
@@ -118,6 +118,8 @@ def _contract(node: Node, tile_of, min_tasks: int, pairs: bool) -> Node:
     parts = parts_of(node.attrs["spec"], sizes, False)
     if not parts.inner or not parts.rows or not parts.columns:
         return _as_reduction(node, sizes)
+    node = _with_strides(node)
+    a, b = node.inputs
     paired = pair_operands(node) if pairs and a.dtype is b.dtype is dtypes.bfloat16 else None
     if paired is not None:
         cut = _split(in_memory_order(paired), tile_of, min_tasks)
@@ -132,6 +134,17 @@ def _contract(node: Node, tile_of, min_tasks: int, pairs: bool) -> Node:
         wide = build.contract(build.cast(a, node.dtype), build.cast(b, node.dtype), node.attrs["spec"], None, loc)
         return _contract(wide, tile_of, min_tasks, pairs)
     return pack(_split(in_memory_order(node), tile_of, min_tasks), tile_of)
+
+
+def _with_strides(node: Node) -> Node:
+    """The contraction with operands copied whose elements lie at no strides (axes merged across a permutation): once,
+    for all contractions that read them, rather than in every packing."""
+    operands = [
+        make("barrier", (x,), x.loc, uid=COPIED)
+        if None in strides_of(x) and x.type.size <= base_of(x).type.size else x
+        for x in node.inputs
+    ]
+    return node if operands == list(node.inputs) else _again(node, operands, node.attrs["spec"])
 
 
 def _again(node: Node, inputs: Sequence[Node], spec: str) -> Node:

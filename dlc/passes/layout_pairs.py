@@ -18,7 +18,6 @@ from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
 from dlc.passes.units import base_of
 
 FEW = 4  # rows or columns below which a contraction runs as a reduction
-COPIED = -1  # uid of copies that all contractions of a tensor share
 SHORT = 8  # inner range below which pairing does not pay
 
 
@@ -53,8 +52,6 @@ def pair_operands(node: Node) -> Node | None:
 
 def _paired(x: Node, axis: int) -> _Operand | None:
     """`x` with its neighbours along `axis` paired."""
-    if None in strides_of(x) and x.type.size <= base_of(x).type.size:
-        x = make("barrier", (x,), x.loc, uid=COPIED)
     whole = _even(x, axis)
     top = build.pair(whole, axis)
     if whole is x and None not in strides_of(top):

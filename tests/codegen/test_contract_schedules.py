@@ -106,3 +106,13 @@ def test_batches_and_degenerate_forms(level, spec, a, c):
 def test_other_floats(dtype, tolerance):
     x, w = tensor("x", 33, 40, dtype=dtype), tensor("w", 21, 40, dtype=dtype)
     check(Graph([x, w], [b.contract(x, w, "mk,nk->mn")]), LEVELS[-1], tolerance)
+
+
+def test_operands_without_strides_are_copied_once():
+    """Axes merged across a permutation: the product and its transpose share a copy that lies in rows."""
+    x, v, w = tensor("x", 3, 40, 16), tensor("v", 48, 20), tensor("w", 40, 24)
+    merged = b.reshape(b.permute(x, (1, 0, 2)), (40, 48))
+    graph = Graph([x, v, w], [b.contract(merged, v, "mk,kn->mn"), b.contract(merged, w, "mk,mn->kn")])
+    laid = target_layout(graph, host.detect())
+    assert len({n for n in laid.nodes() if n.op == "barrier" and n.shape == (40, 48)}) == 1
+    check(graph, LEVELS[-1])
