@@ -10,16 +10,16 @@ from typing import Any
 
 from dlc.codegen import gpu_schedule
 from dlc.codegen.candidates import ranked
-from dlc.codegen.gpu_schedule import _INNER, _MMA_TILES, _TILES, _WGMMA_TILES, DEEPEST, TILE, lanes_for
+from dlc.codegen.gpu_schedule import _TILES, DEEPEST, TILE, lanes_for
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.schedule import group_dtypes, swapped
 from dlc.ir import schedule
 from dlc.passes.fuse import Fused, Group
+from dlc.passes.gpu_waves import MMA, WGMMA
 from dlc.passes.lower import map_extents, transposed_axis
-from dlc.passes.lower_gpu_mma import STAGED
 from dlc.passes.lower_rows import inner_axes
 
-LEAST_STAGES, MOST_STAGES = 3, 6
+LEAST_STAGES = 3
 THREADS = (32, 1024)  # of a block
 
 Found = Iterator[schedule.Schedule]
@@ -100,19 +100,17 @@ def _contract(fused: Fused, group: Group, target: GpuTarget, first: schedule.Sch
 
 
 def _mma(fused: Fused, group: Group, target: GpuTarget, first: schedule.GpuMma) -> Found:
-    """Other tiles and other numbers of stages, as far as shared memory goes."""
-    def stages(bm: int, bn: int) -> int:
-        return (target.shared_bytes - 1024 - STAGED - 32 * bm) // ((bm + bn) * _INNER * 2)
-
-    tiles = _WGMMA_TILES if first.lanes == 128 else _MMA_TILES
-    for bm, bn, gm, gn in tiles:
-        most = min(4, stages(bm, bn))
-        if most >= LEAST_STAGES:
-            yield replace(first, bm=bm, bn=bn, gm=gm, gn=gn, stages=most)
-    for bm, bn, gm, gn in [(first.bm, first.bn, first.gm, first.gn), *tiles]:
-        for count in (3, 5, 6):
-            if LEAST_STAGES <= count <= min(MOST_STAGES, stages(bm, bn)):
-                yield replace(first, bm=bm, bn=bn, gm=gm, gn=gn, stages=count)
+    """Other tiles and numbers of stages, as far as shared memory goes, copied in bulk or not."""
+    ways = [first]
+    if first.bulk:
+        ways = [replace(first, persistent=target.sm_count - first.persistent), replace(first, bulk=False, persistent=0)]
+    yield from ways
+    for tile in WGMMA if first.lanes == 128 else MMA:
+        stages = gpu_schedule.stages_for(tile, target)
+        for way in [first, *ways]:
+            for count in (min(4, stages), stages):
+                if count >= LEAST_STAGES:
+                    yield replace(way, bm=tile.bm, bn=tile.bn, gm=tile.gm, gn=tile.gn, stages=count)
 
 
 _FAMILIES: dict[type, Callable[..., Found]] = {

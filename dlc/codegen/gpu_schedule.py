@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dlc.codegen.gpu_skinny import skinny
 from dlc.codegen.gpu_target import GpuTarget
@@ -14,11 +15,13 @@ from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.passes.fuse import Enough, Fused, Group
 from dlc.passes.gpu_order import row_axis
+from dlc.passes.gpu_waves import INNER, Tile, best_tile
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of
 from dlc.passes.lower_gpu_mma import STAGED
 from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.lower_rows import inner_axes
+from dlc.passes.units import base_of
 
 WIDE = 16  # bytes that a thread moves at once
 IN_FLIGHT = 2  # vectors a thread, when there is work for all threads
@@ -120,11 +123,9 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
 _TILES = ((64, 128, 16, 8, 8, 2), (128, 64, 16, 8, 4, 1), (64, 64, 16, 4, 4, 1), (32, 32, 16, 4, 2, 1))
 
 
-# (bm, bn, groups along rows, along columns) for wgmma and for mma.sync, likewise
-_WGMMA_TILES = ((128, 256, 2, 1), (128, 128, 2, 1), (128, 64, 2, 1), (64, 64, 1, 1))
-_MMA_TILES = ((128, 128, 2, 4), (64, 128, 2, 4), (64, 64, 2, 2), (32, 64, 2, 2))
-_INNER = 64  # of a step
 LEAST_INNER = 16  # inner range from which matrix instructions are worth it
+MOST_STAGES = 6
+LOCAL_TURNS = 4  # tiles of a persistent block: more, and blocks drift apart, each reading what the cache has lost
 
 
 def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.GpuMma:
@@ -136,27 +137,35 @@ def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.G
     m, n = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns))
     batch = math.prod(sizes[x] for x in parts.batch)
     k = math.prod(sizes[x] for x in parts.inner)
-
-    def cost(item: tuple[int, tuple[int, ...]]) -> float:
-        rank, (bm, bn, *_) = item
-        blocks = batch * -(-m // bm) * -(-n // bn)
-        # small tiles read more of their operands for every result
-        return -(-blocks // target.sm_count) * bm * bn * (1 + 0.25 * rank)
-
     if node.inputs[0].dtype.is_half and k >= LEAST_INNER:
         warpgroups = target.arch == "sm_90a"
-        _, (bm, bn, gm, gn) = min(enumerate(_WGMMA_TILES if warpgroups else _MMA_TILES), key=cost)
-        results = STAGED + 32 * bm
-        stages = min(4, (target.shared_bytes - 1024 - results) // ((bm + bn) * _INNER * 2))
-        return schedule.GpuMma(bm, bn, _INNER, stages, gm, gn, 128 if warpgroups else 32, swap)
-    # two blocks of the largest tiles hide each other's latency, one alone does not
+        tile = best_tile(m, n, k, batch, target.sm_count, warpgroups)[1]
+        stages = stages_for(tile, target)
+        made = schedule.GpuMma(tile.bm, tile.bn, INNER, stages if warpgroups else min(4, stages), tile.gm, tile.gn,
+                               128 if warpgroups else 32, swap)
+        tiles = batch * -(-m // tile.bm) * -(-n // tile.bn)
+        return in_bulk(made, tiles, sum(base_of(x).type.nbytes for x in node.inputs), target) if warpgroups else made
+
+    # small tiles read more of their operands for every result; two blocks of the largest hide each other's latency
     def paired(item: tuple[int, tuple[int, ...]]) -> float:
         rank, (bm, bn, *_, together) = item
         blocks = batch * -(-m // bm) * -(-n // bn)
         return -(-blocks // (together * target.sm_count)) * together * bm * bn * (1 + 0.25 * rank)
 
-    *tile, together = min(enumerate(_TILES), key=paired)[1]
-    return schedule.GpuContract(*tile, swap, together)
+    *small, together = min(enumerate(_TILES), key=paired)[1]
+    return schedule.GpuContract(*small, swap, together)
+
+
+def stages_for(tile: Tile, target: GpuTarget) -> int:
+    """How many stages of a tile's ring fit beside its results."""
+    return min(MOST_STAGES, (target.shared_bytes - 1024 - STAGED - 32 * tile.bm) // ((tile.bm + tile.bn) * INNER * 2))
+
+
+def in_bulk(sched: schedule.GpuMma, tiles: int, read: int, target: GpuTarget) -> schedule.GpuMma:
+    """Copied in bulk where the operands are boxes (else lowering leaves that off), by blocks that stay for all tiles
+    where these take few turns, or the second-level cache holds all `read` bytes of the operands anyway."""
+    stays = tiles > target.sm_count and (tiles <= LOCAL_TURNS * target.sm_count or read <= target.l2_bytes)
+    return replace(sched, bulk=True, persistent=target.sm_count if stays else 0)
 
 
 def attention(node: Node, target: GpuTarget) -> schedule.GpuAttention:

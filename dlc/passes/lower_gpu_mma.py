@@ -24,6 +24,7 @@ from dlc.passes.lower_gpu_contract import GpuTile, blocks_of, stride_one
 PIECE = 8  # elements of an asynchronous copy
 ROW = 64  # elements of a row of a shared tile
 
+FAR = 4096  # bytes between neighbours from which it does not matter how many
 STAGED = 16 << 10  # bytes of results in shared memory, without what their rows are longer
 
 _ZERO = loops.const(0)
@@ -225,12 +226,14 @@ def _results(tile: GpuTile, sched: schedule.GpuMma, acc: Buffer, t: Expr, origin
 
 
 def _result_along_rows(tile: GpuTile) -> bool:
-    """Do what the epilogue writes lie along rows rather than columns?"""
-    def steps(labels: str) -> list[int | None]:
+    """Is what the epilogue writes nearer together in memory along rows than along columns?"""
+    def apart(labels: str) -> int:
+        """Bytes between neighbours, as far as these count: beyond a sector each has one for itself, and each page."""
         if not labels:
-            return []
+            return 1 << 30
         axis, units = tile.at[labels[-1]], tile.body.group.units
-        return [coefficient(tile.written_at(u), axis) for u in units if u.node in tile.body.fused.stored]
+        written = [u for u in units if u.node in tile.body.fused.stored]
+        steps = [(abs(coefficient(tile.written_at(u), axis) or FAR), u.node.dtype.itemsize) for u in written]
+        return sum(min(step * size, FAR) for step, size in steps)
 
-    return steps(tile.parts.rows).count(1) > steps(tile.parts.columns).count(1)
-
+    return apart(tile.parts.rows) < apart(tile.parts.columns)

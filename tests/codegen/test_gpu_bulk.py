@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dlc.codegen.cuda_kernel import emit_module, launch_shape
+from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import build as B
 from dlc.ir import schedule
 from dlc.ir.dtypes import bfloat16
@@ -85,3 +86,18 @@ def test_source(monkeypatch):
                  "bulk_copy_2(", "gate_expect(&full", "sync_first<256>", "wgmma_64x64"):
         assert text in source
     assert "copy_async" not in source
+
+
+@pytest.mark.parametrize("m, n, k, tile, persistent", [
+    (1024, 1024, 1024, (128, 64), 0),  # one turn
+    (4096, 4096, 4096, (128, 256), 132),  # four
+    (8192, 8192, 8192, (128, 256), 0),  # sixteen, and operands that no cache holds
+    (16384, 384, 1536, (128, 192), 132),  # two of these columns leave nothing idle
+    (16384, 1536, 384, (128, 256), 132),  # six turns of what the cache holds
+])
+def test_what_is_chosen(m, n, k, tile, persistent):
+    (kernel,) = program_of(product("mk,kn->mn", (m, k), (k, n)), target=TARGET).kernels()
+    s = kernel.schedule
+    assert (s.bulk, (s.bm, s.bn), s.persistent) == (True, tile, persistent)
+    (other,) = program_of(product("mk,kn->mn", (m, k), (k, n)), target=GpuTarget.of("sm_80")).kernels()
+    assert other.schedule.lanes == 32 and not other.schedule.bulk
