@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 
+import dlc
 from dlc.data import Vocabulary
 from models import language
 
@@ -86,13 +88,20 @@ def check_command(presets: language.Presets, start: language.Start, tmp_path: Pa
         (["--resume", str(saved), "--lr", "0.5"], "--lr 0.5 cannot be changed in a resumed run"),
         (["--data", str(tmp_path / "none")], "none cannot be read"),
         (["--save", str(tmp_path / "no" / "run")], "there is no folder"),
-        (["--device", "cuda"], "--device cuda"),
     ):
         result = invoke(*args)
         assert result.exit_code != 0 and message in result.output, result.output
         assert "Traceback" not in result.output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dlc, "device", without_gpu)
+        result = invoke("--device", "cuda")
+    assert result.exit_code == 2 and "--device cuda: there is no GPU" in result.output
     (tmp_path / "texts" / "a.txt").write_text("something else\n" * 200)
     assert "has changed since" in invoke("--resume", str(saved)).output
+
+
+def without_gpu(name: str) -> None:
+    raise dlc.DeviceError("there is no GPU\nlong advice")
 
 
 def assert_gradients_close(model: Any, reference: Any, rtol: float = 1e-3, atol: float = 1e-5) -> None:

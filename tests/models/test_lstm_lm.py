@@ -64,8 +64,9 @@ def test_loss_falls(cell: str):
     assert second < first
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path):
-    check_resumes_exactly(Run, OPTIONS, tmp_path)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_interrupted_and_resumed_equals_uninterrupted(cell: str, tmp_path: Path):
+    check_resumes_exactly(partial(Run, cell=cell), OPTIONS, tmp_path)
 
 
 def test_the_state_is_carried_and_begins_again_with_the_text():
