@@ -22,7 +22,8 @@ from dlc.passes.units import contiguous
 from dlc.passes.vjp import map_bodies
 
 MOST_ROWS, LEAST_ROWS = 64, 16  # of a block
-PARTS = 4  # of the rows, in which different columns may be left out; each has kernels of its own
+PARTS = 4  # of the rows, in which different columns may be left out; each has kernels of its own to compile
+LARGE = 1 << 21  # elements of a wide tensor, for one iteration of the loops, from which twice as many parts pay
 TENSORS = 3  # wide tensors of a block that are alive at the same time
 
 
@@ -111,8 +112,9 @@ class _Blocks:
             probe = Body(region, rows, around, columns, width - 1)
             self._outputs(probe)
             parts, first = [], 0
-            for k in range(min(PARTS, count)):
-                blocks = (k + 1) * count // min(PARTS, count) - first
+            most = min(PARTS if total * width < LARGE else 2 * PARTS, count)
+            for k in range(most):
+                blocks = (k + 1) * count // most - first
                 at, height = first * rows, blocks * rows
                 needed = columns_needed(probe, at, height, columns, width, LEAST_ROWS)
                 rest_of = fills(probe, at, height, columns, needed, width) or {}

@@ -52,11 +52,11 @@ def find_regions(graph: Graph, least: int, enough: int) -> list[Region]:
     """The regions of a graph that keep wide tensors from memory, operands before users. `least` is the size in bytes
     from which a result is wide, `enough` how many independent iterations a region needs."""
     nodes = [n for n in graph.nodes() if isinstance(n.type, TensorType)]
-    members = _members(nodes, least)
-    if not members:
+    members, wide = _members(nodes, least)
+    if not wide:
         return []
     level = _levels(graph.nodes(), members)
-    found = [Region(part) for part in _components(nodes, members, level)]
+    found = [Region(part) for part in _components(nodes, members, wide, level)]
     home = {n: r for r in found for n in r.members}
     users: dict[Node, list[Node]] = defaultdict(list)
     for n in graph.nodes():
@@ -64,7 +64,7 @@ def find_regions(graph: Graph, least: int, enough: int) -> list[Region]:
             users[i].append(n)
     good: list[Region] = []
     for region in sorted(found, key=lambda r: level[r.members[0]]):
-        floor = min(n.type.size for n in region.members if n.op == "contract" and _outgrows(n))
+        floor = min(wide[i] for n in region.members for i in (n, *n.inputs) if i in wide)
         region.again = _needed_again(region, home, good, floor)
         if _label(region) and math.prod(region.sizes[c] for c in region.loops) >= enough:
             good.append(region)
@@ -82,9 +82,10 @@ def _outgrows(n: Node) -> bool:
     return n.op == "contract" and n.dtype.is_float and n.type.size > sum(i.type.size for i in n.inputs)
 
 
-def _members(nodes: Sequence[Node], least: int) -> set[Node]:
+def _members(nodes: Sequence[Node], least: int) -> tuple[set[Node], dict[Node, int]]:
+    """All nodes that belong to regions, and the wide ones with the size of the contraction's result behind them."""
     users: dict[Node, list[Node]] = defaultdict(list)
-    wide: dict[Node, int] = {}  # with the size of the contraction's result
+    wide: dict[Node, int] = {}
     narrow: set[Node] = set()
     led: set[Node] = set()  # what can be computed element by element from a reduction of wide tensors
     for n in nodes:
@@ -105,7 +106,7 @@ def _members(nodes: Sequence[Node], least: int) -> set[Node]:
     for n in reversed(nodes):
         if n in led and n not in wide and any(u in wide or u in back for u in users[n]):
             back.add(n)
-    return wide.keys() | narrow | back
+    return wide.keys() | narrow | back, wide
 
 
 def _levels(nodes: Sequence[Node], members: set[Node]) -> dict[Node, int]:
@@ -117,7 +118,10 @@ def _levels(nodes: Sequence[Node], members: set[Node]) -> dict[Node, int]:
     return level
 
 
-def _components(nodes: Sequence[Node], members: set[Node], level: dict[Node, int]) -> list[list[Node]]:
+def _components(nodes: Sequence[Node], members: set[Node], wide: dict[Node, int],
+                level: dict[Node, int]) -> list[list[Node]]:
+    """Members of one level that are connected, or that read from the same part of an earlier level (the gradients of
+    values and of scores)."""
     parent = {n: n for n in members}
 
     def root(n: Node) -> Node:
@@ -130,11 +134,16 @@ def _components(nodes: Sequence[Node], members: set[Node], level: dict[Node, int
         for i in n.inputs:
             if i in members and level[i] == level[n]:
                 parent[root(i)] = root(n)
+    readers: dict[tuple[Node, int], Node] = {}
+    for n in nodes:
+        for i in n.inputs:
+            if n in members and i in members and level[i] < level[n]:
+                parent[root(n)] = root(readers.setdefault((root(i), level[n]), n))
     parts: dict[Node, list[Node]] = {}
     for n in nodes:
         if n in members:
             parts.setdefault(root(n), []).append(n)
-    return [part for part in parts.values() if any(map(_outgrows, part))]
+    return [part for part in parts.values() if any(i in wide for n in part for i in (n, *n.inputs))]
 
 
 def _needed_again(region: Region, home: dict[Node, Region], good: Sequence[Region], floor: int) -> list[Node]:
@@ -234,7 +243,9 @@ def _label(region: Region) -> bool:
     everywhere = set(region.sizes)
     for n in nodes:
         everywhere &= set(region.labels[n])
-    first = next(n for n in nodes if _outgrows(n))
+    first = next((n for n in nodes if _outgrows(n)), None)
+    if first is None:  # it reads wide tensors that stay in memory
+        return False
     a, b, out = split_spec(first.attrs["spec"])
     batch = {c for c, x in zip(region.labels[first], out, strict=True) if x in a and x in b}
     region.loops = tuple(c for c in region.labels[first] if c in everywhere & batch)

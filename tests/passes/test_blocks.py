@@ -119,6 +119,7 @@ def test_forward_and_backward_apart():
     x, w, u, target = normal((2, 40, 6), (6, 36), (12, 6), (2, 40, 6))
     cut = check(step, x, w * 0.3, u * 0.3, target, regions=2)
     forward, backward = loops(cut)
+    assert max(t.size for loop in (forward, backward) for t in loop.type) < 2 * 3 * 40 * 40
     assert sum(n.op == "exp" for n in everything(forward.attrs["body"])) == 3  # one a part of the rows
     assert sum(n.op == "exp" for n in everything(backward.attrs["body"])) == 3
     assert not any(n.op == "reduce" and n.attrs["monoid"] == "max" for n in everything(backward.attrs["body"]))
