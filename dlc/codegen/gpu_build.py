@@ -34,6 +34,7 @@ from dlc.passes.lower_gpu_rows import lower_rows
 from dlc.passes.lower_gpu_skinny import lower_skinny
 
 WIDE = 16  # bytes
+SHORT = 16  # neighbouring elements that are too few to be written apart from others
 
 def _contract(fused: Fused, group: Group, sched: schedule.Schedule) -> Lowered:
     """As the schedule says."""
@@ -73,25 +74,35 @@ class GpuBuilder(_Builder):
         return super().steps(graph, refs, roots, depth)
 
     def fuse(self, graph: Graph) -> Fused:
-        return merge_maps(fuse(graph, enough=gpu_schedule.enough_rows(self.gpu), in_order=1 << 62), self.in_loop)
+        enough = gpu_schedule.enough_rows(self.gpu)
+        return merge_maps(fuse(graph, enough=enough, in_order=1 << 62, short=SHORT), self.in_loop)
 
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
-        lowered = lowered_group(fused, group, self.gpu)
+        lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-        kernel = _aligned(lowered.kernel, args)
-        if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
-            lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
-            args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-            kernel = _aligned(lowered.kernel, args)
+        known = lowered.kernel, _off_boundary(lowered.kernel, args)
+        kernel = self.shared.get(known)
+        if kernel is None:
+            kernel = _aligned(*known)
+            if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
+                lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
+                args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
+                kernel = self.share(_aligned(lowered.kernel, _off_boundary(lowered.kernel, args)))
+            else:
+                kernel = self.shared[known] = self.share(kernel)
         self.work[args] = 0.0
-        return Launch(self.share(kernel), args)
+        return Launch(kernel, args)
+
+    def lower(self, fused: Fused, group: Group) -> Lowered:
+        """Schedule and lower one group; its kernel is shared once the arguments are known (`_aligned`)."""
+        return lowered_group(fused, group, self.gpu)
 
     def custom_launch(self, kernel: Kernel, args: tuple[Ref, ...]) -> Launch:
         if not for_gpu(kernel) and kernel.parallel is None:
             at = "".join(f"\n  at {loc}" for loc in kernel.locs)
             raise DeviceError(f"custom kernel {kernel.name} would run on one thread of the GPU: its outermost loop "
                               f"must be parallel, or a grid loop with a lane loop inside{at}")
-        return Launch(self.share(_aligned(kernel, args)), args)
+        return Launch(self.share(_aligned(kernel, _off_boundary(kernel, args))), args)
 
     def grain(self, tasks: int, work_ns: float) -> int:
         return 1

@@ -25,6 +25,7 @@ from dlc.passes.units import Unit, UnitTable, memory_of
 
 SERIAL_LIMIT = 1 << 15  # elements below which a kernel may run without parallel rows
 MIN_ROWS = 8  # rows needed to keep the threads busy
+SCATTERED = 1 << 18  # elements of a map from which writing short runs apart costs more than another kernel
 LONGEST = 240  # scalar operations one after another in a kernel: longer chains are cut into several
 
 
@@ -173,7 +174,16 @@ def _turn_to_rows(u: Unit, g: Group, enough: Enough) -> dict[Unit, tuple[Expr, .
     return out
 
 
-def _fit_epilogue(u: Unit, g: Group, in_order: int) -> bool:
+def _scattered(u: Unit, rows: tuple[Expr, ...], short: int) -> bool:
+    """Would a large map that joins a group be written in pieces, since its neighbours in memory, fewer than `short`,
+    stand apart in the group's order (its axes for the group's, in `rows`)?"""
+    wide = [a for a in u.axes if a.attr[1] != 1]
+    others = [a for a in rows if a.attr[1] != 1]
+    return (u.kind == "map" and u.size >= SCATTERED and wide[-1].attr[1] < short and wide[-1] in others
+            and others[-1] is not wide[-1])
+
+
+def _fit_epilogue(u: Unit, g: Group, in_order: int, short: int) -> bool:
     """u maps the contraction's result element by element, and in its order if it is large?"""
     anchor = g.units[0]
     out_rank = len(anchor.node.shape)
@@ -201,6 +211,8 @@ def _fit_epilogue(u: Unit, g: Group, in_order: int) -> bool:
         return False
     if u.size >= in_order and order[anchor_axes[-1]] is not u.axes[-1]:
         return False
+    if short and _scattered(u, tuple(order[a] for a in anchor_axes), short):
+        return False
     g.row_axes[u] = tuple(back[a] for a in u.axes)
     return True
 
@@ -215,13 +227,13 @@ def _reached(start: Group) -> set[Group]:
     return seen
 
 
-def _join(u: Unit, g: Group, enough: Enough, in_order: int) -> bool:
+def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
     """Add u to g if it fits."""
     depth = chain_length(u) + max((g.depth[m] for m, _ in _hits(u, g)), default=0)
     if depth > LONGEST:
         return False
     if g.kind == "contract":
-        if not _fit_epilogue(u, g, in_order):
+        if not _fit_epilogue(u, g, in_order, short):
             return False
     elif g.kind == "map":
         if u.kind == "map":
@@ -238,7 +250,7 @@ def _join(u: Unit, g: Group, enough: Enough, in_order: int) -> bool:
         if u.kind not in ("map", "reduce"):
             return False
         axes = _fit_rows(u, g, enough)
-        if axes is None:
+        if axes is None or (short and _scattered(u, axes, short)):
             return False
         g.row_axes[u] = axes
     else:
@@ -264,10 +276,11 @@ def _new_group(u: Unit) -> Group:
 
 
 def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough: Enough = few_threads,
-         in_order: int = 1 << 16) -> Fused:
-    """Group the units of a graph. The graph's outputs have memory of their own (`units.own_outputs`). `enough` and
-    `in_order` are the target's: which units may be computed by the rows of a group alone; from which size on an
-    epilogue must walk memory in the order in which the contraction's vectors run."""
+         in_order: int = 1 << 16, short: int = 0) -> Fused:
+    """Group the units of a graph. The graph's outputs have memory of their own (`units.own_outputs`). The others are
+    the target's: which units may be computed by the rows of a group alone; from which size on an epilogue must walk
+    memory in the order in which the contraction's vectors run; below which length runs of memory are too short to be
+    written apart by a group with another order."""
     table = UnitTable(graph, layout)
     groups: list[Group] = []
     home: dict[Node, Group] = {}
@@ -280,7 +293,7 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
             others = [h for h in needs if h is not g]
             if any(g in reached[h] for h in others):
                 continue
-            if _join(u, g, enough, in_order):
+            if _join(u, g, enough, in_order, short):
                 g.deps.update(others)
                 home[u.node] = g
                 break

@@ -423,7 +423,7 @@ def test_statistics_of_few_channels_fill_the_gpu():
 
 @pytest.mark.parametrize("graph", [
     Graph((tensor("x", 4, 192), tensor("y", 192, 8)), []), Graph((tensor("x", 3, 250), tensor("y", 250, 6)), []),
-    Graph((tensor("x", 4, 1024, dtype=bfloat16), tensor("y", 1024, 8, dtype=bfloat16)), []),
+    Graph((tensor("x", 4, 2048, dtype=bfloat16), tensor("y", 2048, 8, dtype=bfloat16)), []),
 ], ids=["f32", "f32_odd", "bf16"])  # fmt: skip
 def test_a_long_inner_range_is_cut(graph):
     x, y = graph.params

@@ -192,3 +192,21 @@ def test_large_epilogues_walk_memory_as_the_contraction_does():
         graph = Graph((x, y, w), [B.op("sub", w, B.permute(product, (1, 0)))])
         assert len(fuse(own_outputs(graph)).groups) == count
         assert len(fuse(own_outputs(graph), in_order=1 << 62).groups) == 1
+
+
+def test_a_map_that_would_be_written_in_short_pieces_is_a_group_of_its_own(monkeypatch):
+    x, y = programs.tensor("x", 64, 128), programs.tensor("y", 128, 3, 3, 96)
+    w, v = programs.tensor("w", 64, 96, 3, 3), programs.tensor("v", 96, 3, 3, 64)
+    pieces = programs.tensor("pieces", 8, 3, 3, 96, 64)
+    product, total = B.contract(x, y, "mk,kuvc->muvc"), B.sum_(pieces, [0])
+    taps = Graph((x, y, w), [B.op("sub", w, B.permute(product, (0, 3, 1, 2)))])
+    folded = Graph((pieces, w), [B.op("sub", w, B.permute(total, (3, 2, 0, 1)))])
+    wide = Graph((pieces, v), [B.op("sub", v, B.permute(total, (2, 0, 1, 3)))])
+
+    def count(graph: Graph, short: int) -> int:
+        return len(fuse(own_outputs(graph), in_order=1 << 62, short=short).groups)
+
+    assert [count(g, 16) for g in (taps, folded, wide)] == [1, 1, 1]  # small
+    monkeypatch.setattr("dlc.passes.fuse.SCATTERED", 1)
+    assert [count(g, 16) for g in (taps, folded, wide)] == [2, 2, 1]
+    assert [count(g, 0) for g in (taps, folded, wide)] == [1, 1, 1]
