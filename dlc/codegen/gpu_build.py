@@ -78,31 +78,22 @@ class GpuBuilder(_Builder):
         return merge_maps(fuse(graph, enough=enough, in_order=1 << 62, short=SHORT), self.in_loop)
 
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
-        lowered = self.lowered(fused, group)
+        lowered = lowered_group(fused, group, self.gpu)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-        known = lowered.kernel, _off_boundary(lowered.kernel, args)
-        kernel = self.shared.get(known)
-        if kernel is None:
-            kernel = _aligned(*known)
-            if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
-                lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
-                args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-                kernel = self.share(_aligned(lowered.kernel, _off_boundary(lowered.kernel, args)))
-            else:
-                kernel = self.shared[known] = self.share(kernel)
+        kernel = _aligned(lowered.kernel, args)
+        if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
+            lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
+            args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
+            kernel = _aligned(lowered.kernel, args)
         self.work[args] = 0.0
-        return Launch(kernel, args)
-
-    def lower(self, fused: Fused, group: Group) -> Lowered:
-        """Schedule and lower one group; its kernel is shared once the arguments are known (`_aligned`)."""
-        return lowered_group(fused, group, self.gpu)
+        return Launch(self.share(kernel), args)
 
     def custom_launch(self, kernel: Kernel, args: tuple[Ref, ...]) -> Launch:
         if not for_gpu(kernel) and kernel.parallel is None:
             at = "".join(f"\n  at {loc}" for loc in kernel.locs)
             raise DeviceError(f"custom kernel {kernel.name} would run on one thread of the GPU: its outermost loop "
                               f"must be parallel, or a grid loop with a lane loop inside{at}")
-        return Launch(self.share(_aligned(kernel, _off_boundary(kernel, args))), args)
+        return Launch(self.share(_aligned(kernel, args)), args)
 
     def grain(self, tasks: int, work_ns: float) -> int:
         return 1
