@@ -65,13 +65,16 @@ class GAN(nn.Module):
         super().__init__()
         self.generator, self.discriminator = generator(channels, size), discriminator(channels, size)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.register_buffer("steps", dlc.zeros(()))
 
     def update_average(self) -> None:
-        """Weights, and the means and variances of BatchNorm, move by 1 - DECAY towards the present ones."""
+        """Weights, and what BatchNorm measured, towards the present ones; at first faster, to forget the start."""
+        self.steps.assign(self.steps + 1)
+        keep = dlc.minimum((self.steps + 1) / (self.steps + 10), DECAY)
         old, new = ([*part.parameters(), *part.buffers()] for part in (self.average, self.generator))
         for mean, now in zip(old, new, strict=True):
             counts = now.dtype == dlc.int64  # those of BatchNorm
-            mean.assign(now if counts else dlc.lerp(now.detach(), mean, DECAY))
+            mean.assign(now if counts else dlc.lerp(now.detach(), mean, keep))
 
 
 def scored(scores: dlc.Tensor, target: float) -> dlc.Tensor:
@@ -148,4 +151,4 @@ def build(data: data.Data, lr: float):
 TASK = training.Task(data.centred, "told apart", measure=told_apart, schedule=schedule, picture=picture)
 
 if __name__ == "__main__":
-    training.command(build, train_step, None, {"digits": 150, "mnist": 25}, batch_size=128, lr=1e-3, task=TASK)()
+    training.command(build, train_step, None, {"digits": 300, "mnist": 25}, batch_size=128, lr=1e-3, task=TASK)()

@@ -100,7 +100,7 @@ def test_the_average_generator_follows_weights_and_statistics():
     now, after = model.generator.state_dict(), model.average.state_dict()
     for name in ("0.weight", "2.weight", "2.running_mean", "2.running_var"):
         assert (now[name].numpy() != before[name]).any()
-        expected = 0.999 * before[name] + 0.001 * now[name].numpy()
+        expected = 2 / 11 * before[name] + 9 / 11 * now[name].numpy()
         np.testing.assert_allclose(after[name].numpy(), expected, rtol=1e-5, atol=1e-7)
     assert after["2.num_batches_tracked"].item() == 1
 
