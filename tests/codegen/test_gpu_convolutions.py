@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dlc.codegen import gpu_schedule
 from dlc.codegen.build import target_layout
 from dlc.codegen.cuda_kernel import emit_module
 from dlc.ir import build as B
@@ -61,7 +62,8 @@ def test_every_operand_can_be_read_as_vectors(part, dtype):
 
 @pytest.mark.parametrize("c", [3, 64])
 @pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
-def test_tiles_are_copied_without_divisions_for_each_element(part, c):
+def test_tiles_are_copied_without_divisions_for_each_element(monkeypatch, part, c):
+    monkeypatch.setattr(gpu_schedule, "in_bulk", lambda sched, *_: sched)
     program = program_of(convolution(64, c, 16, 128, 1, bfloat16, part))
     source = emit_module([k for k in program.kernels() if "contract" in k.name], TARGET)
     main = source[source.index("float acc") : source.index("wgmma_wait<0>")]
