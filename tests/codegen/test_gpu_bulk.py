@@ -101,3 +101,10 @@ def test_what_is_chosen(m, n, k, tile, persistent):
     assert (s.bulk, (s.bm, s.bn), s.persistent) == (True, tile, persistent)
     (other,) = program_of(product("mk,kn->mn", (m, k), (k, n)), target=GpuTarget.of("sm_80")).kernels()
     assert other.schedule.lanes == 32 and not other.schedule.bulk
+
+
+@pytest.mark.parametrize("bulk", [True, False], ids=["bulk", "threads"])
+@pytest.mark.parametrize("bm, bn", [(256, 64), (128, 192)])
+def test_tiles_that_are_no_squares(monkeypatch, bm, bn, bulk):
+    forced(monkeypatch, "contract", schedule.GpuMma(bm, bn, 64, 3, 2, 1, bulk=bulk))
+    assert bool(bulks(check(product("mk,kn->mn", (136, 72), (72, 72)), seeds=(1,)))) == bulk
