@@ -67,6 +67,7 @@ class GpuBuilder(_Builder):
     def __init__(self, target: GpuTarget):
         super().__init__(target)  # type: ignore[arg-type]
         self.gpu = target
+        self.shared: dict[tuple[Kernel, frozenset[Buffer]], Kernel] = {}  # by what may start off a boundary
         self.in_loop = False  # is the graph that comes next a loop's body?
 
     def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int) -> Steps:
@@ -78,22 +79,31 @@ class GpuBuilder(_Builder):
         return merge_maps(fuse(graph, enough=enough, in_order=1 << 62, short=SHORT), self.in_loop)
 
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
-        lowered = lowered_group(fused, group, self.gpu)
+        lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-        kernel = _aligned(lowered.kernel, args)
-        if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
-            lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
-            args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-            kernel = _aligned(lowered.kernel, args)
+        known = lowered.kernel, _off_boundary(lowered.kernel, args)
+        kernel = self.shared.get(known)
+        if kernel is None:
+            kernel = _aligned(*known)
+            if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
+                lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
+                args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
+                kernel = self.share(_aligned(lowered.kernel, _off_boundary(lowered.kernel, args)))
+            else:
+                kernel = self.shared[known] = self.share(kernel)
         self.work[args] = 0.0
-        return Launch(self.share(kernel), args)
+        return Launch(kernel, args)
+
+    def lower(self, fused: Fused, group: Group) -> Lowered:
+        """Schedule and lower one group; its kernel is shared once the arguments are known (`_aligned`)."""
+        return lowered_group(fused, group, self.gpu)
 
     def custom_launch(self, kernel: Kernel, args: tuple[Ref, ...]) -> Launch:
         if not for_gpu(kernel) and kernel.parallel is None:
             at = "".join(f"\n  at {loc}" for loc in kernel.locs)
             raise DeviceError(f"custom kernel {kernel.name} would run on one thread of the GPU: its outermost loop "
                               f"must be parallel, or a grid loop with a lane loop inside{at}")
-        return Launch(self.share(_aligned(kernel, args)), args)
+        return Launch(self.share(_aligned(kernel, _off_boundary(kernel, args))), args)
 
     def grain(self, tasks: int, work_ns: float) -> int:
         return 1
@@ -112,7 +122,8 @@ class GpuBuilder(_Builder):
     def copy(self, source: Ref, goal: Ref) -> Launch:
         args = (source, goal, self.size(goal.slot.size))
         self.work[args] = 0.0
-        return Launch(self.share(_aligned(copy_kernel(goal.slot.dtype), args)), args)
+        kernel = copy_kernel(goal.slot.dtype)
+        return Launch(self.share(_aligned(kernel, _off_boundary(kernel, args))), args)
 
 
 def _loose(kernel: Kernel) -> list[int]:
@@ -120,10 +131,14 @@ def _loose(kernel: Kernel) -> list[int]:
     return [k for k, p in enumerate(kernel.params) if p in kernel.meta.get("unaligned", ())]
 
 
-def _aligned(kernel: Kernel, args: tuple[Ref, ...]) -> Kernel:
-    """The kernel with a note of the parameters that these arguments do not align."""
-    loose = frozenset(p for p, r in zip(kernel.params, args, strict=True)
-                      if any(n * p.dtype.itemsize % WIDE for n in (r.start, *r.steps)))
+def _off_boundary(kernel: Kernel, args: tuple[Ref, ...]) -> frozenset[Buffer]:
+    """The parameters that these arguments do not align."""
+    return frozenset(p for p, r in zip(kernel.params, args, strict=True)
+                     if any(n * p.dtype.itemsize % WIDE for n in (r.start, *r.steps)))
+
+
+def _aligned(kernel: Kernel, loose: frozenset[Buffer]) -> Kernel:
+    """The kernel with a note of the parameters that may start off a boundary."""
     return replace(kernel, meta={**kernel.meta, "unaligned": loose}) if loose else kernel
 
 
