@@ -6,6 +6,7 @@ Results are asked for in float32, so that nothing but the sums' own roundings is
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from dlc.codegen.build import build_program, target_layout
 from dlc.ir import build as b
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, Node
+from dlc.ir.graph import Graph, Node, structure
 from dlc.ir.graph_interp import evaluate
+from dlc.ir.graph_text import parse_graph, print_graph
+from dlc.ir.graph_verify import verify as verify_graph
 from dlc.ir.loops import Expr, Kernel, exprs, walk
 from dlc.ir.loops_interp import run_program
 from dlc.ir.loops_verify import verify
@@ -125,3 +128,12 @@ def test_a_window_along_every_inner_label():
     graph = Graph([image, weight], [b.contract(taps(image, 3, 1), weight, "nhwcrs,ocrs->nhwo", F32)])
     assert all("dot2" not in operations(k) for k in kernels(graph))
     check(graph, HOST.level)
+
+
+def test_the_layout_of_pairs_prints_and_parses():
+    graph = target_layout(product("mk,nk->mn", dict(m=48, n=32, k=64)), PAIRS)
+    verify_graph(graph, "layout")
+    text = print_graph(graph, locs=False)
+    assert "pairs=true" in text and "= pair(" in text
+    assert structure(parse_graph(text)) == structure(parse_graph(print_graph(parse_graph(text), locs=False)))
+    assert re.sub("uid=.*", "", print_graph(parse_graph(text), locs=False)) == re.sub("uid=.*", "", text)
