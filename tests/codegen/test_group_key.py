@@ -10,9 +10,12 @@ import dlc.nn.functional as F
 from dlc import nn, optim
 from dlc.codegen import build
 from dlc.codegen.build import build_program, target_layout
+from dlc.codegen.gpu_target import GpuTarget
 from dlc.frontend import eager
+from dlc.ir import loops
 from dlc.ir.graph_text import parse_graph
-from dlc.runtime import host
+from dlc.ir.loops_text import print_kernel
+from dlc.runtime import driver, host
 
 
 class _Block(nn.Module):
@@ -93,3 +96,26 @@ def test_what_differs_stays_different():
     assert _kernels(SAME.replace('monoid="sum"', 'monoid="max"', 1)) == 2
     assert _kernels(SAME.replace("%b: f32[40,30]", "%b: f32[40,31]")) == 2
     assert _kernels(SAME.replace("%b: f32[40,30]", "%b: f64[40,30]").replace("%1: f32", "%1: f64")) == 2
+
+
+@pytest.mark.parametrize("make", [_transformer, _convolutions])
+def test_on_a_gpu_too(make, monkeypatch):
+    """There the kernel is shared after lowering, so equal ones are compared by their text."""
+    taken, compared = build._Builder.lowered, []
+
+    def checked(self, fused, group):
+        known = len(self.known)
+        got = taken(self, fused, group)
+        if group.kind in build.REPEATED and len(self.known) == known:
+            again = self.lower(fused, group)
+            assert print_kernel(loops.canonical(again.kernel)) == print_kernel(loops.canonical(got.kernel))
+            assert (again.nodes, again.tasks, again.kernel.schedule) == (got.nodes, got.tasks, got.kernel.schedule)
+            compared.append(group)
+        return got
+
+    monkeypatch.setattr(build._Builder, "lowered", checked)
+    model, x = make()
+    target = GpuTarget.of("sm_90a")
+    graph = dlc.jit(lambda x: dlc.grad(lambda x: (model(x) ** 2).sum())(x)).graph(x)
+    driver.lower(graph, (), "step", target, lambda *_: None)
+    assert compared
