@@ -10,7 +10,7 @@ from dlc.codegen.gpu_skinny import skinny
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.schedule import group_dtypes, pow2_at_most, swapped
 from dlc.ir import schedule
-from dlc.ir.attention import GRAD_INPUTS, labels_of, sizes_of
+from dlc.ir.attention import labels_of, sizes_of
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.passes.fuse import Enough, Fused, Group
@@ -169,23 +169,19 @@ def in_bulk(sched: schedule.GpuMma, tiles: int, read: int, target: GpuTarget) ->
 
 
 def attention(node: Node, target: GpuTarget) -> schedule.GpuAttention:
-    """Tiles that the registers hold, and several groups of threads on a multiprocessor, which compute exponentials and
-    products in turns: four, or three of the kernel with two results."""
+    """Rows that fill the registers. Two blocks of a multiprocessor compute exponentials and products in turns."""
     labels = labels_of(node.attrs)
     sizes = sizes_of(labels, *(i.type for i in node.inputs[:3]))
-    small = max(sizes[labels.inner], sizes[labels.value]) <= 64
+    widest = max(sizes[labels.inner], sizes[labels.value])
     warpgroups = target.arch == "sm_90a"
     groups, lanes = (2, 128) if warpgroups else (4, 32)
-    columns, blocks = (64, 2) if small else (32, 1)
+    pair = 2 if widest <= 64 else 1
     if node.op == "attention":
-        return schedule.GpuAttention(64, groups, 2, lanes, blocks)
+        return schedule.GpuAttention(64, groups, 2, lanes, pair)
     if node.attrs["wrt"] == "q":
-        return schedule.GpuAttention(columns, groups, 2, lanes, blocks if warpgroups else 1, True)
-    if not (small and warpgroups) or len(node.inputs) > GRAD_INPUTS:  # masks in memory take registers, too
-        return schedule.GpuAttention(columns, groups, 2, lanes, 1, True)
-    keys = sizes[labels.key]
-    together = -(-keys // 192) * 192 <= 1.15 * keys  # or too many rows of the last block are none
-    return schedule.GpuAttention(columns, 3 if together else 1, 2, lanes, 1 if together else 3, True)
+        return schedule.GpuAttention(32 * pair, groups, 2, lanes, pair if warpgroups else 1, True)
+    # two results of 128 columns and tiles of 32 are too much for the registers of wgmma
+    return schedule.GpuAttention(16 if pair == 1 and warpgroups else 32 * pair, groups, 2, lanes, 1, True)
 
 
 def pow2_at_least(n: int) -> int:
