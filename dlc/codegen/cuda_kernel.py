@@ -282,7 +282,7 @@ class KernelEmitter(Expressions):
         elif s.combine == "add" and s.buffer.dtype.is_float and not s.buffer.dtype.is_half:
             self.line(f"{place} += {value};")
         else:
-            self.line(f"{place} = op_{s.combine}::of({place}, {value});")
+            self.line(f"{place} = op_{s.combine}::of<{ctype(s.buffer.dtype)}>({place}, {value});")
 
     def wait(self, s: Wait) -> None:
         if s.what == "copy":

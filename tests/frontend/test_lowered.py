@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -10,6 +12,8 @@ import dlc
 from dlc import nn
 from dlc.cli import main
 from dlc.inspect.stages import CPU_STAGES, GPU_STAGES, STAGES
+
+pytestmark = pytest.mark.skipif("DLC_TEST_DEVICE" in os.environ, reason="compares with the CPU's stages")
 
 model = nn.Linear(8, 4)
 count = dlc.zeros(())

@@ -66,6 +66,7 @@ def test_broadcast():
 
 
 def test_join_and_cut():
+    T = Tensor(X)  # on the default device of this run, as the others
     same(m.concat([T, T, Tensor(X[:, :1])], 1), np.concatenate([X, X, X[:, :1]], 1))
     same(m.concat([T, Tensor([1.0])], None), np.concatenate([X, [1]], None).astype(np.float32))
     assert m.concat([Tensor([1]), Tensor([1.5])]).dtype is dtypes.float32
