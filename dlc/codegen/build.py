@@ -145,6 +145,12 @@ class _Builder:
             refs[node] = Ref(self.slot(f"{node.op}{len(self.arena)}", node.dtype, node.type.size))
         return refs[node]
 
+    def results(self, node: Node, refs: dict[Node, Ref], fused: Fused) -> list[Ref]:
+        """Places for all results of a node, read or not."""
+        items = fused.table.items(node)
+        return [self.ref(items[k], refs) if k in items else Ref(self.slot("unused", t.dtype, t.size))
+                for k, t in enumerate(node.type)]
+
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
@@ -204,8 +210,7 @@ class _Builder:
             return False
         if loops.RUNTIME not in (b.size for b in step.kernel.params):
             return False
-        written = {r.slot for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)
-                   if b in step.kernel.writes}
+        written = step.written
         between = steps[at + 1 : later + 1]
         read = {r.slot for r in step.all_args} - written
         return not any(written & _slots(s) or read & _written(s) for s in between)
@@ -247,7 +252,7 @@ class _Builder:
         at = node.attrs
         body: Graph = own_outputs(at["body"])
         n_const, n_carry, length = at["consts"], at["carry"], at["length"]
-        items = {n.attrs["index"]: n for n in fused.graph.nodes() if n.op == "item" and n.inputs[0] is node}
+        items = fused.table.items(node)
         source = [self.ref(memory_of(i), refs) for i in node.inputs]
         steps: Steps = []
         inner: dict[Node, Ref] = {}
@@ -290,10 +295,7 @@ class _Builder:
 
     def call(self, node: Node, refs: dict[Node, Ref], fused: Fused) -> Steps:
         """The launch of a kernel that the user wrote."""
-        items = {n.attrs["index"]: n for n in fused.graph.nodes() if n.op == "item" and n.inputs[0] is node}
-        args = [self.ref(memory_of(i), refs) for i in node.inputs]
-        for k, t in enumerate(node.type):
-            args.append(self.ref(items[k], refs) if k in items else Ref(self.slot("unused", t.dtype, t.size)))
+        args = [self.ref(memory_of(i), refs) for i in node.inputs] + self.results(node, refs, fused)
         if all(t.size == 0 for t in node.type):
             return []
         kernel = kernel_of(node.attrs["kernel"])
@@ -313,15 +315,14 @@ class _Builder:
         """A Repeat over the launches of the body, on all threads if the iterations are parallel. A body is lowered
         once, for formal slots; the layers of a model share it."""
         at, extents = node.attrs, node.attrs["extents"]
-        items = {n.attrs["index"]: n for n in fused.graph.nodes() if n.op == "item" and n.inputs[0] is node}
+        items = fused.table.items(node)
         lies = tuple((fused.table.layout.get(items[k]) if k in items else None) or contiguous(t.shape)
                      for k, t in enumerate(node.type))
         key = (at["body"], at["parallel"], extents, at["starts"], at["steps"], at["gives"], lies, depth, self.threads)
         if key not in self.bodies:
             self.bodies[key] = self.each_body(node, lies, depth)
         inputs, results, own, before, inside = self.bodies[key]
-        places = [self.ref(items[k], refs) if k in items else Ref(self.slot("unused", t.dtype, t.size))
-                  for k, t in enumerate(node.type)]
+        places = self.results(node, refs, fused)
         there = dict(zip(inputs, (self.ref(i, refs) for i in node.inputs), strict=True))
         there |= dict(zip(results, places, strict=True))
         there |= {s: Ref(self.slot(s.name, s.dtype, s.size)) for s in own}
@@ -484,8 +485,7 @@ def _slots(step: Launch | Repeat) -> set[Slot]:
 def _written(step: Launch | Repeat) -> set[Slot]:
     if isinstance(step, Repeat):
         return set().union(*map(_written, step.body))
-    return {r.slot for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)
-            if b in step.kernel.writes}
+    return step.written
 
 
 def _safe(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
@@ -545,7 +545,9 @@ def _accesses(kernel: Kernel) -> _Accesses:
 
     def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...]) -> None:
         now = next(order)
-        for load in _loads(loops.exprs(stmt)):
+        for load in loops.loads_of(*loops.exprs(stmt)):
+            if load.attr.space != "global":
+                continue
             reads.setdefault(load.attr, []).append(_Access(now, load.args[0], nest, branches))
         if isinstance(stmt, loops.Store) and stmt.buffer.space == "global":
             writes.setdefault(stmt.buffer, []).append(_Access(now, stmt.index[0], nest, branches))
@@ -555,22 +557,6 @@ def _accesses(kernel: Kernel) -> _Accesses:
 
     visit(kernel.body, None, ())
     return _Accesses(reads, writes)
-
-
-def _loads(exprs: Sequence[loops.Expr]) -> list[loops.Expr]:
-    """The loads of global buffers in some expressions, each once."""
-    out: list[loops.Expr] = []
-    seen: set[loops.Expr] = set()
-    stack = list(exprs)
-    while stack:
-        x = stack.pop()
-        if x in seen:
-            continue
-        seen.add(x)
-        if x.op == "load" and x.attr.space == "global":
-            out.append(x)
-        stack.extend(x.args)
-    return out
 
 
 def _replaced(step: Launch | Repeat, old: Slot, new: Slot) -> Launch | Repeat:

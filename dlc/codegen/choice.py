@@ -13,6 +13,7 @@ from dlc.codegen.target import CpuTarget
 from dlc.codegen.tuned import Tuned, kernel_key
 from dlc.ir import schedule
 from dlc.ir.graph import Node
+from dlc.ir.loops import Kernel
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_contract import row_run
 
@@ -25,6 +26,11 @@ class Noted:
 
     def __repr__(self) -> str:
         return f"{self.schedule!r} tuned"
+
+
+def schedule_of(kernel: Kernel) -> schedule.Schedule:
+    """A kernel's schedule, with or without that note."""
+    return kernel.schedule.schedule if isinstance(kernel.schedule, Noted) else kernel.schedule
 
 
 def contract(node: Node, target: CpuTarget) -> schedule.Contract:

@@ -36,6 +36,7 @@ from dlc.passes.lower_gpu_skinny import lower_skinny
 WIDE = 16  # bytes
 SHORT = 16  # neighbouring elements that are too few to be written apart from others
 
+
 def _contract(fused: Fused, group: Group, sched: schedule.Schedule) -> Lowered:
     """As the schedule says."""
     ways = {schedule.GpuMma: lower_mma, schedule.GpuSkinny: lower_skinny}
@@ -86,7 +87,7 @@ class GpuBuilder(_Builder):
         if kernel is None:
             kernel = _aligned(*known)
             if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
-                lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
+                lowered = lower_mma(fused, group, replace(choice.schedule_of(kernel), bulk=False))
                 args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
                 kernel = self.share(_aligned(lowered.kernel, _off_boundary(lowered.kernel, args)))
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlc.ir.loops import Buffer, Expr, For, If, Kernel, Stmt, Store, children, exprs, load_parts, walk
+from dlc.ir.loops import Buffer, Expr, For, If, Kernel, Stmt, Store, children, exprs, inside_out, load_parts, walk
 
 EMPTY: frozenset[Buffer] = frozenset()
 IN_MEMORY = "memory"  # layout of a reg buffer that cannot live in registers
@@ -41,7 +41,7 @@ class Analysis:
         return found
 
     def loads(self, expr: Expr) -> frozenset[Buffer]:
-        return _inside_out(expr, self._loads, lambda e: True)
+        return _buffers_read(expr, self._loads)
 
     def changing(self, expr: Expr) -> frozenset[Buffer]:
         found = self._changing.get(expr)
@@ -78,18 +78,8 @@ class Analysis:
         return frozenset(found)
 
 
-def _inside_out(expr: Expr, memo: dict[Expr, frozenset[Buffer]], wanted) -> frozenset[Buffer]:
-    stack = [expr]
-    while stack:
-        e = stack[-1]
-        if e in memo:
-            stack.pop()
-            continue
-        missing = [a for a in e.args if a not in memo]
-        if missing:
-            stack.extend(missing)
-            continue
-        stack.pop()
+def _buffers_read(expr: Expr, memo: dict[Expr, frozenset[Buffer]]) -> frozenset[Buffer]:
+    for e in inside_out(expr, memo):
         own = frozenset((e.attr,)) if e.op == "load" else EMPTY
         parts = [memo[a] for a in e.args if memo[a]]
         memo[e] = own.union(*parts) if parts else own

@@ -22,10 +22,9 @@ import numpy as np
 
 from dlc.ir.errors import DTypeError, ShapeError
 from dlc.ir.graph import Graph, Node, TensorType
-from dlc.ir.loops import Alloc, Expr, For, Kernel, Stmt, children, exprs, replace_buffers, walk
+from dlc.ir.loops import Alloc, Expr, For, Kernel, Stmt, children, exprs, replace_buffers, subexpressions, walk
 from dlc.ir.loops_guard import guard
 from dlc.ir.loops_text import parse_kernel, print_kernel
-from dlc.ir.loops_verify import subexpressions
 from dlc.ir.scalar import SCALAR_OPS
 
 LATER = ("vjp", "jvp", "batching")  # attributes that matter only until derivatives are expanded

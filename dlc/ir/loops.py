@@ -65,7 +65,7 @@ thread its reg buffers inside; there a vector loop is written out, and its axis 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -439,34 +439,52 @@ def exprs(stmt: Stmt) -> tuple[Expr, ...]:
     return ()
 
 
-def depth(expr: Expr) -> int:
-    """The longest chain of operations in an expression."""
-    found: dict[Expr, int] = {}
+def inside_out(expr: Expr, done: Container[Expr]) -> Iterator[Expr]:
+    """The parts of an expression that are not in `done`, operands before what uses them, itself last. Whoever iterates
+    adds each to `done` before asking for the next."""
     stack = [expr]
     while stack:
         e = stack[-1]
-        missing = [a for a in e.args if a not in found]
+        if e in done:
+            stack.pop()
+            continue
+        missing = [a for a in e.args if a not in done]
         if missing:
             stack.extend(missing)
             continue
         stack.pop()
+        yield e
+
+
+def subexpressions(*roots: Expr) -> Iterator[Expr]:
+    """Every distinct expression in some expressions, themselves included."""
+    seen = dict.fromkeys(roots)
+    stack = list(seen)
+    while stack:
+        top = stack.pop()
+        yield top
+        for a in top.args:
+            if a not in seen:
+                seen[a] = None
+                stack.append(a)
+
+
+def loads_of(*values: Expr) -> list[Expr]:
+    """The loads in some expressions, each once."""
+    return [e for e in subexpressions(*values) if e.op == "load"]
+
+
+def depth(expr: Expr) -> int:
+    """The longest chain of operations in an expression."""
+    found: dict[Expr, int] = {}
+    for e in inside_out(expr, found):
         found[e] = 1 + max((found[a] for a in e.args), default=0)
     return found[expr]
 
 
 def map_expr(expr: Expr, rule: Callable[[Expr, tuple[Expr, ...]], Expr | None], memo: dict[Expr, Expr]) -> Expr:
     """Rebuild an expression inside out: `rule(old, new_args)` gives a replacement or None to keep the operation."""
-    stack = [expr]
-    while stack:
-        e = stack[-1]
-        if e in memo:
-            stack.pop()
-            continue
-        missing = [a for a in e.args if a not in memo]
-        if missing:
-            stack.extend(missing)
-            continue
-        stack.pop()
+    for e in inside_out(expr, memo):
         args = tuple(memo[a] for a in e.args)
         new = rule(e, args)
         if new is None:

@@ -36,10 +36,11 @@ from dlc.ir.loops import (
     load,
     map_expr,
     op,
+    subexpressions,
     walk,
 )
 from dlc.ir.loops_text import print_expr, print_stmt
-from dlc.ir.loops_verify import _RULES, interval, subexpressions, verify
+from dlc.ir.loops_verify import _RULES, interval, verify
 
 SCRATCH_BYTES = 128 << 10  # of all shared buffers together
 REGISTERS = 1024  # elements of all reg buffers together

@@ -48,6 +48,7 @@ from dlc.ir.loops import (
     Stmt,
     Store,
     Sync,
+    inside_out,
     load_parts,
     walk,
 )
@@ -213,17 +214,8 @@ def evaluate_expr(expr: Expr, env: Mapping[Any, Any], fuse: bool = True) -> np.n
     Buffer loaded from. With `fuse` False, fma rounds twice, as on a machine that has none.
     """
     memo: dict[Expr, np.ndarray] = {k: np.asarray(v, k.dtype.np) for k, v in env.items() if isinstance(k, Expr)}
-    stack = [expr]
     with np.errstate(all="ignore"):
-        while stack:
-            e = stack[-1]
-            missing = [a for a in e.args if a not in memo] if e not in memo else []
-            if missing:
-                stack.extend(missing)
-                continue
-            stack.pop()
-            if e in memo:
-                continue
+        for e in inside_out(expr, memo):
             args = [memo[a] for a in e.args]
             if e.op == "const":
                 memo[e] = np.array(e.attr, e.dtype.np)

@@ -14,8 +14,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from dlc.ir import dtypes, loops
 from dlc.ir.errors import VerifyError
 from dlc.ir.loops import (
@@ -40,6 +38,7 @@ from dlc.ir.loops import (
     Store,
     exprs,
     load_parts,
+    subexpressions,
     walk,
 )
 from dlc.ir.loops_text import print_expr, print_stmt
@@ -446,15 +445,3 @@ def _low(terms: dict[Expr | None, int]) -> int:
 
 def _high(terms: dict[Expr | None, int]) -> int:
     return terms[None] + sum(max(0, c * (a.attr[1] - 1)) for a, c in terms.items() if a is not None)
-
-
-def subexpressions(e: Expr) -> Iterator[Expr]:
-    """Every distinct expression in `e`, itself included."""
-    seen, stack = {e}, [e]
-    while stack:
-        top = stack.pop()
-        yield top
-        for a in top.args:
-            if a not in seen:
-                seen.add(a)
-                stack.append(a)

@@ -78,6 +78,12 @@ class Launch:
     def all_args(self) -> tuple[Ref, ...]:
         return tuple(r for s in self.segments for r in s.args)
 
+    @property
+    def written(self) -> set[Slot]:
+        """The slots that the kernel writes."""
+        return {r.slot for s in self.segments for b, r in zip(self.kernel.params, s.args, strict=True)
+                if b in self.kernel.writes}
+
 
 @dataclass(frozen=True, eq=False)
 class Workers:

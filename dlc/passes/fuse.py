@@ -14,7 +14,7 @@ Anything else (scatter, sort, cumulative, scan) stands alone. Joining must not c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dlc.ir import loops
@@ -302,11 +302,17 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
             g.deps.update(needs)
             groups.append(g)
             home[u.node] = g
+    return Fused(graph, table, _in_order(groups), stored_nodes(graph, groups))
+
+
+def stored_nodes(graph: Graph, groups: Sequence[Group]) -> set[Node]:
+    """The nodes whose memory is needed outside the group that computes them."""
+    home = {u.node: g for g in groups for u in g.units}
     stored = {memory_of(o) for o in graph.outputs}
     for g in groups:
         for u in g.units:
             stored.update(n for n, _ in u.loads.values() if n in home and home[n] is not g)
-    return Fused(graph, table, _in_order(groups), stored)
+    return stored
 
 
 def _producer(n: Node) -> Node:

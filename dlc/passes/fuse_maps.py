@@ -6,9 +6,20 @@ launch, and inside a loop it is one in every step.
 
 from __future__ import annotations
 
-from dlc.passes.fuse import LONGEST, Fused, Group, _extents, _hits, _in_order, _reached, _shared_loads, chain_length
+from dlc.passes.fuse import (
+    LONGEST,
+    Fused,
+    Group,
+    _extents,
+    _hits,
+    _in_order,
+    _reached,
+    _shared_loads,
+    chain_length,
+    stored_nodes,
+)
 from dlc.passes.index_math import flatten
-from dlc.passes.units import Unit, memory_of
+from dlc.passes.units import Unit
 
 SMALL = 1 << 17  # elements: a launch costs more than computing so many
 
@@ -26,15 +37,7 @@ def merge_maps(fused: Fused, in_loop: bool = False) -> Fused:
         _merge(groups, groups[at], later)
     if len(groups) == len(fused.groups):
         return fused
-    home = {u.node: g for g in groups for u in g.units}
-    stored = {memory_of(o) for o in fused.graph.outputs}
-    for g in groups:
-        for u in g.units:
-            for n, _ in u.loads.values():
-                owner = home.get(n.inputs[0] if n.op == "item" else n)
-                if owner is not None and owner is not g:
-                    stored.add(n)
-    return Fused(fused.graph, fused.table, _in_order(groups), stored)
+    return Fused(fused.graph, fused.table, _in_order(groups), stored_nodes(fused.graph, groups))
 
 
 def _fits(g: Group, h: Group, in_loop: bool) -> bool:

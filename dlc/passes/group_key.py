@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from dlc.ir.graph import Node
-from dlc.ir.loops import Buffer, Expr
+from dlc.ir.loops import Buffer, Expr, inside_out
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.units import Unit
 
@@ -66,17 +66,7 @@ class _Walk:
     def expr(self, root: Expr) -> int:
         """The number of an expression, with a row for it and for everything in it."""
         numbers = self._numbers
-        stack = [root]
-        while stack:
-            e = stack[-1]
-            if e in numbers:
-                stack.pop()
-                continue
-            missing = [a for a in e.args if a not in numbers]
-            if missing:
-                stack.extend(reversed(missing))
-                continue
-            stack.pop()
+        for e in inside_out(root, numbers):
             numbers[e] = len(self.rows)
             self.rows.append((e.op, e.dtype, self._attr(e), tuple(numbers[a] for a in e.args)))
         return numbers[root]

@@ -394,7 +394,7 @@ def _reads(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Expr
         return simplify(loops.map_expr(load.args[0], lambda *_: None, memo))
 
     words: dict[Expr, tuple[Expr, Expr]] = {}  # load -> (the pair that it is half of, the load of its low half)
-    for e in _parts(unit.values):
+    for e in loops.subexpressions(*unit.values):
         halves = [a.args[0] if a.op == "cast" else a for a in e.args] if e.op == "pair" else ()
         if halves and all(h.op == "load" and len(h.args) == 1 for h in halves) and halves[0].attr is halves[1].attr:
             if simplify(offset(halves[1]) - offset(halves[0])) is loops.const(1):
@@ -405,18 +405,6 @@ def _reads(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Expr
             whole, low = words.get(e, (e, e))
             found.setdefault(whole, (whole, offset(low), 1 if whole is e else 2))
     return list(found.values())
-
-
-def _parts(values: Iterable[Expr]) -> set[Expr]:
-    """All expressions in some expressions."""
-    seen: set[Expr] = set()
-    stack = list(values)
-    while stack:
-        e = stack.pop()
-        if e not in seen:
-            seen.add(e)
-            stack.extend(e.args)
-    return seen
 
 
 def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> Lowered:

@@ -124,7 +124,7 @@ class _Tile:
         return ks, spread(axes, list(zip(ks, extents, strict=True)))
 
     def operand_loads(self) -> list[Expr]:
-        return loads_in(self.row_value, self.col_value)
+        return loops.loads_of(self.row_value, self.col_value)
 
     def operand(self, value: Expr, mapping: dict[Expr, Expr]) -> Expr:
         return self.body.put(self.unit, value, mapping, lambda m, _: m)  # type: ignore[arg-type, return-value]
@@ -166,18 +166,6 @@ class _Tile:
             return float32
         wide = node.inputs[0].dtype.compute
         return node.dtype.compute if node.dtype.compute.bits > wide.bits else wide
-
-
-def loads_in(*values: Expr) -> list[Expr]:
-    """The loads in some expressions."""
-    found: list[Expr] = []
-    stack = list(values)
-    while stack:
-        e = stack.pop()
-        if e.op == "load":
-            found.append(e)
-        stack.extend(e.args)
-    return found
 
 
 def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
@@ -427,7 +415,7 @@ def _over_tiles(block: Expr, per: int, total: int, name: str, body) -> Stmt:
 
 def _in_bounds(value: Expr) -> bool:
     """Do all unguarded loads stay in their buffers, whatever the axes?"""
-    for e in loads_in(value):
+    for e in loops.loads_of(value):
         if len(e.args) == 1:
             low, high = bounds(e.args[0])
             if low < 0 or high >= e.attr.size:
@@ -437,7 +425,7 @@ def _in_bounds(value: Expr) -> bool:
 
 def _columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
     """Guard the loads of the column operand at the edge, unless the memory is padded far enough."""
-    if inside is None or all(bounds(e.args[0])[1] < e.attr.size for e in loads_in(value)):
+    if inside is None or all(bounds(e.args[0])[1] < e.attr.size for e in loops.loads_of(value)):
         return value
 
     def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:

@@ -412,8 +412,7 @@ class Streaming:
 
     def item(self, k: int) -> Node | None:
         """The node of result number k, if somebody reads it."""
-        buffers = self.body.fused.table.buffers
-        return next((n for n in buffers if n.op == "item" and n.inputs[0] is self.node and n.attrs["index"] == k), None)
+        return self.body.fused.table.items(self.node).get(k)
 
     def write(self, k: int, own: str, sums: Buffer, factor: Callable[[Expr], Expr] | None) -> Stmt:
         """Store the rows of a result, the sums, or `factor(half)` times the sums."""

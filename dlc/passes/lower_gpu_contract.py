@@ -51,7 +51,8 @@ class GpuTile(_Tile):
             return "".join(sorted(labels, key=lambda x: -abs(steps[x] or 0)))
 
         def merit(value: Expr) -> tuple[bool, int]:
-            return 1 in self.strides(value, p.inner).values(), max((e.attr.size for e in _loads_of(value)), default=0)
+            sizes = (e.attr.size for e in loops.loads_of(value))
+            return 1 in self.strides(value, p.inner).values(), max(sizes, default=0)
 
         guide = max((self.row_value, self.col_value), key=merit)
         return Parts(p.batch, turned(p.rows, self.row_value, False), turned(p.columns, self.col_value, False),
@@ -61,7 +62,7 @@ class GpuTile(_Tile):
         """How far apart in memory an operand's neighbours along each label are; None where that is no one number."""
         out: dict[str, int | None] = {}
         for x in labels:
-            found = {coefficient(simplify(e.args[0]), self.at[x]) for e in _loads_of(value)}
+            found = {coefficient(simplify(e.args[0]), self.at[x]) for e in loops.loads_of(value)}
             out[x] = found.pop() if len(found) == 1 else None
         return out
 
@@ -94,7 +95,7 @@ def stride_one(tile: GpuTile, value: Expr, labels: str) -> bool:
     if not labels:
         return False
     axis = tile.at[labels[-1]]
-    found = [e for e in _loads_of(value) if axis in e.args[0].axes]
+    found = [e for e in loops.loads_of(value) if axis in e.args[0].axes]
     return bool(found) and all(_runs(e.args[0], axis) for e in found)
 
 
@@ -106,16 +107,6 @@ def _runs(offset: Expr, axis: Expr) -> bool:
     lane = loops.axis("lane", RUN)
     place = loops.axis("vector", axis.attr[1] // RUN) * RUN + lane
     return coefficient(simplify(loops.map_expr(offset, lambda *_: None, {axis: place})), lane) == 1
-
-
-def _loads_of(value: Expr) -> list[Expr]:
-    found, stack = [], [value]
-    while stack:
-        e = stack.pop()
-        if e.op == "load":
-            found.append(e)
-        stack.extend(e.args)
-    return found
 
 
 @dataclass

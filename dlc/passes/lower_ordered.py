@@ -308,9 +308,8 @@ class _SortedRow:
         self.n = unit.extents[self.axis]
         self.source = unit.node.inputs[0].dtype
         self.key_dtype = dtypes.uint8 if self.source.is_bool else self.source.compute
-        items = [next((x for x in body.fused.table.buffers if x.op == "item" and x.inputs[0] is unit.node
-                       and x.attrs["index"] == k), None) for k in (0, 1)]
-        self.values, self.positions = items
+        items = body.fused.table.items(unit.node)
+        self.values, self.positions = items.get(0), items.get(1)
 
     def stmt(self) -> Stmt:
         if self.values is None and self.positions is None:

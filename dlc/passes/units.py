@@ -218,10 +218,16 @@ class UnitTable:
         for k, n in enumerate(self.nodes):
             if isinstance(n.type, TensorType):  # not several results, which are `item`s
                 self.buffers[n] = Buffer(f"t{k}", n.dtype, (self._size(n),), note=f"{n.op} {n.type}")
+        self._items: dict[Node, dict[int, Node]] = defaultdict(dict)
         for k, n in enumerate(x for x in graph.nodes() if x.op == "item"):
             self.buffers[n] = Buffer(f"r{k}", n.dtype, (self._size(n),), note=f"item {n.type}")
+            self._items[n.inputs[0]][n.attrs["index"]] = n
         self.elements = Elements(self.buffers.get, self.layout)
         self.units = [self._unit(n) for n in self.nodes]
+
+    def items(self, node: Node) -> dict[int, Node]:
+        """Those of a node's results that somebody reads, by number."""
+        return self._items.get(node, {})
 
     def _size(self, n: Node) -> int:
         strides = self.layout.get(n)

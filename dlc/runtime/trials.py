@@ -101,11 +101,9 @@ def trial(sched: Schedule, program: Program, work_ns: float, places: Sequence[st
     fixed = {program.inputs[k] for k in unchanging}
     counted = []
     for k, launch in enumerate(launches(program)):
-        writes = {r.slot for s in launch.segments for b, r in zip(launch.kernel.params, s.args, strict=True)
-                  if b in launch.kernel.writes}
-        reads = {r.slot for r in launch.all_args if r.slot.kind != "const"} - writes
+        reads = {r.slot for r in launch.all_args if r.slot.kind != "const"} - launch.written
         if fixed and reads <= fixed:
-            fixed |= writes
+            fixed |= launch.written
         else:
             counted.append(k)
     if repeats > 1:

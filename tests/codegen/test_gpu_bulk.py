@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from dlc.codegen import choice
 from dlc.codegen.cuda_kernel import emit_module, launch_shape
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import build as B
@@ -14,6 +15,7 @@ from dlc.ir.dtypes import bfloat16
 from dlc.ir.graph import Graph
 from dlc.ir.loops import Bulk, walk
 from dlc.passes import gpu_operands
+from dlc.passes.lower import Lowered
 from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
 from tests.codegen.test_gpu_convolutions import convolution
 from tests.passes.programs import tensor
@@ -108,3 +110,13 @@ def test_what_is_chosen(m, n, k, tile, persistent):
 def test_tiles_that_are_no_squares(monkeypatch, bm, bn, bulk):
     forced(monkeypatch, "contract", schedule.GpuMma(bm, bn, 64, 3, 2, 1, bulk=bulk))
     assert bool(bulks(check(product("mk,kn->mn", (136, 72), (72, 72)), seeds=(1,)))) == bulk
+
+
+def test_a_measured_schedule_can_be_changed_for_the_fallback(monkeypatch):
+    forced(monkeypatch, "contract", ONE)
+    kernel = next(k for k in program_of(product("mk,kn->mn", (70, 72), (72, 80))).kernels()
+                  if isinstance(k.schedule, schedule.GpuMma))
+    noted = choice.noted(Lowered(kernel, (), 1)).kernel
+    assert repr(noted.schedule).endswith("tuned")
+    assert replace(choice.schedule_of(noted), bulk=False) == replace(ONE, bulk=False)
+    assert choice.schedule_of(kernel) == ONE
