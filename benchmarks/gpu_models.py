@@ -3,15 +3,17 @@
     python -m benchmarks.gpu_models [CASE ...] [--budget 500] [--top 8] [--no-check] [--torch] [--list]
 
 Each case runs in a process of its own, so that a kernel which kills its context ends only its case. A training step is
-checked against PyTorch on the same GPU from the same weights (the losses of four steps), a kernel against PyTorch's
-result in float32; then dlc is timed, and with --torch the peer too. --top prints each case's slowest kernels. Needs
-CuPy and PyTorch; nothing else of NVIDIA's. Prints a table as it goes; JSON goes to $OUT/gpu_models.json if $OUT is set.
+checked against PyTorch on the same GPU from the same weights (the losses of four steps, and the gradient of each
+parameter at the first), a kernel against PyTorch's result in float32; then dlc is timed, and with --torch the peer too.
+--top prints each case's slowest kernels. Needs CuPy and PyTorch; nothing else of NVIDIA's. Prints a table as it goes;
+JSON goes to $OUT/gpu_models.json if $OUT is set.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import operator
 import os
 import statistics
@@ -178,9 +180,70 @@ def _measure_step(case: GpuCase, check: bool, peer: bool, top: int) -> dict[str,
         got = [float(step()) for _ in range(STEPS)]
         errors = [abs(a - b) / max(abs(b), 1e-6) for a, b in zip(got, expected, strict=True)]
         allowed = (5e-3, 5e-3, 3e-2, 3e-2) if training.bf16 else (1e-4, 1e-3, 3e-3, 5e-3)
-        out.update(losses=got, expected=expected, error=max(errors),
-                   right=bool(all(e <= a for e, a in zip(errors, allowed, strict=True))))
+        del step
+        wrong = wrong_gradients(training, start, batch)
+        out.update(losses=got, expected=expected, error=max(errors), wrong_gradients=wrong,
+                   right=not wrong and all(e <= a for e, a in zip(errors, allowed, strict=True)))
     return out
+
+
+def wrong_gradients(training: Training, start: dict[str, Any], batch: list[np.ndarray],
+                    device: str = "cuda") -> list[str]:
+    """The parameters whose gradient is too far from PyTorch's in float32, each with its error and what is allowed.
+
+    The loss hardly shows a wrong gradient, and Adam's steps have its sign only. An error is relative to the gradient's
+    norm or, where that is all but zero (a bias in front of a normalisation), to a hundredth of a mean one's. With bf16,
+    PyTorch's own error under autocast is the measure: twice that, and 2% at least.
+    """
+    exact = _torch_gradients(training, start, batch, device, False)
+    got = _dlc_gradients(training, start, batch, device)
+    own = _torch_gradients(training, start, batch, device, True) if training.bf16 else None
+    mean = math.sqrt(sum(float((g**2).sum()) for g in exact.values()) / sum(g.size for g in exact.values()))
+
+    def error(gradients: dict[str, np.ndarray], name: str) -> float:
+        want = exact[name]
+        scale = float(np.linalg.norm(want)) + 1e-2 * mean * math.sqrt(want.size)
+        return float(np.linalg.norm(gradients[name] - want)) / scale
+
+    wrong = []
+    for name in exact:
+        allowed = 5e-3 if own is None else max(2e-2, 2 * error(own, name))
+        if not error(got, name) <= allowed:  # not a number is wrong too
+            wrong.append(f"{name}: {error(got, name):.1e} (allowed {allowed:.1e})")
+    return wrong
+
+
+def _torch_gradients(training: Training, start: dict[str, Any], batch: list[np.ndarray], device: str,
+                     bf16: bool) -> dict[str, np.ndarray]:
+    import torch
+
+    model = training.model(torch, 0.0)
+    model.load_state_dict(start)
+    model.to(device)
+    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        loss = training.loss(torch, model, *[torch.from_numpy(a).to(device) for a in batch])
+    loss.backward()
+    return {name: p.grad.double().cpu().numpy() for name, p in model.named_parameters()}
+
+
+def _dlc_gradients(training: Training, start: dict[str, Any], batch: list[np.ndarray],
+                   device: str) -> dict[str, np.ndarray]:
+    import dlc
+    import dlc.nn.functional
+
+    model = training.model(dlc, 0.0)
+    model.load_state_dict({name: tensor.numpy() for name, tensor in start.items()})
+    model.to(device)
+
+    @dlc.jit
+    def gradients(*batch: Any) -> Any:
+        with dlc.autocast(dlc.bfloat16) if training.bf16 else contextlib.nullcontext():
+            loss = training.loss(dlc, model, *batch)
+        loss.backward()
+        return {name: p.grad for name, p in model.named_parameters()}
+
+    found = gradients(*[dlc.asarray(a, device=device) for a in batch])
+    return {name: gradient.numpy().astype(np.float64) for name, gradient in found.items()}
 
 
 def _torch_step(training: Training, start: dict[str, Any], batch: list[np.ndarray]) -> Callable[[], Any]:
@@ -399,6 +462,8 @@ def main(names: tuple[str, ...], budget: float, case_seconds: float, top: int, c
                 result["warm_s"] = again.get("first_s", 0.0)
             result.setdefault("warm_s", 0.0)
             click.echo(_row_of(CASES[name], result))
+            for line in result.get("wrong_gradients", []):
+                click.echo(f"    gradient of {line}")
             for row in result.get("top", []):
                 rates = f"{row['gb_s']:7.0f} GB/s {row['gflop_s']:8.0f} GFLOP/s"
                 source = f"{row['kernel']}  {row['schedule']}  {row['lines']}"
