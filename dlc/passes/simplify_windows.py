@@ -27,7 +27,9 @@ def _taps(node: Node) -> list[tuple[int, int, int, int]]:
 
 def _disjoint(node: Node) -> bool:
     """Whether windows neither overlap nor skip inside: then they are blocks of their axis."""
-    return all((size == stride and dilation == 1) or size == 1 for _, size, stride, dilation in _taps(node))
+    counts = (node.inputs[0] if node.op == "unwindow" else node).shape
+    return all((dilation == 1 and (size == stride or counts[axis] == 1)) or size == 1
+               for axis, size, stride, dilation in _taps(node))
 
 
 def _blocked_order(node: Node, rank: int) -> tuple[list[int], dict[int, int]]:

@@ -63,6 +63,8 @@ def cut(x: Node, axis: int, start: int, stop: int) -> Node:
         high[axis] -= x.shape[axis] - stop
         if low[axis] >= 0 and high[axis] >= 0:
             return B.pad(x.inputs[0], low, high, at["interior"], at["value"], x.loc)
+    if x.op == "cast":
+        return B.cast(cut(x.inputs[0], axis, start, stop), x.dtype, x.loc)
     if x.op == "flip":
         if axis in at["axes"]:
             start, stop = x.shape[axis] - stop, x.shape[axis] - start

@@ -2,6 +2,7 @@
 
     trace           (frontend) the user's function as a Graph
     operations      what the target has one kernel for (attention on a GPU) becomes one node
+    taps            convolutions without the part of a kernel that only meets padding
     differentiate   `vjp` nodes become plain operations
     simplify        fold, merge, normalise
     blocks          attention and its like as loops over blocks that fit the cache
@@ -45,6 +46,7 @@ from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify import simplify
 from dlc.passes.simplify_windows import lower_unwindow
+from dlc.passes.taps import drop_taps
 from dlc.passes.vjp import expand as differentiate
 from dlc.runtime import cache, cuda_compile, cuda_device, host, native, threads
 from dlc.runtime.collector import no_collection
@@ -55,6 +57,7 @@ from dlc.runtime.executable import Executable, Frame, Interpreted
 Observer = Callable[[str, Any, float], None]  # (stage, its result, seconds)
 
 GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
+    ("taps", drop_taps),
     ("grad", differentiate),
     ("markers", remove_markers),
     ("pruned", prune_scans),
