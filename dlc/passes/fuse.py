@@ -21,7 +21,7 @@ from dlc.ir import loops
 from dlc.ir.graph import Graph, Node
 from dlc.ir.loops import Expr
 from dlc.passes.index_math import flatten
-from dlc.passes.units import Unit, UnitTable, memory_of
+from dlc.passes.units import Unit, UnitTable, cuts_runs, memory_of
 
 SERIAL_LIMIT = 1 << 15  # elements below which a kernel may run without parallel rows
 MIN_ROWS = 8  # rows needed to keep the threads busy
@@ -237,7 +237,7 @@ def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
             return False
     elif g.kind == "map":
         if u.kind == "map":
-            if not _fit_map(u, g):
+            if cuts_runs(u.node) or cuts_runs(g.units[0].node) or not _fit_map(u, g):
                 return False
         elif u.kind == "reduce":
             rows = _turn_to_rows(u, g, enough)

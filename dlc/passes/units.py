@@ -23,6 +23,8 @@ HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan"
                    "attention_grad"})
 _VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "pair", "stop_gradient", "tag"})
 EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
+SHORT_RUN = 8  # elements of the last axis that are no vector
+LARGE = 1 << 12  # elements from which that matters
 _DEPTH = 120  # longest chain of operations computed on the spot
 
 
@@ -188,6 +190,8 @@ def _worth_memory(n: Node, users: Sequence[Node], cost: int, leaves: frozenset[N
         return True
     if any(u.op in ("sort", "cumulative") for u in users) and cost >= EXPENSIVE:
         return True  # their loops are not always vectors
+    if cuts_runs(n) and any(u.op in SCALAR_OPS and len(u.inputs) > 1 for u in users):
+        return True
     k = len(users)
     if k < 2:
         return False
@@ -195,6 +199,13 @@ def _worth_memory(n: Node, users: Sequence[Node], cost: int, leaves: frozenset[N
         return True
     big = sum(leaf.type.size * 2 > n.type.size for leaf in leaves)
     return cost >= EXPENSIVE or big * k > big + 1 + k
+
+
+def cuts_runs(n: Node) -> bool:
+    """Is this the padding of a last axis that is too short for vectors? Maps of whole tensors are one long run."""
+    if n.op != "pad" or n.shape[-1] >= SHORT_RUN or n.type.size < LARGE:
+        return False
+    return any(n.attrs[side][-1] for side in ("low", "high", "interior"))
 
 
 def fresh_index(shape: Sequence[int], names: Sequence[str] | None = None) -> Index:

@@ -210,3 +210,18 @@ def test_a_map_that_would_be_written_in_short_pieces_is_a_group_of_its_own(monke
     monkeypatch.setattr("dlc.passes.fuse.SCATTERED", 1)
     assert [count(g, 16) for g in (taps, folded, wide)] == [2, 2, 1]
     assert [count(g, 0) for g in (taps, folded, wide)] == [1, 1, 1]
+
+
+def test_padding_that_leaves_short_runs_is_done_apart():
+    """An update of whole tensors is then one long run of memory; with long rows or little work there is no need."""
+
+    def update(rows: int, short: int, wide: int) -> Graph:
+        g, w = programs.tensor("g", rows, short), programs.tensor("w", rows, wide)
+        return Graph((g, w), [B.op("sub", w, B.op("mul", B.pad(g, (0, 0), (0, wide - short)), w))])
+
+    check(update(4000, 1, 3), """
+        map: pad[4000,3]*
+        map: sub[4000,3]*
+    """)
+    check(update(400, 1, 3), "map: sub[400,3]*")
+    check(update(4000, 9, 12), "map: sub[4000,12]*")
