@@ -41,6 +41,14 @@ Statements:
                             buffer[index..., j, r] the sum of row 16*w + i/4 + 8*(r/2), column 8*j + 2*(i%4) + r%2.
                             With a_order "sums" `a` loads such a buffer of halves: the threads' registers hold its tile
                             as they hold sums. `fresh`: the sums start at 0, whatever stood there
+    TileMma(buffer, index, a, b, k, a_stride, b_stride)
+                            adds the product of two tiles of pairs (`pair`) to sums that a CPU's matrix unit holds:
+                            sum[i, j] = dot2(a[i, p], b[p, j], sum[i, j]) for all i < m, j < n and p < k, where the last
+                            two axes of the buffer are m and n. `a` and `b` load their first words; rows lie `a_stride`
+                            and `b_stride` elements apart, the words of a row side by side. Of `a` a word may be two
+                            neighbouring bfloat16
+    Drain(buffer, index, source, at)
+                            copies the sums source[at] to the rows of a shared buffer, from its element `index` on
     Async(body)             copies from global to shared memory that may take place later, at the latest at a Wait
     Wait(what, pending)     until all of this thread's Asyncs ("copy") or Mmas ("mma") but the last `pending` are done
     Arrive(gate, slot, of)  this thread arrives at a gate; the last of `of` arrivals completes a phase of it, when all
@@ -54,12 +62,14 @@ Statements:
 
 Buffers: `global` ones are the kernel's parameters, addressed by one flat element offset. `shared` (scratch of one
 parallel iteration: a CPU thread's stack, a GPU block's shared memory) and `reg` have a shape and as many indices as
-axes, row-major. `gate` ones (of the block, beside shared ones) have slots that count phases, from 0 on. A global
-buffer of extent RUNTIME has as many elements as the launch gives it: such a kernel reads its size from a parameter
-and serves tensors of every size. Every index of a `reg` buffer is a constant, an unrolled axis, or a vector axis that
-walks one whole dimension of extent `lanes` by itself: so a target can keep it in registers. A vector load across the
-rows of a reg tile is a register transpose. On a GPU a block allocates shared buffers outside its lane loop, and each
-thread its reg buffers inside; there a vector loop is written out, and its axis may stand in any reg index.
+axes, row-major. `tile` ones are sums of a matrix unit, 0 at first, which only TileMma and Drain touch; their last two
+axes are those of one tile, at most 16 x 16, and all of a kernel are alike. `gate` ones (of the block, beside shared
+ones) have slots that count phases, from 0 on. A global buffer of extent RUNTIME has as many elements as the launch
+gives it: such a kernel reads its size from a parameter and serves tensors of every size. Every index of a `reg` buffer
+is a constant, an unrolled axis, or a vector axis that walks one whole dimension of extent `lanes` by itself: so a
+target can keep it in registers. A vector load across the rows of a reg tile is a register transpose. On a GPU a block
+allocates shared buffers outside its lane loop, and each thread its reg buffers inside; there a vector loop is written
+out, and its axis may stand in any reg index.
 """
 
 from __future__ import annotations
@@ -76,7 +86,7 @@ from dlc.ir.interning import Interned
 from dlc.ir.scalar import SCALAR_OPS
 
 KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")
-SPACES = ("global", "shared", "reg", "gate")
+SPACES = ("global", "shared", "reg", "tile", "gate")
 RUNTIME = 1 << 40  # extent of a global buffer whose size is known only when the kernel runs
 PAIRS = {"pair": (dtypes.bfloat16,) * 2, "dot2": (dtypes.uint32, dtypes.uint32, dtypes.float32)}
 COMBINES = ("add", "mul", "max", "min", "and", "or")
@@ -306,6 +316,25 @@ class Mma(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
+class TileMma(Stmt):
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    a: Expr
+    b: Expr
+    k: int
+    a_stride: int
+    b_stride: int
+
+
+@dataclass(frozen=True, eq=False)
+class Drain(Stmt):
+    buffer: Buffer
+    index: tuple[Expr, ...]
+    source: Buffer
+    at: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Async(Stmt):
     body: Stmt
 
@@ -428,8 +457,10 @@ def exprs(stmt: Stmt) -> tuple[Expr, ...]:
         return (*stmt.index, stmt.value) if stmt.predicate is None else (*stmt.index, stmt.value, stmt.predicate)
     if isinstance(stmt, Fold):
         return (*stmt.index, stmt.value)
-    if isinstance(stmt, Mma):
+    if isinstance(stmt, (Mma, TileMma)):
         return (*stmt.index, stmt.a, stmt.b)
+    if isinstance(stmt, Drain):
+        return (*stmt.index, *stmt.at)
     if isinstance(stmt, Arrive):
         return (stmt.slot,)
     if isinstance(stmt, Await):
@@ -508,8 +539,10 @@ def map_stmt(stmt: Stmt, expr: Callable[[Expr], Expr], rule: Callable[[Stmt], St
         new = Store(stmt.buffer, tuple(map(expr, stmt.index)), expr(stmt.value), stmt.combine, pred)
     elif isinstance(stmt, Fold):
         new = replace(stmt, index=tuple(map(expr, stmt.index)), value=expr(stmt.value))
-    elif isinstance(stmt, Mma):
+    elif isinstance(stmt, (Mma, TileMma)):
         new = replace(stmt, index=tuple(map(expr, stmt.index)), a=expr(stmt.a), b=expr(stmt.b))
+    elif isinstance(stmt, Drain):
+        new = replace(stmt, index=tuple(map(expr, stmt.index)), at=tuple(map(expr, stmt.at)))
     elif isinstance(stmt, Async):
         new = Async(map_stmt(stmt.body, expr, rule))
     elif isinstance(stmt, Arrive):
@@ -555,8 +588,10 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
     def statement(s: Stmt) -> Stmt | None:
         if isinstance(s, Store):
             return Store(names.get(s.buffer, s.buffer), s.index, s.value, s.combine, s.predicate)
-        if isinstance(s, (Fold, Mma)):
+        if isinstance(s, (Fold, Mma, TileMma)):
             return replace(s, buffer=names.get(s.buffer, s.buffer))
+        if isinstance(s, Drain):
+            return replace(s, buffer=names.get(s.buffer, s.buffer), source=names.get(s.source, s.source))
         if isinstance(s, (Arrive, Await)):
             return replace(s, gate=names.get(s.gate, s.gate))
         if isinstance(s, Bulk):

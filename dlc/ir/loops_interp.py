@@ -38,6 +38,7 @@ from dlc.ir.loops import (
     Await,
     Buffer,
     Bulk,
+    Drain,
     Expr,
     Fold,
     For,
@@ -48,6 +49,7 @@ from dlc.ir.loops import (
     Stmt,
     Store,
     Sync,
+    TileMma,
     inside_out,
     load_parts,
     walk,
@@ -310,6 +312,8 @@ class _Compiler:
         elif isinstance(stmt, Alloc):
             b = stmt.buffer
             value = f"[{self.given(_Gate)}() for _ in range({b.size})]" if b.space == "gate" else f"[None] * {b.size}"
+            if b.space == "tile":
+                value = f"[{self.literal(0, b.dtype)}] * {b.size}"
             self.line(f"{self.name(b, 'm')} = {value}")
         elif isinstance(stmt, For):
             extent = self.value(stmt.extent, {}, stmt)
@@ -360,6 +364,16 @@ class _Compiler:
                 name, _, offset = place.partition("[")
                 places.append(f"{name}, {offset[:-1]}")
             self.line(f"yield {self.given(stmt)}, ({', '.join(places)})")
+        elif isinstance(stmt, (TileMma, Drain)):
+            memo = {}
+            one = (stmt.source, stmt.at) if isinstance(stmt, Drain) else load_parts(stmt.a)[:2]
+            two = () if isinstance(stmt, Drain) else (load_parts(stmt.b)[:2],)
+            places = []
+            for b, index in ((stmt.buffer, stmt.index), one, *two):
+                name, _, offset = self.place(b, index, memo, stmt).partition("[")
+                places.append(f"{name}, {offset[:-1]}")
+            function = _drain if isinstance(stmt, Drain) else _multiply_tiles
+            self.line(f"{self.given(function)}({self.given(stmt)}, {', '.join(places)})")
 
     def threads(self, stmt: For, extent: str) -> None:
         """A lane loop whose threads wait for each other."""
@@ -630,6 +644,34 @@ def _multiply(stmt: Mma, parts: list[tuple]) -> None:
                 row, column = 16 * (thread // 32) + i // 4 + 8 * (r // 2), 8 * j + 2 * (i % 4) + r % 2
                 before = 0 if stmt.fresh else sums[at + 4 * j + r]
                 sums[at + 4 * j + r] = product.dtype.type(before + product[row, column])
+
+
+def _multiply_tiles(stmt: TileMma, sums: list, at: int, a: Sequence, a_at: int, b: Sequence, b_at: int) -> None:
+    m, n = stmt.buffer.shape[-2:]
+    rows, columns = _words(stmt.a, a, a_at, m, stmt.k, stmt.a_stride), _words(stmt.b, b, b_at, stmt.k, n, stmt.b_stride)
+    for i in range(m):
+        row = np.array(sums[at + i * n : at + (i + 1) * n], np.float32)
+        for p in range(stmt.k):
+            row = dot2(rows[i, p], columns[p], row)
+        sums[at + i * n : at + (i + 1) * n] = list(row)
+
+
+def _words(e: Expr, memory: Sequence, start: int, rows: int, columns: int, stride: int) -> np.ndarray:
+    """A tile of pairs."""
+    halves = 1 if e.dtype is dtypes.uint32 else 2
+    out = np.empty((rows, columns), np.uint32)
+    for i in range(rows):
+        row = memory[start + i * stride : start + i * stride + columns * halves]
+        if len(row) < columns * halves or any(x is None for x in row):
+            raise InterpError(f"a TileMma reads outside {e.attr.name}, or where nothing was written")
+        out[i] = np.array(row, e.dtype.np).view(np.uint32)
+    return out
+
+
+def _drain(stmt: Drain, memory: list, start: int, sums: list, at: int) -> None:
+    (m, n), stride = stmt.source.shape[-2:], stmt.buffer.shape[-1]
+    for i in range(m):
+        memory[start + i * stride : start + i * stride + n] = sums[at + i * n : at + (i + 1) * n]
 
 
 def _held(e: Expr, parts: list[tuple], m: int, k: int) -> np.ndarray:

@@ -13,9 +13,10 @@
           out[r] = x[r + 1 if r < 9]         # a predicated load
 
 `fold(32) m[0] max= x` is a Fold over groups of 32 threads, `mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]`
-an Mma by groups of 128 (with `=` a fresh one), `async:` an Async, `wait copy 2` a Wait, `arrive(8) free[s]` an Arrive,
-`await free[s] 2` an Await, `bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a Bulk: box, size and
-stride of each axis.
+an Mma by groups of 128 (with `=` a fresh one), `tilemma(16, 512, 32) acc[0, 0] += x[i*512] * w[j]` a TileMma over 16
+pairs with rows 512 and 32 elements apart, `drain sums[0, 0] = acc[0, 0]` a Drain, `async:` an Async, `wait copy 2` a
+Wait, `arrive(8) free[s]` an Arrive, `await free[s] 2` an Await, `bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of
+64:1) at r, 0` a Bulk: box, size and stride of each axis.
 
 Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the others are calls, `f32(x)` is a cast and
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
@@ -48,6 +49,7 @@ from dlc.ir.loops import (
     Await,
     Buffer,
     Bulk,
+    Drain,
     Expr,
     Fold,
     For,
@@ -58,6 +60,7 @@ from dlc.ir.loops import (
     Stmt,
     Store,
     Sync,
+    TileMma,
     View,
     Wait,
     axis,
@@ -78,8 +81,8 @@ _BY_SYMBOL = {row.symbol: row.name for row in SCALAR_OPS.values() if row.symbol}
 _ATOM = len(_LEVELS)
 _TYPES = {d.short: d for d in dtypes.ALL}
 _RESERVED = {*_TYPES, *SCALAR_OPS, *KINDS, *PAIRS, "cast", "bitcast", "select", "fma", "exp2", "inf", "nan", "true",
-             "false", "if", "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "mma", "async",
-             "wait", "kernel"}
+             "false", "if", "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "mma",
+             "tilemma", "drain", "async", "wait", "kernel"}
 _COMBINE_SIGN = {name: (SCALAR_OPS[name].symbol or name) + "=" for name in COMBINES}
 _LET_ABOVE = 40  # statements with fewer nodes are written out in full
 _LET_SIZE = 4  # smaller subexpressions are repeated rather than named
@@ -206,6 +209,14 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
         operands = " * ".join(printer.text(e, None, 0) for e in (stmt.a, stmt.b))
         return [*lets, f"{pad}mma({shape}) {place} {'=' if stmt.fresh else '+='} {operands}"]
+    if isinstance(stmt, TileMma):
+        place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+        operands = " * ".join(printer.text(e, None, 0) for e in (stmt.a, stmt.b))
+        return [*lets, f"{pad}tilemma({stmt.k}, {stmt.a_stride}, {stmt.b_stride}) {place} += {operands}"]
+    if isinstance(stmt, Drain):
+        places = [f"{printer.name(b)}[{', '.join(map(printer.index, i))}]"
+                  for b, i in ((stmt.buffer, stmt.index), (stmt.source, stmt.at))]
+        return [*lets, f"{pad}drain {' = '.join(places)}"]
     if isinstance(stmt, (Arrive, Await)):
         gate = f"{printer.name(stmt.gate)}[{printer.index(stmt.slot)}]"
         text = f"arrive({stmt.of}) {gate}" if isinstance(stmt, Arrive) else f"await {gate} {printer.index(stmt.phases)}"
@@ -336,6 +347,8 @@ _HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:\s+# ?(.*))?$")
 _NOTE = re.compile(r"\s+# (\w+): (.*)$")
 _BUFFER = re.compile(r"(\w+)\s*:\s*(?:(\w+) )?(\w+)\[([^\]]*)\](?:( writes| swizzled))?(?:\s+# ?(.*))?$")
 _MMA = re.compile(r"mma\((\d+)x(\d+)x(\d+) of (\d+), (mk|km|sums), (nk|kn)\) (.*)$")
+_TILEMMA = re.compile(r"tilemma\((\d+), (\d+), (\d+)\) (.*\]) \+= (.*)$")
+_DRAIN = re.compile(r"drain (.*\]) = (.*)$")
 _ARRIVE = re.compile(r"arrive\((\d+)\) (\w+\[.*\])$")
 _AWAIT = re.compile(r"await (\w+\[.*)$")
 _BULK = re.compile(r"bulk (.*\]) = (\w+)\((\d+); ([^)]*)\) at (.*)$")
@@ -530,6 +543,19 @@ class _Parser:
             m, n, k, lanes = (int(match[x]) for x in range(1, 5))
             made = [Mma(stored.buffer, stored.index, *stored.value.args, m, n, k, match[5], match[6], lanes,
                         stored.combine is None)]
+        elif match := _TILEMMA.match(text):
+            (buffer, index), _ = self.places(match[4], scope, depth + match.start(4))
+            tokens = _Tokens(self, match[5], scope, depth + match.start(5))
+            tree = tokens.infix(0)
+            tokens.done()
+            if tree[:2] != ("op", "mul") or any(x[0] != "load" for x in tree[2]):
+                raise self.fail("expected 'tilemma(k, stride, stride) sums[...] += a[...] * b[...]'")
+            a, b = (tokens.build(x, None) for x in tree[2])
+            made = [TileMma(buffer, index, a, b, *(int(match[x]) for x in (1, 2, 3)))]
+        elif match := _DRAIN.match(text):
+            (buffer, index), _ = self.places(match[1], scope, depth + match.start(1))
+            (source, at), _ = self.places(match[2], scope, depth + match.start(2))
+            made = [Drain(buffer, index, source, at)]
         elif text.startswith("fold("):
             lanes, _, rest = text.removeprefix("fold(").partition(") ")
             stored = self.store(rest, scope, depth + len(text) - len(rest))

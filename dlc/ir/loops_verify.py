@@ -7,6 +7,8 @@
 - global buffers are parameters, and those stored to are in `writes`
 - grid and lane loops do not nest in their own kind; shared buffers are allocated outside the lane loop; a Fold is
   inside one, into registers, over a group that divides the block
+- sums in tiles are touched by TileMma and Drain alone, outside vector loops; what these read and write of other buffers
+  is inside them
 - in a vector loop, a place that does not depend on the axis is only combined into, and not read
 - indices are inside their dimension, as far as intervals decide it: an index that is never inside is an error
   anywhere, one that can be outside is an error where no condition guards it
@@ -27,6 +29,7 @@ from dlc.ir.loops import (
     Await,
     Buffer,
     Bulk,
+    Drain,
     Expr,
     Fold,
     For,
@@ -36,6 +39,7 @@ from dlc.ir.loops import (
     Seq,
     Stmt,
     Store,
+    TileMma,
     exprs,
     load_parts,
     subexpressions,
@@ -44,6 +48,7 @@ from dlc.ir.loops import (
 from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.scalar import SCALAR_OPS
 
+TILE = 16  # rows, columns and pairs of a matrix unit's tile
 Interval = tuple[int, int]  # lowest and highest value, both included
 
 
@@ -215,6 +220,8 @@ class _Verifier:
             self.fold(stmt, axes, buffers)
         if isinstance(stmt, Mma):
             self.mma(stmt, axes, buffers)
+        if isinstance(stmt, (TileMma, Drain)):
+            self.tiles(stmt, axes, buffers, guarded)
         if isinstance(stmt, (Arrive, Await, Bulk)):
             self.gate(stmt, axes, buffers)
         for e in exprs(stmt):
@@ -237,6 +244,13 @@ class _Verifier:
             raise self.fail(f"cannot allocate a {b.space} buffer in a kernel")
         if b in self.allocated:
             raise self.fail(f"{b.name} is allocated twice")
+        if b.space == "tile":
+            shape = b.shape[-2:]
+            if b.dtype is not dtypes.float32 or len(shape) < 2 or not 0 < min(shape) <= max(shape) <= TILE:
+                raise self.fail(f"{b.name} is no tile of at most {TILE} x {TILE} float32")
+            others = (x for x in self.allocated if x.space == "tile")
+            if any(x.shape[-2:] != shape for x in others):
+                raise self.fail("tiles of different shapes in one kernel")
         self.allocated.add(b)
         buffers.add(b)
 
@@ -297,6 +311,8 @@ class _Verifier:
         b = stmt.buffer
         if b not in buffers:
             raise self.fail(f"{b.name} is not in scope")
+        if b.space == "tile":
+            raise self.fail(f"{b.name} holds sums of a matrix unit, which a Store cannot reach")
         if b.space == "global" and b not in self.kernel.writes:
             raise self.fail(f"{b.name} is written but not declared in writes")
         if stmt.value.dtype is not b.dtype:
@@ -340,6 +356,36 @@ class _Verifier:
             raise self.fail(f"an Mma of {stmt.a.dtype.name} and {stmt.b.dtype.name}")
         self.store(Store(stmt.buffer, stmt.index, loops.const(0, stmt.buffer.dtype), "add"), axes, buffers, False)
 
+    def tiles(self, stmt: TileMma | Drain, axes: dict[Expr, For], buffers: set[Buffer], guarded: bool) -> None:
+        sums, at = (stmt.source, stmt.at) if isinstance(stmt, Drain) else (stmt.buffer, stmt.index)
+        if sums not in buffers or sums.space != "tile" or any(f.kind == "vector" for f in axes.values()):
+            raise self.fail(f"{sums.name} is no tile in scope, or in a vector loop")
+        self.place(sums, at, axes, guarded)
+        if any(e.op != "const" or e.attr for e in at[-2:]):
+            raise self.fail("the last two indices of a tile are 0")
+        m, n = sums.shape[-2:]
+        if isinstance(stmt, Drain):
+            if stmt.buffer not in buffers or stmt.buffer.space != "shared" or stmt.buffer.dtype is not sums.dtype:
+                raise self.fail(f"a Drain of {sums.name} to {stmt.buffer.space} {stmt.buffer.name}")
+            if len(stmt.index) < 2:
+                raise self.fail(f"a Drain to {stmt.buffer.name}, which has no rows")
+            for r, c in ((0, 0), (m - 1, n - 1)):
+                *lead, row, column = stmt.index
+                self.place(stmt.buffer, (*lead, row + r, column + c), axes, guarded)
+            return
+        if not 0 < stmt.k <= TILE:
+            raise self.fail(f"tiles of {stmt.k} pairs")
+        for e, types, rows, last in ((stmt.a, (dtypes.uint32, dtypes.bfloat16), m, stmt.k - 1),
+                                     (stmt.b, (dtypes.uint32,), stmt.k, n - 1)):
+            if e.op != "load" or e.dtype not in types or e.attr.space not in ("global", "shared"):
+                raise self.fail("a TileMma multiplies tiles of words in memory, the first perhaps pairs of bfloat16")
+            buffer, index, predicate = load_parts(e)
+            stride = stmt.a_stride if e is stmt.a else stmt.b_stride
+            if predicate is not None or len(index) != 1 or stride < 0:
+                raise self.fail("a tile in memory begins at one offset, without a condition")
+            reach = (rows - 1) * stride + (last if e.dtype is dtypes.uint32 else 2 * last + 1)
+            self.place(buffer, (index[0] + reach,), axes, guarded)
+
     def gate(self, stmt: Arrive | Await | Bulk, axes: dict[Expr, For], buffers: set[Buffer]) -> None:
         name = type(stmt).__name__
         if not any(f.kind == "lane" for f in axes.values()):
@@ -375,6 +421,8 @@ class _Verifier:
                 b, index, predicate = load_parts(sub)
                 if b not in buffers:
                     raise self.fail(f"{b.name} is not in scope")
+                if b.space == "tile":
+                    raise self.fail(f"{b.name} holds sums of a matrix unit, which must be drained to be read")
                 self.place(b, index, axes, guarded or predicate is not None)
 
     def dtypes(self, e: Expr) -> None:
@@ -413,7 +461,7 @@ class _Verifier:
         for e, size in zip(index, b.shape, strict=True):
             if e.dtype is not dtypes.int64:
                 raise self.fail(f"an index of {b.name} is {e.dtype.name}, not int64")
-            if b.space == "reg":
+            if b.space in ("reg", "tile"):
                 self.reg_index(b, e, size, axes)
             low, high = interval(e, self.intervals)
             if any(f.extent.op == "const" and f.extent.attr == 0 for f in axes.values()):
@@ -435,8 +483,8 @@ class _Verifier:
                 raise self.fail(f"vector axis {e.attr[0]} of {e.attr[1]} in {loop.lanes} lanes does not walk the whole "
                                 f"dimension of {size} of reg buffer {b.name}")
         elif kinds - {"unroll"} or any(s.op == "load" for s in subexpressions(e)):
-            raise self.fail(f"index {print_expr(e)} of reg buffer {b.name} is neither constant after unrolling nor a "
-                            "vector axis by itself")
+            raise self.fail(f"index {print_expr(e)} of {b.space} buffer {b.name} is neither constant after unrolling "
+                            "nor a vector axis by itself")
 
 
 def _low(terms: dict[Expr | None, int]) -> int:
