@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlc.ir.loops import Buffer, Expr, For, If, Kernel, Stmt, Store, children, exprs, inside_out, load_parts, walk
+from dlc.ir.loops import Buffer, Drain, Expr, For, If, Kernel, Stmt, Store, children, exprs, inside_out, load_parts, walk
 
 EMPTY: frozenset[Buffer] = frozenset()
 IN_MEMORY = "memory"  # layout of a reg buffer that cannot live in registers
@@ -28,7 +28,7 @@ class Analysis:
     def writes(self, stmt: Stmt) -> frozenset[Buffer]:
         found = self._writes.get(id(stmt))
         if found is None:
-            own = frozenset((stmt.buffer,)) if isinstance(stmt, Store) else EMPTY
+            own = frozenset((stmt.buffer,)) if isinstance(stmt, (Store, Drain)) else EMPTY
             found = self._writes[id(stmt)] = own.union(*(self.writes(c) for c in children(stmt)))
         return found
 

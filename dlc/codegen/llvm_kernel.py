@@ -22,12 +22,13 @@ from dlc.codegen import llvm_types as lt
 from dlc.codegen.llvm_builder import Scope, Value
 from dlc.codegen.llvm_expr import EmitError
 from dlc.codegen.llvm_index import VectorAxis
-from dlc.codegen.llvm_memory import Memory, Place
+from dlc.codegen.llvm_memory import Place
 from dlc.codegen.llvm_registers import Slot
+from dlc.codegen.llvm_tiles import Tiles
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType, bool_, int32, int64
-from dlc.ir.loops import Alloc, Buffer, For, If, Kernel, Seq, Stmt, Store, Sync
+from dlc.ir.loops import Alloc, Buffer, Drain, For, If, Kernel, Seq, Stmt, Store, Sync, TileMma
 
 PASSES = "none"  # the pipeline of runtime/native that generated code needs: it is in SSA form, hoisted and unrolled
 OPT_LEVEL = 2  # of the instruction selector
@@ -63,7 +64,7 @@ def emit_module(kernels: list[Kernel] | tuple[Kernel, ...], target: CpuTarget, e
     )
 
 
-class KernelEmitter(Memory):
+class KernelEmitter(Tiles):
     """Emission of statements."""
 
     def __init__(self, kernel: Kernel, target: CpuTarget):
@@ -107,15 +108,18 @@ class KernelEmitter(Memory):
             "  ret void",
             "}",
         ]
+        before, begin, end = self.shapes(kernel.name + ".tiles")
         inner = [
             f"define internal void @{symbol(kernel.name + '.body')}({', '.join(arguments)}) #0 {{",
             "entry:",
             *self._allocas,
+            *begin,
             *self.scopes[0].lines,
+            *end,
             "  ret void",
             "}",
         ]
-        return "\n".join([*(_one_line(h) for h in header), *outer, *inner])
+        return "\n".join([*(_one_line(h) for h in header), *before, *outer, *inner])
 
     # statements
 
@@ -133,6 +137,9 @@ class KernelEmitter(Memory):
         buffer = s.buffer
         if self.in_registers(buffer):
             self.allocate_registers(buffer)
+            return
+        if buffer.space == "tile":
+            self.allocate_tiles(buffer)
             return
         if buffer not in self.pointers:  # unrolled copies share their memory
             name = f"%m{len(self._allocas)}"
@@ -449,7 +456,8 @@ class KernelEmitter(Memory):
                     values.append(before)
                 parent.slots[slot] = self._merge(slot, list(zip(values, blocks, strict=True)))
 
-    _STATEMENTS: ClassVar = {Seq: _seq, For: _for, If: _if, Alloc: _alloc, Store: _store, Sync: _sync}
+    _STATEMENTS: ClassVar = {Seq: _seq, For: _for, If: _if, Alloc: _alloc, Store: _store, Sync: _sync,
+                             TileMma: Tiles.tile_mma, Drain: Tiles.drain}
 
 
 def symbol(name: str) -> str:
