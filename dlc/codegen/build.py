@@ -106,7 +106,6 @@ class _Builder:
         self.names: dict[str, int] = {}
         self.fused: list[Fused] = []
         self.sizes: dict[int, Ref] = {}
-        self.work: dict[tuple[Ref, ...], float] = {}  # estimated nanoseconds of each launch
         self.bodies: dict[Hashable, _Formal] = {}
         self.threads = 0  # that a kernel may use, if not all of the target's
 
@@ -155,8 +154,7 @@ class _Builder:
         lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
         work = schedules.work_ns(fused, group, lowered.kernel.bytes)
-        self.work[args] = work
-        return Launch(lowered.kernel, args, lowered.tasks, self.grain(lowered.tasks, work))
+        return Launch(lowered.kernel, args, lowered.tasks, self.grain(lowered.tasks, work), work=work)
 
     def lowered(self, fused: Fused, group: Group) -> Lowered:
         """The group's kernel with the tensors it works on; a group equal to an earlier one takes that one's kernel."""
@@ -197,9 +195,8 @@ class _Builder:
                 continue
             goal = out[later]
             assert isinstance(step, Launch) and isinstance(goal, Launch)
-            merged = replace(step, more=(*step.more, *goal.segments))
-            work = sum(self.work[s.args] for s in merged.segments)
-            out[later] = replace(merged, grain=self.grain(merged.all_tasks, work))
+            merged = replace(step, more=(*step.more, *goal.segments), work=step.work + goal.work)
+            out[later] = replace(merged, grain=self.grain(merged.all_tasks, merged.work))
             del out[at]
         return out
 
@@ -309,7 +306,7 @@ class _Builder:
             raise DeviceError(f"custom kernel {kernel.name} has grid or lane loops, which are for GPUs; on a CPU its "
                               f"outermost loop may be parallel{at}")
         work = max(kernel.flops * schedules.NS_PER_OP, kernel.bytes * schedules.NS_PER_BYTE)
-        return Launch(self.share(kernel), args, kernel.tasks, self.grain(kernel.tasks, work))
+        return Launch(self.share(kernel), args, kernel.tasks, self.grain(kernel.tasks, work), work=work)
 
     def each(self, node: Node, refs: dict[Node, Ref], fused: Fused, depth: int) -> Steps:
         """A Repeat over the launches of the body, on all threads if the iterations are parallel. A body is lowered

@@ -92,7 +92,6 @@ class GpuBuilder(_Builder):
                 kernel = self.share(_aligned(lowered.kernel, _off_boundary(lowered.kernel, args)))
             else:
                 kernel = self.shared[known] = self.share(kernel)
-        self.work[args] = 0.0
         return Launch(kernel, args)
 
     def lower(self, fused: Fused, group: Group) -> Lowered:
@@ -122,7 +121,6 @@ class GpuBuilder(_Builder):
 
     def copy(self, source: Ref, goal: Ref) -> Launch:
         args = (source, goal, self.size(goal.slot.size))
-        self.work[args] = 0.0
         kernel = copy_kernel(goal.slot.dtype)
         return Launch(self.share(_aligned(kernel, _off_boundary(kernel, args))), args)
 

@@ -4,14 +4,16 @@
     define void @dlc_entry(ptr %slots, ptr %arena, ptr %times)   with it
 
 `%slots` is an array of pointers: the inputs, then the outputs. `%times` is an array of int64, one for each launch in
-the order of `launches`; elapsed nanoseconds are added to it, in a parallel Repeat those of all threads.
+the order of `launches`; elapsed nanoseconds are added to it, in a parallel Repeat and of launches side by side those
+of all threads.
 
 The body of a parallel Repeat is a function of its own, run once by each worker: it takes iterations from a shared
-counter until there are none left.
+counter until there are none left. Launches side by side are one parallel loop over pieces of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +22,7 @@ from dlc.codegen.llvm_expr import EmitError
 from dlc.codegen.llvm_kernel import symbol
 from dlc.codegen.target import CpuTarget
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
+from dlc.passes.beside import pieces
 
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
 
@@ -50,12 +53,13 @@ def launches(program: Program) -> list[Launch]:
 
 def emit_entry(program: Program, target: CpuTarget, profile: bool = False) -> str:
     """The text of `@dlc_entry` and what it declares, to be passed to `emit_module` with the program's kernels."""
-    return _Entry(program, profile).text()
+    return _Entry(program, target, profile).text()
 
 
 class _Entry:
-    def __init__(self, program: Program, profile: bool):
+    def __init__(self, program: Program, target: CpuTarget, profile: bool):
         self.program = program
+        self.threads = target.threads
         self.profile = profile
         self.lines: list[str] = []
         self.counters: list[str] = []  # the iteration numbers of the enclosing Repeats
@@ -90,8 +94,9 @@ class _Entry:
                 self.head += [f"  %q{n} = getelementptr ptr, ptr %slots, i64 {n}",
                               f"  %s{n} = load ptr, ptr %q{n}, align 8"]
                 self._bases[slot] = f"%s{n}"
-        width = max((len(step.all_args) for step in launches(program)), default=0)
-        self.head.append(f"  %args = alloca [{max(width, 1)} x ptr], align 64")
+        rows = itertools.groupby(launches(program), lambda step: step.beside or id(step))
+        width = max((sum(len(step.all_args) for step in row) for _, row in rows), default=0)
+        self.head.append(f"  %args = alloca [{width + 1} x ptr], align 64")  # and %times, for launches side by side
 
     def name(self) -> str:
         self._serial += 1
@@ -128,25 +133,32 @@ class _Entry:
         return p
 
     def steps(self, steps: Sequence[Launch | Repeat]) -> None:
-        for step in steps:
-            if isinstance(step, Launch):
-                self.launch(step)
-            elif step.workers is not None:
-                self.shared(step, step.workers)
-            else:
-                self.repeat(step)
+        for number, row in itertools.groupby(steps, lambda step: step.beside if isinstance(step, Launch) else 0):
+            if number:
+                self.side_by_side(list(row))
+                continue
+            for step in row:
+                if isinstance(step, Launch):
+                    self.launch(step)
+                elif step.workers is not None:
+                    self.shared(step, step.workers)
+                else:
+                    self.repeat(step)
 
-    def launch(self, launch: Launch) -> None:
-        name = symbol(launch.kernel.name)
+    def arguments(self, launch: Launch, first: int = 0) -> str:
+        """Write a launch's arguments to `%args`, from number `first` on; the function to be called with them."""
         self.lines.append(f"  ; {launch.kernel.name}: {', '.join(ref.slot.name for ref in launch.all_args)}")
-        for n, ref in enumerate(launch.all_args):
+        for n, ref in enumerate(launch.all_args, first):
             p = self.address(ref)
             to = self.emit(f"getelementptr ptr, ptr %args, i64 {n}")
             self.lines.append(f"  store ptr {p}, ptr {to}, align 8")
+        name = symbol(launch.kernel.name)
+        return self.dispatcher(launch, name) if launch.more else name
+
+    def launch(self, launch: Launch) -> None:
+        name = self.arguments(launch)
         before = self.emit("call i64 @dlc_now()") if self.profile else ""
         tasks = launch.all_tasks
-        if launch.more:
-            name = self.dispatcher(launch, name)
         if launch.grain >= tasks:
             self.lines.append(f"  call void @{name}(ptr %args, i64 0, i64 {tasks})")
         else:
@@ -162,6 +174,60 @@ class _Entry:
                 total = self.emit(f"add i64 {self.emit(f'load i64, ptr {p}, align 8')}, {spent}")
                 self.lines.append(f"  store i64 {total}, ptr {p}, align 8")
         self._launch += 1
+
+    def side_by_side(self, row: Sequence[Launch]) -> None:
+        """One parallel loop over pieces of several launches."""
+        self._serial += 1
+        name, first = f"dlc_beside{self._serial}", self._launch
+        functions, starts = [], [0]
+        for launch in row:
+            functions.append(self.arguments(launch, starts[-1]))
+            starts.append(starts[-1] + len(launch.all_args))
+            self._launch += 1
+        if self.profile:
+            to = self.emit(f"getelementptr ptr, ptr %args, i64 {starts[-1]}")
+            self.lines.append(f"  store ptr %times, ptr {to}, align 8")
+        table = pieces(row, self.threads)
+        rows = ", ".join(f"%dlc_piece_t {{ ptr @{functions[k]}, i64 {starts[k]}, i64 {begin}, i64 {end}, "
+                         f"i64 {first + k} }}" for k, begin, end in table)
+        if not any("%dlc_piece_t = " in helper for helper in self.helpers):
+            self.helpers.append("%dlc_piece_t = type { ptr, i64, i64, i64, i64 }")
+        timed = before = ""
+        if self.profile:
+            before = "  %before = call i64 @dlc_now()\n"
+            timed = f"""
+  %after = call i64 @dlc_now()
+  %spent = sub i64 %after, %before
+  %timesp = getelementptr ptr, ptr %args, i64 {starts[-1]}
+  %times = load ptr, ptr %timesp, align 8
+  %placep = getelementptr %dlc_piece_t, ptr %piece, i64 0, i32 4
+  %place = load i64, ptr %placep, align 8
+  %time = getelementptr i64, ptr %times, i64 %place
+  %ignored = atomicrmw add ptr %time, i64 %spent monotonic, align 8"""
+        self.helpers.append(f"""@{name}_pieces = internal constant [{len(table)} x %dlc_piece_t] [{rows}]
+define internal void @{name}(ptr %args, i64 %begin, i64 %end) nounwind {{
+entry:
+  br label %next
+next:
+  %k = phi i64 [ %begin, %entry ], [ %more, %next ]
+  %piece = getelementptr %dlc_piece_t, ptr @{name}_pieces, i64 %k
+  %firstp = getelementptr %dlc_piece_t, ptr %piece, i64 0, i32 1
+  %fromp = getelementptr %dlc_piece_t, ptr %piece, i64 0, i32 2
+  %top = getelementptr %dlc_piece_t, ptr %piece, i64 0, i32 3
+  %function = load ptr, ptr %piece, align 8
+  %first = load i64, ptr %firstp, align 8
+  %from = load i64, ptr %fromp, align 8
+  %to = load i64, ptr %top, align 8
+  %own = getelementptr ptr, ptr %args, i64 %first
+{before}  call void %function(ptr %own, i64 %from, i64 %to){timed}
+  %more = add nuw nsw i64 %k, 1
+  %again = icmp slt i64 %more, %end
+  br i1 %again, label %next, label %leave
+leave:
+  ret void
+}}""")
+        self.parallel = True
+        self.lines.append(f"  call void @dlc_parallel(ptr @{name}, ptr %args, i64 {len(table)}, i64 1)")
 
     def dispatcher(self, launch: Launch, kernel: str) -> str:
         """A function over the tasks of all segments, which calls the kernel for the part of each that it is given."""

@@ -58,13 +58,19 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """One kernel on its arguments, and on those of the further segments, in any order."""
+    """One kernel on its arguments, and on those of the further segments, in any order.
+
+    `work` is the estimated time on one thread in nanoseconds. Launches in a row with the same `beside` (other than 0)
+    do not depend on each other and may run at the same time.
+    """
 
     kernel: Kernel
     args: tuple[Ref, ...]
     tasks: int = 1
     grain: int = 1  # tasks a thread takes at a time; grain >= all tasks runs on the calling thread alone
     more: tuple[Segment, ...] = ()
+    work: float = 0.0
+    beside: int = 0
 
     @property
     def segments(self) -> tuple[Segment, ...]:

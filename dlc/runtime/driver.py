@@ -40,6 +40,7 @@ from dlc.ir.graph_verify import verify as verify_graph
 from dlc.ir.loops import Kernel
 from dlc.ir.loops_verify import verify as verify_kernel
 from dlc.ir.program import Program
+from dlc.passes.beside import side_by_side
 from dlc.passes.blocks import cut_blocks
 from dlc.passes.inline import prune_scans, remove_markers
 from dlc.passes.memory import plan_memory
@@ -196,6 +197,8 @@ def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: 
     program = build_program(graph, donate, target, name, on_kernel)
     watch("program", program)
     program = plan_memory(program)
+    if isinstance(target, CpuTarget):
+        program = side_by_side(program, target.threads)
     watch("memory", program)
     return program
 

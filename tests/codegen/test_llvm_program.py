@@ -10,7 +10,7 @@ from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
 from dlc.codegen.llvm_program import emit_entry, launches
 from dlc.ir.dtypes import float32, int32, uint8
 from dlc.ir.loops import Kernel, axis, cast, const, load, loop, op, store
-from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
+from dlc.ir.program import Launch, Program, Ref, Repeat, Segment, Slot, Workers
 from dlc.passes.memory import plan_memory
 from dlc.runtime.native import Library, compile_object
 from dlc.runtime.threads import pool_symbols
@@ -68,6 +68,30 @@ def test_repeats_step_through_slots():
     execute(program, [data], [got], profile=True)
     parts = data.reshape(outer, inner, n)
     assert np.allclose(got[8:].reshape(outer, n), parts.sum(1) + parts[:, 0]) and not got[:8].any()
+
+
+@pytest.mark.parametrize("profile", [False, True])
+def test_launches_side_by_side(profile):
+    """Three launches in one parallel loop, one of them with segments, in a Repeat that moves their arguments."""
+    n, rounds = 160, 3
+    x = Slot("x", float32, rounds * n, "input", 0)
+    y = [Slot(f"y{k}", float32, rounds * n, "output", k) for k in range(4)]
+    double, triple = scale(n, 2, "double"), scale(n, 3, "triple")
+
+    def args(goal: Slot) -> tuple[Ref, Ref]:
+        return Ref(x, 0, (n,)), Ref(goal, 0, (n,))
+
+    row = (Launch(double, args(y[0]), 10, 1, (Segment(args(y[1]), 10),), 50_000.0, 7),
+           Launch(triple, args(y[2]), 10, 10, work=1000.0, beside=7),
+           Launch(triple, args(y[3]), 10, 3, work=1000.0, beside=7))
+    program = Program("p", (x,), tuple(y), (Repeat(rounds, row),))
+    data = np.arange(rounds * n, dtype=np.float32)
+    for _ in range(20):
+        got = [np.zeros(rounds * n, np.float32) for _ in y]
+        times = execute(program, [data], got, profile)
+        for factor, result in zip((2, 2, 3, 3), got, strict=True):
+            assert (result == factor * data).all()
+        assert (times > 0).all() == profile
 
 
 def sums_by_workers(rows: int, inner: int, n: int) -> Program:
