@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from dlc.ir.loops import Buffer, Drain, Expr, For, If, Kernel, Stmt, Store, children, exprs, inside_out, load_parts, walk
+from dlc.ir.loops import (
+    Buffer,
+    Drain,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Stmt,
+    Store,
+    children,
+    exprs,
+    inside_out,
+    load_parts,
+    walk,
+)
 
 EMPTY: frozenset[Buffer] = frozenset()
 IN_MEMORY = "memory"  # layout of a reg buffer that cannot live in registers

@@ -1,7 +1,7 @@
 """AMX without AMX: the instructions' meaning as functions, which a kernel compiled for this machine calls instead.
 
-`emulated(text)` puts calls of functions in the place of the intrinsics in LLVM IR; `symbols()` are these functions. They
-have the state of one thread's tile registers, and know what the instructions do not allow.
+`emulated(text)` puts calls of functions in the place of the intrinsics in LLVM IR; `symbols()` are these functions.
+They have the state of one thread's tile registers, and know what the instructions do not allow.
 """
 
 from __future__ import annotations

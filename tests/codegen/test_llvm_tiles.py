@@ -20,7 +20,7 @@ from dlc.runtime.native import Library, assembly, compile_object
 from tests.codegen.amx import Unit, emulated, with_amx
 from tests.codegen.llvm_run import HOST, Compiled
 
-NEEDS_AVX512 = pytest.mark.skipif(HOST.level != "avx512", reason="the target with AMX has AVX-512, this machine has not")
+NEEDS_AVX512 = pytest.mark.skipif(HOST.level != "avx512", reason="a target with AMX has AVX-512 too")
 NEEDS_AMX = pytest.mark.skipif(not HOST.has_amx_bf16, reason="this processor has no amx-tile and amx-bf16")
 
 # 2 x 2 tiles of 16 x 16 in 5 steps; the rows' operand as bfloat16, 32 of them apart from its neighbours in memory
