@@ -4,12 +4,13 @@ Every node is described as `permute(core, perm)`: views, elementwise operations,
 rebuilt on cores, so that a permutation moves past them and ends where it costs nothing: in a contraction's labels,
 against its inverse, or at an output. A contraction over a sliding window then gives its result the order that its
 schedule writes best: batch, space, channels. What follows a convolution therefore runs on channels-last memory without
-a transpose.
+a transpose. Any other contraction with one user gives its result in the order of what it meets there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 
 from dlc.ir import build
 from dlc.ir.graph import Graph, Node, TensorType, make
@@ -40,16 +41,25 @@ def sink_permutes(graph: Graph) -> Graph:
     """The graph with permutations moved towards its outputs and windows' contractions in channels-last order."""
     graph = Graph(graph.params, map_bodies(graph.outputs, sink_permutes), graph.name)
     done: dict[Node, Placed] = {p: (p, identity(p.ndim)) for p in graph.params}
-    for node in graph.nodes():
+    nodes = graph.nodes()
+    uses = Counter(i for n in nodes for i in n.inputs) + Counter(graph.outputs)
+    free: set[Node] = set()  # cores that can have any order as well
+    for node in nodes:
         if node in done:
             continue
         if not all(isinstance(n.type, TensorType) for n in (node, *node.inputs)):
             done[node] = _plain(node, [full(done[i]) for i in node.inputs])
             continue
         ins = [done[i] for i in node.inputs]
-        rule = _elementwise if OPS[node.op].elementwise or node.op == "barrier" else _RULES.get(node.op)
-        placed = rule(node, ins) if rule is not None else None
+        if OPS[node.op].elementwise or node.op == "barrier":
+            placed = _elementwise(node, ins, free)
+        else:
+            rule = _RULES.get(node.op)
+            placed = rule(node, ins) if rule is not None else None
         done[node] = placed or _plain(node, [full(p) for p in ins])
+        core, perm = done[node]
+        if uses[node] == 1 and perm == identity(node.ndim) and _any_order(core, free):
+            free.add(core)
     return Graph(graph.params, [full(done[o]) for o in graph.outputs], graph.name)
 
 
@@ -59,12 +69,42 @@ def _plain(node: Node, ins: Sequence[Node]) -> Placed:
     return out, identity(out.ndim) if isinstance(out.type, TensorType) else ()
 
 
-def _as_core(placed: Placed, perm: tuple[int, ...]) -> Node:
+def _as_core(placed: Placed, perm: tuple[int, ...], free: Set[Node] = frozenset()) -> Node:
     """The core that gives the node of `placed` when permuted by `perm`."""
     core, own = placed
     if own == perm:
         return core
-    return permuted(core, tuple(own[k] for k in inverse(perm)))
+    axes = tuple(own[k] for k in inverse(perm))
+    return _in_order(core, axes) if core in free else permuted(core, axes)
+
+
+def _any_order(core: Node, free: Set[Node]) -> bool:
+    """Is this a contraction whose result may have any order, or the like with axes of extent 1 more or less?"""
+    if core.op == "contract":
+        return not any(base_of_casts(x).op == "window" for x in core.inputs)
+    if core.op == "reshape":
+        return core.inputs[0] in free and _wide(core.inputs[0]) == _wide(core)
+    return core.op == "cast" and core.inputs[0] in free
+
+
+def _wide(x: Node) -> list[int]:
+    return [d for d in x.shape if d != 1]
+
+
+def _in_order(core: Node, axes: tuple[int, ...]) -> Node:
+    """`permute(core, axes)` of a core that can have any order."""
+    if core.op == "contract":
+        a, b, out = split_spec(core.attrs["spec"])
+        spec = f"{a},{b}->{''.join(out[k] for k in axes)}"
+        return make("contract", core.inputs, core.loc, **(core.attrs | {"spec": spec}))
+    x = core.inputs[0]
+    if core.op == "cast":
+        return build.cast(_in_order(x, axes), core.dtype, core.loc)
+    # the axes of x that those of the reshape stand for
+    stands = dict(zip((k for k in range(core.ndim) if core.shape[k] != 1),
+                      (k for k in range(x.ndim) if x.shape[k] != 1), strict=True))
+    order = [*(k for k in range(x.ndim) if x.shape[k] == 1), *(stands[k] for k in axes if k in stands)]
+    return build.reshape(_in_order(x, tuple(order)), [core.shape[k] for k in axes], core.loc)
 
 
 def permuted(x: Node, axes: tuple[int, ...]) -> Node:
@@ -87,9 +127,11 @@ def permuted(x: Node, axes: tuple[int, ...]) -> Node:
     return build.permute(x, axes, x.loc)
 
 
-def _choose(ins: Sequence[Placed], rank: int) -> tuple[int, ...]:
+def _choose(ins: Sequence[Placed], rank: int, free: Set[Node] = frozenset()) -> tuple[int, ...]:
     """The permutation of the operand that holds most memory, constants and broadcasts aside. Beside parameters all
     stays as it is: what is computed from a parameter and a gradient is most likely the parameter's update."""
+    fixed = [(c, p) for c, p in ins if c not in free]
+    ins = fixed if any(c.op not in _UNIFORM for c, _ in fixed) else ins
     votes = [p for c, p in ins if c.op not in _UNIFORM and p != identity(rank)]
     if not votes or any(p == identity(rank) and _from_parameters(c) for c, p in ins if c.op not in _UNIFORM):
         return identity(rank)
@@ -106,9 +148,9 @@ def _from_parameters(x: Node, depth: int = 4) -> bool:
     return OPS[x.op].elementwise and all(_from_parameters(i, depth - 1) for i in x.inputs if i.op not in _UNIFORM)
 
 
-def _elementwise(node: Node, ins: list[Placed]) -> Placed:
-    perm = _choose(ins, node.ndim)
-    return make(node.op, [_as_core(p, perm) for p in ins], node.loc, **node.attrs), perm
+def _elementwise(node: Node, ins: list[Placed], free: Set[Node]) -> Placed:
+    perm = _choose(ins, node.ndim, free)
+    return make(node.op, [_as_core(p, perm, free) for p in ins], node.loc, **node.attrs), perm
 
 
 def _concat(node: Node, ins: list[Placed]) -> Placed:
@@ -227,14 +269,19 @@ def _contract(node: Node, ins: list[Placed]) -> Placed:
     cores = [c for c, _ in ins]
     order = out
     for k in (0, 1):
-        seen = cores[k]
-        while seen.op == "cast":
-            seen = seen.inputs[0]
+        seen = base_of_casts(cores[k])
         if seen.op == "window":
             order = _channels_last(out, labels[k], labels[1 - k], seen)
             break
     core = build.contract(cores[0], cores[1], f"{labels[0]},{labels[1]}->{order}", node.dtype, node.loc)
     return core, tuple(order.index(x) for x in out)
+
+
+def base_of_casts(x: Node) -> Node:
+    """The node under a stack of casts."""
+    while x.op == "cast":
+        x = x.inputs[0]
+    return x
 
 
 def _channels_last(out: str, windowed: str, other: str, core: Node) -> str:

@@ -90,3 +90,26 @@ def test_updates_of_parameters_stay_in_their_order():
     sunk = sink_permutes(Graph([weight, state, x, y], [B.op("sub", weight, moved), moved]))
     assert [n.inputs[0].op for n in sunk.nodes() if n.op == "permute"] == ["exp"]
     agree(Graph([weight, state, x, y], [B.op("sub", weight, moved), moved]), sunk)
+
+
+def test_a_contraction_takes_the_order_of_what_it_meets():
+    """The data gradient of a kernel as large as its image, beside values in channels-last order."""
+
+    def graph(*more) -> Graph:
+        x = param(TensorType(dtypes.float32, (6, 2, 3, 5)), "x")
+        dy = param(TensorType(dtypes.float32, (6, 7)), "dy")
+        w = param(TensorType(dtypes.float32, (7, 5, 2, 3)), "w")
+        dx = B.reshape(B.contract(dy, w, "no,ocuv->ncuv"), (6, 5, 1, 2, 3))
+        dx = B.reshape(B.cast(B.cast(dx, dtypes.bfloat16), dtypes.float32), (6, 5, 2, 3))
+        kept = B.op("mul", B.permute(x, (0, 3, 1, 2)), dx)
+        return Graph([x, dy, w], [B.sum_(kept, (0, 2, 3)), *(B.op("neg", dx) for _ in more)])
+
+    def orders(g: Graph) -> list[str]:
+        sunk = sink_permutes(g)
+        verify(sunk, "order")
+        agree(g, sunk)
+        assert not any(n.op == "permute" for n in sunk.nodes()) or len(g.outputs) > 1
+        return [n.attrs["spec"].split("->")[1] for n in sunk.nodes() if n.op == "contract"]
+
+    assert orders(graph()) == ["nuvc"]
+    assert orders(graph(1)) == ["ncuv"]  # computed once for both users
