@@ -35,6 +35,7 @@ from dlc.passes.lower_contract import lower_contract
 from dlc.passes.lower_gpu_layout import gpu_layout
 from dlc.passes.lower_ordered import lower_ordered
 from dlc.passes.lower_rows import lower_rows
+from dlc.passes.phases import split_phases
 from dlc.passes.trim import trim_contractions
 from dlc.passes.units import contiguous, made_in_place, memory_of, own_outputs
 
@@ -91,7 +92,8 @@ def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with contractions and reductions in forms that the target's schedules run well."""
     if isinstance(target, GpuTarget):
         return gpu_layout(graph, target)
-    return layout(trim_contractions(graph), tile_rule(target), threads_min_tasks(target), target.has_avx512bf16)
+    graph = split_phases(trim_contractions(graph))
+    return layout(graph, tile_rule(target), threads_min_tasks(target), target.has_avx512bf16)
 
 
 class _Builder:
