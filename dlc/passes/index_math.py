@@ -15,6 +15,7 @@ from dlc.ir.loops import Expr
 Linear = tuple[dict[Expr, int], int]  # terms, constant
 _INF = 1 << 62
 _ITSELF = "itself"
+_POSITION = frozenset(("axis", "const", "add", "sub", "mul", "floordiv", "mod", "min", "max"))
 
 
 def bounds(e: Expr) -> tuple[int, int]:
@@ -61,6 +62,13 @@ def _bounds(e: Expr) -> tuple[int, int]:
 
 def _clip(v: int) -> int:
     return max(-_INF, min(_INF, v))
+
+
+def is_position(e: Expr) -> bool:
+    """Is `e` made of axes and constants alone, with no step that could leave int64? Then it is a whole number in the
+    mathematical sense, and may be simplified although it is a value and not an index."""
+    return all(x.op in _POSITION and x.dtype is dtypes.int64 and -_INF < bounds(x)[0] and bounds(x)[1] < _INF
+               for x in loops.subexpressions(e))
 
 
 def linear(e: Expr) -> Linear:

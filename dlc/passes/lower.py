@@ -15,7 +15,7 @@ from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Kernel, Stmt
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import coefficient, simplify, unflatten
+from dlc.passes.index_math import coefficient, is_position, simplify, unflatten
 from dlc.passes.units import Unit
 
 SCRATCH_LIMIT = 128 << 10  # bytes of thread-private scratch one row may use
@@ -86,6 +86,8 @@ class Body:
                 return _load(self.buffer(node), args)
             if e.op == "cast" and args[0].dtype is e.dtype:  # of a member's value, which is not rounded here
                 return args[0]
+            if e.op == "cast" and is_position(args[0]):  # a number of an iota
+                return loops.cast(simplify(args[0]), e.dtype)
             if e.op == "pair":
                 return loops.op("pair", *(loops.cast(a, dtypes.bfloat16) for a in args))
             if e.op == "select":

@@ -12,7 +12,7 @@ import pytest
 from dlc.ir import dtypes, loops
 from dlc.ir.loops import Buffer, axis, const, load, op
 from dlc.ir.loops_interp import evaluate_expr
-from dlc.passes.index_math import both, bounds, coefficient, flatten, linear, simplify, unflatten
+from dlc.passes.index_math import both, bounds, coefficient, flatten, is_position, linear, simplify, unflatten
 
 
 def _grid(axes):
@@ -217,3 +217,12 @@ def test_predicates():
     assert both(None, None) is None
     p = op("lt", i, const(3))
     assert both(p, None) is p and both(None, p) is p and both(p, true) is p and both(p, p) is p
+
+
+def test_positions_are_whole_numbers_for_certain():
+    i, j = axis("i", 6), axis("j", 1 << 40)
+    assert is_position(i // 3 * 3 + i % 3) and simplify(i // 3 * 3 + i % 3) is i
+    x = load(Buffer("x", dtypes.int64, (9,)), i)
+    assert not is_position(x + 1) and not is_position(op("neg", i))
+    assert not is_position(j * (1 << 40))  # wraps round
+    assert not is_position(loops.cast(i, dtypes.int32)) and not is_position(loops.cast(i, dtypes.int32) + 1)

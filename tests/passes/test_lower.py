@@ -13,7 +13,7 @@ from dlc.ir import build as B
 from dlc.ir import dtypes, graph_interp, schedule
 from dlc.ir.dtypes import float16, float32, float64, int8, int32, int64
 from dlc.ir.graph import Graph, make
-from dlc.ir.loops import For, walk
+from dlc.ir.loops import For, exprs, subexpressions, walk
 from dlc.passes.fuse import fuse
 from dlc.passes.inline import remove_markers
 from dlc.passes.simplify_windows import lower_unwindow
@@ -420,3 +420,13 @@ def test_kernels_have_vector_loops_and_parallel_tasks():
     ):
         for kernel in kernels(graph, vectors(1)):
             assert any(isinstance(s, For) and s.kind == "vector" for s in walk(kernel.body)), kernel.name
+
+
+def test_numbers_of_a_reshaped_iota_are_places():
+    """The counters of random numbers in a matrix: its rows and columns make the place again, with no division."""
+    line = B.reshape(B.iota((15,), 0, dtypes.uint64), (3, 5))
+    graph = Graph((), [B.op("mul", line, line)])
+    check(graph, [])
+    for kernel in kernels(graph, vectors(0)):
+        assert not {"floordiv", "mod"} & {e.op for s in walk(kernel.body) for x in exprs(s) if x.dtype is dtypes.uint64
+                                          for e in subexpressions(x)}
