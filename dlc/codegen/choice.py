@@ -43,9 +43,11 @@ def contract(node: Node, target: CpuTarget) -> schedule.Contract:
 def fitted(found: schedule.Contract, first: schedule.Contract, node: Node) -> schedule.Contract:
     """A measured schedule on `node`, which may be the measured contraction in pieces or with an operand packed; `first`
     where it cannot be used."""
+    if found.stack:
+        return replace(first, mb=found.mb, nb=found.nb) if first.stack else first
     if found.along:
         return replace(found, run=0) if schedules.may_run_along(node, found.swap) else first
-    if first.along or first.swap != found.swap:
+    if first.along or first.stack or first.swap != found.swap:
         run = row_run(node, found.swap)
         return replace(found, run=run if run >= schedules.SHORT_RUN else 0)
     return replace(first, lanes=found.lanes, mr=found.mr, nr=found.nr, mb=found.mb, nb=found.nb)

@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from dlc.codegen import schedule_tiles
+from dlc.codegen.schedule_tiles import Tiles
 from dlc.codegen.target import CpuTarget
 from dlc.ir import schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
+from dlc.ir.loops import TILE
 from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
+from dlc.passes.layout_tiles import SHORT_RUN as SHORT_RUN_OF_TILES
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of, row_run, runs_along_inner
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
@@ -101,7 +105,9 @@ def swapped(node: Node) -> bool:
 def contract(node: Node, target: CpuTarget) -> schedule.Contract:
     """Register tile and blocking for a contraction, by shapes."""
     swap = swapped(node)
-    m, _, k, _ = product_sizes(node, swap)
+    m, n, k, _ = product_sizes(node, swap)
+    if target.has_amx_bf16 and node.attrs.get("pairs") and schedule_tiles.suits(m, n, k):
+        return on_tiles(node, target, swap)
     if k >= 3 * m and k >= 128 and may_run_along(node, swap):
         return along_inner(node, target, swap)
     return tiled(node, target, swap)
@@ -128,14 +134,31 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
         run = 0
     mr, nr = tile or register_tile(run or m, n, k, lanes, target, bool(node.attrs.get("pairs")))
     m_tiles, n_tiles = m // (run or m) * -(-(run or m) // mr), -(-n // nr)
-    # a block of row panels stays in the second-level cache while the columns stream by
-    mb = max(1, min(m_tiles, target.l2_bytes // 2 // (mr * k * dtype.itemsize + 1)))
+    mb, nb = _blocks(m_tiles, n_tiles, outer, mr * k * dtype.itemsize, target)
+    return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run)
+
+
+def _blocks(m_tiles: int, n_tiles: int, outer: int, panel_bytes: int, target: CpuTarget) -> tuple[int, int]:
+    """Tiles of a task along the rows and the columns. A block of row panels stays in the second-level cache while the
+    columns stream by."""
+    mb = max(1, min(m_tiles, target.l2_bytes // 2 // (panel_bytes + 1)))
     want = 1 if target.threads == 1 else 4 * target.threads
     m_blocks = max(-(-m_tiles // mb), min(m_tiles, -(-want // outer)))
     mb = -(-m_tiles // m_blocks)
     m_blocks = -(-m_tiles // mb)
     n_blocks = min(n_tiles, -(-want // (outer * m_blocks)))
-    return schedule.Contract(lanes, mr, nr, mb, -(-n_tiles // n_blocks), swap, run=run)
+    return mb, -(-n_tiles // n_blocks)
+
+
+def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = None) -> schedule.Contract:
+    """The schedule for a matrix unit, with the tiles that are given or estimated to be the best."""
+    m, n, k, outer = product_sizes(node, swap)
+    run = row_run(node, swap)
+    run = run if run >= SHORT_RUN_OF_TILES else 0  # shorter ones are packed
+    rows, stack, wide = tiles or schedule_tiles.best(m, n, k, run)
+    stacks, panels = -(-(m // (run or m) * -(-(run or m) // rows)) // stack), -(-n // (TILE * wide))
+    mb, nb = _blocks(stacks, panels, outer, stack * rows * k * 4, target)
+    return schedule.Contract(TILE, stack * rows, TILE * wide, mb, nb, swap, run=run, stack=stack)
 
 
 def may_run_along(node: Node, swap: bool) -> bool:

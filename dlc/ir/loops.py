@@ -87,6 +87,7 @@ from dlc.ir.scalar import SCALAR_OPS
 
 KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")
 SPACES = ("global", "shared", "reg", "tile", "gate")
+TILE = 16  # most rows, columns and pairs of a tile of a CPU's matrix unit
 RUNTIME = 1 << 40  # extent of a global buffer whose size is known only when the kernel runs
 PAIRS = {"pair": (dtypes.bfloat16,) * 2, "dot2": (dtypes.uint32, dtypes.uint32, dtypes.float32)}
 COMBINES = ("add", "mul", "max", "min", "and", "or")

@@ -23,6 +23,7 @@ from dlc.ir.loops import (
     KINDS,
     PAIRS,
     SPACES,
+    TILE,
     Alloc,
     Arrive,
     Async,
@@ -48,7 +49,6 @@ from dlc.ir.loops import (
 from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.scalar import SCALAR_OPS
 
-TILE = 16  # rows, columns and pairs of a matrix unit's tile
 Interval = tuple[int, int]  # lowest and highest value, both included
 
 

@@ -49,6 +49,7 @@ class Contract:
     swap: bool = False  # the second operand gives the rows, the first the vectors
     along: bool = False  # vectors run along the inner range, of which both operands are contiguous; nr counts columns
     run: int = 0  # extent of the last row labels that lie at one stride; a tile stays inside a run (0: any rows)
+    stack: int = 0  # a matrix unit's tiles above one another, mr / stack rows each, and nr / 16 beside (0: vectors)
 
 
 @dataclass(frozen=True)

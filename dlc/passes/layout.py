@@ -19,6 +19,7 @@ from dlc.ir import build, dtypes
 from dlc.ir.graph import Graph, Node, make, param, rewrite, substitute, unique
 from dlc.ir.ops import split_spec
 from dlc.passes.layout_pairs import pair_operands
+from dlc.passes.layout_tiles import in_whole_steps, rows_in_place
 from dlc.passes.lower_contract import Parts, label_sizes, parts_of, strides_of
 from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
@@ -207,6 +208,8 @@ def pack(node: Node, tile_of) -> Node:
     if node.op == "reduce":
         return node
     tile = tile_of(node)
+    if tile.stack:
+        return _pack_tiles(node, tile_of)
     swap, mr, nr = tile.swap, tile.mr, tile.nr
     sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
@@ -233,6 +236,24 @@ def pack(node: Node, tile_of) -> Node:
     if m >= 64 and n >= 64 and k >= 128 and not overlapping and (bad or far):
         node = _with_panels(node, row_at, parts, parts.rows, mr, sizes)
     return node
+
+
+def _pack_tiles(node: Node, tile_of) -> Node:
+    """Operands for a matrix unit: rows first, since the width of the columns' panels follows from how they lie."""
+    swap = tile_of(node).swap
+    column_at, row_at = (0, 1) if swap else (1, 0)
+    copied = False
+    if not rows_in_place(node, swap):
+        node, parts, copied = in_whole_steps(node, swap)
+        node = _with_panels(node, row_at, parts, parts.rows, 1, label_sizes(node))
+    sizes, nr = label_sizes(node), tile_of(node).nr
+    parts = parts_of(node.attrs["spec"], sizes, swap)
+    n = math.prod(sizes[x] for x in parts.columns)
+    own = split_spec(node.attrs["spec"])[column_at]
+    direct = len(parts.columns) == 1 and streams_along(node.inputs[column_at], own.index(parts.columns))
+    if direct and not copied and n % nr == 0 and n * node.inputs[0].dtype.itemsize < PAGE:
+        return node
+    return _with_panels(node, column_at, parts, parts.columns, nr, sizes)
 
 
 def _with_panels(node: Node, which: int, parts: Parts, tiled: str, width: int, sizes: dict[str, int]) -> Node:

@@ -20,6 +20,7 @@ from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import bounds, coefficient, flatten, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _divides, _product, cost_of, guarded, nest, split_axis, spread
+from dlc.passes.lower_contract_tiles import lower_tiles
 from dlc.passes.scalarize import Elements
 from dlc.passes.units import Unit, base_of, fresh_index
 
@@ -185,6 +186,8 @@ def lower_contract(fused: Fused, group: Group, sched: schedule.Contract) -> Lowe
         return body.finish(_naive(tile), sched, flops)
     if sched.along:
         return body.finish(_along(tile), sched, flops)
+    if sched.stack:
+        return body.finish(lower_tiles(tile), sched, flops)
     return body.finish(_tiled(tile), sched, flops)
 
 

@@ -1,7 +1,7 @@
 """AMX without AMX: the instructions' meaning as functions, which a kernel compiled for this machine calls instead.
 
 `emulated(text)` puts calls of functions in the place of the intrinsics in LLVM IR; `symbols()` are these functions.
-They have the state of one thread's tile registers, and know what the instructions do not allow.
+Each thread has tile registers of its own; what the instructions do not allow is remembered.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import re
+import threading
+from collections import defaultdict
 
 import numpy as np
 
@@ -30,29 +32,40 @@ def emulated(text: str) -> str:
 
 
 class Unit:
-    """Eight tile registers."""
+    """Eight tile registers a thread."""
 
     def __init__(self) -> None:
-        self.shapes: dict[int, tuple[int, int]] = {}  # rows and words
-        self.tiles: dict[int, np.ndarray] = {}
+        self._shapes: dict[int, dict[int, tuple[int, int]]] = defaultdict(dict)
+        self._tiles: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
         self.wrong: list[str] = []
         self.count = dict.fromkeys(("ldtilecfg", "tilerelease", "tilezero", "tileloadd64", "tilestored64",
                                     "tdpbf16ps"), 0)
+
+    @property
+    def shapes(self) -> dict[int, tuple[int, int]]:
+        """Rows and words of this thread's registers."""
+        return self._shapes[threading.get_native_id()]
+
+    @property
+    def tiles(self) -> dict[int, np.ndarray]:
+        """What they hold."""
+        return self._tiles[threading.get_native_id()]
 
     def ldtilecfg(self, p: int) -> None:
         layout = ctypes.string_at(p, 64)
         assert layout[0] == 1
         assert not any(layout[1:16]) and not any(layout[32:48]) and not any(layout[56:])
-        self.shapes = {}
+        self.tilerelease()
         for r in range(8):
             wide, rows = int.from_bytes(layout[16 + 2 * r : 18 + 2 * r], "little"), layout[48 + r]
             assert wide <= 64 and wide % 4 == 0 and rows <= 16 and (wide == 0) == (rows == 0), (r, wide, rows)
             if rows:
                 self.shapes[r] = rows, wide // 4
-        self.tiles = {r: np.zeros(shape, np.uint32) for r, shape in self.shapes.items()}
+                self.tilezero(r)
 
     def tilerelease(self) -> None:
-        self.shapes, self.tiles = {}, {}
+        self.shapes.clear()
+        self.tiles.clear()
 
     def tilezero(self, r: int) -> None:
         self.tiles[r] = np.zeros(self.shapes[r], np.uint32)

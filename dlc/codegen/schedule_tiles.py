@@ -1,0 +1,55 @@
+"""How many tiles of a matrix unit a contraction of pairs computes at once.
+
+A product of two tiles takes a cycle a row; a sum is ready for the next one after `LATENCY` cycles. Eight registers hold
+the sums and the operands: `stack` tiles above one another and `wide` beside one another share each operand that is
+loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from dlc.ir.loops import TILE
+
+SUMS = 6  # registers that may hold sums, where fewer would wait for each other
+REGISTERS = 8
+LATENCY = 52
+LEAST = 8  # rows and columns below which tiles do not pay
+SHORT = 16  # pairs of the inner range
+
+
+class Tiles(NamedTuple):
+    """A register tile of stack x wide tiles of `rows` x 16 sums."""
+
+    rows: int
+    stack: int
+    wide: int
+
+
+def suits(m: int, n: int, k: int) -> bool:
+    """Is a product of these sizes (k counts pairs) better computed in tiles than in vectors?"""
+    return min(m, n) >= LEAST and k >= SHORT
+
+
+def best(m: int, n: int, k: int, run: int) -> Tiles:
+    """The tiles with the least estimated time for m rows, in runs of `run` rows (0: all) at one stride."""
+    return min(costs(m, n, k, run), key=lambda found: found[1])[0]
+
+
+def costs(m: int, n: int, k: int, run: int) -> Iterator[tuple[Tiles, float]]:
+    """All tiles worth a thought with the estimated cycles of the whole contraction."""
+    run = run or m
+    down = -(-run // TILE)  # tiles of a run, of even heights
+    rows, down = -(-run // down), down * (m // run)
+    most = REGISTERS // 2 if REGISTERS // 2 * rows >= LATENCY else SUMS
+    for stack in range(1, most + 1):
+        for wide in range(1, most // stack + 1):
+            if (stack > down and stack > 1) or (wide > 1 and (wide - 1) * TILE >= n):
+                continue
+            sums = stack * wide
+            again = 1 if REGISTERS - sums > stack else wide  # how often the rows' operand is loaded
+            loads = stack * rows * again + wide * TILE  # two lines a cycle
+            busy = max(sums * rows, loads / 2, LATENCY) + loads / 8 + (stack * rows + wide * TILE) / 2
+            count = -(-down // stack) * -(-n // (wide * TILE))
+            yield Tiles(rows, stack, wide), count * (-(-k // TILE) * busy + 4 * sums * rows + 100)

@@ -1,0 +1,131 @@
+"""Contractions of pairs on a matrix unit: stack x wide tiles of sums at a time, over the whole inner range.
+
+Rows are cut in tiles of even heights inside a run of rows at one stride; the last tile of a run ends where the run
+ends, and computes some rows a second time. Columns come in panels that are as wide as the tiles. The sums go through
+scratch memory, where the epilogue takes them row by row as vectors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dlc.ir import dtypes, loops
+from dlc.ir.loops import TILE, Buffer, Expr, Stmt
+from dlc.passes.index_math import coefficient, simplify, unflatten
+from dlc.passes.lower import _product, nest, split_axis
+
+if TYPE_CHECKING:
+    from dlc.passes.lower_contract import _Tile
+
+ROWS_AT_ONCE = 4  # of a light epilogue
+
+
+def lower_tiles(tile: _Tile) -> Stmt:
+    """The kernel's body."""
+    from dlc.passes.lower_contract import LIGHT, _left, _over_tiles, _runs
+
+    sched, parts = tile.sched, tile.parts
+    stack, wide, high = sched.stack, sched.nr // TILE, sched.mr // sched.stack
+    count = tile.tile_columns()
+    far, near = parts.columns[: len(parts.columns) - count], parts.columns[len(parts.columns) - count :]
+    outer = parts.batch + far
+    lead, last = _runs(parts.rows, tile, sched.run)
+    runs, m, n = _product(tile.extents(lead)), _product(tile.extents(last)), _product(tile.extents(near))
+    down = -(-m // high)  # tiles of a run
+    stacks, panels = -(-runs * down // stack), -(-n // sched.nr)
+    m_blocks, n_blocks = -(-stacks // sched.mb), -(-panels // sched.nb)
+    task = split_axis(_product(tile.extents(outer)) * n_blocks * m_blocks, "t")
+    *outer_at, n_block, m_block = unflatten(task, (*tile.extents(outer), n_blocks, m_blocks))
+    base = dict(zip(tile.axes(outer), outer_at, strict=True))
+
+    def rows_at(number: Expr) -> tuple[dict[Expr, Expr], Expr, Expr]:
+        """Of tile `number`: where its run is, its own first row, and the row that the computed ones begin with."""
+        run, first = simplify(number // down), simplify(number % down * high)
+        where = dict(zip(tile.axes(lead), unflatten(run, tile.extents(lead)), strict=True))
+        return where, first, first if m % high == 0 else simplify(loops.op("min", first, loops.const(m - high)))
+
+    def row(position: Expr) -> dict[Expr, Expr]:
+        return dict(zip(tile.axes(last), unflatten(simplify(position), tile.extents(last)), strict=True))
+
+    def column(position: Expr) -> dict[Expr, Expr]:
+        return dict(zip(tile.axes(near), unflatten(simplify(position), tile.extents(near)), strict=True))
+
+    def tiles(number: Expr, panel: Expr) -> Stmt:
+        t, u, i, j = (loops.axis(x, e) for x, e in (("t", stack), ("u", wide), ("i", high), ("j", TILE)))
+        ks, inner = tile.inner_loops()
+        *ks, k = ks
+        step = step_of(k.attr[1])
+        c, p = loops.axis("k", k.attr[1] // step), loops.axis("p", step)
+        inner = {a: simplify(loops.map_expr(e, lambda *_: None, {k: c * step + p})) for a, e in inner.items()}
+        which = simplify(number * stack + t)
+        if runs * down % stack:
+            which = simplify(loops.op("min", which, loops.const(runs * down - 1)))
+        where, _, first = rows_at(which)
+        a, a_stride = tile_of(tile.operand(tile.row_value, base | where | row(first + i) | inner), i, p)
+        at_column = column(panel * sched.nr + u * TILE + j)
+        b, b_stride = tile_of(tile.operand(tile.col_value, base | at_column | inner), p, j)
+        acc = Buffer("acc", dtypes.float32, (stack, wide, high, TILE), "tile")
+        sums = Buffer("tile", dtypes.float32, (stack * high, sched.nr), "shared")
+        zero = loops.const(0)
+        at = (t, u, zero, zero)
+
+        def each(body: Stmt) -> Stmt:  # a column's tile is dead after its last row's
+            return loops.loop(u, loops.loop(t, body, "unroll"), "unroll")
+
+        return loops.Seq((
+            loops.Alloc(acc),
+            nest((*ks, c), each(loops.TileMma(acc, at, a, b, step, a_stride, b_stride))),
+            loops.Alloc(sums),
+            each(loops.Drain(sums, (simplify(t * high), simplify(u * TILE)), acc, at)),
+            finish(number, panel, sums),
+        ))
+
+    def finish(number: Expr, panel: Expr, sums: Buffer) -> Stmt:
+        """The epilogue of what is in scratch memory."""
+        v = loops.axis("v", sched.nr)
+
+        def line(place: dict[Expr, Expr], at: Expr) -> Stmt:
+            out = tile.epilogue(base | place | column(panel * sched.nr + v), loops.load(sums, simplify(at), v), None)
+            return loops.loop(v, out, "vector", _left(n, sched.nr, panel), TILE)
+
+        def lines(total: int, extent: Expr | None, make_line) -> Stmt:
+            group = ROWS_AT_ONCE if extent is None and tile.epilogue_cost() <= LIGHT else 1
+            group = max(d for d in range(1, group + 1) if total % d == 0)
+            r, s = loops.axis("r", total // group), loops.axis("s", group)
+            if group == 1:
+                return loops.loop(r, make_line(r), "serial", extent)
+            return loops.loop(r, loops.loop(s, make_line(r * group + s), "unroll"))
+
+        if m % high == 0 and down % stack == 0:  # all rows of the stack follow each other in one run
+            where, first, _ = rows_at(number * stack)
+            return lines(stack * high, None, lambda r: line(where | row(first + r), r))
+        t = loops.axis("t", stack)
+        where, first, computed = rows_at(simplify(number * stack + t))
+        again = simplify(first - computed)
+        extent = None if m % high == 0 else simplify(loops.const(high) - again)
+        body = lines(high, extent, lambda r: line(where | row(first + r), t * high + again + r))
+        return loops.loop(t, body, "serial", _left(runs * down, stack, number))
+
+    body = _over_tiles(n_block, sched.nb, panels, "nt",
+                       lambda nt: _over_tiles(m_block, sched.mb, stacks, "mt", lambda mt: tiles(mt, nt)))
+    return loops.loop(task, body, "parallel") if task.op == "axis" else body
+
+
+def step_of(extent: int) -> int:
+    """The largest number of pairs up to a tile's that divides the extent."""
+    return max(d for d in range(1, min(extent, TILE) + 1) if extent % d == 0)
+
+
+def tile_of(value: Expr, down: Expr, along: Expr) -> tuple[Expr, int]:
+    """An operand's element as the first one of a tile whose lines follow `down` and whose words follow `along`, and
+    the distance of its lines."""
+    first, halves = (value.args[0], 2) if value.op == "pair" else (value, 1)
+    assert first.op == "load" and len(first.args) == 1, f"no tile can be loaded of {value}"
+    offset = simplify(first.args[0])
+    if value.op == "pair":
+        other = value.args[1]
+        assert other.op == "load" and simplify(other.args[0] - offset) is loops.const(1), f"no pairs in memory: {value}"
+    stride = coefficient(offset, down)
+    assert stride is not None and coefficient(offset, along) == halves, f"the lines of a tile are not whole: {value}"
+    start = simplify(loops.map_expr(offset, lambda *_: None, {down: loops.const(0), along: loops.const(0)}))
+    return loops.load(first.attr, start), stride
