@@ -28,7 +28,7 @@ from dlc.codegen.llvm_tiles import Tiles
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType, bool_, int32, int64
-from dlc.ir.loops import Alloc, Buffer, Drain, For, If, Kernel, Seq, Stmt, Store, Sync, TileMma
+from dlc.ir.loops import Alloc, Buffer, Drain, For, If, Kernel, Prefetch, Seq, Stmt, Store, Sync, TileMma
 
 PASSES = "none"  # the pipeline of runtime/native that generated code needs: it is in SSA form, hoisted and unrolled
 OPT_LEVEL = 2  # of the instruction selector
@@ -132,6 +132,15 @@ class KernelEmitter(Tiles):
 
     def _sync(self, s: Sync) -> None:
         """One thread runs the whole block here."""
+
+    def _prefetch(self, s: Prefetch) -> None:
+        place = self.place(s.buffer, s.index)
+        if place.varies:
+            raise EmitError(f"{self.kernel.name}: a prefetch of {s.buffer.name} under a vector loop")
+        write = int(s.buffer in self.analysis.stored)
+        p = self.pointer(place, self.depth)
+        self.declared["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        self.do(f"call void @llvm.prefetch.p0(ptr {p.text}, i32 {write}, i32 3, i32 1)")
 
     def _alloc(self, s: Alloc) -> None:
         buffer = s.buffer
@@ -457,7 +466,7 @@ class KernelEmitter(Tiles):
                 parent.slots[slot] = self._merge(slot, list(zip(values, blocks, strict=True)))
 
     _STATEMENTS: ClassVar = {Seq: _seq, For: _for, If: _if, Alloc: _alloc, Store: _store, Sync: _sync,
-                             TileMma: Tiles.tile_mma, Drain: Tiles.drain}
+                             Prefetch: _prefetch, TileMma: Tiles.tile_mma, Drain: Tiles.drain}
 
 
 def symbol(name: str) -> str:

@@ -14,7 +14,7 @@ from dlc.codegen.llvm_builder import Value
 from dlc.codegen.llvm_index import Linear
 from dlc.codegen.llvm_registers import Registers
 from dlc.ir.dtypes import DType, bfloat16, bool_, float32, int32, int64, uint8, uint32
-from dlc.ir.loops import Buffer, Expr, Store, load_parts
+from dlc.ir.loops import RUNTIME, Buffer, Expr, Store, load_parts
 
 _ONE = Linear(1, {})
 
@@ -199,7 +199,9 @@ class Memory(Registers):
     def _load_scalar(self, place: Place, pred: Value | None) -> Value:
         dtype = place.buffer.dtype
         if pred is None:
-            depth = self._load_depth(place.buffer, False)
+            size = 1 if place.buffer.size == RUNTIME else place.buffer.size
+            fixed = not place.terms and 0 <= place.const < size  # is there even where nobody comes
+            depth = self._load_depth(place.buffer, fixed)
             return self._read(self.pointer(place, depth), dtype, 0, place, depth)
         # Where nobody wants the element, read the first one instead: a buffer is never empty.
         depth, some = self._load_depth(place.buffer, True), self.any_lane(pred)

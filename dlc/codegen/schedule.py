@@ -25,6 +25,7 @@ from dlc.passes.lower_rows import best_vector_axis, inner_axes
 
 CHUNK_BYTES = 32 << 10  # what one task of a pointwise kernel touches in its widest tensor
 SHORT_RUN = 6  # rows at one stride (a line of an image) from which a register tile stays inside the run
+AHEAD = 64  # inner range from which there is time to fetch what a tile's results meet
 FORK_NS = 4000  # kernels estimated to take less run on the calling thread
 NS_PER_BYTE = 0.05  # one core streaming
 NS_PER_OP = 0.06  # one core, one vectorised scalar operation
@@ -135,7 +136,8 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
     mr, nr = tile or register_tile(run or m, n, k, lanes, target, bool(node.attrs.get("pairs")))
     m_tiles, n_tiles = m // (run or m) * -(-(run or m) // mr), -(-n // nr)
     mb, nb = _blocks(m_tiles, n_tiles, outer, mr * k * dtype.itemsize, target)
-    return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run)
+    ahead = m * n * outer * dtype.itemsize > target.l2_bytes and k >= AHEAD
+    return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run, ahead=ahead)
 
 
 def _blocks(m_tiles: int, n_tiles: int, outer: int, panel_bytes: int, target: CpuTarget) -> tuple[int, int]:

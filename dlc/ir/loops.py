@@ -28,6 +28,7 @@ Statements:
     Alloc(buffer)           a buffer that lives until the enclosing Seq ends; contents undefined at first
     Store(buffer, index, value, combine, predicate)
                             combine: None to overwrite, or a scalar op (add mul max min and or): b = op(b, value)
+    Prefetch(buffer, index) the element will be needed soon: bring it near. No meaning; the index may lie outside
     Sync(threads)           all threads of a block (GPU), or its first `threads`: what any of them wrote before is seen
                             by all of them afterwards
     Fold(buffer, index, value, combine, lanes)
@@ -288,6 +289,12 @@ class Store(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
+class Prefetch(Stmt):
+    buffer: Buffer
+    index: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Sync(Stmt):
     threads: int = 0
 
@@ -456,6 +463,8 @@ def exprs(stmt: Stmt) -> tuple[Expr, ...]:
         return (stmt.cond,)
     if isinstance(stmt, Store):
         return (*stmt.index, stmt.value) if stmt.predicate is None else (*stmt.index, stmt.value, stmt.predicate)
+    if isinstance(stmt, Prefetch):
+        return stmt.index
     if isinstance(stmt, Fold):
         return (*stmt.index, stmt.value)
     if isinstance(stmt, (Mma, TileMma)):
@@ -538,6 +547,8 @@ def map_stmt(stmt: Stmt, expr: Callable[[Expr], Expr], rule: Callable[[Stmt], St
     elif isinstance(stmt, Store):
         pred = None if stmt.predicate is None else expr(stmt.predicate)
         new = Store(stmt.buffer, tuple(map(expr, stmt.index)), expr(stmt.value), stmt.combine, pred)
+    elif isinstance(stmt, Prefetch):
+        new = Prefetch(stmt.buffer, tuple(map(expr, stmt.index)))
     elif isinstance(stmt, Fold):
         new = replace(stmt, index=tuple(map(expr, stmt.index)), value=expr(stmt.value))
     elif isinstance(stmt, (Mma, TileMma)):
@@ -589,7 +600,7 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
     def statement(s: Stmt) -> Stmt | None:
         if isinstance(s, Store):
             return Store(names.get(s.buffer, s.buffer), s.index, s.value, s.combine, s.predicate)
-        if isinstance(s, (Fold, Mma, TileMma)):
+        if isinstance(s, (Prefetch, Fold, Mma, TileMma)):
             return replace(s, buffer=names.get(s.buffer, s.buffer))
         if isinstance(s, Drain):
             return replace(s, buffer=names.get(s.buffer, s.buffer), source=names.get(s.source, s.source))

@@ -14,9 +14,9 @@
 
 `fold(32) m[0] max= x` is a Fold over groups of 32 threads, `mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]`
 an Mma by groups of 128 (with `=` a fresh one), `tilemma(16, 512, 32) acc[0, 0] += x[i*512] * w[j]` a TileMma over 16
-pairs with rows 512 and 32 elements apart, `drain sums[0, 0] = acc[0, 0]` a Drain, `async:` an Async, `wait copy 2` a
-Wait, `arrive(8) free[s]` an Arrive, `await free[s] 2` an Await, `bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of
-64:1) at r, 0` a Bulk: box, size and stride of each axis.
+pairs with rows 512 and 32 elements apart, `drain sums[0, 0] = acc[0, 0]` a Drain, `prefetch x[i]` a Prefetch, `async:`
+an Async, `wait copy 2` a Wait, `arrive(8) free[s]` an Arrive, `await free[s] 2` an Await,
+`bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a Bulk: box, size and stride of each axis.
 
 Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the others are calls, `f32(x)` is a cast and
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
@@ -56,6 +56,7 @@ from dlc.ir.loops import (
     If,
     Kernel,
     Mma,
+    Prefetch,
     Seq,
     Stmt,
     Store,
@@ -200,6 +201,8 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
     if isinstance(stmt, If):
         lines = [*lets, f"{pad}if {printer.text(stmt.cond, dtypes.bool_, 0)}:", *_block(stmt.then, names, pad + "  ")]
         return lines if stmt.other is None else [*lines, f"{pad}else:", *_block(stmt.other, names, pad + "  ")]
+    if isinstance(stmt, Prefetch):
+        return [*lets, f"{pad}prefetch {printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"]
     if isinstance(stmt, Fold):
         place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
         sign = _COMBINE_SIGN[stmt.combine]
@@ -508,6 +511,10 @@ class _Parser:
             made = [Sync()]
         elif text.startswith("sync ") and text[5:].isdecimal():
             made = [Sync(int(text[5:]))]
+        elif text.startswith("prefetch "):
+            (buffer, index), rest = self.places(text[9:], scope, depth + 9)
+            rest.done()
+            made = [Prefetch(buffer, index)]
         elif match := _ARRIVE.match(text):
             (gate, (slot,)), _ = self.places(match[2], scope, depth + match.start(2))
             made = [Arrive(gate, slot, int(match[1]))]

@@ -37,6 +37,7 @@ from dlc.ir.loops import (
     If,
     Kernel,
     Mma,
+    Prefetch,
     Seq,
     Stmt,
     Store,
@@ -216,6 +217,8 @@ class _Verifier:
         if isinstance(stmt, Store):
             live = live or stmt.predicate is not None
             self.store(stmt, axes, buffers, live)
+        if isinstance(stmt, Prefetch) and (stmt.buffer not in buffers or stmt.buffer.space != "global"):
+            raise self.fail(f"a prefetch of {stmt.buffer.name}, which is no parameter")
         if isinstance(stmt, Fold):
             self.fold(stmt, axes, buffers)
         if isinstance(stmt, Mma):

@@ -369,7 +369,7 @@ def _tiled(tile: _Tile) -> Stmt:
         b = tile.term(_columns_in_bounds(b, inside))
         step = each(loops.store(acc, at, multiply_add(a, b, loops.load(acc, *at))))
         start = each(loops.store(acc, at, loops.const(0, acc.dtype)))
-        sums = (loops.Alloc(acc), start, nest(ks, step))
+        sums = (loops.Alloc(acc), start, *fetched(mt, nt, base), nest(ks, step))
         if tile.epilogue_cost() > LIGHT:
             return loops.Seq((*sums, *spilled(mt, nt, base, acc, each, at)))
         out = tile.epilogue(base | columns | rows, loops.load(acc, *at), inside)
@@ -377,6 +377,18 @@ def _tiled(tile: _Tile) -> Stmt:
         if m % mr:
             writes = loops.If(loops.op("lt", row, loops.const(m)), writes)
         return loops.Seq((*sums, loops.loop(i, writes, "unroll")))
+
+    def fetched(mt: Expr, nt: Expr, base: dict[Expr, Expr]) -> list[Stmt]:
+        """Prefetches of the tile's last column, whose lines the tiles before it have not touched."""
+        if not sched.ahead:
+            return []
+        r = loops.axis("r", mr)
+        row = simplify(mt * mr + r)
+        col = simplify(loops.op("min", nt * nr + (nr - 1), loops.const(n - 1)))
+        place = base | dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
+        place |= dict(zip(tile.axes(last), unflatten(row, tile.extents(last)), strict=True))
+        out = tile.epilogue(place, loops.const(0, tile.accumulator), None)
+        return [loops.loop(r, prefetches(out, r))]
 
     def spilled(mt: Expr, nt: Expr, base: dict[Expr, Expr], acc: Buffer, each, at: tuple[Expr, ...]) -> list[Stmt]:
         """A long epilogue, written once: the sums go through scratch memory, row by row."""
@@ -395,6 +407,16 @@ def _tiled(tile: _Tile) -> Stmt:
     stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt",
                        lambda nt: _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
+
+
+def prefetches(stmt: Stmt, axis: Expr) -> Stmt:
+    """Prefetches of all global memory that `stmt` touches at places that depend on `axis`."""
+    places: dict[tuple[Buffer, Expr], None] = {}
+    for s in loops.walk(stmt):
+        if isinstance(s, loops.Store):
+            places[s.buffer, s.index[0]] = None
+        places.update({(e.attr, e.args[0]): None for e in loops.loads_of(*loops.exprs(s))})
+    return loops.seq(*(loops.Prefetch(b, (at,)) for b, at in places if b.space == "global" and axis in at.axes))
 
 
 def _left(total: int, per: int, tile: Expr) -> Expr | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,11 +27,11 @@ def tensor(name: str, *shape: int, dtype=dtypes.float32) -> Node:
     return param(TensorType(dtype, shape), name)
 
 
-def check(graph: Graph, level: str, tolerance: float = 2e-5) -> list[Contract]:
+def check(graph: Graph, level: str, tolerance: float = 2e-5, **sizes: int) -> list[Contract]:
     """Compile and compare with the interpreter; the contractions' schedules."""
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(p.shape).astype(p.dtype.np) for p in graph.params]
-    target = host.detect().with_features(level)
+    target = replace(host.detect().with_features(level), **sizes)
     buffers = []
     for a in arrays:
         buffers.append(allocate(a.nbytes))
@@ -116,3 +118,14 @@ def test_operands_without_strides_are_copied_once():
     laid = target_layout(graph, host.detect())
     assert len({n for n in laid.nodes() if n.op == "barrier" and n.shape == (40, 48)}) == 1
     check(graph, LEVELS[-1])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("m, n", [(61, 70), (28, 32), (29, 16)])
+@pytest.mark.parametrize("light", [True, False])
+def test_results_beyond_the_caches_are_fetched_ahead(level, m, n, light):
+    x, w, r = tensor("x", m, 80), tensor("w", 80, n), tensor("r", m, n)
+    y = b.op("add", b.contract(x, w, "mk,kn->mn"), r)
+    graph = Graph([x, w, r], [y if light else b.op("tanh", b.op("mul", y, r))])
+    assert [s.ahead for s in check(graph, level, l2_bytes=1 << 10)] == [True]
+    assert [s.ahead for s in check(graph, level)] == [False]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import partialmethod
 
+import numpy as np
 import pytest
 
 from dlc.ir import dtypes
 from dlc.ir.errors import ParseError
 from dlc.ir.loops import Buffer, Kernel, axis, const, load, loop, op, store
+from dlc.ir.loops_interp import run
 from dlc.ir.loops_text import parse_kernel, print_expr, print_kernel
 from dlc.ir.loops_verify import verify
 from dlc.ir.scalar import SCALAR_OPS, threefry2x32
@@ -221,3 +223,21 @@ kernel k(x: f32[4], out: f32[4] writes)
       pass
 """)
     assert print_kernel(by_hand) == print_kernel(printed)
+
+
+def test_prefetches():
+    text = """\
+kernel k(x: f32[64], out: f32[64] writes)
+  for i in 64:
+    prefetch x[i + 16]
+    prefetch out[i*2]
+    out[i] = x[i]
+"""
+    kernel = parse_kernel(text)
+    verify(kernel, "parsing")
+    assert print_kernel(kernel) == text
+    got, data = np.zeros(64, np.float32), np.arange(64, dtype=np.float32)
+    run(kernel, [data, got])
+    assert (got == data).all()
+    with pytest.raises(ParseError):
+        parse_kernel(text.replace("prefetch x[i + 16]", "prefetch i"))
