@@ -32,7 +32,8 @@ class Value:
 class Scope:
     """A region of code that is entered and left as a whole: the function, a loop body, a branch."""
 
-    __slots__ = ("crossable", "entry", "label", "lines", "loop", "numbered", "phis", "slots", "writes")
+    __slots__ = ("counter", "crossable", "entry", "inmost", "label", "lines", "loop", "multiples", "numbered", "phis",
+                 "slots", "writes")
 
     def __init__(self, label: str, loop: bool, crossable: bool, writes: frozenset):
         self.lines: list[str] = []
@@ -40,7 +41,10 @@ class Scope:
         self.label = label  # of the block that is being written
         self.loop = loop
         self.crossable = crossable  # certain to be executed when its parent is
+        self.inmost = True  # no loop inside
         self.writes = writes  # buffers stored to anywhere inside
+        self.counter: Value | None = None  # of a loop
+        self.multiples: dict[int, Value] = {}  # factor -> counter * factor, for addresses
         self.numbered: list[str] = []
         self.phis: dict = {}  # slot -> (phi, its value before the loop)
         self.slots: dict = {}  # slot -> its value now
@@ -91,6 +95,16 @@ class Builder:
         for v in operands:
             depth = max(depth, v.depth)
         return self.emit(text, lanes, depth)
+
+    def multiple(self, value: Value, factor: int) -> Value:
+        """value * factor. The multiple of a loop's counter is known by the loop, which counts it."""
+        scope = self.scopes[value.depth]
+        if scope.counter is not value:
+            return self.ins(f"mul i64 {value.text}, {factor}", 0, value)
+        found = scope.multiples.get(factor)
+        if found is None:
+            found = scope.multiples[factor] = Value(self.name(), 0, value.depth)
+        return found
 
     def do(self, text: str) -> None:
         """An instruction without a result, here and now."""

@@ -7,6 +7,7 @@ The linear form is what addresses are made of. Under a vector axis v the lane nu
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dlc.ir import dtypes
@@ -165,6 +166,15 @@ class IndexMath:
             return (-(1 << 64), 1 << 64) if e.args[0].dtype.is_float else self.bounds(e.args[0])
         rule = _BOUNDS.get(op)
         return rule(*(self.bounds(a) for a in e.args)) if rule is not None else (-(1 << 64), 1 << 64)
+
+    def bounds_where(self, e: Expr, known: Callable[[Expr], int | None]) -> Bounds:
+        """The bounds of a sum of products where some axes have the values that `known` tells."""
+        if e.op == "axis":
+            value = known(e)
+            return self.bounds(e) if value is None else (value, value)
+        if e.op in ("add", "sub", "mul"):
+            return _BOUNDS[e.op](*(self.bounds_where(a, known) for a in e.args))
+        return self.bounds(e)
 
     def fits32(self, e: Expr) -> bool:
         low, high = self.bounds(e)

@@ -277,9 +277,11 @@ class KernelEmitter(Tiles):
         parent, writes = self.scopes[-1], self.analysis.writes(s)
         for buffer in writes:
             self.touch(buffer)
+        for outer in self.scopes:
+            outer.inmost = False
         label, leave = self.block("loop"), self.block("done")
         scope = self.push(label, loop=True, crossable=certain, writes=writes)
-        counter = Value(self.name(), 0, self.depth)
+        counter = scope.counter = Value(self.name(), 0, self.depth)
         body(counter)
         self.pop()
         self.forget_all_transposes()
@@ -291,12 +293,15 @@ class KernelEmitter(Tiles):
             parent.lines.append(f"  {some} = icmp slt i64 {start.text}, {end.text}")
             guard = f"  br i1 {some}, label %{label}, label %{leave}"
         after, again = self.name(), self.name()
+        heads, steps = self._multiples(scope, start, enter, step)
         parent.lines += [
             guard,
             f"{label}:  ; {s.axis.attr[0]}",
             f"  {counter.text} = phi i64 [ {start.text}, %{enter} ], [ {after}, %{scope.label} ]",
             *self._phi_lines(scope, enter),
+            *heads,
             *scope.lines,
+            *steps,
             f"  {after} = add nuw nsw i64 {counter.text}, {step}",
             f"  {again} = icmp slt i64 {after}, {end.text}",
             f"  br i1 {again}, label %{label}, label %{leave}, {_LOOP}",
@@ -304,6 +309,19 @@ class KernelEmitter(Tiles):
         ]
         parent.label = leave
         self._leave_loop(scope, enter, certain)
+
+    def _multiples(self, scope: Scope, start: Value, enter: str, step: int) -> tuple[list[str], list[str]]:
+        """What a loop does first and last for the multiples of its counter: the innermost one counts in them, too."""
+        heads, steps = [], []
+        for factor, value in scope.multiples.items():
+            if scope.inmost and start.const is not None:
+                after = self.name()
+                first = start.const * factor
+                heads.append(f"  {value.text} = phi i64 [ {first}, %{enter} ], [ {after}, %{scope.label} ]")
+                steps.append(f"  {after} = add nsw i64 {value.text}, {step * factor}")
+            else:
+                heads.append(f"  {value.text} = mul i64 {scope.counter.text}, {factor}")
+        return heads, steps
 
     def _phi_lines(self, scope: Scope, enter: str) -> list[str]:
         lines = []

@@ -58,20 +58,40 @@ class Memory(Registers):
 
     def _place(self, buffer: Buffer, total: Linear) -> Place:
         const, terms, vectors = total.const, [], []
-        for atom, factor in total.terms.items():
-            if self.index.is_vector(atom):
+        atoms = list(total.terms.items())
+        for atom, factor in atoms:
+            one = self._settled(atom)
+            if one is not None:
+                more = self.index.linear(one).times(factor)
+                const += more.const
+                atoms += more.terms.items()
+            elif self.index.is_vector(atom):
                 vectors.append((atom, factor))
-                continue
-            v = self.expr(atom)
-            if v.const is not None:
-                const += factor * v.const
             else:
-                terms.append((v, factor))
+                v = self.expr(atom)
+                if v.const is not None:
+                    const += factor * v.const
+                else:
+                    terms.append((v, factor))
         terms.sort(key=lambda t: t[0].depth)
         if not vectors:
             return Place(buffer, const, tuple(terms), total.lane)
         vector, vector_type = self._offsets(vectors, total.lane)
         return Place(buffer, const, tuple(terms), 0, vector, vector_type)
+
+    def _settled(self, e: Expr) -> Expr | None:
+        """Which operand a minimum or maximum is in this copy of an unrolled loop: a row that is clamped in one copy
+        only is addressed in the others as if there were no clamp."""
+        if e.op not in ("min", "max") or e.dtype is not int64 or self.index.is_vector(e):
+            return None
+        (low, high), (least, most) = (self.index.bounds_where(a, self._constant) for a in e.args)
+        if high <= least or most <= low:
+            return e.args[(high <= least) is (e.op == "max")]
+        return None
+
+    def _constant(self, axis: Expr) -> int | None:
+        value = self._axes.get(axis)
+        return None if value is None else value.const
 
     def _offsets(self, atoms: list[tuple[Expr, int]], lane: int) -> tuple[Value, DType]:
         """sum(factor * atom) + lane * (lane number) as a vector, of 32-bit integers where that cannot overflow."""
@@ -91,7 +111,7 @@ class Memory(Registers):
         p = self.pointers[place.buffer]
         for v, factor in place.terms:
             if factor != 1:
-                v = self.ins(f"mul i64 {v.text}, {factor}", 0, v)
+                v = self.multiple(v, factor)
             p = self.ins(f"getelementptr {element}, ptr {p.text}, i64 {v.text}", 0, p, v)
         offset = place.const + extra
         if offset:

@@ -10,6 +10,7 @@ fork, so that a child never inherits LLVM in the middle of something.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import llvmlite.binding as llvm
@@ -47,7 +48,7 @@ def compile_object(llvm_text: str, target: CpuTarget, *, opt_level: int = 3, pas
 
     `passes` names an entry of PIPELINES; `opt_level` (0-3) is the instruction selector's. Raises IRError.
     """
-    with _lock:
+    with _lock, _as_written(passes):
         machine = _machine(target, opt_level)
         module = _optimised(llvm_text, target, machine, passes)
         try:
@@ -85,11 +86,36 @@ def _compile_alone(llvm_text: str, target: CpuTarget, opt_level: int, passes: st
         machine = _new_machine(target, opt_level)
         module = _optimised(llvm_text, target, machine, passes)
     try:
-        return _emit_unlocked(machine, module)
+        with _as_written(passes):
+            return _emit_unlocked(machine, module)
     finally:
         with _lock:
             module.close()
             machine.close()
+
+
+@contextlib.contextmanager
+def _as_written(passes: str) -> Iterator[None]:
+    """Code generation for IR that is as it should be (pipeline "none"): addresses in loops stay as they are written.
+
+    LLVM would look for better ones (loop strength reduction), which takes a third of its time and finds none. That is
+    an option of the process, not of a module, so it is set only while such a module is being compiled.
+    """
+    global _written
+    if passes != "none":
+        yield
+        return
+    with _lock:
+        if not _written:
+            llvm.set_option("dlc", "-disable-lsr")
+        _written += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _written -= 1
+            if not _written:
+                llvm.set_option("dlc", "-disable-lsr=false")
 
 
 def _emit_unlocked(machine: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes:
@@ -108,7 +134,7 @@ def _emit_unlocked(machine: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes
 
 def assembly(llvm_text: str, target: CpuTarget, *, opt_level: int = 3, passes: str = "fast") -> str:
     """The same code as assembly text, to be read."""
-    with _lock:
+    with _lock, _as_written(passes):
         machine = _machine(target, opt_level)
         module = _optimised(llvm_text, target, machine, passes)
         try:
@@ -214,6 +240,7 @@ _dead: deque[list] = deque()
 _forever: list[Library] = []
 _machines: dict[tuple[str, int], llvm.TargetMachine] = {}
 _linker_instance: llvm.LLJIT | None = None
+_written = 0  # modules being compiled `_as_written`
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)

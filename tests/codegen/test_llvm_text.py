@@ -75,7 +75,23 @@ def branches() -> Kernel:
     )
 
 
-@pytest.mark.parametrize("make", [pointwise, row_sum, register_tile, branches], ids=lambda f: f.__name__)
+def clamped_rows() -> Kernel:
+    """Ten rows in tiles of four: only the last two rows of a tile can be beyond the end, others share a pointer. The
+    inner loop counts in rows' lengths, the outer one multiplies."""
+    x, y = buffer("x", "f32", 10 * 96), buffer("y", "f32", 12 * 8)
+    t, i, k, v = axis("t", 3), axis("i", 4), axis("k", 12), axis("v", 8)
+    row = op("min", t * 4 + i, const(9))
+    step = loop(v, store(y, [(t * 4 + i) * 8 + v], load(x, row * 96 + k * 8 + v), "add"), "vector", lanes=8)
+    return kernel("clamped_rows", [x, y], loop(t, loop(k, loop(i, step, "unroll"))))
+
+
+def test_what_cannot_be_beyond_the_end_is_not_clamped():
+    text = emit_kernel(clamped_rows(), target("avx2"))
+    assert text.count("call i64 @llvm.smin") == 2
+    assert text.count("phi i64") == 3  # two counters, and 8 k
+
+
+@pytest.mark.parametrize("make", [pointwise, row_sum, register_tile, branches, clamped_rows], ids=lambda f: f.__name__)
 def test_golden(make):
     text = emit_module([make()], target("avx2"))
     path = GOLDEN / f"{make.__name__}.ll"

@@ -179,3 +179,37 @@ def test_from_many_threads():
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def strided(stride: int) -> str:
+    """out[i * stride] = i for i below n: an address that strength reduction would count up instead."""
+    return f"""
+define void @strided(ptr %out, i64 %n) {{
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %at = mul i64 %i, {stride}
+  %p = getelementptr i64, ptr %out, i64 %at
+  store i64 %i, ptr %p
+  %next = add nuw nsw i64 %i, 1
+  %more = icmp slt i64 %next, %n
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}}
+"""
+
+
+def test_addresses_stay_as_written_only_in_our_code():
+    """LLVM's strength reduction is an option of the whole process: off for the pipeline "none", on before and after."""
+    text, target = strided(1237), host.detect()
+    reduced = [native.assembly(text, target, passes="fast")]
+    written = native.assembly(text, target, passes="none")
+    pool = native.ObjectPool(target, 2, passes="none")
+    for _ in range(4):
+        pool.submit(text)
+    assert len(set(pool.results())) == 1
+    assert pool.results()[0] == native.compile_object(text, target, passes="none")
+    reduced.append(native.assembly(text, target, passes="fast"))
+    assert all("imul" not in asm for asm in reduced) and "imul" in written

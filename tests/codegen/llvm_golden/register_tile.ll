@@ -25,9 +25,9 @@ loop1:  ; k
   %v1 = phi i64 [ 0, %entry ], [ %v17, %loop1 ]
   %v2 = phi <8 x float> [ splat (float 0x0000000000000000), %entry ], [ %v10, %loop1 ]
   %v11 = phi <8 x float> [ splat (float 0x0000000000000000), %entry ], [ %v16, %loop1 ]
+  %v5 = phi i64 [ 0, %entry ], [ %v19, %loop1 ]
   %v3 = getelementptr float, ptr %p0, i64 %v1
   %v4 = load float, ptr %v3, align 4
-  %v5 = mul i64 %v1, 8
   %v6 = getelementptr float, ptr %p1, i64 %v5
   %v7 = load <8 x float>, ptr %v6, align 4
   %v8 = insertelement <8 x float> poison, float %v4, i64 0
@@ -38,13 +38,14 @@ loop1:  ; k
   %v14 = insertelement <8 x float> poison, float %v13, i64 0
   %v15 = shufflevector <8 x float> %v14, <8 x float> poison, <8 x i32> zeroinitializer
   %v16 = call <8 x float> @llvm.fma.v8f32(<8 x float> %v15, <8 x float> %v7, <8 x float> %v11)
+  %v19 = add nsw i64 %v5, 8
   %v17 = add nuw nsw i64 %v1, 1
   %v18 = icmp slt i64 %v17, 5
   br i1 %v18, label %loop1, label %done2, !llvm.loop !0
 done2:
   store <8 x float> %v10, ptr %p2, align 4
-  %v19 = getelementptr float, ptr %p2, i64 8
-  store <8 x float> %v16, ptr %v19, align 4
+  %v20 = getelementptr float, ptr %p2, i64 8
+  store <8 x float> %v16, ptr %v20, align 4
   ret void
 }
 

@@ -20,9 +20,9 @@ entry:
   br label %loop1
 loop1:  ; r
   %v1 = phi i64 [ %begin, %entry ], [ %v30, %done4 ]
+  %v5 = mul i64 %v1, 40
   %v2 = getelementptr float, ptr %p1, i64 %v1
   store float 0x0000000000000000, ptr %v2, align 4
-  %v5 = mul i64 %v1, 40
   %v6 = getelementptr float, ptr %p0, i64 %v5
   br label %loop3
 loop3:  ; i
