@@ -19,7 +19,7 @@ from dlc.ir import build, dtypes
 from dlc.ir.graph import Graph, Node, make, param, rewrite, substitute, unique
 from dlc.ir.ops import split_spec
 from dlc.passes.layout_pairs import pair_operands
-from dlc.passes.layout_tiles import in_whole_steps, rows_in_place
+from dlc.passes.layout_tiles import columns_in_place, in_whole_steps, rows_in_place, with_other_columns, words_copied
 from dlc.passes.lower_contract import Parts, label_sizes, parts_of, strides_of
 from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
@@ -239,21 +239,30 @@ def pack(node: Node, tile_of) -> Node:
 
 
 def _pack_tiles(node: Node, tile_of) -> Node:
-    """Operands for a matrix unit: rows first, since the width of the columns' panels follows from how they lie."""
-    swap = tile_of(node).swap
+    """Operands for a matrix unit. The one that needs fewer copies as columns gives the columns, and with them the last
+    label of the result."""
+    turned = with_other_columns(node, tile_of(node).swap)
+    if turned is not None and words_copied(turned, tile_of) < words_copied(node, tile_of):
+        out, own = (split_spec(x.attrs["spec"])[2] for x in (node, turned))
+        return build.permute(_pack_tiles_as_they_are(turned, tile_of), [own.index(c) for c in out], node.loc)
+    return _pack_tiles_as_they_are(node, tile_of)
+
+
+def _pack_tiles_as_they_are(node: Node, tile_of) -> Node:
+    """Rows first, since the width of the columns' panels follows from how they lie."""
+    swap, direct = tile_of(node).swap, columns_in_place(node, tile_of(node))
     column_at, row_at = (0, 1) if swap else (1, 0)
-    copied = False
     if not rows_in_place(node, swap):
-        node, parts, copied = in_whole_steps(node, swap)
-        node = _with_panels(node, row_at, parts, parts.rows, 1, label_sizes(node))
-    sizes, nr = label_sizes(node), tile_of(node).nr
-    parts = parts_of(node.attrs["spec"], sizes, swap)
-    n = math.prod(sizes[x] for x in parts.columns)
-    own = split_spec(node.attrs["spec"])[column_at]
-    direct = len(parts.columns) == 1 and streams_along(node.inputs[column_at], own.index(parts.columns))
-    if direct and not copied and n % nr == 0 and n * node.inputs[0].dtype.itemsize < PAGE:
+        if not direct:
+            node, direct = in_whole_steps(node, swap), False
+        sizes = label_sizes(node)
+        parts = parts_of(node.attrs["spec"], sizes, swap)
+        node = _with_panels(node, row_at, parts, parts.rows, 1, sizes)
+    tile, sizes = tile_of(node), label_sizes(node)
+    if direct and columns_in_place(node, tile):
         return node
-    return _with_panels(node, column_at, parts, parts.columns, nr, sizes)
+    parts = parts_of(node.attrs["spec"], sizes, swap)
+    return _with_panels(node, column_at, parts, parts.columns, tile.nr, sizes)
 
 
 def _with_panels(node: Node, which: int, parts: Parts, tiled: str, width: int, sizes: dict[str, int]) -> Node:

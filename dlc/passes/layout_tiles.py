@@ -1,23 +1,26 @@
-"""What tiles of a matrix unit ask of the row operand of a contraction of pairs.
+"""What tiles of a matrix unit ask of the operands of a contraction of pairs.
 
-A tile is loaded line by line, so its rows must be contiguous along the inner range, at one distance, and the range must
-be whole steps. Where an operand is not like that it is copied to [batch..., row, inner]; a range that has no whole
-steps is filled with zeros, in both operands, as they are copied.
+A tile is loaded line by line: words side by side, lines at one distance. Of the rows' operand a line is a part of the
+inner range, of the columns' operand a part of the columns. An operand that does not lie so is copied, the rows to
+[batch..., row, inner], the columns to panels; an inner range that has no whole steps is then filled with zeros, in both
+operands.
 """
 
 from __future__ import annotations
 
 import math
 
-from dlc.ir import build
+from dlc.ir import build, schedule
 from dlc.ir.graph import Node, make
 from dlc.ir.loops import TILE
 from dlc.ir.ops import split_spec
-from dlc.passes.lower_contract import Parts, label_sizes, parts_of, row_run, strides_of
+from dlc.passes.lower_contract import label_sizes, parts_of, row_run, strides_of
 from dlc.passes.lower_contract_tiles import step_of
 
 LEAST_STEP = 8  # pairs that are worth a step
+SHORT_STEP = 4  # those that are worth it where an operand is not copied nine times, as a window would be
 SHORT_RUN = 4  # rows at one stride that are worth a tile
+PAGE = 4096  # bytes
 
 
 def rows_in_place(node: Node, swap: bool) -> bool:
@@ -37,15 +40,50 @@ def rows_in_place(node: Node, swap: bool) -> bool:
     return step_of(together) >= min(LEAST_STEP, together) and (run or m) >= min(m, SHORT_RUN)
 
 
-def in_whole_steps(node: Node, swap: bool) -> tuple[Node, Parts, bool]:
-    """The contraction with an inner range of whole steps, its labels, and whether that needed zeros, which both
-    operands are to be copied with."""
+def columns_in_place(node: Node, tile: schedule.Contract) -> bool:
+    """Can tiles be loaded from the column operand where it lies?"""
+    which = 0 if tile.swap else 1
+    own, sizes = split_spec(node.attrs["spec"])[which], label_sizes(node)
+    parts = parts_of(node.attrs["spec"], sizes, tile.swap)
+    strides = dict(zip(own, strides_of(node.inputs[which]), strict=True))
+    last, line = parts.columns[-1], parts.inner[-1]
+    if None in strides.values() or strides[last] != 1 or sizes[last] % tile.nr:
+        return False
+    distance = 4 * (strides[line] or 0)
+    return step_of(sizes[line]) >= min(SHORT_STEP, sizes[line]) and distance < PAGE
+
+
+def words_copied(node: Node, tile_of) -> float:
+    """How many words are written to bring the operands into place; a copy that turns lines costs twice as much."""
+    tile, sizes = tile_of(node), label_sizes(node)
+    parts = parts_of(node.attrs["spec"], sizes, tile.swap)
+    m, n, k, outer = (math.prod(sizes[x] for x in labels)
+                      for labels in (parts.rows, parts.columns, parts.inner, parts.batch))
+    rows = 0 if rows_in_place(node, tile.swap) else 2 * m * k
+    return outer * (rows + (0 if columns_in_place(node, tile) else n * k))
+
+
+def with_other_columns(node: Node, swap: bool) -> Node | None:
+    """The contraction with its result's labels in another order, so that its rows become columns; None where the result
+    is not small beside the operands."""
+    sizes = label_sizes(node)
+    parts = parts_of(node.attrs["spec"], sizes, swap)
+    m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
+    if 8 * m * n > (m + n) * k:
+        return None
+    a, b, out = split_spec(node.attrs["spec"])
+    turned = [x for x in out if x not in parts.rows] + [x for x in out if x in parts.rows]
+    return make("contract", node.inputs, node.loc, **(node.attrs | {"spec": f"{a},{b}->{''.join(turned)}"}))
+
+
+def in_whole_steps(node: Node, swap: bool) -> Node:
+    """The contraction with an inner range of whole steps: where there are none, one label with zeros at its end."""
     sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
     k = math.prod(sizes[x] for x in parts.inner)
     whole = -(-k // TILE) * TILE
     if whole == k:
-        return node, parts, False
+        return node
     a, b, out = split_spec(node.attrs["spec"])
     label = parts.inner[-1]
 
@@ -58,5 +96,4 @@ def in_whole_steps(node: Node, swap: bool) -> tuple[Node, Parts, bool]:
         return x, "".join(rest) + label
 
     (x, a), (y, b) = flat(node.inputs[0], a), flat(node.inputs[1], b)
-    node = make("contract", (x, y), node.loc, **(node.attrs | {"spec": f"{a},{b}->{out}"}))
-    return node, parts_of(node.attrs["spec"], label_sizes(node), swap), True
+    return make("contract", (x, y), node.loc, **(node.attrs | {"spec": f"{a},{b}->{out}"}))

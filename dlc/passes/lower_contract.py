@@ -72,21 +72,21 @@ class _Tile:
     def extents(self, labels: str) -> tuple[int, ...]:
         return tuple(a.attr[1] for a in self.axes(labels))
 
-    def tile_columns(self) -> int:
-        """How many of the last column labels form one contiguous range (the tiled columns)."""
+    def tile_columns(self, results: bool = True) -> int:
+        """How many of the last column labels form one contiguous range (the tiled columns), in operands and results."""
         labels = self.parts.columns
         for k in range(len(labels)):
-            if self._merges(labels[k:]):
+            if self._merges(labels[k:], results):
                 return len(labels) - k
         return 1
 
-    def _merges(self, labels: str) -> bool:
+    def _merges(self, labels: str, results: bool) -> bool:
         axes, n = self.axes(labels), _product(self.extents(labels))
         t, j = loops.axis("t", -(-n // self.sched.nr)), loops.axis("j", self.sched.nr)
         mapping = dict(zip(axes, unflatten(simplify(t * self.sched.nr + j), self.extents(labels)), strict=True))
         loads = [e.args[0] for e in self.unit.loads if set(axes) & e.axes]
         offs = [simplify(loops.map_expr(e, lambda *_: None, dict(mapping))) for e in loads]
-        offs += [self._result_offset(u, mapping) for u in self.body.group.units]
+        offs += [self._result_offset(u, mapping) for u in self.body.group.units if results]
         return not any(_divides(off, j) for off in offs)
 
     def _result_offset(self, u: Unit, mapping: dict[Expr, Expr]) -> Expr:

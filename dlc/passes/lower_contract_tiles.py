@@ -26,7 +26,7 @@ def lower_tiles(tile: _Tile) -> Stmt:
 
     sched, parts = tile.sched, tile.parts
     stack, wide, high = sched.stack, sched.nr // TILE, sched.mr // sched.stack
-    count = tile.tile_columns()
+    count = tile.tile_columns(results=False)
     far, near = parts.columns[: len(parts.columns) - count], parts.columns[len(parts.columns) - count :]
     outer = parts.batch + far
     lead, last = _runs(parts.rows, tile, sched.run)
