@@ -112,8 +112,8 @@ def images(count: int) -> Any:
 CASES = [
     training_case(Training("resnet9_course", course_model, course_loss, course_jax_loss, images(COURSE_BATCH))),
     # Max pooling and ReLU choose by comparing: where rounding turns a near tie, gradients below it change by 0.2 %, and
-    # Adam's first steps are as large for a small gradient as for a big one. From initial weights moved by up to one unit
-    # in the last place, torch's own float32 losses at the fourth step are off by up to 0.27 % (12 runs).
+    # Adam's first steps are as large for a small gradient as for a big one. From initial weights moved by up to one
+    # unit in the last place, torch's own float32 losses at the fourth step are off by up to 0.27 % (12 runs).
     training_case(Training("resnet9_dawn", dawn_model, dawn_loss, dawn_jax_loss, images(DAWN_BATCH), noise=1e-2)),
     training_case(Training("resnet9_dawn_bf16", dawn_model, dawn_loss, dawn_jax_loss, images(DAWN_BATCH), bf16=True)),
 ]
