@@ -21,6 +21,7 @@ from dlc.passes.fuse import Fused, Group
 from dlc.passes.layout_tiles import SHORT_RUN as SHORT_RUN_OF_TILES
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of, row_run, runs_along_inner
+from dlc.passes.lower_contract_tiles import height_of
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
 
 CHUNK_BYTES = 32 << 10  # what one task of a pointwise kernel touches in its widest tensor
@@ -157,9 +158,11 @@ def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = No
     m, n, k, outer = product_sizes(node, swap)
     run = row_run(node, swap)
     run = run if run >= SHORT_RUN_OF_TILES else 0  # shorter ones are packed
-    rows, stack, wide = tiles or schedule_tiles.best(m, n, k, run)
+    stack, wide = tiles or schedule_tiles.best(m, n, k, run or m)
+    rows = height_of(run or m)
     stacks, panels = -(-(m // (run or m) * -(-(run or m) // rows)) // stack), -(-n // (TILE * wide))
-    mb, nb = _blocks(stacks, panels, outer, stack * rows * k * 4, target)
+    mb, nb = schedule_tiles.blocks(stacks, panels, outer, stack * rows * k * 4, TILE * wide * k * 4, target.l2_bytes,
+                                   1 if target.threads == 1 else 4 * target.threads)
     return schedule.Contract(TILE, stack * rows, TILE * wide, mb, nb, swap, run=run, stack=stack)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dlc.ir.loops import TILE
+from dlc.passes.lower_contract_tiles import height_of
 
 SUMS = 6  # registers that may hold sums, where fewer would wait for each other
 REGISTERS = 8
@@ -20,9 +21,8 @@ SHORT = 16  # pairs of the inner range
 
 
 class Tiles(NamedTuple):
-    """A register tile of stack x wide tiles of `rows` x 16 sums."""
+    """`stack` x `wide` tiles of sums."""
 
-    rows: int
     stack: int
     wide: int
 
@@ -33,15 +33,14 @@ def suits(m: int, n: int, k: int) -> bool:
 
 
 def best(m: int, n: int, k: int, run: int) -> Tiles:
-    """The tiles with the least estimated time for m rows, in runs of `run` rows (0: all) at one stride."""
+    """The tiles with the least estimated time for m rows, in runs of `run` rows at one stride."""
     return min(costs(m, n, k, run), key=lambda found: found[1])[0]
 
 
 def costs(m: int, n: int, k: int, run: int) -> Iterator[tuple[Tiles, float]]:
     """All tiles worth a thought with the estimated cycles of the whole contraction."""
-    run = run or m
-    down = -(-run // TILE)  # tiles of a run, of even heights
-    rows, down = -(-run // down), down * (m // run)
+    rows = height_of(run)
+    down = -(-run // rows) * (m // run)
     most = REGISTERS // 2 if REGISTERS // 2 * rows >= LATENCY else SUMS
     for stack in range(1, most + 1):
         for wide in range(1, most // stack + 1):
@@ -52,4 +51,23 @@ def costs(m: int, n: int, k: int, run: int) -> Iterator[tuple[Tiles, float]]:
             loads = stack * rows * again + wide * TILE  # two lines a cycle
             busy = max(sums * rows, loads / 2, LATENCY) + loads / 8 + (stack * rows + wide * TILE) / 2
             count = -(-down // stack) * -(-n // (wide * TILE))
-            yield Tiles(rows, stack, wide), count * (-(-k // TILE) * busy + 4 * sums * rows + 100)
+            yield Tiles(stack, wide), count * (-(-k // TILE) * busy + 4 * sums * rows + 100)
+
+
+def blocks(stacks: int, panels: int, outer: int, stack_bytes: int, panel_bytes: int, l2_bytes: int,
+           tasks: int) -> tuple[int, int]:
+    """Stacks and panels of a task: at least `tasks` tasks, rows that stay in the second-level cache while the columns
+    stream by, and the least that comes from behind that cache: all rows once for each block of columns, all columns
+    once for each block of rows."""
+    most, per = max(1, l2_bytes // 2 // stack_bytes), -(-tasks // outer)
+    found: list[tuple[float, int, int]] = []
+    for m_blocks in range(1, stacks + 1):
+        down = -(-stacks // m_blocks)
+        if down > most or (found and m_blocks > max(per, -(-stacks // most))):
+            continue
+        across = -(-panels // min(panels, -(-per // m_blocks)))
+        m_count, n_count = -(-stacks // down), -(-panels // across)
+        uneven = m_count * down * n_count * across / (stacks * panels)
+        traffic = stacks * stack_bytes * n_count + panels * panel_bytes * m_count
+        found.append((traffic * uneven, down, across))
+    return min(found)[1:]

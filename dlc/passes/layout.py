@@ -19,7 +19,14 @@ from dlc.ir import build, dtypes
 from dlc.ir.graph import Graph, Node, make, param, rewrite, substitute, unique
 from dlc.ir.ops import split_spec
 from dlc.passes.layout_pairs import pair_operands
-from dlc.passes.layout_tiles import columns_in_place, in_whole_steps, rows_in_place, with_other_columns, words_copied
+from dlc.passes.layout_tiles import (
+    columns_in_place,
+    in_whole_steps,
+    rows_in_place,
+    with_other_columns,
+    with_rows_in_tiles,
+    words_copied,
+)
 from dlc.passes.lower_contract import Parts, label_sizes, parts_of, strides_of
 from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
@@ -251,13 +258,9 @@ def _pack_tiles(node: Node, tile_of) -> Node:
 def _pack_tiles_as_they_are(node: Node, tile_of) -> Node:
     """Rows first, since the width of the columns' panels follows from how they lie."""
     swap, direct = tile_of(node).swap, columns_in_place(node, tile_of(node))
-    column_at, row_at = (0, 1) if swap else (1, 0)
+    column_at = 0 if swap else 1
     if not rows_in_place(node, swap):
-        if not direct:
-            node, direct = in_whole_steps(node, swap), False
-        sizes = label_sizes(node)
-        parts = parts_of(node.attrs["spec"], sizes, swap)
-        node = _with_panels(node, row_at, parts, parts.rows, 1, sizes)
+        node = with_rows_in_tiles(node if direct else in_whole_steps(node, swap), swap)
     tile, sizes = tile_of(node), label_sizes(node)
     if direct and columns_in_place(node, tile):
         return node

@@ -1,9 +1,8 @@
 """What tiles of a matrix unit ask of the operands of a contraction of pairs.
 
 A tile is loaded line by line: words side by side, lines at one distance. Of the rows' operand a line is a part of the
-inner range, of the columns' operand a part of the columns. An operand that does not lie so is copied, the rows to
-[batch..., row, inner], the columns to panels; an inner range that has no whole steps is then filled with zeros, in both
-operands.
+inner range, of the columns' operand a part of the columns. An operand that does not lie so is copied, the rows tile
+after tile, the columns to panels; an inner range that has no whole steps is then filled with zeros, in both operands.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from __future__ import annotations
 import math
 
 from dlc.ir import build, schedule
-from dlc.ir.graph import Node, make
+from dlc.ir.graph import Node, make, unique
 from dlc.ir.loops import TILE
 from dlc.ir.ops import split_spec
 from dlc.passes.lower_contract import label_sizes, parts_of, row_run, strides_of
-from dlc.passes.lower_contract_tiles import step_of
+from dlc.passes.lower_contract_tiles import height_of, step_of
 
 LEAST_STEP = 8  # pairs that are worth a step
 SHORT_STEP = 4  # those that are worth it where an operand is not copied nine times, as a window would be
@@ -77,12 +76,12 @@ def with_other_columns(node: Node, swap: bool) -> Node | None:
 
 
 def in_whole_steps(node: Node, swap: bool) -> Node:
-    """The contraction with an inner range of whole steps: where there are none, one label with zeros at its end."""
+    """The contraction with one inner label of whole steps, with zeros at its end where needed."""
     sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
     k = math.prod(sizes[x] for x in parts.inner)
     whole = -(-k // TILE) * TILE
-    if whole == k:
+    if whole == k and len(parts.inner) == 1:
         return node
     a, b, out = split_spec(node.attrs["spec"])
     label = parts.inner[-1]
@@ -92,8 +91,36 @@ def in_whole_steps(node: Node, swap: bool) -> Node:
         x = build.permute(x, [own.index(c) for c in (*rest, *parts.inner)], node.loc)
         shape = [sizes[c] for c in rest]
         x = build.reshape(x, [*shape, k], node.loc)
-        x = build.pad(x, [0] * x.ndim, [*(0 for _ in shape), whole - k], None, 0, node.loc)
+        if whole > k:
+            x = build.pad(x, [0] * x.ndim, [*(0 for _ in shape), whole - k], None, 0, node.loc)
         return x, "".join(rest) + label
 
     (x, a), (y, b) = flat(node.inputs[0], a), flat(node.inputs[1], b)
     return make("contract", (x, y), node.loc, **(node.attrs | {"spec": f"{a},{b}->{out}"}))
+
+
+def with_rows_in_tiles(node: Node, swap: bool) -> Node:
+    """The contraction with its row operand copied to [batch..., tile, step, row, pair]: a tile is one piece of memory.
+    Rows behind the last are zeros."""
+    which = 1 if swap else 0
+    sizes = label_sizes(node)
+    parts = parts_of(node.attrs["spec"], sizes, swap)
+    spec = list(split_spec(node.attrs["spec"])[:2])
+    own, out = spec[which], split_spec(node.attrs["spec"])[2]
+    lead = [*(x for x in own if sizes[x] == 1), *parts.batch]
+    order = [*lead, *parts.rows, *parts.inner]
+    m, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.inner))
+    high, step = height_of(m), step_of(sizes[parts.inner[-1]])
+    down, flat, shape = -(-m // high), len(lead), [sizes[x] for x in lead]
+    x = build.permute(node.inputs[which], [own.index(c) for c in order], node.loc)
+    x = build.reshape(x, [*shape, m, k], node.loc)
+    if m < down * high:
+        x = build.pad(x, [0] * (flat + 2), [*(0 for _ in lead), down * high - m, 0], None, 0, node.loc)
+    x = build.reshape(x, [*shape, down, high, k // step, step], node.loc)
+    turn = [*range(flat), flat, flat + 2, flat + 1, flat + 3]
+    x = make("barrier", (build.permute(x, turn, node.loc),), node.loc, uid=unique())
+    x = build.reshape(build.permute(x, turn), [*shape, down * high, k])
+    x = build.slice_(x, [0] * (flat + 2), [*shape, m, k])
+    inputs = list(node.inputs)
+    inputs[which], spec[which] = build.reshape(x, [sizes[c] for c in order]), "".join(order)
+    return make("contract", inputs, node.loc, **(node.attrs | {"spec": f"{spec[0]},{spec[1]}->{out}"}))

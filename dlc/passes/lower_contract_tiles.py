@@ -1,8 +1,8 @@
 """Contractions of pairs on a matrix unit: stack x wide tiles of sums at a time, over the whole inner range.
 
-Rows are cut in tiles of even heights inside a run of rows at one stride; the last tile of a run ends where the run
-ends, and computes some rows a second time. Columns come in panels that are as wide as the tiles. The sums go through
-scratch memory, where the epilogue takes them row by row as vectors.
+Rows are cut in tiles of even heights inside a run of rows at one stride. Where memory does not go on behind a run, its
+last tile ends with it, and computes some rows a second time. Columns come in panels that are as wide as the tiles. The
+sums go through scratch memory, where the epilogue takes them row by row as vectors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 4  # of a light epilogue
 
 def lower_tiles(tile: _Tile) -> Stmt:
     """The kernel's body."""
-    from dlc.passes.lower_contract import LIGHT, _left, _over_tiles, _runs
+    from dlc.passes.lower_contract import LIGHT, _in_bounds, _left, _over_tiles, _runs
 
     sched, parts = tile.sched, tile.parts
     stack, wide, high = sched.stack, sched.nr // TILE, sched.mr // sched.stack
@@ -37,12 +37,14 @@ def lower_tiles(tile: _Tile) -> Stmt:
     task = split_axis(_product(tile.extents(outer)) * n_blocks * m_blocks, "t")
     *outer_at, n_block, m_block = unflatten(task, (*tile.extents(outer), n_blocks, m_blocks))
     base = dict(zip(tile.axes(outer), outer_at, strict=True))
+    end = dict(zip(tile.axes(last), unflatten(loops.const(down * high - 1), tile.extents(last)), strict=True))
+    fits = m % high == 0 or _in_bounds(tile.operand(tile.row_value, end))
 
     def rows_at(number: Expr) -> tuple[dict[Expr, Expr], Expr, Expr]:
         """Of tile `number`: where its run is, its own first row, and the row that the computed ones begin with."""
         run, first = simplify(number // down), simplify(number % down * high)
         where = dict(zip(tile.axes(lead), unflatten(run, tile.extents(lead)), strict=True))
-        return where, first, first if m % high == 0 else simplify(loops.op("min", first, loops.const(m - high)))
+        return where, first, first if fits else simplify(loops.op("min", first, loops.const(m - high)))
 
     def row(position: Expr) -> dict[Expr, Expr]:
         return dict(zip(tile.axes(last), unflatten(simplify(position), tile.extents(last)), strict=True))
@@ -102,13 +104,18 @@ def lower_tiles(tile: _Tile) -> Stmt:
         t = loops.axis("t", stack)
         where, first, computed = rows_at(simplify(number * stack + t))
         again = simplify(first - computed)
-        extent = None if m % high == 0 else simplify(loops.const(high) - again)
+        extent = _left(m, high, simplify(simplify(number * stack + t) % down))
         body = lines(high, extent, lambda r: line(where | row(first + r), t * high + again + r))
         return loops.loop(t, body, "serial", _left(runs * down, stack, number))
 
     body = _over_tiles(n_block, sched.nb, panels, "nt",
                        lambda nt: _over_tiles(m_block, sched.mb, stacks, "mt", lambda mt: tiles(mt, nt)))
     return loops.loop(task, body, "parallel") if task.op == "axis" else body
+
+
+def height_of(run: int) -> int:
+    """Rows of a tile where `run` rows are cut in tiles of even heights."""
+    return -(-run // -(-run // TILE))
 
 
 def step_of(extent: int) -> int:
