@@ -8,7 +8,8 @@ the order of `launches`; elapsed nanoseconds are added to it, in a parallel Repe
 of all threads.
 
 The body of a parallel Repeat is a function of its own, run once by each worker: it takes iterations from a shared
-counter until there are none left. Launches side by side are one parallel loop over pieces of them.
+counter until there are none left. Launches side by side are one parallel loop over pieces of them. Launches and
+their arguments are tables (`llvm_tables`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 
-from dlc.codegen import llvm_types as lt
+from dlc.codegen import llvm_tables as frame
 from dlc.codegen.llvm_expr import EmitError
 from dlc.codegen.llvm_kernel import symbol
+from dlc.codegen.llvm_tables import Tables
 from dlc.codegen.target import CpuTarget
-from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
+from dlc.ir.program import Launch, Program, Repeat, Slot, Workers
 from dlc.passes.beside import pieces
 
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
@@ -67,36 +69,49 @@ class _Entry:
         self.parallel = False
         self._serial = 0
         self._launch = 0
-        self._bases: dict[Slot, str] = {}
+        self.tables = Tables(program)
         self.head: list[str] = []  # what the function being written does first
         self.space: Slot | None = None  # the workspace of the parallel Repeat being written
         self.helpers: list[str] = []  # dispatchers, constants and bodies of parallel Repeats
 
     def text(self) -> str:
         program = self.program
-        self.begin()
+        fields = {frame.SLOTS: "%slots", frame.ARENA: "%arena", frame.CONSTANTS: "@dlc_constants"}
+        if self.profile:
+            fields[frame.TIMES] = "%times"
+        self.begin(fields)
         self.steps(program.steps)
         times = ", ptr %times" if self.profile else ""
         define = f"define void @dlc_entry(ptr %slots, ptr %arena{times}) nounwind {{"
         parts = [f"; program {program.name}", define, "entry:", *self.head, *self.lines, "  ret void", "}"]
-        parts += self.helpers
+        parts += [*self.helpers, self.tables.text(self.parallel, self.profile)]
         if self.parallel:
             parts.append("declare void @dlc_parallel(ptr, ptr, i64, i64)")
         if self.profile:
             parts.append(_NOW)
         return "\n".join(parts)
 
-    def begin(self) -> None:
-        """The head of a function: where inputs and outputs are, and room for the arguments of a launch."""
-        program = self.program
-        for n, slot in enumerate((*program.inputs, *program.outputs)):
-            if slot.alias is None and slot not in self._bases:
-                self.head += [f"  %q{n} = getelementptr ptr, ptr %slots, i64 {n}",
-                              f"  %s{n} = load ptr, ptr %q{n}, align 8"]
-                self._bases[slot] = f"%s{n}"
-        rows = itertools.groupby(launches(program), lambda step: step.beside or id(step))
+    def begin(self, fields: dict[int, str], counters: Sequence[str] = ()) -> None:
+        """The head of a function: its frame, with the fields known so far, and room for the arguments of a launch."""
+        depth = 1 + max((len(r.steps) for step in launches(self.program) for r in step.all_args), default=0)
+        rows = itertools.groupby(launches(self.program), lambda step: step.beside or id(step))
         width = max((sum(len(step.all_args) for step in row) for _, row in rows), default=0)
-        self.head.append(f"  %args = alloca [{width + 1} x ptr], align 64")  # and %times, for launches side by side
+        self.head += [f"  %args = alloca [{max(width, 1)} x ptr], align 64",
+                      f"  %frame = alloca [{frame.COUNTERS + depth} x i64], align 64"]
+        for field, value in (fields | {frame.ARGS: "%args"}).items():
+            self.field(field, f"ptr {value}", self.head)
+        for n, counter in enumerate(counters):
+            self.field(frame.COUNTERS + n, f"i64 {counter}", self.head)
+
+    def field(self, number: int, value: str, lines: list[str]) -> None:
+        """Set a field of the frame."""
+        to = self.name()
+        lines += [f"  {to} = getelementptr i64, ptr %frame, i64 {number}", f"  store {value}, ptr {to}, align 8"]
+
+    def enter(self, counter: str) -> None:
+        """A loop's counter, from here on."""
+        self.field(frame.COUNTERS + len(self.counters), f"i64 {counter}", self.lines)
+        self.counters.append(counter)
 
     def name(self) -> str:
         self._serial += 1
@@ -107,127 +122,55 @@ class _Entry:
         self.lines.append(f"  {name} = {text}")
         return name
 
-    def base(self, slot: Slot) -> str:
-        while slot.alias is not None:
-            slot = slot.alias
-        found = self._bases.get(slot)
-        if found is not None:
-            return found
-        if slot.kind == "const":
-            name = self._bases[slot] = f"@dlc_const{len(self.helpers)}"
-            self.helpers.append(f"{name} = internal constant i64 {slot.value}")
-            return name
-        if slot.kind != "arena" or slot.offset < 0 or slot.private not in (None, self.space):
-            raise EmitError(f"{self.program.name}: slot {slot.name} ({slot.kind}) has no memory")
-        area = "%arena" if slot.private is None else "%space"
-        return area if slot.offset == 0 else self.emit(f"getelementptr i8, ptr {area}, i64 {slot.offset}")
-
-    def address(self, ref: Ref) -> str:
-        element, p = lt.memory_type(ref.slot.dtype), self.base(ref.slot)
-        if ref.start:
-            p = self.emit(f"getelementptr {element}, ptr {p}, i64 {ref.start}")
-        for counter, step in zip(self.counters, ref.steps, strict=False):
-            if step:
-                offset = self.emit(f"mul i64 {counter}, {step}")
-                p = self.emit(f"getelementptr {element}, ptr {p}, i64 {offset}")
-        return p
-
     def steps(self, steps: Sequence[Launch | Repeat]) -> None:
-        for number, row in itertools.groupby(steps, lambda step: step.beside if isinstance(step, Launch) else 0):
+        for (number, plain), group in itertools.groupby(steps, _row):
+            row = list(group)
             if number:
-                self.side_by_side(list(row))
-                continue
-            for step in row:
-                if isinstance(step, Launch):
-                    self.launch(step)
-                elif step.workers is not None:
-                    self.shared(step, step.workers)
-                else:
-                    self.repeat(step)
+                self.side_by_side(row)
+            elif plain:
+                self.launch(row)
+            else:
+                for step in row:
+                    if step.workers is not None:
+                        self.shared(step, step.workers)
+                    else:
+                        self.repeat(step)
 
     def arguments(self, launch: Launch, first: int = 0) -> str:
         """Write a launch's arguments to `%args`, from number `first` on; the function to be called with them."""
-        self.lines.append(f"  ; {launch.kernel.name}: {', '.join(ref.slot.name for ref in launch.all_args)}")
-        for n, ref in enumerate(launch.all_args, first):
-            p = self.address(ref)
-            to = self.emit(f"getelementptr ptr, ptr %args, i64 {n}")
-            self.lines.append(f"  store ptr {p}, ptr {to}, align 8")
+        to = self.emit(f"getelementptr ptr, ptr %args, i64 {first}") if first else "%args"
+        self.lines.append(f"  {self.tables.call(launch, to, self.space)}")
+        return self.function(launch)
+
+    def function(self, launch: Launch) -> str:
+        """What is to be called for a launch."""
         name = symbol(launch.kernel.name)
         return self.dispatcher(launch, name) if launch.more else name
 
-    def launch(self, launch: Launch) -> None:
-        name = self.arguments(launch)
-        before = self.emit("call i64 @dlc_now()") if self.profile else ""
-        tasks = launch.all_tasks
-        if launch.grain >= tasks:
-            self.lines.append(f"  call void @{name}(ptr %args, i64 0, i64 {tasks})")
-        else:
-            self.parallel = True
-            self.lines.append(f"  call void @dlc_parallel(ptr @{name}, ptr %args, i64 {tasks}, i64 {launch.grain})")
-        if self.profile:
-            after = self.emit("call i64 @dlc_now()")
-            spent = self.emit(f"sub i64 {after}, {before}")
-            p = self.emit(f"getelementptr i64, ptr %times, i64 {self._launch}")
-            if self.space is not None:
-                self.emit(f"atomicrmw add ptr {p}, i64 {spent} monotonic, align 8")
-            else:
-                total = self.emit(f"add i64 {self.emit(f'load i64, ptr {p}, align 8')}, {spent}")
-                self.lines.append(f"  store i64 {total}, ptr {p}, align 8")
-        self._launch += 1
+    def launch(self, row: Sequence[Launch]) -> None:
+        """Launches one after the other."""
+        first = len(self.tables.launches)
+        for launch in row:
+            self.tables.launch(self.function(launch), launch, self._launch, self.space)
+            self.parallel = self.parallel or launch.grain < launch.all_tasks
+            self._launch += 1
+        self.lines.append(f"  ; {', '.join(_one_line(launch.kernel.name) for launch in row)}")
+        self.lines.append(f"  call void @dlc_run(ptr %args, ptr %frame, i64 {first}, i64 {first + len(row)})")
 
     def side_by_side(self, row: Sequence[Launch]) -> None:
         """One parallel loop over pieces of several launches."""
-        self._serial += 1
-        name, first = f"dlc_beside{self._serial}", self._launch
-        functions, starts = [], [0]
+        functions, starts, first = [], [0], self._launch
         for launch in row:
             functions.append(self.arguments(launch, starts[-1]))
             starts.append(starts[-1] + len(launch.all_args))
             self._launch += 1
-        if self.profile:
-            to = self.emit(f"getelementptr ptr, ptr %args, i64 {starts[-1]}")
-            self.lines.append(f"  store ptr %times, ptr {to}, align 8")
-        table = pieces(row, self.threads)
-        rows = ", ".join(f"%dlc_piece_t {{ ptr @{functions[k]}, i64 {starts[k]}, i64 {begin}, i64 {end}, "
-                         f"i64 {first + k} }}" for k, begin, end in table)
-        if not any("%dlc_piece_t = " in helper for helper in self.helpers):
-            self.helpers.append("%dlc_piece_t = type { ptr, i64, i64, i64, i64 }")
-        timed = before = ""
-        if self.profile:
-            before = "  %before = call i64 @dlc_now()\n"
-            timed = f"""
-  %after = call i64 @dlc_now()
-  %spent = sub i64 %after, %before
-  %timesp = getelementptr ptr, ptr %args, i64 {starts[-1]}
-  %times = load ptr, ptr %timesp, align 8
-  %placep = getelementptr %dlc_piece_t, ptr %piece, i64 0, i32 4
-  %place = load i64, ptr %placep, align 8
-  %time = getelementptr i64, ptr %times, i64 %place
-  %ignored = atomicrmw add ptr %time, i64 %spent monotonic, align 8"""
-        self.helpers.append(f"""@{name}_pieces = internal constant [{len(table)} x %dlc_piece_t] [{rows}]
-define internal void @{name}(ptr %args, i64 %begin, i64 %end) nounwind {{
-entry:
-  br label %next
-next:
-  %k = phi i64 [ %begin, %entry ], [ %more, %next ]
-  %piece = getelementptr %dlc_piece_t, ptr @{name}_pieces, i64 %k
-  %firstp = getelementptr %dlc_piece_t, ptr %piece, i64 0, i32 1
-  %fromp = getelementptr %dlc_piece_t, ptr %piece, i64 0, i32 2
-  %top = getelementptr %dlc_piece_t, ptr %piece, i64 0, i32 3
-  %function = load ptr, ptr %piece, align 8
-  %first = load i64, ptr %firstp, align 8
-  %from = load i64, ptr %fromp, align 8
-  %to = load i64, ptr %top, align 8
-  %own = getelementptr ptr, ptr %args, i64 %first
-{before}  call void %function(ptr %own, i64 %from, i64 %to){timed}
-  %more = add nuw nsw i64 %k, 1
-  %again = icmp slt i64 %more, %end
-  br i1 %again, label %next, label %leave
-leave:
-  ret void
-}}""")
+        table, at = pieces(row, self.threads), len(self.tables.pieces)
+        for k, begin, end in table:
+            self.tables.piece(functions[k], starts[k], begin, end, first + k)
+        start = self.emit(f"getelementptr {frame.PIECE}, ptr @dlc_pieces, i64 {at}")
+        self.field(frame.PIECES, f"ptr {start}", self.lines)
         self.parallel = True
-        self.lines.append(f"  call void @dlc_parallel(ptr @{name}, ptr %args, i64 {len(table)}, i64 1)")
+        self.lines.append(f"  call void @dlc_parallel(ptr @dlc_beside, ptr %frame, i64 {len(table)}, i64 1)")
 
     def dispatcher(self, launch: Launch, kernel: str) -> str:
         """A function over the tasks of all segments, which calls the kernel for the part of each that it is given."""
@@ -277,7 +220,7 @@ leave:
         self.lines.append(f"  br label %{label}")
         at, enter = len(self.lines), self.label
         self.label = label
-        self.counters.append(counter)
+        self.enter(counter)
         self.steps(repeat.body)
         self.counters.pop()
         again = self.name()
@@ -295,39 +238,40 @@ leave:
             return
         self._serial += 1
         name = f"dlc_each{self._serial}"
-        context, taken = f"%context{self._serial}", f"%taken{self._serial}"
-        self.head += [f"  {context} = alloca [{4 + len(self.counters)} x i64], align 64",
-                      f"  {taken} = alloca i64, align 64"]
+        taken = f"%taken{self._serial}"
+        self.head.append(f"  {taken} = alloca i64, align 64")
         self.lines.append(f"  store i64 0, ptr {taken}, align 8")
-        values = ["%slots", "%arena", "%times" if self.profile else "null", taken]
-        for n, (kind, value) in enumerate([*(("ptr", v) for v in values), *(("i64", c) for c in self.counters)]):
-            to = self.emit(f"getelementptr i64, ptr {context}, i64 {n}")
-            self.lines.append(f"  store {kind} {value}, ptr {to}, align 8")
-        outer = self.lines, self.head, self._bases, self.label, self.counters
+        self.field(frame.TAKEN, f"ptr {taken}", self.lines)
+        outer = self.lines, self.head, self.label, self.counters
         self.helpers.append(self.worker(name, repeat, workers))
-        self.lines, self.head, self._bases, self.label, self.counters = outer
+        self.lines, self.head, self.label, self.counters = outer
         self.space = None
         self.parallel = True
-        self.lines.append(f"  call void @dlc_parallel(ptr @{name}, ptr {context}, i64 {workers.count}, i64 1)")
+        self.lines.append(f"  call void @dlc_parallel(ptr @{name}, ptr %frame, i64 {workers.count}, i64 1)")
+
+    def load(self, field: int, kind: str, value: str) -> None:
+        """A field of the caller's frame."""
+        place = self.name()
+        self.head += [f"  {place} = getelementptr i64, ptr %caller, i64 {field}",
+                      f"  {value} = load {kind}, ptr {place}, align 8"]
 
     def worker(self, name: str, repeat: Repeat, workers: Workers) -> str:
-        """The function of one worker; `%worker` is its number."""
-        outer = len(self.counters)
+        """The function of one worker; `%worker` is its number. It begins with the frame of its caller."""
+        outer = self.counters
         self.lines, self.head, self.label = [], [], "entry"
-        self._bases = {s: base for s, base in self._bases.items() if s.kind == "const"}
         self.counters, self.space = [], workers.space
-        named = ["%slots", "%arena", "%times", "%taken"]
-        for n in range(4 + outer):
-            place = self.name()
-            value = named[n] if n < 4 else self.name()
-            self.head += [f"  {place} = getelementptr i64, ptr %context, i64 {n}",
-                          f"  {value} = load {'ptr' if n < 4 else 'i64'}, ptr {place}, align 8"]
-            if n >= 4:
-                self.counters.append(value)
+        kept = {frame.SLOTS: "%slots", frame.ARENA: "%arena", frame.TIMES: "%times", frame.TAKEN: "%taken"}
+        if not self.profile:
+            del kept[frame.TIMES]
+        for field, value in kept.items():
+            self.load(field, "ptr", value)
+        for n in range(len(outer)):
+            self.counters.append(self.name())
+            self.load(frame.COUNTERS + n, "i64", self.counters[-1])
         share = workers.space.nbytes // workers.count
         self.head += [f"  %start = getelementptr i8, ptr %arena, i64 {workers.space.offset}",
                       f"  %skip = mul i64 %worker, {share}", "  %space = getelementptr i8, ptr %start, i64 %skip"]
-        self.begin()
+        self.begin(kept | {frame.SPACE: "%space", frame.CONSTANTS: "@dlc_constants"}, self.counters)
         self.lines += ["  br label %take", "take:", "  %turn = atomicrmw add ptr %taken, i64 1 monotonic, align 8",
                        f"  %some = icmp slt i64 %turn, {repeat.count}", "  br i1 %some, label %work, label %leave",
                        "work:"]
@@ -335,7 +279,17 @@ leave:
         for extent in reversed(repeat.ranges):
             places.append(self.emit(f"urem i64 {rest}, {extent}"))
             rest = self.emit(f"udiv i64 {rest}, {extent}")
-        self.counters += reversed(places)
+        for place in reversed(places):
+            self.enter(place)
         self.steps(repeat.body)
-        return "\n".join([f"define internal void @{name}(ptr %context, i64 %worker, i64 %end) nounwind {{", "entry:",
+        return "\n".join([f"define internal void @{name}(ptr %caller, i64 %worker, i64 %end) nounwind {{", "entry:",
                           *self.head, *self.lines, "  br label %take", "leave:", "  ret void", "}"])
+
+
+def _row(step: Launch | Repeat) -> tuple[int, bool]:
+    """Equal for neighbours that are written together."""
+    return (step.beside, True) if isinstance(step, Launch) else (0, False)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ")

@@ -1,0 +1,232 @@
+"""The launches of a program as tables, and the functions that walk them.
+
+    define internal void @dlc_run(ptr %args, ptr %frame, i64 %begin, i64 %end)
+    define internal void @dlc_beside(ptr %frame, i64 %begin, i64 %end)
+    define internal void @dlc_arguments(ptr %args, ptr %frame, i64 %first, i64 %count, i64 %depth)
+
+`dlc_run` makes the launches from number `%begin` to `%end` of the table, `dlc_beside` pieces of launches that run side
+by side, and `dlc_arguments` writes the addresses of one launch's arguments. An argument is a row of another table:
+where it is based, its offset in bytes, and the bytes that it advances with each counter of the enclosing Repeats,
+`%depth` numbers. A base from 0 on is an input or output of the program; -1, -2, -3 are fields of the frame: the arena,
+the workspace, the constants.
+
+Tables are data and need no code generation, which for hundreds of launches would take as long as that of the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dlc.codegen.llvm_expr import EmitError
+from dlc.ir.program import Launch, Program, Slot
+
+# The fields of a frame, words of 8 bytes: what the launches of one function find their arguments by.
+SLOTS, ARENA, SPACE, CONSTANTS, TIMES, TAKEN, ARGS, PIECES, COUNTERS = range(9)
+
+_ARGUMENTS = f"""define internal void @dlc_arguments(
+    ptr %args, ptr %frame, i64 %first, i64 %count, i64 %depth) nounwind {{
+entry:
+  %slots = load ptr, ptr %frame, align 8
+  %counters = getelementptr i64, ptr %frame, i64 {COUNTERS}
+  %start = getelementptr i64, ptr @dlc_rows, i64 %first
+  %moves = icmp sgt i64 %depth, 0
+  br label %argument
+argument:
+  %k = phi i64 [ 0, %entry ], [ %next, %place ]
+  %row = phi ptr [ %start, %entry ], [ %after, %place ]
+  %base = load i64, ptr %row, align 8
+  %field = sub i64 0, %base
+  %given = icmp sge i64 %base, 0
+  %list = select i1 %given, ptr %slots, ptr %frame
+  %number = select i1 %given, i64 %base, i64 %field
+  %found = getelementptr ptr, ptr %list, i64 %number
+  %pointer = load ptr, ptr %found, align 8
+  %offsetp = getelementptr i64, ptr %row, i64 1
+  %fixed = load i64, ptr %offsetp, align 8
+  %steps = getelementptr i64, ptr %row, i64 2
+  %after = getelementptr i64, ptr %steps, i64 %depth
+  br i1 %moves, label %move, label %place
+move:
+  %d = phi i64 [ 0, %argument ], [ %deeper, %move ]
+  %sum = phi i64 [ %fixed, %argument ], [ %moved, %move ]
+  %stepp = getelementptr i64, ptr %steps, i64 %d
+  %step = load i64, ptr %stepp, align 8
+  %counterp = getelementptr i64, ptr %counters, i64 %d
+  %counter = load i64, ptr %counterp, align 8
+  %way = mul i64 %step, %counter
+  %moved = add i64 %sum, %way
+  %deeper = add nuw nsw i64 %d, 1
+  %again = icmp slt i64 %deeper, %depth
+  br i1 %again, label %move, label %place
+place:
+  %offset = phi i64 [ %fixed, %argument ], [ %moved, %move ]
+  %address = getelementptr i8, ptr %pointer, i64 %offset
+  %to = getelementptr ptr, ptr %args, i64 %k
+  store ptr %address, ptr %to, align 8
+  %next = add nuw nsw i64 %k, 1
+  %more = icmp slt i64 %next, %count
+  br i1 %more, label %argument, label %leave
+leave:
+  ret void
+}}"""
+
+
+_LAUNCH = "{ ptr, i64, i64, i64, i64, i64, i64 }"  # function, first word, arguments, depth, tasks, grain, number
+PIECE = "{ ptr, i64, i64, i64, i64 }"  # function, first argument, first task, end, number of the launch
+
+
+def _run(parallel: bool, profile: bool) -> str:
+    """The text of `dlc_run`. With `profile` the time of each launch is added to its number's."""
+    before, after = _timed(profile)
+    here = "  call void %function(ptr %args, i64 0, i64 %tasks)"
+    call = here if not parallel else f"""  %alone = icmp sge i64 %grain, %tasks
+  br i1 %alone, label %here, label %spread
+here:
+{here}
+  br label %done
+spread:
+  call void @dlc_parallel(ptr %function, ptr %args, i64 %tasks, i64 %grain)
+  br label %done
+done:"""
+    names = "first", "count", "depth", "tasks", "grain", "number"
+    fields = _loaded(names, _LAUNCH, "%launch")
+    return f"""define internal void @dlc_run(ptr %args, ptr %frame, i64 %begin, i64 %end) nounwind {{
+entry:
+  br label %next
+next:
+  %k = phi i64 [ %begin, %entry ], [ %more, %{"done" if parallel else "next"} ]
+  %launch = getelementptr {_LAUNCH}, ptr @dlc_launches, i64 %k
+  %function = load ptr, ptr %launch, align 8
+{fields}
+  call void @dlc_arguments(ptr %args, ptr %frame, i64 %first, i64 %count, i64 %depth)
+{before}{call}{after}
+  %more = add nuw nsw i64 %k, 1
+  %again = icmp slt i64 %more, %end
+  br i1 %again, label %next, label %leave
+leave:
+  ret void
+}}"""
+
+
+def _beside(profile: bool) -> str:
+    """The text of `dlc_beside`, whose pieces are numbered from the frame's first one on."""
+    before, after = _timed(profile)
+    return f"""define internal void @dlc_beside(ptr %frame, i64 %begin, i64 %end) nounwind {{
+entry:
+  %argsp = getelementptr i64, ptr %frame, i64 {ARGS}
+  %args = load ptr, ptr %argsp, align 8
+  %piecesp = getelementptr i64, ptr %frame, i64 {PIECES}
+  %pieces = load ptr, ptr %piecesp, align 8
+  br label %next
+next:
+  %k = phi i64 [ %begin, %entry ], [ %more, %next ]
+  %piece = getelementptr {PIECE}, ptr %pieces, i64 %k
+  %function = load ptr, ptr %piece, align 8
+{_loaded(("first", "from", "to", "number"), PIECE, "%piece")}
+  %own = getelementptr ptr, ptr %args, i64 %first
+{before}  call void %function(ptr %own, i64 %from, i64 %to){after}
+  %more = add nuw nsw i64 %k, 1
+  %again = icmp slt i64 %more, %end
+  br i1 %again, label %next, label %leave
+leave:
+  ret void
+}}"""
+
+
+def _loaded(names: Sequence[str], record: str, place: str) -> str:
+    """Loads of a record's fields after the function."""
+    return "\n".join(f"""  %{name}p = getelementptr {record}, ptr {place}, i64 0, i32 {n}
+  %{name} = load i64, ptr %{name}p, align 8""" for n, name in enumerate(names, 1))
+
+
+def _timed(profile: bool) -> tuple[str, str]:
+    """What comes before and after a call whose time is added to that of launch `%number`."""
+    if not profile:
+        return "", ""
+    return "  %before = call i64 @dlc_now()\n", f"""
+  %after = call i64 @dlc_now()
+  %spent = sub i64 %after, %before
+  %timesp = getelementptr i64, ptr %frame, i64 {TIMES}
+  %times = load ptr, ptr %timesp, align 8
+  %time = getelementptr i64, ptr %times, i64 %number
+  %ignored = atomicrmw add ptr %time, i64 %spent monotonic, align 8"""
+
+
+class Tables:
+    """The tables of one program."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.numbers: dict[Slot, int] = {}
+        for n, slot in enumerate((*program.inputs, *program.outputs)):
+            if slot.alias is None:
+                self.numbers.setdefault(slot, n)
+        self.words = 0
+        self.arguments: list[str] = []  # a line for each launch
+        self.launches: list[str] = []
+        self.pieces: list[str] = []
+        self.constants: list[int] = []
+
+    def launch(self, function: str, launch: Launch, number: int, space: Slot | None) -> None:
+        """One more launch, of the function `@function`; `number` is the one of its time, `space` the workspace."""
+        first, depth = self.rows(launch, space)
+        numbers = first, len(launch.all_args), depth, launch.all_tasks, launch.grain, number
+        self.launches.append(f"  {_LAUNCH} {{ ptr @{function}, {', '.join(f'i64 {n}' for n in numbers)} }}")
+
+    def piece(self, function: str, first: int, begin: int, end: int, number: int) -> None:
+        """One more piece: tasks of a launch whose arguments begin at `first`."""
+        numbers = ", ".join(f"i64 {n}" for n in (first, begin, end, number))
+        self.pieces.append(f"  {PIECE} {{ ptr @{function}, {numbers} }}")
+
+    def call(self, launch: Launch, args: str, space: Slot | None) -> str:
+        """The call that writes the launch's arguments to `args`."""
+        first, depth = self.rows(launch, space)
+        count = len(launch.all_args)
+        return f"call void @dlc_arguments(ptr {args}, ptr %frame, i64 {first}, i64 {count}, i64 {depth})"
+
+    def rows(self, launch: Launch, space: Slot | None) -> tuple[int, int]:
+        """Rows for the launch's arguments: the first one's place in the table, and their depth."""
+        refs, first = launch.all_args, self.words
+        depth = max((d + 1 for ref in refs for d, step in enumerate(ref.steps) if step), default=0)
+        words: list[int] = []
+        for ref in refs:
+            size = ref.slot.dtype.itemsize
+            base, offset = self.base(ref.slot, space)
+            words += (base, offset + ref.start * size, *(s * size for s in (*ref.steps, *(0,) * depth)[:depth]))
+        self.words += len(words)
+        note = f"{launch.kernel.name}: {', '.join(ref.slot.name for ref in refs)}"
+        self.arguments.append(f"  ; {_one_line(note)}\n  {', '.join(f'i64 {w}' for w in words)}")
+        return first, depth
+
+    def base(self, slot: Slot, space: Slot | None) -> tuple[int, int]:
+        """A row's base, and the slot's offset from there."""
+        while slot.alias is not None:
+            slot = slot.alias
+        if slot in self.numbers:
+            return self.numbers[slot], 0
+        if slot.kind == "const":
+            if slot.value not in self.constants:
+                self.constants.append(slot.value)
+            return -CONSTANTS, 8 * self.constants.index(slot.value)
+        if slot.kind != "arena" or slot.offset < 0 or slot.private not in (None, space):
+            raise EmitError(f"{self.program.name}: slot {slot.name} ({slot.kind}) has no memory")
+        return -ARENA if slot.private is None else -SPACE, slot.offset
+
+    def text(self, parallel: bool, profile: bool) -> str:
+        """The tables and their functions."""
+        parts = []
+        for name, kind, count, rows in (
+            ("constants", "i64", len(self.constants), [f"  i64 {c}" for c in self.constants]),
+            ("rows", "i64", self.words, self.arguments),
+            ("launches", _LAUNCH, len(self.launches), self.launches),
+            ("pieces", PIECE, len(self.pieces), self.pieces),
+        ):
+            parts += [f"@dlc_{name} = internal constant [{count} x {kind}] [", ",\n".join(rows), "]"]
+        functions = [_ARGUMENTS, _run(parallel, profile)]
+        if self.pieces:
+            functions.append(_beside(profile))
+        return "\n".join([*parts, *functions])
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ")
