@@ -38,6 +38,7 @@ from dlc.ir.loops import (
     If,
     Kernel,
     Mma,
+    Registers,
     Seq,
     Stmt,
     Store,
@@ -90,6 +91,7 @@ def launch_shape(kernel: Kernel) -> Launch:
 
 
 LONG = 16  # stores to registers of a loop's body that is not to be copied
+REGISTERS = 1 << 16  # of a multiprocessor
 STATIC_SHARED = 48 << 10  # bytes; more has to be asked for at launch
 
 
@@ -144,6 +146,7 @@ class KernelEmitter(Expressions):
         self.maps: dict[tuple, str] = {}
         self.in_flight: dict[Buffer, None] = {}  # sums that an Mma may still be adding to
         self.warpgroups = any(isinstance(s, Mma) and s.lanes == 128 for s in walk(kernel.body))
+        self.multiplies = any(isinstance(s, Mma) for s in walk(kernel.body))
 
     def function(self) -> str:
         k = self.kernel
@@ -204,6 +207,9 @@ class KernelEmitter(Expressions):
                 self.mma(s)
             elif isinstance(s, (Arrive, Await, Bulk)):
                 self.gate(s)
+            elif isinstance(s, Registers):
+                more = s.count > REGISTERS // self.launch.block
+                self.line(f"{'more' if more else 'fewer'}_registers<{s.count}>();")
             elif isinstance(s, Store):
                 end = at
                 while end < len(stmts) and isinstance(stmts[end], Store):
@@ -457,6 +463,8 @@ class KernelEmitter(Expressions):
             self.line(f"const int {end} = hidden({extent});")
             self.line("#pragma unroll 1")
             extent = end
+        elif self.multiplies and writes_only(s.body):
+            self.line("#pragma unroll 1")
         i = self.name(s.axis, s.axis.attr[0])
         self.serial += not written_out
         self.open(f"for ({type_} {i} = 0; {i} < {extent}; ++{i})")
@@ -581,6 +589,12 @@ def long_tiles(stmt: Stmt) -> bool:
     if not products or any(x.a_order == "sums" for x in products):
         return False
     return copies_of_stores(stmt) >= LONG
+
+
+def writes_only(stmt: Stmt) -> bool:
+    """Is this the body of a loop over results of matrix instructions? Written out, it reads too much ahead."""
+    inner = list(walk(stmt))
+    return any(isinstance(x, Store) for x in inner) and not any(isinstance(x, Mma) for x in inner)
 
 
 def copies_of_stores(stmt: Stmt) -> int:

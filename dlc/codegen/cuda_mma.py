@@ -30,6 +30,14 @@ template <int N> __device__ __forceinline__ void sync_first() {
     asm volatile("bar.sync 1, %0;" :: "n"(N) : "memory");
 }"""
 
+REGISTERS = """// what a group of 128 threads gives back others may take; these wait until there is as much
+template <int N> __device__ __forceinline__ void fewer_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(N));
+}
+template <int N> __device__ __forceinline__ void more_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N));
+}"""
+
 SWIZZLED = """// where element c of a row stands that has 128 bytes in eight pieces
 template <typename T> __device__ __forceinline__ int swizzled(unsigned row, unsigned c, T) {
     constexpr unsigned piece = 16 / sizeof(T);
@@ -131,7 +139,7 @@ __device__ __forceinline__ void mma_held_16(float (&d)[N / 8][4], const T (*a)[4
 _FUNCTIONS = ((("copy_async", "commit_copies", "wait_copies"), ASYNC),
               (("swizzled", "mma_16", "mma_held_16"), SWIZZLED), (("fence_shared", "wgmma_"), WARPGROUP),
               (("mma_16", "mma_held_16"), WARP), (("_held_",), HELD), (("mma_held_16",), WARP_HELD),
-              (("sync_first<",), SYNC_FIRST), (("gate_",), GATES))
+              (("sync_first<",), SYNC_FIRST), (("_registers<",), REGISTERS), (("gate_",), GATES))
 
 
 def matrix_functions(text: str) -> str:

@@ -63,7 +63,7 @@ class _Names:
         if isinstance(value, Tensor):
             self.of.setdefault(id(value), ".".join(path))
             return
-        if id(value) in self.seen or depth > MAX_DEPTH:
+        if id(value) in self.seen or depth > MAX_DEPTH or inspect.ismodule(value):
             return
         if isinstance(value, Mapping):
             items = [(self.word(k), v) for k, v in value.items()]

@@ -60,6 +60,8 @@ Statements:
                             this one thread starts a copy of a box of global memory to shared memory, row after row from
                             `index` on: `view.box` elements of a tensor in `source` from position `at`, zeros outside of
                             it. It may take place any time until the gate's phase completes
+    Registers(count)        from here on each thread may use `count` registers: groups of 128 threads with little to do
+                            leave theirs to the others. All threads of a group come here, once
 
 Buffers: `global` ones are the kernel's parameters, addressed by one flat element offset. `shared` (scratch of one
 parallel iteration: a CPU thread's stack, a GPU block's shared memory) and `reg` have a shape and as many indices as
@@ -345,6 +347,11 @@ class Drain(Stmt):
 @dataclass(frozen=True, eq=False)
 class Async(Stmt):
     body: Stmt
+
+
+@dataclass(frozen=True, eq=False)
+class Registers(Stmt):
+    count: int
 
 
 @dataclass(frozen=True, eq=False)

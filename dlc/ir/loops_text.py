@@ -16,7 +16,8 @@
 an Mma by groups of 128 (with `=` a fresh one), `tilemma(16, 512, 32) acc[0, 0] += x[i*512] * w[j]` a TileMma over 16
 pairs with rows 512 and 32 elements apart, `drain sums[0, 0] = acc[0, 0]` a Drain, `prefetch x[i]` a Prefetch, `async:`
 an Async, `wait copy 2` a Wait, `arrive(8) free[s]` an Arrive, `await free[s] 2` an Await,
-`bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a Bulk: box, size and stride of each axis.
+`bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a Bulk: box, size and stride of each axis,
+`registers 40` a Registers.
 
 Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the others are calls, `f32(x)` is a cast and
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
@@ -57,6 +58,7 @@ from dlc.ir.loops import (
     Kernel,
     Mma,
     Prefetch,
+    Registers,
     Seq,
     Stmt,
     Store,
@@ -186,6 +188,8 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         return [f"{pad}sync {stmt.threads}" if stmt.threads else pad + "sync"]
     if isinstance(stmt, Wait):
         return [f"{pad}wait {stmt.what} {stmt.pending}"]
+    if isinstance(stmt, Registers):
+        return [f"{pad}registers {stmt.count}"]
     if isinstance(stmt, Async):
         return [f"{pad}async:", *_block(stmt.body, names, pad + "  ")]
     lets, scope = _lets(exprs(stmt), names, pad)
@@ -515,6 +519,8 @@ class _Parser:
             (buffer, index), rest = self.places(text[9:], scope, depth + 9)
             rest.done()
             made = [Prefetch(buffer, index)]
+        elif text.startswith("registers ") and text[10:].isdecimal():
+            made = [Registers(int(text[10:]))]
         elif match := _ARRIVE.match(text):
             (gate, (slot,)), _ = self.places(match[2], scope, depth + match.start(2))
             made = [Arrive(gate, slot, int(match[1]))]

@@ -38,6 +38,7 @@ from dlc.ir.loops import (
     Kernel,
     Mma,
     Prefetch,
+    Registers,
     Seq,
     Stmt,
     Store,
@@ -227,6 +228,9 @@ class _Verifier:
             self.tiles(stmt, axes, buffers, guarded)
         if isinstance(stmt, (Arrive, Await, Bulk)):
             self.gate(stmt, axes, buffers)
+        if isinstance(stmt, Registers) and (stmt.count % 8 or not 24 <= stmt.count <= 256
+                                            or not any(f.kind == "lane" for f in axes.values())):
+            raise self.fail(f"{stmt.count} registers: a thread has 24 to 256, in steps of 8")
         for e in exprs(stmt):
             self.expression(e, axes, buffers, live)
         if isinstance(stmt, For):

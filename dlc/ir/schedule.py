@@ -132,11 +132,14 @@ class GpuContract:
         return self.bn
 
 
+MANY_SUMS = 96  # in a thread: with as many other values, more registers than two groups of 128 and a warp have
+
+
 @dataclass(frozen=True)
 class GpuMma:
     """Matrix instructions on tiles in shared memory: a block computes bm x bn results in steps of bk, with a ring of
     `stages` tiles of each operand. Groups of `lanes` threads (128: wgmma, 32: mma.sync) stand gm x gn in the block.
-    Registers are to suffice for `blocks` blocks on a multiprocessor. With `bulk` a warp of its own copies the tiles,
+    Registers are to suffice for `blocks` blocks on a multiprocessor. With `bulk` threads of their own copy the tiles,
     where they are boxes in memory, and `persistent` blocks at most share all tiles."""
 
     bm: int = 128
@@ -157,9 +160,16 @@ class GpuMma:
         return self.gm * self.gn * self.lanes
 
     @property
+    def copying(self) -> int:
+        """Threads of a block that copy in bulk: a warp, or a group of 128 that leaves the others its registers where
+        each of these holds many sums."""
+        many = self.gm * self.gn > 1 and self.bm * self.bn >= MANY_SUMS * self.threads
+        return (128 if many else 32) * self.bulk
+
+    @property
     def block(self) -> int:
         """Threads of a block."""
-        return self.threads + 32 * self.bulk
+        return self.threads + self.copying
 
     @property
     def nr(self) -> int:

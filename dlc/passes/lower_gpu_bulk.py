@@ -1,9 +1,10 @@
 """Contractions by matrix instructions whose tiles are copied in bulk by a thread of their own (`GpuMma.bulk`).
 
-The threads of a block have roles: groups of 128 multiply, and one thread of a further warp keeps a ring of tiles full,
-as far ahead as the ring is long. Two gates a stage say that its tiles are there and that they are no longer needed, so
-neither side waits for more than it must. With `persistent` blocks the ring runs on into a block's next tile while the
-results of the last one are written.
+The threads of a block have roles: groups of 128 multiply, and one further thread keeps a ring of tiles full, as far
+ahead as the ring is long. Where sums fill the registers it stands in a group of 128 that leaves most of its own to the
+others (`Registers`), which a single warp could not. Two gates a stage say that its tiles are there and that they are no
+longer needed, so neither side waits for more than it must. With `persistent` blocks the ring runs on into a block's
+next tile while the results of the last one are written.
 
 A tile is a box of a tensor in memory: one label contiguous, 64 elements of it a row of the tile; the labels across
 walk whole extents, or parts of one. Labels that move by the same stride (a window's position and its tap) are one axis
@@ -24,6 +25,8 @@ from dlc.passes.lower_gpu_contract import GpuTile, stride_one, tile_origin
 ROW = 64  # elements of a row of a shared tile
 RANK = 5  # axes of a tensor that can be copied from
 ALIGNED = 8  # elements of 16 bytes
+REGISTERS = 512  # of a multiprocessor, in units of a group's 128 threads
+TO_COPY = 40  # registers of a thread that copies
 
 _ZERO = loops.const(0)
 
@@ -159,6 +162,12 @@ def panels(tile: GpuTile) -> tuple[BulkPanel, BulkPanel] | None:
     return (a, b) if a.possible and b.possible else None
 
 
+def shares(groups: int) -> tuple[list[Stmt], list[Stmt]]:
+    """Registers of the threads that multiply, `groups` groups of 128, and of the one group that copies."""
+    total = REGISTERS // (groups + 1) // 8 * 8 * (groups + 1)  # what a block starts with
+    return [loops.Registers((total - TO_COPY) // groups // 8 * 8)], [loops.Registers(TO_COPY)]
+
+
 def lower_bulk(tile: GpuTile, both: tuple[BulkPanel, BulkPanel], results) -> Stmt:
     """The kernel; `results(acc, t, origin, group)` gives the epilogue and the shared memory that it needs."""
     sched: schedule.GpuMma = tile.sched  # type: ignore[assignment]
@@ -231,7 +240,8 @@ def lower_bulk(tile: GpuTile, both: tuple[BulkPanel, BulkPanel], results) -> Stm
             one, loops.Wait("mma", 0), release(end), epilogue,
         )
 
-    consumer = loops.Seq((loops.Alloc(acc), each_tile(multiply)))
+    more, fewer = shares(threads // 128) if sched.copying == 128 else ((), ())
+    consumer = loops.Seq((*more, loops.Alloc(acc), each_tile(multiply)))
     role = loops.If(loops.op("lt", t, loops.const(threads)), consumer,
-                    loops.If(loops.op("eq", t, loops.const(threads)), producer()))
+                    loops.seq(*fewer, loops.If(loops.op("eq", t, loops.const(threads)), producer())))
     return launch(b, t, role, [*(p.shared for p in both), *shared, full, free])

@@ -25,6 +25,7 @@ PIECE = 8  # elements of an asynchronous copy
 ROW = 64  # elements of a row of a shared tile
 
 FAR = 4096  # bytes between neighbours from which it does not matter how many
+MOST_WORDS = 128  # that a thread reads before it needs the first: more do not fit beside the sums
 STAGED = 16 << 10  # bytes of results in shared memory, without what their rows are longer
 
 _ZERO = loops.const(0)
@@ -204,8 +205,11 @@ def _results(tile: GpuTile, sched: schedule.GpuMma, acc: Buffer, t: Expr, origin
     lanes = max(1, 16 // max(u.node.dtype.itemsize for u in tile.body.group.units))
     run, other = (sched.bm, width) if along_rows else (width, sched.bm)
     vectors = run * other // lanes
-    u, v = loops.axis("u", -(-vectors // sched.threads)), loops.axis("v", lanes)
-    at = simplify(u * sched.threads + t)
+    each = -(-vectors // sched.threads)
+    most = max(1, MOST_WORDS // _words(tile, lanes))
+    together = next(n for n in range(min(each, most), 0, -1) if each % n == 0)
+    again, u, v = (loops.axis(x, n) for x, n in (("again", each // together), ("u", together), ("v", lanes)))
+    at = simplify((again * together + u if together < each else u) * sched.threads + t)
     fast, slow = simplify((at % (run // lanes)) * lanes + v), simplify(at // (run // lanes))
     row, col = (fast, slow) if along_rows else (slow, fast)
     inside = loops.op("lt", at, loops.const(vectors)) if vectors % sched.threads else None
@@ -218,11 +222,21 @@ def _results(tile: GpuTile, sched: schedule.GpuMma, acc: Buffer, t: Expr, origin
     position = tile.outer | tile.place(p.rows, to_row) | tile.place(p.columns, to_col)
     take = tile.epilogue(position, loops.load(staged, row, col, predicate=inside), inside)
     take = loops.loop(u, loops.loop(v, take, "vector", None, lanes), "unroll")
+    if together < each:
+        take = loops.loop(again, take)
     sync = loops.Sync(sched.threads if sched.bulk else 0)
     steps: list[Stmt] = [put, sync, take]
     if columns > part or sched.persistent:
         steps.append(sync)  # before the next part is put there
     return loops.loop(q, loops.seq(*steps), "unroll"), staged
+
+
+def _words(tile: GpuTile, lanes: int) -> int:
+    """Words that the epilogue reads for a vector of `lanes` results: they wait in registers."""
+    dtype = tile.unit.node.dtype
+    code = tile.epilogue({}, loops.const(0, dtype), None)
+    found = loops.loads_of(*(e for s in loops.walk(code) for e in loops.exprs(s)))
+    return lanes * (dtype.itemsize + sum(e.dtype.itemsize for e in found if e.axes)) // 4
 
 
 def _result_along_rows(tile: GpuTile) -> bool:

@@ -12,7 +12,7 @@ Chunks lie in shared memory as the operand does in global memory: along the inne
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dlc.ir import loops, schedule
 from dlc.ir.graph import Node
@@ -127,7 +127,9 @@ def lower_skinny(fused: Fused, group: Group, sched: schedule.GpuSkinny) -> Lower
     body = Body(fused, group)
     tile = GpuTile(body, sched)  # type: ignore[arg-type]
     flops = 2 * _product(label_sizes(tile.unit.node).values())
-    return body.finish(_skinny(tile, sched), sched, flops)
+    lowered = body.finish(_skinny(tile, sched), sched, flops)
+    # blocks are fewer than multiprocessors; not told so, the compiler saves registers for a second one, and spills
+    return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": 1}))
 
 
 def _skinny(tile: GpuTile, sched: schedule.GpuSkinny) -> Stmt:

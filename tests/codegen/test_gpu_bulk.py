@@ -11,9 +11,9 @@ from dlc.codegen.cuda_kernel import emit_module, launch_shape
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import build as B
 from dlc.ir import schedule
-from dlc.ir.dtypes import bfloat16
+from dlc.ir.dtypes import bfloat16, float32
 from dlc.ir.graph import Graph
-from dlc.ir.loops import Bulk, walk
+from dlc.ir.loops import Bulk, For, Mma, Registers, Store, walk
 from dlc.passes import gpu_operands
 from dlc.passes.lower import Lowered
 from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
@@ -110,6 +110,37 @@ def test_what_is_chosen(m, n, k, tile, persistent):
 def test_tiles_that_are_no_squares(monkeypatch, bm, bn, bulk):
     forced(monkeypatch, "contract", schedule.GpuMma(bm, bn, 64, 3, 2, 1, bulk=bulk))
     assert bool(bulks(check(product("mk,kn->mn", (136, 72), (72, 72)), seeds=(1,)))) == bulk
+
+
+@pytest.mark.parametrize("gm, bm", [(2, 128), (3, 192)])
+def test_many_sums_take_the_registers_of_threads_that_copy(monkeypatch, gm, bm):
+    forced(monkeypatch, "contract", schedule.GpuMma(bm, 192, 64, 3, gm, 1, bulk=True))
+    (kernel,) = [k for k in program_of(product("mk,kn->mn", (384, 256), (256, 384))).kernels() if "contract" in k.name]
+    more, fewer = (s.count for s in walk(kernel.body) if isinstance(s, Registers))
+    block = launch_shape(kernel).block
+    assert block == kernel.schedule.block == 128 * (gm + 1)
+    start = (1 << 16) // block // 8 * 8  # what a thread has before; none can wait for what there is not
+    assert fewer < start < more and gm * more + fewer <= (gm + 1) * start
+    source = emit_module([kernel], TARGET)
+    assert f"more_registers<{more}>();" in source and f"fewer_registers<{fewer}>();" in source
+
+
+@pytest.mark.parametrize("bulk", [True, False], ids=["bulk", "threads"])
+def test_an_epilogue_that_reads_much_takes_turns(monkeypatch, bulk):
+    x, y = tensor("x", 70, 64, dtype=bfloat16), tensor("y", 64, 72, dtype=bfloat16)
+    more = [tensor(f"z{k}", 70, 72) for k in range(6)]
+    z = B.cast(B.contract(x, y, "mk,kn->mn"), float32)
+    for other in more:
+        z = B.op("add", z, other)
+    graph = Graph((x, y, *more), [z])
+    sched = replace(ONE, bulk=bulk)
+    forced(monkeypatch, "contract", sched)
+    (kernel,) = check(graph, seeds=(1,)).kernels()
+    (turns,) = [s for s in walk(kernel.body) if isinstance(s, For) and s.kind == "serial" and s.extent.op == "const"
+                and s.extent.attr > 1 and any(isinstance(w, Store) for w in walk(s.body))
+                and not any(isinstance(w, (Mma, Bulk)) for w in walk(s.body))]
+    assert "#pragma unroll 1" in emit_module([kernel], TARGET)
+    assert turns.extent.attr == 2  # eight vectors of 26 words each
 
 
 def test_a_measured_schedule_can_be_changed_for_the_fallback(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from dlc.ir import loops
 from dlc.ir.dtypes import float32, int64
 from dlc.ir.errors import VerifyError
-from dlc.ir.loops import Alloc, Arrive, Await, Buffer, Bulk, If, Kernel, Seq, Sync, View
+from dlc.ir.loops import Alloc, Arrive, Await, Buffer, Bulk, If, Kernel, Registers, Seq, Store, Sync, View
 from dlc.ir.loops_interp import InterpError, run
 from dlc.ir.loops_text import parse_kernel, print_kernel
 from dlc.ir.loops_verify import verify
@@ -83,3 +83,25 @@ def test_a_gate_inside_the_lane_loop_is_refused():
     body = loops.loop(t, Seq((Alloc(gate), Arrive(gate, loops.const(0), 2))), "lane")
     with pytest.raises(VerifyError, match="allocated by every thread"):
         verify(Kernel("k", (), frozenset(), body))
+
+
+def test_registers_print_and_change_no_result():
+    x = Buffer("x", float32, (4,))
+    t = loops.axis("t", 4)
+
+    def kernel(count: int) -> Kernel:
+        store = Store(x, (t,), loops.const(1.0, float32))
+        body = loops.seq(Registers(40), If(t < 2, loops.seq(Registers(count), store)))
+        return Kernel("k", (x,), frozenset((x,)), loops.loop(t, body, "lane"))
+
+    text = print_kernel(kernel(232))
+    assert "registers 40" in text and "registers 232" in text and print_kernel(parse_kernel(text)) == text
+    verify(kernel(232))
+    got = np.zeros(4, np.float32)
+    run(kernel(232), [got])
+    np.testing.assert_array_equal(got, [1, 1, 0, 0])
+    for wrong in (16, 36, 264):
+        with pytest.raises(VerifyError, match="registers"):
+            verify(kernel(wrong))
+    with pytest.raises(VerifyError, match="registers"):
+        verify(Kernel("k", (), frozenset(), Registers(40)))
