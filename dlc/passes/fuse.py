@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from dlc.ir import loops
 from dlc.ir.graph import Graph, Node
 from dlc.ir.loops import Expr
-from dlc.passes.index_math import flatten
+from dlc.passes.index_math import flatten, simplify
 from dlc.passes.units import Unit, UnitTable, cuts_runs, memory_of
 
 SERIAL_LIMIT = 1 << 15  # elements below which a kernel may run without parallel rows
@@ -85,15 +85,15 @@ def _shared_loads(u: Unit, m: Unit) -> bool:
     """Do two units over equal domains read some big memory at the same place?"""
     if _extents(u.axes) != _extents(m.axes):
         return False
-    own = {(node, tuple(_position(i, u) for i in index)) for node, index in u.loads.values()}
-    other = {(node, tuple(_position(i, m) for i in index)) for node, index in m.loads.values()}
-    return any(node.type.size * 2 > u.size for node, _ in own & other)
-
-
-def _position(i: Expr, u: Unit) -> object:
-    if i.op == "axis":
-        return ("axis", u.axes.index(i))
-    return ("const", i.attr) if i.op == "const" else i
+    as_u: dict[Expr, Expr] = dict(zip(m.axes, u.axes, strict=True))
+    places: dict[Node, list[Expr]] = {}
+    for node, index in u.loads.values():
+        if node.type.size * 2 > u.size:
+            places.setdefault(node, []).append(flatten(index, node.shape))
+    return any(
+        simplify(loops.map_expr(flatten(index, node.shape), lambda *_: None, as_u)) in places[node]
+        for node, index in m.loads.values() if node in places
+    )
 
 
 def _fit_map(u: Unit, g: Group) -> bool:
@@ -289,6 +289,11 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
         needs = sorted(dict.fromkeys(needs), key=groups.index, reverse=True)
         siblings = [g for g in reversed(groups[-24:]) if g not in needs and g.kind in ("map", "rows")]
         reached = {h: _reached(h) for h in needs}
+        if u.kind in ("map", "reduce") and u.node.type.size <= 1:
+            # who needs this one number is not to wait for more than the number itself does
+            needs.sort(key=lambda g: -len(reached[g]))
+            before = set().union(*reached.values())
+            siblings = [g for g in siblings if _reached(g) - {g} <= before]
         for g in needs + siblings:
             others = [h for h in needs if h is not g]
             if any(g in reached[h] for h in others):

@@ -271,8 +271,10 @@ def _product(values: Iterable[int]) -> int:
     return out
 
 
-def contiguous(body: Body, units: Sequence[Unit], mappings: dict[Unit, dict[Expr, Expr]], axis: Expr) -> int:
-    """How many elements are read or written with stride 1 along `axis`, less those with a larger stride."""
+def contiguous(body: Body, units: Sequence[Unit], mappings: dict[Unit, dict[Expr, Expr]], axis: Expr,
+               once: bool = False) -> int:
+    """How many elements are read or written with stride 1 along `axis`, less those with a larger stride. `once`: one
+    that is read again and again (for every row) counts once, since it stays in a cache."""
     score = 0
     for u in units:
         for off in offsets(body, u, mappings[u]):
@@ -280,7 +282,8 @@ def contiguous(body: Body, units: Sequence[Unit], mappings: dict[Unit, dict[Expr
                 continue
             k = coefficient(off, axis)
             if k != 0:
-                score += u.size if k in (1, -1) else -u.size
+                size = min(u.size, _product(a.attr[1] for a in off.axes)) if once else u.size
+                score += size if k in (1, -1) else -size
     return score
 
 

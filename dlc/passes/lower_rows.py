@@ -73,7 +73,7 @@ def best_vector_axis(fused: Fused, group: Group) -> tuple[bool, int]:
         probes[u] = dict(zip(group.row_axes[u], rows, strict=True))
     best, best_score = (False, 0), _inner_score(body, group, probes)
     for k, q in enumerate(rows):
-        score = contiguous(body, group.units, probes, q)
+        score = contiguous(body, group.units, probes, q, once=True)
         if score > best_score:
             best, best_score = (True, k), score
     return best
@@ -84,7 +84,7 @@ def _inner_score(body: Body, group: Group, probes: dict[Unit, dict[Expr, Expr]])
     for u in group.units:
         inner = inner_axes(group, u)
         if inner:
-            score += contiguous(body, [u], probes, inner[-1])
+            score += contiguous(body, [u], probes, inner[-1], once=True)
     return score
 
 

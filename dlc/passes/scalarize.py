@@ -13,7 +13,7 @@ from dlc.ir import dtypes, loops
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.index_math import both, flatten, simplify, unflatten
+from dlc.passes.index_math import both, bounds, flatten, simplify, unflatten
 
 Index = tuple[Expr, ...]
 
@@ -109,7 +109,24 @@ def _select(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
 
 
 def _reshape(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
-    return els.value(n.inputs[0], unflatten(flatten(index, n.shape), n.inputs[0].shape), guard)
+    return els.value(n.inputs[0], _reshaped(index, n.shape, n.inputs[0].shape), guard)
+
+
+def _reshaped(index: Index, shape: tuple[int, ...], inner: tuple[int, ...]) -> Index:
+    """An index of `shape` as one of `inner`. No element is asked for outside of its tensor but where a guard keeps it
+    from being used (padding): what may seem to lie outside is taken to lie inside, and so needs no division."""
+    known = []
+    back: dict[Expr, Expr] = {}
+    for i, d in zip(index, shape, strict=True):
+        low, high = bounds(i)
+        if low < 0 or high >= d > 1:
+            back[inside := loops.axis("x", d)] = i
+            i = inside
+        known.append(i)
+    found = unflatten(flatten(tuple(known), shape), inner)
+    if not back:
+        return found
+    return tuple(simplify(loops.map_expr(i, lambda *_: None, back)) for i in found)
 
 
 def _permute(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:

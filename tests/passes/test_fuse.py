@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dlc.ir import build as B
-from dlc.ir.dtypes import float32
+from dlc.ir.dtypes import float32, int64
 from dlc.ir.graph import Graph, make
 from dlc.passes.fuse import Group, fuse
 from dlc.passes.units import Unit, own_outputs
@@ -225,3 +225,28 @@ def test_padding_that_leaves_short_runs_is_done_apart():
     """)
     check(update(400, 1, 3), "map: sub[400,3]*")
     check(update(4000, 9, 12), "map: sub[4000,12]*")
+
+
+def test_cross_entropy_that_leaves_labels_out_is_one_pass():
+    """The number of labels that count is known before the losses are; the gradient does not wait for their mean."""
+    n, c = 256, 200
+    logits, labels = programs.tensor("x", 16, 16, c), programs.tensor("y", n, dtype=int64)
+    x = B.reshape(logits, (n, c))
+    top = B.broadcast(B.reduce(x, "max", (1,)), (n, c), (0,))
+    power = B.op("exp", B.op("sub", x, top))
+    total = B.reduce(power, "sum", (1,))
+    hot = B.op("eq", B.iota((n, c), 1), B.broadcast(labels, (n, c), (0,)))
+    picked = B.reduce(B.select(hot, x, B.like(x, 0)), "sum", (1,))
+    valid = B.op("ne", labels, B.like(labels, -100))
+    losses = B.op("sub", B.op("log", total), picked)
+    summed = B.reduce(B.select(valid, losses, B.like(losses, 0)), "sum", (0,))
+    count = B.reduce(B.cast(valid, float32), "sum", (0,))
+    share = B.op("div", B.const(1, float32), count)
+    weight = B.select(valid, B.broadcast(share, (n,), ()), B.like(losses, 0))
+    softmax = B.op("div", power, B.broadcast(total, (n, c), (0,)))
+    gradient = B.op("mul", B.op("sub", softmax, B.cast(hot, float32)), B.broadcast(weight, (n, c), (0,)))
+    check(Graph((logits, labels), [B.op("div", summed, count), gradient]), """
+        rows: sum[]* select[256]*
+        rows 256: max[256] exp[256,200] sum[256]* sum[256]* mul[256,200]*
+        rows: sum[] div[]*
+    """)

@@ -16,6 +16,7 @@ from dlc.ir.graph import Graph, make
 from dlc.ir.loops import For, exprs, subexpressions, walk
 from dlc.passes.fuse import fuse
 from dlc.passes.inline import remove_markers
+from dlc.passes.lower_rows import best_vector_axis
 from dlc.passes.simplify_windows import lower_unwindow
 from dlc.passes.units import own_outputs
 from tests.passes import programs
@@ -164,6 +165,26 @@ def test_gather_of_a_guarded_index():
     padded = B.pad(index, (2,), (3,), value=4)
     graph = Graph((x, index), [B.pad(make("gather", (x, padded), axis=0), (1,), (1,), value=-1)])
     check(graph, [arguments(graph)[0], np.array([3, 1, -8, 99])])
+
+
+def test_panels_of_a_padded_tensor_need_no_division():
+    """Padded positions are guarded, not computed with: the column number is not divided by the number of columns."""
+    x, row = tensor("x", 6, 10), tensor("row", 6, 1)
+    flat = B.reshape(B.op("mul", x, B.broadcast_to(row, x.shape)), (2, 3, 10))
+    turned = B.reshape(B.permute(flat, (2, 0, 1)), (10, 6))
+    panels = B.reshape(B.pad(turned, (0, 0), (2, 0)), (3, 4, 6))
+    graph = Graph((x, row), [make("barrier", (B.permute(panels, (0, 2, 1)),), uid=1)])
+    check(graph)
+    parts = {e.op for k in kernels(graph) for s in walk(k.body) for e in subexpressions(*exprs(s))}
+    assert "floordiv" not in parts and "mod" not in parts
+
+
+def test_a_small_table_does_not_decide_the_order_of_a_sum():
+    """The large tensor is read along its rows, though two vectors would be read along the other axis."""
+    x, a, b = tensor("x", 64, 400), tensor("a", 64), tensor("b", 64)
+    scale = B.op("add", B.broadcast(a, x.shape, (0,)), B.broadcast(b, x.shape, (0,)))
+    fused = fuse(own_outputs(Graph((x, a, b), [B.reduce(B.op("mul", x, scale), "sum", (0,))])))
+    assert best_vector_axis(fused, fused.groups[0]) == (True, 0)
 
 
 def test_windows_and_unwindow():
