@@ -20,13 +20,16 @@ from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.layout_tiles import SHORT_RUN as SHORT_RUN_OF_TILES
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
-from dlc.passes.lower_contract import label_sizes, parts_of, row_run, runs_along_inner
+from dlc.passes.lower_contract import label_sizes, parts_of, row_run, runs_along_inner, strides_of
 from dlc.passes.lower_contract_tiles import height_of
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
+from dlc.passes.units import base_of
 
 CHUNK_BYTES = 32 << 10  # what one task of a pointwise kernel touches in its widest tensor
 SHORT_RUN = 6  # rows at one stride (a line of an image) from which a register tile stays inside the run
 AHEAD = 64  # inner range from which there is time to fetch what a tile's results meet
+MOST_ROWS = 28  # of a register tile
+PAGE, WAYS = 4096, 8  # of a first-level cache: bytes after which its sets come again, lines of one set
 FORK_NS = 4000  # kernels estimated to take less run on the calling thread
 NS_PER_BYTE = 0.05  # one core streaming
 NS_PER_OP = 0.06  # one core, one vectorised scalar operation
@@ -134,7 +137,8 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
     run = row_run(node, swap)
     if run < SHORT_RUN:
         run = 0
-    mr, nr = tile or register_tile(run or m, n, k, lanes, target, bool(node.attrs.get("pairs")))
+    pairs = bool(node.attrs.get("pairs"))
+    mr, nr = tile or register_tile(run or m, n, k, lanes, target, pairs, rows_in_cache(node, swap))
     m_tiles, n_tiles = m // (run or m) * -(-(run or m) // mr), -(-n // nr)
     mb, nb = _blocks(m_tiles, n_tiles, outer, mr * k * dtype.itemsize, target)
     ahead = m * n * outer * dtype.itemsize > target.l2_bytes and k >= AHEAD
@@ -184,23 +188,37 @@ def along_inner(node: Node, target: CpuTarget, swap: bool) -> schedule.Contract:
     return schedule.Contract(lanes, mr, nr, m_tiles, max(1, n_tiles // n_blocks), swap, along=True)
 
 
-def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget, pairs: bool = False) -> tuple[int, int]:
+def rows_in_cache(node: Node, swap: bool) -> int:
+    """How many neighbouring rows of a window the first-level cache holds at one position of the inner range: those a
+    power of two apart fall into the same few sets. (Other operands with such rows are packed.)"""
+    spec = split_spec(node.attrs["spec"])
+    operand, own = node.inputs[swap], spec[swap]
+    rows = parts_of(node.attrs["spec"], label_sizes(node), swap).rows
+    pitch = strides_of(operand)[own.index(rows[-1])] if rows else None
+    if not pitch or base_of(operand).type.size >= operand.type.size:
+        return MOST_ROWS
+    apart = pitch * operand.dtype.itemsize
+    return WAYS * (PAGE // math.gcd(apart, PAGE))
+
+
+def register_tile(m: int, n: int, k: int, lanes: int, target: CpuTarget, pairs: bool = False,
+                  most: int = MOST_ROWS) -> tuple[int, int]:
     """(rows, columns) of the accumulator tile with the least estimated time."""
     best, best_cost = (1, lanes), math.inf
-    for tile, cost in tile_costs(m, n, k, lanes, target, pairs):
+    for tile, cost in tile_costs(m, n, k, lanes, target, pairs, most):
         if cost < best_cost * 0.999:
             best, best_cost = tile, cost
     return best
 
 
 def tile_costs(m: int, n: int, k: int, lanes: int, target: CpuTarget,
-               pairs: bool = False) -> Iterator[tuple[tuple[int, int], float]]:
+               pairs: bool = False, rows: int = MOST_ROWS) -> Iterator[tuple[tuple[int, int], float]]:
     """Accumulator tiles (rows, columns) that fit the registers, with the estimated time of the whole contraction:
     padding, loads against FMAs, and the cost of starting and storing a tile over its inner range."""
     registers = target.vector_registers
     for vectors in range(1, 5):
         nr = vectors * lanes
-        most = min(m, (registers - vectors - 1) // vectors, 28)
+        most = min(m, (registers - vectors - 1) // vectors, MOST_ROWS, rows)
         if most < 1 or (vectors > 1 and nr - lanes >= n):
             continue
         for limit in range(max(1, most // 2), most + 1):

@@ -84,6 +84,14 @@ def test_convolutions(level, size, kernel, stride):
     check(Graph([image, weight], [b.contract(taps, weight, "nchwrs,ocrs->nohw")]), level)
 
 
+@pytest.mark.parametrize("channels, most", [(512, 16), (1024, 8), (528, 28)])
+def test_rows_of_an_image_that_share_cache_sets_are_few(channels, most):
+    image, weight = tensor("image", 6, 4, 4, channels), tensor("weight", 16, channels, 3, 3)
+    taps = b.window(b.pad(image, (0, 1, 1, 0), (0, 1, 1, 0)), (1, 2), (3, 3))
+    (schedule,) = check(Graph([image, weight], [b.contract(taps, weight, "nxycuv,ocuv->nxyo")]), LEVELS[-1], 1e-4)
+    assert schedule.run == 0 and most // 2 < schedule.mr <= most
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_split_and_packed(level):
     x, w = tensor("x", 70, 8192 * 2), tensor("w", 9, 8192 * 2)
