@@ -185,6 +185,7 @@ from dlc.frontend.manipulation import (
     windows,
 )
 from dlc.frontend.placement import device, get_default_device, set_default_device, synchronize
+from dlc.frontend.precision import get_float32_matmul_precision, set_float32_matmul_precision
 from dlc.frontend.random import Generator, manual_seed, rand, randint, randn, randperm
 from dlc.frontend.reductions import (
     all,

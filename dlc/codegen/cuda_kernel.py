@@ -25,6 +25,7 @@ from dlc.codegen.cuda_prelude import prelude
 from dlc.codegen.cuda_types import comment, ctype, identifier
 from dlc.codegen.cuda_vector import first, loads, uniform, wide_loads, wide_stores
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.ir.dtypes import float32
 from dlc.ir.loops import (
     Alloc,
     Arrive,
@@ -309,7 +310,12 @@ class KernelEmitter(Expressions):
         sums = self.names[s.buffer] + "".join(f"[{self.bare(i)}]" for i in s.index[:-2])
         self.in_flight[s.buffer] = None
         held = s.a_order == "sums"
-        if s.lanes == 32:
+        if s.a.dtype is float32:
+            operands = ", ".join(self.rounded_tile(e, order) for e, order in ((s.a, s.a_order), (s.b, s.b_order)))
+            sums = self.names[s.buffer] + "".join(f"[{self.bare(i)}]" for i in s.index[:-3])
+            along = ", ".join(str(order[1] == "k").lower() for order in (s.a_order, s.b_order))
+            self.line(f"mma_tf32<{s.m}, {s.n}, {s.k}, {along}>({sums}, {operands});")
+        elif s.lanes == 32:
             if s.fresh:
                 self.line("#pragma unroll")
                 self.line(f"for (int k = 0; k < {s.n // 2}; ++k) {sums}[k / 4][k % 4] = 0.0f;")
@@ -351,6 +357,13 @@ class KernelEmitter(Expressions):
             self.line("wgmma_commit();")
             self.close()
         self.forget((s.buffer,))
+
+    def rounded_tile(self, e: Expr, order: str) -> str:
+        """A shared tile of float32: its first element, the first row of the product, the length of its rows."""
+        b, index, _ = load_parts(e)
+        tile = "".join(f"[{self.bare(i)}]" for i in index[:-2]) + "[0][0]"
+        first = index[-2] if order[1] == "k" else index[-1]
+        return f"&{self.names[b]}{tile}, {self.bare(simplify(first))}, {b.shape[-1]}"
 
     def gate(self, s: Arrive | Await | Bulk) -> None:
         self.count(exprs(s))

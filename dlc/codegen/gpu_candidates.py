@@ -15,7 +15,7 @@ from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.schedule import group_dtypes, swapped
 from dlc.ir import schedule
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.gpu_waves import MMA, WGMMA
+from dlc.passes.gpu_waves import stages_for, tiles_for
 from dlc.passes.lower import map_extents, transposed_axis
 from dlc.passes.lower_rows import inner_axes
 
@@ -105,8 +105,9 @@ def _mma(fused: Fused, group: Group, target: GpuTarget, first: schedule.GpuMma) 
     if first.bulk:
         ways = [replace(first, persistent=target.sm_count - first.persistent), replace(first, bulk=False, persistent=0)]
     yield from ways
-    for tile in WGMMA if first.lanes == 128 else MMA:
-        stages = gpu_schedule.stages_for(tile, target)
+    dtype = group.units[0].node.inputs[0].dtype
+    for tile in tiles_for(dtype, target):
+        stages = stages_for(tile, dtype, target)
         for way in [first, *ways]:
             for count in (min(4, stages), stages):
                 if count >= LEAST_STAGES:

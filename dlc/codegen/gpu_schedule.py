@@ -15,10 +15,9 @@ from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.passes.fuse import Enough, Fused, Group
 from dlc.passes.gpu_order import row_axis
-from dlc.passes.gpu_waves import INNER, Tile, best_tile
+from dlc.passes.gpu_waves import INNER, best_tile, stages_for, tiles_for
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of
-from dlc.passes.lower_gpu_mma import STAGED
 from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.lower_rows import inner_axes
 from dlc.passes.units import base_of
@@ -124,27 +123,29 @@ _TILES = ((64, 128, 16, 8, 8, 2), (128, 64, 16, 8, 4, 1), (64, 64, 16, 4, 4, 1),
 
 
 LEAST_INNER = 16  # inner range from which matrix instructions are worth it
-MOST_STAGES = 6
 LOCAL_TURNS = 4  # tiles of a persistent block: more, and blocks drift apart, each reading what the cache has lost
 
 
 def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.GpuMma:
     """The tile of a contraction, by shapes: the largest that leaves few multiprocessors idle. Half floats go to the
-    matrix units."""
+    matrix units, and float32 where the target says so."""
     swap = swapped(node)
     sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
     m, n = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns))
     batch = math.prod(sizes[x] for x in parts.batch)
     k = math.prod(sizes[x] for x in parts.inner)
-    if node.inputs[0].dtype.is_half and k >= LEAST_INNER:
-        warpgroups = target.arch == "sm_90a"
-        tile = best_tile(m, n, k, batch, target.sm_count, warpgroups)[1]
-        stages = stages_for(tile, target)
-        made = schedule.GpuMma(tile.bm, tile.bn, INNER, stages if warpgroups else min(4, stages), tile.gm, tile.gn,
+    dtype = node.inputs[0].dtype
+    tiles = tiles_for(dtype, target) if node.dtype.itemsize <= 4 and k >= LEAST_INNER else ()
+    if tiles:
+        warpgroups = target.arch == "sm_90a" and dtype.is_half
+        tile = best_tile(m, n, k, batch, target.sm_count, tiles)[1]
+        stages = stages_for(tile, dtype, target)
+        made = schedule.GpuMma(tile.bm, tile.bn, INNER if dtype.is_half else INNER // 2,
+                               stages if warpgroups else min(4, stages), tile.gm, tile.gn,
                                128 if warpgroups else 32, swap)
-        tiles = batch * -(-m // tile.bm) * -(-n // tile.bn)
-        return in_bulk(made, tiles, sum(base_of(x).type.nbytes for x in node.inputs), target) if warpgroups else made
+        count = batch * -(-m // tile.bm) * -(-n // tile.bn)
+        return in_bulk(made, count, sum(base_of(x).type.nbytes for x in node.inputs), target) if warpgroups else made
 
     # small tiles read more of their operands for every result; two blocks of the largest hide each other's latency
     def paired(item: tuple[int, tuple[int, ...]]) -> float:
@@ -154,11 +155,6 @@ def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.G
 
     *small, together = min(enumerate(_TILES), key=paired)[1]
     return schedule.GpuContract(*small, swap, together)
-
-
-def stages_for(tile: Tile, target: GpuTarget) -> int:
-    """How many stages of a tile's ring fit beside its results."""
-    return min(MOST_STAGES, (target.shared_bytes - 1024 - STAGED - 32 * tile.bm) // ((tile.bm + tile.bn) * INNER * 2))
 
 
 def in_bulk(sched: schedule.GpuMma, tiles: int, read: int, target: GpuTarget) -> schedule.GpuMma:

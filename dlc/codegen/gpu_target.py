@@ -24,14 +24,15 @@ _TYPICAL = {
 
 @dataclass(frozen=True)
 class GpuTarget:
-    """A GPU: NVRTC's name for its architecture, the sizes (bytes) that schedules are chosen by, and schedules that were
-    measured on it."""
+    """A GPU: NVRTC's name for its architecture, the sizes (bytes) that schedules are chosen by, schedules that were
+    measured on it, and whether matrix instructions may multiply float32 (as TF32)."""
 
     arch: str
     sm_count: int
     shared_bytes: int
     l2_bytes: int
     tuned: Tuned = NOTHING
+    tf32: bool = False
 
     @classmethod
     def of(cls, arch: str) -> GpuTarget:
@@ -53,5 +54,5 @@ class GpuTarget:
 
     def key(self) -> str:
         """A stable name for cache keys: everything that code may depend on but what was tuned."""
-        facts = repr((self.arch, self.sm_count, self.shared_bytes, self.l2_bytes))
+        facts = repr((self.arch, self.sm_count, self.shared_bytes, self.l2_bytes, self.tf32))
         return f"{self.arch}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"

@@ -16,6 +16,7 @@ import numpy as np
 from dlc.frontend import placement
 from dlc.frontend import trace as tracing
 from dlc.frontend.location import here
+from dlc.frontend.precision import setting
 from dlc.frontend.trace import execution, leaf_cell, leaked, register_leaf, state
 from dlc.ir import dtypes
 from dlc.ir.errors import TraceError
@@ -228,7 +229,8 @@ def compiled(
         from dlc.frontend.debug import CheckedExecutable
 
         return CheckedExecutable(graph, donate, device)
-    key = (structure(graph), donate, device, tune)
+    tf32 = setting.tf32
+    key = (structure(graph), donate, device, tune, tf32)
     with _cache_lock:
         found = _executables.get(key)
         if found is not None:
@@ -236,7 +238,7 @@ def compiled(
             return found
     from dlc.runtime.driver import compile_graph
 
-    found = compile_graph(graph, donate, graph.name, device=device, tune=tune)
+    found = compile_graph(graph, donate, graph.name, device=device, tune=tune, tf32=tf32)
     with _cache_lock:
         found = _executables.setdefault(key, found)
         while len(_executables) > CACHED_EXECUTABLES:

@@ -25,6 +25,7 @@ from dlc.frontend import trace as tracing
 from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, is_leaf, of_array
 from dlc.frontend.entry import Entry
 from dlc.frontend.location import here
+from dlc.frontend.precision import setting
 from dlc.frontend.recorder import Recorder
 from dlc.frontend.tensor import Tensor
 from dlc.frontend.trace import leaked, state
@@ -152,6 +153,8 @@ class JitFunction:
             key += [placement.default(), *(placement.place(a._node) for a in args)]
         if state.autocast[0] is not None:
             key.append(state.autocast[0])  # type: ignore[arg-type]
+        if setting.tf32:
+            key.append("high")  # type: ignore[arg-type]
         return Call(tuple(key), args, ())  # type: ignore[arg-type]
 
     def _call(self, args: tuple, kwargs: dict[str, Any]) -> Call | None:
@@ -191,6 +194,8 @@ class JitFunction:
             key.append(placement.default())
         if state.autocast[0] is not None:
             key.append(state.autocast[0])
+        if setting.tf32:
+            key.append("high")
         if self._simple and not kwargs and len(tensors) == len(args) == len(leaves):
             call = self._simple_call(tuple(tensors))
             if call is not None and all(c.kind is None for c in treedef.children[0].children):

@@ -9,8 +9,9 @@ import numpy as np
 
 from dlc.frontend import eager
 from dlc.frontend.names import name_parameters
+from dlc.frontend.precision import setting
 from dlc.inspect.launches import lines, threads, work
-from dlc.inspect.machine import machine
+from dlc.inspect.machine import machine, with_tf32
 from dlc.inspect.stages import STAGES, Stages
 from dlc.ir.errors import TraceError
 from dlc.ir.graph import Graph
@@ -49,7 +50,7 @@ class Lowered:
     """
 
     def __init__(self, function: JitFunction, args: tuple, kwargs: dict[str, Any]):
-        self.name, self._tuned = function.name, function.tuned
+        self.name, self._tuned, self._tf32 = function.name, function.tuned, setting.tf32
         self._entry, self._call = function._trace(args, kwargs)
         name_parameters(self._entry, function.fn, args, kwargs)
         self._stages: dict[str, Stages] = {}
@@ -70,8 +71,8 @@ class Lowered:
     def _for(self, device: str | None) -> Stages:
         where = device or self._entry.device
         if where not in self._stages:
-            self._stages[where] = Stages(self._entry.graph, self._entry.donate, self.name, machine(where),
-                                         self._tuned)
+            self._stages[where] = Stages(self._entry.graph, self._entry.donate, self.name,
+                                         with_tf32(machine(where), self._tf32), self._tuned)
         return self._stages[where]
 
     def text(self, stage: str, device: str | None = None) -> str:
@@ -95,7 +96,7 @@ class Lowered:
         """
         entry, call = self._entry, self._call
         executable = driver.compile_graph(entry.graph, entry.donate, self.name, device=entry.device, profile=True,
-                                          tune=self._tuned)
+                                          tune=self._tuned, tf32=self._tf32)
         if isinstance(executable, Interpreted) or executable.times is None:
             raise TraceError("there is nothing to profile under DLC_INTERPRET=1")
         on_gpu = entry.device != "cpu"

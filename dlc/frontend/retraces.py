@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlc.frontend.calls import NUMBERS, Static
+from dlc.frontend.precision import get_float32_matmul_precision
 from dlc.frontend.tensor import Tensor
 from dlc.frontend.trace import state
 
-AUTOCAST = "dlc.autocast"  # part of the signature
+AUTOCAST, PRECISION = "dlc.autocast", "float32_matmul_precision"  # parts of the signature
 
 
 class Described(NamedTuple):
@@ -44,6 +45,7 @@ def describe(paths: Sequence[str], leaves: Sequence[Any]) -> Description:
     """What the signature of a call depends on."""
     out = dict(zip(paths, map(_leaf, leaves), strict=True))
     out[AUTOCAST] = Described(getattr(state.autocast[0], "name", "off"))
+    out[PRECISION] = Described(get_float32_matmul_precision())
     return out
 
 
@@ -68,7 +70,7 @@ def difference(before: Description, now: Description) -> str:
     """What changed between two calls, or ''."""
     changes = []
     for path, d in now.items():
-        name = path if path == AUTOCAST else f"argument '{path}'"
+        name = path if path in (AUTOCAST, PRECISION) else f"argument '{path}'"
         old = before.get(path)
         if old is None:
             changes.append(f"{name} ({d.text}) is new")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
 from dlc.ir.errors import DeviceError
@@ -10,6 +12,11 @@ from dlc.runtime import cuda_device, devices, host
 Machine = CpuTarget | GpuTarget
 
 TYPICAL = "sm_90a"
+
+
+def with_tf32(machine: Machine, tf32: bool) -> Machine:
+    """The machine for float32 products of precision "high": a GPU's matrix unit multiplies them."""
+    return replace(machine, tf32=tf32) if isinstance(machine, GpuTarget) else machine
 
 
 def machine(text: str) -> Machine:

@@ -639,11 +639,11 @@ def _multiply(stmt: Mma, parts: list[tuple]) -> None:
     product = rows @ columns.T
     for thread, (sums, at, *_) in enumerate(parts):
         i = thread % 32
-        for j in range(stmt.n // 8):
-            for r in range(4):
-                row, column = 16 * (thread // 32) + i // 4 + 8 * (r // 2), 8 * j + 2 * (i % 4) + r % 2
-                before = 0 if stmt.fresh else sums[at + 4 * j + r]
-                sums[at + 4 * j + r] = product.dtype.type(before + product[row, column])
+        for p, j, r in itertools.product(range(stmt.m * 2 // stmt.lanes), range(stmt.n // 8), range(4)):
+            row, column = 16 * (p + thread // 32) + i // 4 + 8 * (r // 2), 8 * j + 2 * (i % 4) + r % 2
+            place = at + (p * (stmt.n // 8) + j) * 4 + r
+            before = 0 if stmt.fresh else sums[place]
+            sums[place] = product.dtype.type(before + product[row, column])
 
 
 def _multiply_tiles(stmt: TileMma, sums: list, at: int, a: Sequence, a_at: int, b: Sequence, b_at: int) -> None:
@@ -701,13 +701,21 @@ def _tile(e: Expr, memory: list, start: int, count: int, k: int, order: str) -> 
         for y in range(k):
             if order[1] == "k":
                 at = start + x * shape[-1] + y
+            elif e.dtype is dtypes.float32:
+                at = start + y * shape[-1] + x
             else:
                 at = start + (x // 64) * shape[-2] * 64 + y * 64 + x % 64
             value = memory[at]
             if value is None:
                 raise InterpError(f"an Mma reads element {at} of {e.attr.name} where nothing was written")
             out[x, y] = value
-    return out
+    return _tf32(out) if e.dtype is dtypes.float32 else out
+
+
+def _tf32(x: np.ndarray) -> np.ndarray:
+    """float32 rounded to 11 bits, halves away from zero."""
+    rounded = ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.isfinite(x), rounded, x)
 
 
 def _to_int(x, dtype: DType) -> int:

@@ -348,12 +348,18 @@ class _Verifier:
             raise self.fail("an Mma outside a lane loop")
         if stmt.buffer.space != "reg" or stmt.buffer.shape[-2:] != (stmt.n // 8, 4):
             raise self.fail(f"an Mma of {stmt.n} columns into {stmt.buffer.space} {stmt.buffer.shape}")
-        if (stmt.lanes, stmt.m) not in ((32, 16), (128, 64)) or stmt.n % 8 or stmt.k % 16:
+        tf32 = stmt.a.dtype is dtypes.float32
+        known = (stmt.lanes, stmt.m) in ((32, 16), (128, 64))
+        if tf32:
+            known = stmt.lanes == 32 and stmt.m == 16 * stmt.buffer.shape[-3] and not (stmt.n % 16 or stmt.fresh)
+        if not known or stmt.n % 8 or stmt.k % 16:
             raise self.fail(f"no Mma of {stmt.m}x{stmt.n}x{stmt.k} by {stmt.lanes} threads")
         for e, order, orders in ((stmt.a, stmt.a_order, ("mk", "km", "sums")), (stmt.b, stmt.b_order, ("nk", "kn"))):
             space = "reg" if order == "sums" else "shared"
-            if e.op != "load" or e.attr.space != space or order not in orders or not e.dtype.is_half:
-                raise self.fail("the operands of an Mma are shared tiles of halves, the first perhaps in registers")
+            if e.op != "load" or e.attr.space != space or order not in orders:
+                raise self.fail("the operands of an Mma are shared tiles, the first perhaps in registers")
+            if not e.dtype.is_half and (not tf32 or space == "reg"):
+                raise self.fail(f"an Mma of {e.dtype.name} in {space} memory")
         if stmt.a_order == "sums":
             first, r = load_parts(stmt.a)[1][-2:]
             whole = r.op == first.op == "const" and r.attr == 0 and first.attr % 2 == 0

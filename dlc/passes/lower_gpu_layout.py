@@ -15,11 +15,12 @@ import math
 from typing import Protocol
 
 from dlc.ir import build, dtypes
+from dlc.ir.dtypes import DType
 from dlc.ir.graph import Graph, Node, make, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.gpu_operands import vector_operands
 from dlc.passes.gpu_scatter import deal_out
-from dlc.passes.gpu_waves import best_tile
+from dlc.passes.gpu_waves import Unit, best_tile, tiles_for
 from dlc.passes.layout import _as_reduction, cut_reduce
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
 from dlc.passes.lower_gpu_skinny import is_skinny
@@ -27,7 +28,7 @@ from dlc.passes.trim import trim_contractions
 from dlc.passes.vjp import map_bodies
 
 MOST = 256  # pieces
-LEAST, LEAST_HALF = 48, 128  # inner range of a piece at least, of float32 and of halves
+LEAST, LEAST_TILES = 48, 128  # inner range of a piece at least, by scalar code and by matrix instructions
 WORTH = 0.75  # estimated time of a contraction in pieces, relative to the whole, from which it is cut
 # estimates after runs on an H100: a step of scalar code's pipeline at least, a kernel more, memory
 STEP_US, LAUNCH_US, BYTES_PER_US = 0.7, 3.0, 2.5e6
@@ -35,11 +36,8 @@ STEP_US, LAUNCH_US, BYTES_PER_US = 0.7, 3.0, 2.5e6
 _MODEL = ((64, 128, 16, 2, 330), (32, 32, 16, 8, 150))
 
 
-class Sizes(Protocol):
+class Sizes(Unit, Protocol):
     """What layout needs to know of a target (codegen's GpuTarget)."""
-
-    arch: str
-    sm_count: int
 
     @property
     def threads(self) -> int: ...
@@ -100,11 +98,11 @@ def _contract(node: Node, target: Sizes) -> Node:
     return _split(node, sizes, target)
 
 
-def _estimate(m: int, n: int, k: int, batch: int, pieces: int, half: bool, target: Sizes) -> float:
+def _estimate(m: int, n: int, k: int, batch: int, pieces: int, dtype: DType, target: Sizes) -> float:
     """Microseconds of a contraction in pieces: waves of tiles, whose steps take what their multiplications or the
     latency of memory take, and the summing of the pieces."""
-    if half:
-        best = best_tile(m, n, -(-k // pieces), batch * pieces, target.sm_count, target.arch == "sm_90a")[0]
+    if tiles := tiles_for(dtype, target):
+        best = best_tile(m, n, -(-k // pieces), batch * pieces, target.sm_count, tiles)[0]
     else:
         best = min(_simt(m, n, k, batch, pieces, target, *row) for row in _MODEL)
     return best + (pieces > 1) * (LAUNCH_US + batch * m * n * (4 + 8 * pieces) / BYTES_PER_US)
@@ -124,19 +122,21 @@ def _split(node: Node, sizes: dict[str, int], target: Sizes) -> Node:
     parts = parts_of(node.attrs["spec"], sizes, False)
     m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
     batch = math.prod(sizes[x] for x in parts.batch)
-    half = node.inputs[0].dtype.is_half
-    least = LEAST_HALF if half else LEAST
+    dtype = node.inputs[0].dtype
+    tiles = bool(tiles_for(dtype, target))
+    least = LEAST_TILES if tiles else LEAST
     if k < 4 * least or node.dtype.is_int or is_skinny(node):
         return node
 
     def cost(p: int) -> float:
-        return _estimate(m, n, k, batch, p, half, target)
+        return _estimate(m, n, k, batch, p, dtype, target)
 
     # a piece of what an operand is contiguous along is whole rows of a shared tile, or at least whole vectors
     specs = split_spec(node.attrs["spec"])[:2]
     strides = [dict(zip(own, strides_of(x), strict=True)) for own, x in zip(specs, node.inputs, strict=True)]
-    fits = {x: [n for n in ((64, 8) if half else (16, 4, 1)) if sizes[x] % n == 0 or n in (1, 8)] for x in parts.inner}
-    whole = {x: fits[x][0] if any(s[x] in (1, None) for s in strides) else 1 for x in parts.inner}
+    rows = (64, 8) if dtype.is_half else (32, 4) if tiles else (16, 4, 1)
+    fits = {x: next(n for n in rows if sizes[x] % n == 0 or n == rows[-1]) for x in parts.inner}
+    whole = {x: fits[x] if any(s[x] in (1, None) for s in strides) else 1 for x in parts.inner}
     choices = [(x, p) for x in parts.inner for p in range(2, min(MOST, k // least) + 1)
                if sizes[x] % p == 0 and sizes[x] // p % whole[x] == 0]
     label, pieces = min(choices, key=lambda c: cost(c[1]), default=(parts.inner[0], 1))

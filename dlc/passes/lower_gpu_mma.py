@@ -1,4 +1,4 @@
-"""Contractions of half floats by matrix instructions (`GpuMma`).
+"""Contractions of half floats, and of float32 as TF32, by matrix instructions (`GpuMma`).
 
 The tiles of both operands lie in shared memory in rows of 128 bytes, along the inner range or along rows (columns),
 whichever way memory runs, and so the matrix instructions take them. A ring of `stages` tiles is filled by asynchronous
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dlc.ir import loops, schedule
-from dlc.ir.dtypes import DType
+from dlc.ir.dtypes import DType, float32
 from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import both, coefficient, simplify
@@ -21,8 +21,9 @@ from dlc.passes.lower_gpu import launch
 from dlc.passes.lower_gpu_bulk import lower_bulk, panels
 from dlc.passes.lower_gpu_contract import GpuTile, blocks_of, stride_one
 
-PIECE = 8  # elements of an asynchronous copy
-ROW = 64  # elements of a row of a shared tile
+PIECE = 8  # halves of an asynchronous copy
+ROW = 64  # halves of a row of a shared tile
+APART = 8  # float32 that a row along rows (columns) is longer, for the banks
 
 FAR = 4096  # bytes between neighbours from which it does not matter how many
 MOST_WORDS = 128  # that a thread reads before it needs the first: more do not fit beside the sums
@@ -33,7 +34,7 @@ _ZERO = loops.const(0)
 
 @dataclass
 class Ring:
-    """One operand's tiles: [stage, row, inner] or [stage, row / 64, inner, row % 64]."""
+    """One operand's tiles: [stage, row, inner] or [stage, row / 64, inner, row % 64], float32: [stage, inner, row]."""
 
     tile: GpuTile
     value: Expr
@@ -46,18 +47,22 @@ class Ring:
     def __post_init__(self) -> None:
         tile, sched = self.tile, self.sched
         self.along_k = stride_one(tile, self.value, tile.parts.inner) or not stride_one(tile, self.value, self.labels)
-        self.along_k = self.along_k or self.width % ROW != 0
-        dtype = tile.unit.node.inputs[0].dtype
-        shape = (self.width, ROW) if self.along_k else (self.width // ROW, sched.bk, ROW)
-        self.shared = Buffer(self.name, dtype, (sched.stages, *shape), "shared", swizzled=True)
-        self.dtype: DType = dtype
+        self.dtype: DType = tile.unit.node.inputs[0].dtype
+        self.whole = self.dtype is float32
+        piece = PIECE // (1 + self.whole)
+        self.along_k = self.along_k or (self.width % ROW != 0 and not self.whole)
+        shape = (self.width, ROW // (1 + self.whole)) if self.along_k else (self.width // ROW, sched.bk, ROW)
+        if self.whole and not self.along_k:
+            shape = (sched.bk, self.width + APART)
+        self.shared = Buffer(self.name, self.dtype, (sched.stages, *shape), "shared",
+                             swizzled=self.along_k or not self.whole)
         self.limit = tile.m if self.labels is tile.parts.rows else tile.n
-        across = (sched.bk if self.along_k else self.width) // PIECE
-        self.pieces = self.width * sched.bk // PIECE
-        self.c, self.v = loops.axis("c", -(-self.pieces // sched.threads)), loops.axis("v", PIECE)
+        across = (sched.bk if self.along_k else self.width) // piece
+        self.pieces = self.width * sched.bk // piece
+        self.c, self.v = loops.axis("c", -(-self.pieces // sched.threads)), loops.axis("v", piece)
         number = simplify(self.c * sched.threads + self.t)
         self.exists = loops.op("lt", number, loops.const(self.pieces)) if self.pieces % sched.threads else None
-        fast, slow = simplify((number % across) * PIECE + self.v), simplify(number // across)
+        fast, slow = simplify((number % across) * piece + self.v), simplify(number // across)
         self.w, self.k = (slow, fast) if self.along_k else (fast, slow)
 
     @property
@@ -65,7 +70,9 @@ class Ring:
         return self.tile.sched  # type: ignore[return-value]
 
     def place(self, stage: Expr, w: Expr, k: Expr) -> tuple[Expr, ...]:
-        return (stage, w, k) if self.along_k else (stage, simplify(w // ROW), k, simplify(w % ROW))
+        if self.along_k or self.whole:
+            return (stage, w, k) if self.along_k else (stage, k, w)
+        return stage, simplify(w // ROW), k, simplify(w % ROW)
 
     def copy(self, step: Expr, stage: Expr) -> Stmt:
         """Copy this thread's pieces of inner step number `step` into a stage."""
@@ -79,7 +86,7 @@ class Ring:
         e = tile.element(self.value, self.labels, at, inner, self.dtype.compute, inside)
         value = store_value(_without_padding(e), self.dtype)
         make = loops.store(self.shared, self.place(stage, self.w, self.k), value, None, self.exists)
-        return loops.loop(self.c, loops.loop(self.v, make, "vector", None, PIECE), "unroll")
+        return loops.loop(self.c, loops.loop(self.v, make, "vector", None, self.v.attr[1]), "unroll")
 
     def operand(self, stage: Expr, first: Expr) -> Expr:
         """The load of the tile's first element for rows (columns) from `first` on."""
@@ -104,7 +111,7 @@ def _conjuncts(e: Expr) -> set[Expr]:
 
 
 def lower_mma(fused: Fused, group: Group, sched: schedule.GpuMma) -> Lowered:
-    """One contraction of half floats and its epilogue."""
+    """One contraction and its epilogue."""
     body = Body(fused, group)
     tile = GpuTile(body, sched)  # type: ignore[arg-type]
     flops = 2 * _product(label_sizes(tile.unit.node).values())
@@ -144,6 +151,9 @@ def _ring(tile: GpuTile, sched: schedule.GpuMma) -> Stmt:
 
     def product(stage: Expr) -> Stmt:
         orders = ("mk" if rings[0].along_k else "km", "nk" if rings[1].along_k else "kn")
+        if rings[0].whole:
+            return loops.Mma(acc, (_ZERO, _ZERO, _ZERO), rings[0].operand(stage, group_row),
+                             rings[1].operand(stage, group_col), rows, columns, sched.bk, *orders, group)
         first = simplify(group_row + i * high)
         return loops.loop(i, loops.Mma(acc, (i, _ZERO, _ZERO), rings[0].operand(stage, first),
                                        rings[1].operand(stage, group_col), high, columns, sched.bk, *orders, group),

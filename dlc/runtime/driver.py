@@ -25,6 +25,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,11 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
 
 def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: str = "main", *,
                   target: CpuTarget | None = None, device: str = "cpu", profile: bool = False,
-                  observe: Observer | None = None, tune: bool = False) -> Executable | CudaExecutable | Interpreted:
+                  observe: Observer | None = None, tune: bool = False,
+                  tf32: bool = False) -> Executable | CudaExecutable | Interpreted:
     """Compile `graph` for `device`. `donate` pairs (parameter, output) say which outputs are written into which
-    parameter's buffer. `tune` measures schedules for its kernels first, unless that was done before.
+    parameter's buffer. `tune` measures schedules for its kernels first, unless that was done before. `tf32` lets a
+    GPU's matrix unit multiply float32.
 
     `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), memory,
     objects, load; the disk cache is not asked then.
@@ -80,6 +83,8 @@ def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: 
     if os.environ.get("DLC_INTERPRET") == "1":
         return Interpreted(differentiate(graph), donate, device)
     machine = (target or host.detect()) if device == "cpu" else cuda_device.gpu_target(index_of(device))
+    if isinstance(machine, GpuTarget):
+        machine = replace(machine, tf32=tf32)
     if tune:
         from dlc.runtime import tuning  # compiles small programs itself
 
