@@ -23,7 +23,7 @@ from dlc.ir.errors import DeviceError
 from dlc.ir.graph import Graph, Node, TensorType, make, param, unique
 from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_guard import for_gpu
-from dlc.ir.loops_text import print_kernel
+from dlc.ir.loops_key import kernel_key
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
 from dlc.passes.arith import add
 from dlc.passes.attention import find_attention
@@ -102,7 +102,7 @@ class _Builder:
     def __init__(self, target: CpuTarget):
         self.target = target
         self.arena: list[Slot] = []
-        self.kernels: dict[str, Kernel] = {}
+        self.kernels: dict[Hashable, Kernel] = {}
         self.known: dict[Hashable, tuple[Lowered, tuple[int, ...]]] = {}  # by `group_key`
         self.on_kernel: Callable[[Kernel], None] = lambda kernel: None
         self.names: dict[str, int] = {}
@@ -224,14 +224,14 @@ class _Builder:
 
     def share(self, kernel: Kernel) -> Kernel:
         """Equal kernels are compiled once; different ones get different names."""
-        text = print_kernel(loops.canonical(kernel))
-        found = self.kernels.get(text)
+        key = kernel_key(kernel)
+        found = self.kernels.get(key)
         if found is not None:
             return found
         n = self.names.get(kernel.name, 0)
         self.names[kernel.name] = n + 1
         kernel = replace(kernel, name=f"{kernel.name}_{n}")
-        self.kernels[text] = kernel
+        self.kernels[key] = kernel
         self.on_kernel(kernel)
         return kernel
 

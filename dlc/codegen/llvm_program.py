@@ -63,6 +63,10 @@ class _Entry:
         self.program = program
         self.threads = target.threads
         self.profile = profile
+        found = launches(program)
+        rows = itertools.groupby(found, lambda step: step.beside or id(step))
+        self.width = max((sum(len(step.all_args) for step in row) for _, row in rows), default=0)
+        self.depth = 1 + max((len(r.steps) for step in found for r in step.all_args), default=0)
         self.lines: list[str] = []
         self.counters: list[str] = []  # the iteration numbers of the enclosing Repeats
         self.label = "entry"
@@ -93,11 +97,8 @@ class _Entry:
 
     def begin(self, fields: dict[int, str], counters: Sequence[str] = ()) -> None:
         """The head of a function: its frame, with the fields known so far, and room for the arguments of a launch."""
-        depth = 1 + max((len(r.steps) for step in launches(self.program) for r in step.all_args), default=0)
-        rows = itertools.groupby(launches(self.program), lambda step: step.beside or id(step))
-        width = max((sum(len(step.all_args) for step in row) for _, row in rows), default=0)
-        self.head += [f"  %args = alloca [{max(width, 1)} x ptr], align 64",
-                      f"  %frame = alloca [{frame.COUNTERS + depth} x i64], align 64"]
+        self.head += [f"  %args = alloca [{max(self.width, 1)} x ptr], align 64",
+                      f"  %frame = alloca [{frame.COUNTERS + self.depth} x i64], align 64"]
         for field, value in (fields | {frame.ARGS: "%args"}).items():
             self.field(field, f"ptr {value}", self.head)
         for n, counter in enumerate(counters):

@@ -144,16 +144,19 @@ def unique() -> int:
 class Graph:
     """A function from `params` to `outputs`. Every leaf reached from the outputs is in `params`."""
 
-    __slots__ = ("params", "outputs", "name", "__weakref__")
+    __slots__ = ("params", "outputs", "name", "_nodes", "__weakref__")
 
     def __init__(self, params: Sequence[Node], outputs: Sequence[Node], name: str = "main"):
         self.params = tuple(params)
         self.outputs = tuple(outputs)
         self.name = name
+        self._nodes: tuple[Node, ...] | None = None
 
-    def nodes(self) -> list[Node]:
+    def nodes(self) -> tuple[Node, ...]:
         """All nodes the outputs need, inputs first, in a deterministic order."""
-        return topological(self.outputs)
+        if self._nodes is None:
+            self._nodes = tuple(topological(self.outputs))
+        return self._nodes
 
     def __repr__(self) -> str:
         from dlc.ir.graph_text import print_graph
@@ -164,19 +167,19 @@ class Graph:
 def topological(roots: Iterable[Node], stop: Callable[[Node], bool] | None = None) -> list[Node]:
     """Nodes reachable from `roots`, inputs before users. Nodes for which `stop` holds are listed but not entered."""
     out: list[Node] = []
-    seen: set[int] = set()
-    stack: list[tuple[Node, bool]] = [(r, False) for r in reversed(list(roots))]
+    seen: set[Node] = set()
+    stack: list[Node | None] = list(roots)[::-1]
     while stack:
-        node, entered = stack.pop()
-        if entered:
-            out.append(node)
-            continue
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        stack.append((node, True))
-        if stop is None or not stop(node):
-            stack.extend((i, False) for i in reversed(node.inputs) if id(i) not in seen)
+        node = stack.pop()
+        if node is None:  # all inputs of the one below are listed
+            out.append(stack.pop())  # type: ignore[arg-type]
+        elif node not in seen:
+            seen.add(node)
+            if node.inputs and (stop is None or not stop(node)):
+                stack += (node, None)
+                stack += node.inputs[::-1]
+            else:
+                out.append(node)
     return out
 
 

@@ -122,7 +122,7 @@ class Buffer:
 class Expr:
     """A pure scalar expression (a vector of them under a vector axis)."""
 
-    __slots__ = ("op", "args", "attr", "dtype", "axes", "bounds", "simple", "__weakref__")
+    __slots__ = ("op", "args", "attr", "dtype", "axes", "bounds", "simple", "chain", "__weakref__")
 
     op: str
     args: tuple[Expr, ...]
@@ -131,6 +131,7 @@ class Expr:
     axes: frozenset[Expr]  # the axes it depends on
     bounds: tuple[int, int] | None  # remembered by `passes/index_math.py`, as is `simple`
     simple: Expr | str | None
+    chain: int  # remembered by `depth`
 
     def __repr__(self) -> str:
         from dlc.ir.loops_text import print_expr
@@ -174,14 +175,17 @@ _entries = _table.entries
 
 
 def _make(op: str, args: tuple[Expr, ...], attr: Any, dtype: DType) -> Expr:
-    key_attr = (type(attr), repr(attr)) if op == "const" else id(attr) if op == "load" else attr
-    key = (op, tuple(map(id, args)), key_attr, dtype)
+    if not args:  # 0.0 and -0.0 are different constants; types differ with the dtype
+        key = (op, repr(attr) if type(attr) is float else attr, dtype)
+    else:
+        key = (op, *map(id, args), id(attr) if op == "load" else attr, dtype)
     entry = _entries.get(key)
     expr = None if entry is None else entry()
     if expr is None:
         expr = Expr()
         expr.op, expr.args, expr.attr, expr.dtype = op, args, attr, dtype
         expr.bounds = expr.simple = None
+        expr.chain = 0
         if op == "axis":
             expr.axes = frozenset((expr,))
         elif len(args) == 1:
@@ -527,10 +531,17 @@ def loads_of(*values: Expr) -> list[Expr]:
 
 def depth(expr: Expr) -> int:
     """The longest chain of operations in an expression."""
-    found: dict[Expr, int] = {}
-    for e in inside_out(expr, found):
-        found[e] = 1 + max((found[a] for a in e.args), default=0)
-    return found[expr]
+    stack = [expr]
+    while stack:
+        e = stack[-1]
+        unknown = [] if e.chain else [a for a in e.args if not a.chain]
+        if unknown:
+            stack += unknown
+            continue
+        stack.pop()
+        if not e.chain:
+            e.chain = 1 + max([a.chain for a in e.args], default=0)
+    return expr.chain
 
 
 def map_expr(expr: Expr, rule: Callable[[Expr, tuple[Expr, ...]], Expr | None], memo: dict[Expr, Expr]) -> Expr:
