@@ -10,12 +10,12 @@ from typing import Any
 
 from dlc.codegen import gpu_schedule
 from dlc.codegen.candidates import ranked
-from dlc.codegen.gpu_schedule import _TILES, DEEPEST, TILE, lanes_for
+from dlc.codegen.gpu_schedule import DEEPEST, TILE, lanes_for
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.schedule import group_dtypes, swapped
 from dlc.ir import schedule
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.gpu_waves import stages_for, tiles_for
+from dlc.passes.gpu_waves import SIMT, stages_for, tiles_for
 from dlc.passes.lower import map_extents, transposed_axis
 from dlc.passes.lower_rows import inner_axes
 
@@ -93,10 +93,10 @@ def _columns(fused: Fused, group: Group, target: GpuTarget, first: schedule.GpuC
 
 def _contract(fused: Fused, group: Group, target: GpuTarget, first: schedule.Schedule) -> Found:
     swap = swapped(group.units[0].node)
-    for *tile, together in _TILES:
-        yield schedule.GpuContract(*tile, swap, together)
-    for *tile, together in _TILES:
-        yield schedule.GpuContract(*tile, swap, 3 - together if together < 3 else 1)
+    for t in SIMT:
+        yield schedule.GpuContract(t.bm, t.bn, t.bk, t.tm, t.tn, swap, t.blocks)
+    for t in SIMT[:2]:
+        yield schedule.GpuContract(t.bm, t.bn, t.bk, t.tm, t.tn, swap, 3)
 
 
 def _mma(fused: Fused, group: Group, target: GpuTarget, first: schedule.GpuMma) -> Found:

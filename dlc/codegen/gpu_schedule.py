@@ -15,7 +15,7 @@ from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.passes.fuse import Enough, Fused, Group
 from dlc.passes.gpu_order import row_axis
-from dlc.passes.gpu_waves import INNER, best_tile, stages_for, tiles_for
+from dlc.passes.gpu_waves import INNER, best_simt, best_tile, stages_for, tiles_for
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
 from dlc.passes.lower_contract import label_sizes, parts_of
 from dlc.passes.lower_gpu_skinny import is_skinny
@@ -118,16 +118,12 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     return schedule.GpuRows(block, group_size, lanes, 32 if group_size <= 512 else 16)
 
 
-# (bm, bn, bk, tm, tn), blocks of a multiprocessor at once: fp32 tiles, the fastest where there is enough work first
-_TILES = ((64, 128, 16, 8, 8, 2), (128, 64, 16, 8, 4, 1), (64, 64, 16, 4, 4, 1), (32, 32, 16, 4, 2, 1))
-
-
 LEAST_INNER = 16  # inner range from which matrix instructions are worth it
 LOCAL_TURNS = 4  # tiles of a persistent block: more, and blocks drift apart, each reading what the cache has lost
 
 
 def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.GpuMma:
-    """The tile of a contraction, by shapes: the largest that leaves few multiprocessors idle. Half floats go to the
+    """The tile of a contraction, by shapes: the one that a model of the GPU finds fastest. Half floats go to the
     matrix units, and float32 where the target says so."""
     swap = swapped(node)
     sizes = label_sizes(node)
@@ -147,14 +143,8 @@ def contract(node: Node, target: GpuTarget) -> schedule.GpuContract | schedule.G
         count = batch * -(-m // tile.bm) * -(-n // tile.bn)
         return in_bulk(made, count, sum(base_of(x).type.nbytes for x in node.inputs), target) if warpgroups else made
 
-    # small tiles read more of their operands for every result; two blocks of the largest hide each other's latency
-    def paired(item: tuple[int, tuple[int, ...]]) -> float:
-        rank, (bm, bn, *_, together) = item
-        blocks = batch * -(-m // bm) * -(-n // bn)
-        return -(-blocks // (together * target.sm_count)) * together * bm * bn * (1 + 0.25 * rank)
-
-    *small, together = min(enumerate(_TILES), key=paired)[1]
-    return schedule.GpuContract(*small, swap, together)
+    chosen = best_simt(m, n, k, batch, target.sm_count)[1]
+    return schedule.GpuContract(chosen.bm, chosen.bn, chosen.bk, chosen.tm, chosen.tn, swap, chosen.blocks)
 
 
 def in_bulk(sched: schedule.GpuMma, tiles: int, read: int, target: GpuTarget) -> schedule.GpuMma:

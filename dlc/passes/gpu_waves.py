@@ -7,7 +7,8 @@ Blocks run in waves of one a multiprocessor; a tile takes its steps and, once, t
 On an H100 (bulk copies) this is within 4% for 128 x 256 in seven products and convolutions with 16 to 72 steps and 1 to
 8 waves, and for 128 x 128 in five; other tiles were fitted to two or three measurements, (256, 64) and (64, 64) guessed
 from their neighbours. Long products lose 5% more to the clock. Elsewhere only the proportions count. The tiles of
-float32 (as TF32) are estimated: a scheduler's clock for each instruction, 6.5 of its matrix unit for a product.
+float32 (as TF32) are estimated: a scheduler's clock for each instruction, 6.5 of its matrix unit for a product. Scalar
+code (SIMT) is within 5% for 64 x 128 in six convolutions; smaller tiles are fitted to one or two, or guessed.
 """
 
 from __future__ import annotations
@@ -48,6 +49,26 @@ TF32 = (Tile(128, 256, 2, 4, 2.2, 4.0), HIGH, Tile(128, 128, 2, 4, 1.2, 3.0),
         Tile(64, 64, 2, 2, 0.55, 2.0))
 
 
+class Simt(NamedTuple):
+    """Rows, columns and inner range of a step, results of a thread along both, blocks that registers are to suffice
+    for; GFLOP/s of a multiprocessor that is full, microseconds of a step of a block alone."""
+
+    bm: int
+    bn: int
+    bk: int
+    tm: int
+    tn: int
+    blocks: int
+    gflops: float
+    lone_us: float
+
+
+# the largest first: of several about as fast it reads least
+SIMT = (Simt(64, 128, 16, 8, 8, 2, 320, 1.4), Simt(128, 64, 16, 8, 8, 2, 320, 1.4),
+        Simt(64, 64, 16, 8, 8, 4, 300, 1.4), Simt(64, 64, 16, 8, 4, 4, 270, 1.0),
+        Simt(64, 32, 16, 8, 4, 6, 250, 0.95), Simt(32, 32, 16, 4, 2, 1, 150, 0.7))
+
+
 class Unit(Protocol):
     """What the choice of tiles needs to know of a target (codegen's GpuTarget)."""
 
@@ -83,5 +104,17 @@ def tile_times(m: int, n: int, k: int, batch: int, sm_count: int,
 def best_tile(m: int, n: int, k: int, batch: int, sm_count: int, tiles: Sequence[Tile]) -> tuple[float, Tile]:
     """The fastest tile; of several about as fast the largest, which reads least."""
     found = list(tile_times(m, n, k, batch, sm_count, tiles))
+    limit = ABOUT * min(us for us, _ in found)
+    return next((us, tile) for us, tile in found if us <= limit)
+
+
+def best_simt(m: int, n: int, k: int, batch: int, sm_count: int) -> tuple[float, Simt]:
+    """The fastest tile of scalar code, which has as many blocks on a multiprocessor as there are: these together take
+    what their multiplications take, or what one takes that waits for its memory."""
+    found = []
+    for tile in SIMT:
+        blocks = -(-batch * -(-m // tile.bm) * -(-n // tile.bn) // sm_count)
+        step = blocks * tile.bm * tile.bn * tile.bk * 2 / tile.gflops / 1e3
+        found.append((-(-k // tile.bk) * max(tile.lone_us, step), tile))
     limit = ABOUT * min(us for us, _ in found)
     return next((us, tile) for us, tile in found if us <= limit)

@@ -20,7 +20,7 @@ from dlc.ir.graph import Graph, Node, make, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.gpu_operands import vector_operands
 from dlc.passes.gpu_scatter import deal_out
-from dlc.passes.gpu_waves import Unit, best_tile, tiles_for
+from dlc.passes.gpu_waves import Unit, best_simt, best_tile, tiles_for
 from dlc.passes.layout import _as_reduction, cut_reduce
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
 from dlc.passes.lower_gpu_skinny import is_skinny
@@ -30,10 +30,7 @@ from dlc.passes.vjp import map_bodies
 MOST = 256  # pieces
 LEAST, LEAST_TILES = 48, 128  # inner range of a piece at least, by scalar code and by matrix instructions
 WORTH = 0.75  # estimated time of a contraction in pieces, relative to the whole, from which it is cut
-# estimates after runs on an H100: a step of scalar code's pipeline at least, a kernel more, memory
-STEP_US, LAUNCH_US, BYTES_PER_US = 0.7, 3.0, 2.5e6
-# (rows, columns, inner range of a step, blocks on a multiprocessor, its GFLOP/s) of the extreme tiles
-_MODEL = ((64, 128, 16, 2, 330), (32, 32, 16, 8, 150))
+LAUNCH_US, BYTES_PER_US = 3.0, 2.5e6  # estimates after runs on an H100: a kernel more, memory
 
 
 class Sizes(Unit, Protocol):
@@ -104,17 +101,8 @@ def _estimate(m: int, n: int, k: int, batch: int, pieces: int, dtype: DType, tar
     if tiles := tiles_for(dtype, target):
         best = best_tile(m, n, -(-k // pieces), batch * pieces, target.sm_count, tiles)[0]
     else:
-        best = min(_simt(m, n, k, batch, pieces, target, *row) for row in _MODEL)
+        best = best_simt(m, n, -(-k // pieces), batch * pieces, target.sm_count)[0]
     return best + (pieces > 1) * (LAUNCH_US + batch * m * n * (4 + 8 * pieces) / BYTES_PER_US)
-
-
-def _simt(m: int, n: int, k: int, batch: int, pieces: int, target: Sizes,
-          bm: int, bn: int, step: int, resident: int, gflops: float) -> float:
-    """Microseconds with one tile of `_MODEL`."""
-    blocks = batch * pieces * -(-m // bm) * -(-n // bn)
-    waves = -(-blocks // (target.sm_count * resident))
-    busy = min(resident, -(-blocks // target.sm_count)) * bm * bn * step * 2 / gflops / 1e3
-    return waves * -(-k // (pieces * step)) * max(STEP_US, busy)
 
 
 def _split(node: Node, sizes: dict[str, int], target: Sizes) -> Node:
