@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.gpu_models import CASES, GpuCase, settings
 from benchmarks.training import LEARNING_RATE
 
+STEPS = [name for name in CASES if CASES[name].training is not None or name.startswith("gemm") or name == "k_attn"]
 ARCHS = ("sm_80", "sm_90a")
 _FRAME = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
 _REPORT = re.compile(_FRAME + r".*?Used (\d+) registers", re.S)
@@ -110,14 +111,16 @@ def normal(source: str, name: str) -> str:
 @click.option("--all", "everything", is_flag=True)
 @click.option("--save", help="A folder for the sources.")
 def main(names: tuple[str, ...], arch: tuple[str, ...], everything: bool, save: str | None) -> None:
+    from dlc.runtime.cuda_modules import thread_count
+
     known: dict[tuple[str, str], Code] = {}
     total = 0
-    for name in names or [n for n in CASES if CASES[n].training is not None or n.startswith("gemm") or n == "k_attn"]:
+    for name in names or STEPS:
         step = lowered(CASES[name])
         for a in arch:
             kernels = list(texts(step, a))
             new = {normal(text, k): text for k, _, text in kernels if (a, normal(text, k)) not in known}
-            with ThreadPoolExecutor(2) as pool:
+            with ThreadPoolExecutor(thread_count()) as pool:
                 made = list(pool.map(lambda text, a=a: compiled(text, a), new.values()))
             known |= {(a, key): code for key, code in zip(new, made, strict=True)}
             shown = [(known[a, normal(text, k)], k, sched, text) for k, sched, text in kernels]
