@@ -16,6 +16,7 @@ from typing import NamedTuple
 from dlc.codegen import choice
 from dlc.codegen import schedule as schedules
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.schedule_blocks import turn
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.custom import kernel_of
@@ -156,7 +157,8 @@ class _Builder:
         lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
         work = schedules.work_ns(fused, group, lowered.kernel.bytes)
-        return Launch(lowered.kernel, args, lowered.tasks, self.grain(lowered.tasks, work), work=work)
+        cut = isinstance(choice.schedule_of(lowered.kernel), schedule.Contract)
+        return Launch(lowered.kernel, args, lowered.tasks, self.grain(lowered.tasks, work, cut), work=work)
 
     def lowered(self, fused: Fused, group: Group) -> Lowered:
         """The group's kernel with the tensors it works on; a group equal to an earlier one takes that one's kernel."""
@@ -214,13 +216,9 @@ class _Builder:
         read = {r.slot for r in step.all_args} - written
         return not any(written & _slots(s) or read & _written(s) for s in between)
 
-    def grain(self, tasks: int, work_ns: float) -> int:
-        """Small kernels stay on one thread; others are dealt out in a few pieces a thread, the more the longer they
-        take: a piece costs a contended atomic, too few leave threads waiting for each other."""
-        if work_ns < schedules.FORK_NS or self.target.threads == 1:
-            return tasks
-        pieces = 1 if work_ns < 30_000 else 2 if work_ns < 100_000 else 8
-        return max(1, -(-tasks // (self.target.threads * pieces)))
+    def grain(self, tasks: int, work_ns: float, cut: bool = False) -> int:
+        """Tasks that a thread takes at a time; see `turn`."""
+        return turn(tasks, work_ns, self.target.threads, cut)
 
     def share(self, kernel: Kernel) -> Kernel:
         """Equal kernels are compiled once; different ones get different names."""

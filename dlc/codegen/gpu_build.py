@@ -105,7 +105,7 @@ class GpuBuilder(_Builder):
                               f"must be parallel, or a grid loop with a lane loop inside{at}")
         return Launch(self.share(_aligned(kernel, _off_boundary(kernel, args))), args)
 
-    def grain(self, tasks: int, work_ns: float) -> int:
+    def grain(self, tasks: int, work_ns: float, cut: bool = False) -> int:
         return 1
 
     def share(self, kernel: Kernel) -> Kernel:

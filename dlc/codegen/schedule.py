@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from dlc.codegen import schedule_tiles
+from dlc.codegen.schedule_blocks import blocks
 from dlc.codegen.schedule_tiles import Tiles
 from dlc.codegen.target import CpuTarget
 from dlc.ir import schedule
@@ -30,7 +31,6 @@ SHORT_RUN = 6  # rows at one stride (a line of an image) from which a register t
 AHEAD = 64  # inner range from which there is time to fetch what a tile's results meet
 MOST_ROWS = 28  # of a register tile
 PAGE, WAYS = 4096, 8  # of a first-level cache: bytes after which its sets come again, lines of one set
-FORK_NS = 4000  # kernels estimated to take less run on the calling thread
 NS_PER_BYTE = 0.05  # one core streaming
 NS_PER_OP = 0.06  # one core, one vectorised scalar operation
 
@@ -140,21 +140,11 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
     pairs = bool(node.attrs.get("pairs"))
     mr, nr = tile or register_tile(run or m, n, k, lanes, target, pairs, rows_in_cache(node, swap))
     m_tiles, n_tiles = m // (run or m) * -(-(run or m) // mr), -(-n // nr)
-    mb, nb = _blocks(m_tiles, n_tiles, outer, mr * k * dtype.itemsize, target)
+    width = dtype.itemsize * k
+    mb, nb = blocks(m_tiles, n_tiles, outer, mr * width, nr * width, work_of(2 * mr * nr * k), target.threads,
+                    target.l2_bytes)
     ahead = m * n * outer * dtype.itemsize > target.l2_bytes and k >= AHEAD
     return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run, ahead=ahead)
-
-
-def _blocks(m_tiles: int, n_tiles: int, outer: int, panel_bytes: int, target: CpuTarget) -> tuple[int, int]:
-    """Tiles of a task along the rows and the columns. A block of row panels stays in the second-level cache while the
-    columns stream by."""
-    mb = max(1, min(m_tiles, target.l2_bytes // 2 // (panel_bytes + 1)))
-    want = 1 if target.threads == 1 else 4 * target.threads
-    m_blocks = max(-(-m_tiles // mb), min(m_tiles, -(-want // outer)))
-    mb = -(-m_tiles // m_blocks)
-    m_blocks = -(-m_tiles // mb)
-    n_blocks = min(n_tiles, -(-want // (outer * m_blocks)))
-    return mb, -(-n_tiles // n_blocks)
 
 
 def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = None) -> schedule.Contract:
@@ -230,10 +220,15 @@ def tile_costs(m: int, n: int, k: int, lanes: int, target: CpuTarget,
             yield (mr, nr), tiles * (k * busy + 2 * mr * vectors + 30)
 
 
+def work_of(flops: int) -> float:
+    """Estimated nanoseconds of so many operations in a contraction on one thread."""
+    return flops * 0.01
+
+
 def work_ns(fused: Fused, group: Group, nbytes: int) -> float:
     """Estimated single-thread time of a group."""
     if group.kind == "contract":
         sizes = label_sizes(group.units[0].node)
-        return 2 * math.prod(sizes.values()) * 0.01
+        return work_of(2 * math.prod(sizes.values()))
     ops = sum(u.size * (2 + sum(map(cost_of, u.values))) for u in group.units)
     return max(ops * NS_PER_OP, nbytes * NS_PER_BYTE)

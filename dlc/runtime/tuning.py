@@ -254,7 +254,8 @@ class Session:
 
     def grain(self, lowered: Lowered, work: float, machine: Any) -> int:
         """Tasks that a thread takes at a time."""
-        return _Builder(machine).grain(lowered.tasks, work)
+        cut = isinstance(lowered.kernel.schedule, Contract)
+        return _Builder(machine).grain(lowered.tasks, work, cut)
 
     def key(self, kind: str, what: str, threads: int) -> str:
         """All that a winner depends on."""
