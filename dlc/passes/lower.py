@@ -242,10 +242,27 @@ def _affine(body: Body, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]]
     places = list(zip(axes, parts, strict=True))
     for u in units:
         mapping = dict(fixed[u]) | spread(own[u], places)
-        for off in offsets(body, u, mapping):
+        for off in (*offsets(body, u, mapping), *_through_members(body, u, mapping, units)):
             if any(_divides(off, a) for a in axes):
                 return False
     return True
+
+
+def _through_members(body: Body, unit: Unit, mapping: dict[Expr, Expr], here: Sequence[Unit]) -> list[Expr]:
+    """The predicates with which a unit reads members of its group, and the offsets of those that are neither computed
+    `here` nor stored: they are computed once more where they are read."""
+    out: list[Expr] = []
+    memo = dict(mapping)
+    for e, (node, index) in unit.loads.items():
+        member = body.group.member(node)
+        if member is None:
+            continue
+        out += (simplify(loops.map_expr(a, lambda *_: None, memo)) for a in e.args[1:])
+        if member.kind == "map" and member not in here and node not in body.fused.stored:
+            at = {i: loops.map_expr(x, lambda *_: None, memo)
+                  for i, x in zip(member.index, index, strict=True) if i.op == "axis"}
+            out += offsets(body, member, at) + _through_members(body, member, at, here)
+    return out
 
 
 def spread(own: Sequence[Expr], places: Sequence[Place]) -> dict[Expr, Expr]:

@@ -4,8 +4,8 @@ A rule takes a node whose inputs are simplified and gives an equal node, or None
 times at most, so the walk stays linear. Constants are uniform fills, so folding costs one scalar evaluation whatever
 the shape. No rule loses a NaN, an infinity or the sign of a zero: x * 0 and x + 0 stay for floats, x * 1 and x - 0 go.
 
-The rules live beside this file: `simplify_scalars` (elementwise), `simplify_views` (views, reductions, contractions)
-and `simplify_windows` (convolution gradients, pooling).
+The rules live beside this file: `simplify_scalars` (elementwise), `simplify_views` (views, reductions, contractions),
+`simplify_sums` (sums of products) and `simplify_windows` (convolution gradients, pooling).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dlc.ir.graph import Graph, Node, located, make, topological
 from dlc.passes.inline import prune_scans
 from dlc.passes.simplify_scalars import SCALAR_RULES
+from dlc.passes.simplify_sums import SUM_RULES
 from dlc.passes.simplify_views import VIEW_RULES
 from dlc.passes.simplify_windows import WINDOW_RULES
 from dlc.passes.vjp import map_bodies
@@ -24,7 +25,7 @@ Rule = Callable[[Node], Node | None]
 _AGAIN = 8  # how often the result of a rule is looked at again
 
 RULES: dict[str, tuple[Rule, ...]] = {
-    op: (*SCALAR_RULES.get(op, ()), *VIEW_RULES.get(op, ()), *WINDOW_RULES.get(op, ()))
+    op: (*SCALAR_RULES.get(op, ()), *VIEW_RULES.get(op, ()), *SUM_RULES.get(op, ()), *WINDOW_RULES.get(op, ()))
     for op in SCALAR_RULES.keys() | VIEW_RULES.keys() | WINDOW_RULES.keys()
 }
 

@@ -1,0 +1,123 @@
+"""Simplification rules for sums over axes: what is equal along them is taken out, and deviations from a mean vanish.
+
+In the derivative of a normalisation several sums differ by such factors only, and one is of deviations from the mean:
+of three passes over the data two are left, the second of which gives the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from dlc.ir import build as B
+from dlc.ir.graph import Node, make
+from dlc.ir.ops import OPS
+
+Rule = Callable[[Node], Node | None]
+
+_FACTORS = 6  # of a product, looked at
+
+
+def _factors(x: Node) -> list[Node]:
+    """The factors of a tree of products, from left to right."""
+    out, todo = [], [x]
+    while todo:
+        f = todo.pop()
+        if f.op == "mul" and len(out) + len(todo) < _FACTORS:
+            todo += reversed(f.inputs)
+        else:
+            out.append(f)
+    return out
+
+
+def without(x: Node, axes: Sequence[int], depth: int = 4) -> Node | None:
+    """`x` without `axes`, if it is the same all along them by what it is made of, in a few steps."""
+    if x.inputs and depth and OPS[x.op].elementwise:
+        ins = [without(i, axes, depth - 1) for i in x.inputs]
+        return None if None in ins else make(x.op, ins, x.loc, **x.attrs)
+    shape = [d for a, d in enumerate(x.shape) if a not in axes]
+    if x.op == "const":
+        return B.const(x.attrs["value"], x.dtype, shape)
+    if x.op != "broadcast":
+        return None
+    src, placed = x.inputs[0], x.attrs["axes"]
+    if any(a in axes and src.shape[k] != 1 for k, a in enumerate(placed)):
+        return None
+    kept = [a for a in range(x.ndim) if a not in axes]
+    left = [k for k, a in enumerate(placed) if a not in axes]
+    return B.broadcast(B.reshape(src, [src.shape[k] for k in left]), shape, [kept.index(placed[k]) for k in left])
+
+
+def _is_sum(node: Node) -> bool:
+    return node.attrs["monoid"] == "sum" and node.dtype.is_float and not node.dtype.is_half and 0 not in node.shape
+
+
+def common_factors(node: Node) -> Node | None:
+    """sum(c x) = c sum(x), and sum(-x) = -sum(x)."""
+    x, axes = node.inputs[0], node.attrs["axes"]
+    if not _is_sum(node):
+        return None
+    if x.op == "neg":
+        return B.op("neg", B.sum_(x.inputs[0], axes))
+    if x.op != "mul":
+        return None
+    inner, outer = [], []
+    for f in _factors(x):
+        c = without(f, axes)
+        (inner if c is None else outer).append(f if c is None else c)
+    if not inner or not outer:
+        return None
+    inner.sort(key=lambda f: f.serial)  # the same product wherever it is met
+    total = B.sum_(_product(inner), axes)
+    return _product([total, *outer])
+
+
+def _product(factors: Sequence[Node]) -> Node:
+    out = factors[0]
+    for f in factors[1:]:
+        out = make("mul", (out, f))
+    return out
+
+
+def vanishing_terms(node: Node) -> Node | None:
+    """sum(x + c d) = sum(x) where d are deviations from their mean over the same axes."""
+    x, axes = node.inputs[0], node.attrs["axes"]
+    if not _is_sum(node) or x.op not in ("add", "sub"):
+        return None
+    a, b = x.inputs
+    if _sums_to_zero(b, axes):
+        return B.sum_(a, axes)
+    if _sums_to_zero(a, axes):
+        return B.sum_(b if x.op == "add" else B.op("neg", b), axes)
+    return B.like(node, 0) if _is_deviation(x, axes) else None
+
+
+def _sums_to_zero(x: Node, axes: Sequence[int]) -> bool:
+    """Is `x` deviations from their mean over `axes`, times what is the same all along these?"""
+    while x.op == "neg":
+        x = x.inputs[0]
+    inner = [f for f in _factors(x) if without(f, axes) is None]
+    return len(inner) == 1 and _is_deviation(inner[0], axes)
+
+
+def _is_deviation(x: Node, axes: Sequence[int]) -> bool:
+    """x - mean(x) over `axes`?"""
+    if x.op != "sub":
+        return False
+    value, mean = x.inputs
+    mean = without(mean, axes) if mean.op == "broadcast" else None
+    while mean is not None and mean.op in ("reshape", "broadcast") and mean.type.size == mean.inputs[0].type.size:
+        mean = mean.inputs[0]
+    if mean is None or mean.op not in ("mul", "div") or mean.inputs[1].op != "const":
+        return False
+    total, share = mean.inputs[0], mean.inputs[1].attrs["value"]
+    while total.op == "reshape":
+        total = total.inputs[0]
+    if total.op != "reduce" or total.attrs["monoid"] != "sum":
+        return False
+    count = math.prod(value.shape[a] for a in axes)
+    whole = share * count if mean.op == "mul" else count / share if share else 0
+    return total.inputs[0] is value and total.attrs["axes"] == tuple(axes) and abs(whole - 1) < 1e-6
+
+
+SUM_RULES: dict[str, tuple[Rule, ...]] = {"reduce": (common_factors, vanishing_terms)}

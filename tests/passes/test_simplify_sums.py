@@ -1,0 +1,91 @@
+"""Sums: equal factors are taken out, deviations from a mean vanish."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dlc.ir import build as B
+from dlc.ir import dtypes, graph_interp
+from dlc.ir.graph import Graph, Node, make
+from dlc.ir.graph_verify import verify
+from dlc.passes.simplify import simplify
+from dlc.passes.vjp import expand
+from tests.passes.programs import mean_of, tensor
+from tests.random_graphs import arguments
+
+SHAPE = (4, 3, 5)
+
+
+def simple(graph: Graph) -> Graph:
+    """The simplified graph, which has the same values."""
+    new = simplify(graph)
+    verify(new)
+    args = arguments(graph)
+    for a, b in zip(graph_interp.evaluate(graph, args), graph_interp.evaluate(new, args), strict=True):
+        np.testing.assert_allclose(b, a, 1e-4, 1e-5)
+    return new
+
+
+def sums(graph: Graph) -> int:
+    return sum(n.op == "reduce" for n in graph.nodes())
+
+
+def test_sums_that_differ_by_factors_are_one():
+    x, y, c, d = tensor("x", *SHAPE), tensor("y", *SHAPE), tensor("c", 3), tensor("d", 1, 3, 1)
+    wide = B.broadcast(c, SHAPE, (1,)), B.broadcast(d, SHAPE, (0, 1, 2))
+    first = B.op("mul", B.op("mul", x, wide[0]), B.op("mul", y, wide[1]))
+    second = B.op("neg", B.op("mul", B.op("mul", x, B.like(x, 3.0)), B.op("mul", wide[1], y)))
+    third = B.op("mul", x, y)
+    graph = Graph((x, y, c, d), [B.sum_(t, (0, 2)) for t in (first, second, third)])
+    assert sums(graph) == 3 and sums(simple(graph)) == 1
+
+
+@pytest.mark.parametrize("axes", [(0, 2), (1,), (0, 1, 2)])
+def test_factors_that_vary_along_the_sum_stay(axes):
+    x, c = tensor("x", *SHAPE), tensor("c", 4, 3)
+    graph = Graph((x, c), [B.sum_(B.op("mul", x, B.broadcast(c, SHAPE, (0, 1))), axes)])
+    (node,) = [n for n in simple(graph).nodes() if n.op == "reduce"]
+    assert node.inputs[0].op == "mul"
+
+
+def test_half_floats_and_integers_stay():
+    for dtype in (dtypes.float16, dtypes.int32):
+        x, c = tensor("x", *SHAPE, dtype=dtype), tensor("c", 3, dtype=dtype)
+        graph = Graph((x, c), [B.sum_(B.op("mul", x, B.broadcast(c, SHAPE, (1,))), (0, 2))])
+        assert simplify(graph).outputs[0].op == "reduce"
+
+
+@pytest.mark.parametrize("axes", [(0, 2), (2,)])
+def test_deviations_vanish(axes):
+    x, y, c = tensor("x", *SHAPE), tensor("y", *SHAPE), tensor("c", 3)
+    deviation = B.op("sub", x, mean_of(x, axes))
+    scaled = B.op("mul", deviation, B.broadcast(c, SHAPE, (1,)))
+    before, after = B.op("sub", scaled, B.op("neg", y)), B.op("add", y, scaled)
+    for term in (before, after, B.op("add", before, scaled)):
+        new = simple(Graph((x, y, c), [B.sum_(term, axes)]))
+        assert new.outputs[0] is B.sum_(y, axes)
+    assert simple(Graph((x,), [B.sum_(deviation, axes)])).outputs[0].op == "const"
+
+
+def test_what_is_no_deviation_stays():
+    x, y = tensor("x", *SHAPE), tensor("y", *SHAPE)
+    for other in (mean_of(y, (0, 2)), B.op("mul", mean_of(x, (0, 2)), B.like(x, 1.5))):
+        graph = Graph((x, y), [B.sum_(B.op("sub", x, other), (0, 2))])
+        assert simple(graph).outputs[0].op == "reduce"
+    graph = Graph((x,), [B.sum_(B.op("sub", x, mean_of(x, (0, 2))), (0, 1, 2))])  # of other axes than the mean's
+    assert simple(graph).outputs[0].op == "reduce"
+
+
+def normalised(x: Node, w: Node) -> Node:
+    centred = B.op("sub", x, mean_of(x, (0, 2)))
+    spread = mean_of(B.op("mul", centred, centred), (0, 2))
+    y = B.op("mul", centred, B.op("rsqrt", B.op("add", spread, B.like(spread, 1e-5))))
+    return B.op("mul", y, B.broadcast(w, x.shape, (1,)))
+
+
+def test_the_derivative_of_a_normalisation_needs_two_sums():
+    x, w, ct = tensor("x", *SHAPE), tensor("w", 3), tensor("ct", *SHAPE)
+    grads = make("vjp", (normalised(x, w), ct, x, w), outputs=1)
+    graph = expand(Graph((x, w, ct), [B.item(grads, 0), B.item(grads, 1)]))
+    assert sums(simple(graph)) == 4  # of which two are the mean and the variance
