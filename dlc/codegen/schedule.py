@@ -157,7 +157,8 @@ def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = No
     stacks, panels = -(-(m // (run or m) * -(-(run or m) // rows)) // stack), -(-n // (TILE * wide))
     mb, nb = schedule_tiles.blocks(stacks, panels, outer, stack * rows * k * 4, TILE * wide * k * 4, target.l2_bytes,
                                    1 if target.threads == 1 else 4 * target.threads)
-    return schedule.Contract(TILE, stack * rows, TILE * wide, mb, nb, swap, run=run, stack=stack)
+    ahead = m * n * outer * 4 > target.l2_bytes and k >= AHEAD
+    return schedule.Contract(TILE, stack * rows, TILE * wide, mb, nb, swap, run=run, stack=stack, ahead=ahead)
 
 
 def may_run_along(node: Node, swap: bool) -> bool:

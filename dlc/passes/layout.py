@@ -260,7 +260,13 @@ def _pack_tiles_as_they_are(node: Node, tile_of) -> Node:
     swap, direct = tile_of(node).swap, columns_in_place(node, tile_of(node))
     column_at = 0 if swap else 1
     if not rows_in_place(node, swap):
-        node = with_rows_in_tiles(node if direct else in_whole_steps(node, swap), swap)
+        node = node if direct else in_whole_steps(node, swap)
+        sizes = label_sizes(node)
+        parts = parts_of(node.attrs["spec"], sizes, swap)
+        if len(parts.rows) == 1:
+            node = with_rows_in_tiles(node, swap)
+        else:  # a tile crosses the bounds of labels: rows of any number begin where lines of the whole range do
+            node = _with_panels(node, 1 - column_at, parts, parts.rows, 1, sizes)
     tile, sizes = tile_of(node), label_sizes(node)
     if direct and columns_in_place(node, tile):
         return node

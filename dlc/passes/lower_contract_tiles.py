@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 4  # of a light epilogue
 
 def lower_tiles(tile: _Tile) -> Stmt:
     """The kernel's body."""
-    from dlc.passes.lower_contract import LIGHT, _in_bounds, _left, _over_tiles, _runs
+    from dlc.passes.lower_contract import LIGHT, _in_bounds, _left, _over_tiles, _runs, prefetches
 
     sched, parts = tile.sched, tile.parts
     stack, wide, high = sched.stack, sched.nr // TILE, sched.mr // sched.stack
@@ -58,14 +58,16 @@ def lower_tiles(tile: _Tile) -> Stmt:
         *ks, k = ks
         step = step_of(k.attr[1])
         c, p = loops.axis("k", k.attr[1] // step), loops.axis("p", step)
-        inner = {a: simplify(loops.map_expr(e, lambda *_: None, {k: c * step + p})) for a, e in inner.items()}
         which = simplify(number * stack + t)
         if runs * down % stack:
             which = simplify(loops.op("min", which, loops.const(runs * down - 1)))
         where, _, first = rows_at(which)
-        a, a_stride = tile_of(tile.operand(tile.row_value, base | where | row(first + i) | inner), i, p)
-        at_column = column(panel * sched.nr + u * TILE + j)
-        b, b_stride = tile_of(tile.operand(tile.col_value, base | at_column | inner), p, j)
+        # in terms of one row, column and inner position first: what is flat in memory becomes so before these are
+        # known to be sums
+        y, x = loops.axis("y", down * high), loops.axis("x", panels * sched.nr)
+        sums_of = {y: first + i, x: panel * sched.nr + u * TILE + j, k: c * step + p}
+        a, a_stride = tile_of(tile.operand(tile.row_value, base | where | row(y) | inner), sums_of, i, p)
+        b, b_stride = tile_of(tile.operand(tile.col_value, base | column(x) | inner), sums_of, p, j)
         acc = Buffer("acc", dtypes.float32, (stack, wide, high, TILE), "tile")
         sums = Buffer("tile", dtypes.float32, (stack * high, sched.nr), "shared")
         zero = loops.const(0)
@@ -76,11 +78,22 @@ def lower_tiles(tile: _Tile) -> Stmt:
 
         return loops.Seq((
             loops.Alloc(acc),
+            *fetched(number, panel),
             nest((*ks, c), each(loops.TileMma(acc, at, a, b, step, a_stride, b_stride))),
             loops.Alloc(sums),
             each(loops.Drain(sums, (simplify(t * high), simplify(u * TILE)), acc, at)),
             finish(number, panel, sums),
         ))
+
+    def fetched(number: Expr, panel: Expr) -> list[Stmt]:
+        """Prefetches of what the epilogue touches, by the last column of each tile."""
+        if not sched.ahead:
+            return []
+        t, u, r = loops.axis("t", stack), loops.axis("u", wide), loops.axis("r", high)
+        where, first, _ = rows_at(simplify(number * stack + t))
+        at = simplify(loops.op("min", simplify(panel * sched.nr + u * TILE + (TILE - 1)), loops.const(n - 1)))
+        out = tile.epilogue(base | where | row(first + r) | column(at), loops.const(0, dtypes.float32), None)
+        return [loops.loop(t, loops.loop(r, loops.loop(u, prefetches(out, r), "unroll")))]
 
     def finish(number: Expr, panel: Expr, sums: Buffer) -> Stmt:
         """The epilogue of what is in scratch memory."""
@@ -123,16 +136,14 @@ def step_of(extent: int) -> int:
     return max(d for d in range(1, min(extent, TILE) + 1) if extent % d == 0)
 
 
-def tile_of(value: Expr, down: Expr, along: Expr) -> tuple[Expr, int]:
-    """An operand's element as the first one of a tile whose lines follow `down` and whose words follow `along`, and
-    the distance of its lines."""
-    first, halves = (value.args[0], 2) if value.op == "pair" else (value, 1)
-    assert first.op == "load" and len(first.args) == 1, f"no tile can be loaded of {value}"
-    offset = simplify(first.args[0])
-    if value.op == "pair":
-        other = value.args[1]
-        assert other.op == "load" and simplify(other.args[0] - offset) is loops.const(1), f"no pairs in memory: {value}"
+def tile_of(value: Expr, at: dict[Expr, Expr], down: Expr, along: Expr) -> tuple[Expr, int]:
+    """An operand's element, with axes replaced, as the first one of a tile whose lines follow `down` and whose words
+    follow `along`, and the distance of its lines."""
+    loads = value.args if value.op == "pair" else (value,)
+    assert all(e.op == "load" and len(e.args) == 1 for e in loads), f"no tile can be loaded of {value}"
+    offset, *other = (simplify(loops.map_expr(e.args[0], lambda *_: None, dict(at))) for e in loads)
+    assert all(simplify(e - offset) is loops.const(1) for e in other), f"no pairs in memory: {value}"
     stride = coefficient(offset, down)
-    assert stride is not None and coefficient(offset, along) == halves, f"the lines of a tile are not whole: {value}"
+    assert stride is not None and coefficient(offset, along) == len(loads), f"lines of a tile are not whole: {value}"
     start = simplify(loops.map_expr(offset, lambda *_: None, {down: loops.const(0), along: loops.const(0)}))
-    return loops.load(first.attr, start), stride
+    return loops.load(loads[0].attr, start), stride

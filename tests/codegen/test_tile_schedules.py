@@ -16,7 +16,7 @@ from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.graph import Graph, Node
 from dlc.ir.graph_interp import evaluate
-from dlc.ir.loops import Drain, Kernel, TileMma, walk
+from dlc.ir.loops import Drain, Kernel, Prefetch, TileMma, walk
 from dlc.ir.loops_interp import run_program
 from dlc.ir.loops_text import parse_kernel, print_kernel
 from dlc.ir.loops_verify import verify
@@ -123,6 +123,13 @@ def test_convolution_and_its_weight_gradient(check_tiles, size, channels, kernel
     check_tiles(Graph([image, back], [b.contract(window, back, "nhwcrs,nhwo->ocrs", F32)]))
 
 
+def test_rows_of_several_labels_are_copied_as_one(check_tiles):
+    """49 channels make no whole pairs in place; a tile's rows cross the lines of the image."""
+    image, weight = tensor("x", 2, 12, 12, 49, dtype=BF16), tensor("w", 20, 49, dtype=BF16)
+    (k,) = check_tiles(Graph([image, weight], [b.contract(image, weight, "nhwc,oc->nhwo", F32)]))
+    assert k.schedule.run == 0
+
+
 def test_images_are_read_in_place(check_tiles):
     """The lines of an image are runs of rows; a tile stays inside one, and the last of a line begins earlier."""
     image = tensor("x", 2, 20, 20, 32, dtype=BF16)
@@ -161,6 +168,14 @@ def test_an_output_in_the_memory_of_a_residual(check_tiles):
     arrays = [rng.standard_normal(p.shape).astype(p.dtype.np) for p in graph.params]
     (result,) = run_program(plan_memory(program), arrays)
     np.testing.assert_allclose(result, evaluate(graph, arrays, wide=True)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_epilogue_meets_is_fetched(check_tiles):
+    """Where the result does not fit the second-level cache: there the lines that will be written."""
+    small = dataclasses.replace(UNIT, l2_bytes=4096)
+    (k,) = check_tiles(product("mk,nk->mn", dict(m=50, n=70, k=128)), target=small)
+    fetched = [s for s in walk(k.body) if isinstance(s, Prefetch)]
+    assert k.schedule.ahead and fetched and all(s.buffer in k.writes for s in fetched)
 
 
 def test_a_long_range_is_split(check_tiles):
