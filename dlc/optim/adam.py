@@ -58,7 +58,7 @@ class Adam(Optimizer):
         m = state["exp_avg"] + s["rate1"] * (grad - state["exp_avg"])
         v = s["beta2"] * state["exp_avg_sq"] + s["rate2"] * (grad * grad)
         new = {"exp_avg": m, "exp_avg_sq": v}
-        if "max_exp_avg_sq" in state:
+        if group["amsgrad"]:
             v = new["max_exp_avg_sq"] = dlc.maximum(state["max_exp_avg_sq"], v)
         return p - s["step_size"] * (m / (dlc.sqrt(v) * s["v_scale"] + s["eps"])), new
 

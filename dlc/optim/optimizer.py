@@ -70,6 +70,7 @@ class ParamGroup(MutableMapping):
         self._values[name] = value
         if name in self._owner.defaults and old != value:
             structure_changed(self._owner, f"{self._number}.{name}", old, value)
+            self._owner.make_state(self)
 
     def _assign(self, name: str, value: Any) -> None:
         cells = self._cells[name]
@@ -273,30 +274,29 @@ class Optimizer:
         groups, states = state_dict["param_groups"], state_dict["state"]
         if len(groups) != len(self.param_groups):
             raise ValueError(f"{self._name}: {len(groups)} saved parameter groups for {len(self.param_groups)}")
-        pairs = []
         for k, (group, saved) in enumerate(zip(self.param_groups, groups, strict=True)):
             if len(saved["params"]) != len(group["params"]):
                 raise ValueError(
                     f"{self._name}: group {k} has {len(group['params'])} parameters, {len(saved['params'])} saved"
                 )
             for number, p in zip(saved["params"], group["params"], strict=True):
-                found = states.get(number, {})
-                for name, cell in self.state[p].items():
-                    value = found.get(name)
-                    if value is None:
-                        value = np.zeros(p.shape, p.dtype.np)  # PyTorch has no state before a parameter's first step
-                    if tuple(value.shape) != tuple(p.shape):
+                for name, value in states.get(number, {}).items():
+                    if name != "step" and value is not None and tuple(value.shape) != tuple(p.shape):
                         raise ValueError(
                             f"{self._name}: saved {name} of parameter {number} has shape {tuple(value.shape)}, "
                             f"the parameter {tuple(p.shape)}"
                         )
-                    pairs.append((cell, value_of(value, p.dtype, p.device)))
-        for cell, value in pairs:
-            cell.assign(value)
         for group, saved in zip(self.param_groups, groups, strict=True):
             for name, value in saved.items():
                 if name != "params" and (name in self.defaults or name not in _PYTORCH_ONLY):
                     group[name] = tuple(value) if isinstance(value, list) else value
+            # now there is all the state that these hyperparameters ask for
+            for number, p in zip(saved["params"], group["params"], strict=True):
+                for name, cell in self.state[p].items():
+                    value = states.get(number, {}).get(name)
+                    if value is None:
+                        value = np.zeros(p.shape, p.dtype.np)  # PyTorch has no state before a parameter's first step
+                    cell.assign(value_of(value, p.dtype, p.device))
             group.set_counts([self._saved_count(states.get(number, {})) for number in saved["params"]])
 
     def _saved_count(self, state: Mapping[str, Any]) -> float:

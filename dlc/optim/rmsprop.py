@@ -47,10 +47,10 @@ class RMSprop(Optimizer):
             grad = grad + s["weight_decay"] * p
         v = s["alpha"] * state["square_avg"] + s["rate"] * (grad * grad)
         new, centred = {"square_avg": v}, v
-        if "grad_avg" in state:
+        if group["centered"]:
             mean = new["grad_avg"] = state["grad_avg"] + s["rate"] * (grad - state["grad_avg"])
             centred = v - mean * mean
         direction = grad / (dlc.sqrt(centred) + s["eps"])
-        if "momentum_buffer" in state:
+        if not group.is_zero("momentum"):
             direction = new["momentum_buffer"] = s["momentum"] * state["momentum_buffer"] + direction
         return p - s["lr"] * direction, new

@@ -43,7 +43,7 @@ class SGD(Optimizer):
     def update(self, group, p, grad, state, s):
         if not group.is_zero("weight_decay"):
             grad = grad + s["weight_decay"] * p
-        if not state:
+        if group.is_zero("momentum"):
             return p - s["lr"] * grad, {}
         fresh = grad if group.is_zero("dampening") else s["gain"] * grad
         buffer = s["momentum"] * state["momentum_buffer"] + fresh

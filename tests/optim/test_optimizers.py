@@ -215,3 +215,45 @@ def test_errors():
         opt.load_state_dict({"state": {}, "param_groups": [{"params": [0, 1]}]})
     with pytest.raises(ValueError, match=r"saved exp_avg of parameter 0 has shape \(2,\), the parameter \(3,\)"):
         opt.load_state_dict({"state": {0: {"exp_avg": np.zeros(2)}}, "param_groups": [{"params": [0]}]})
+
+
+def _trained(optimizer, p, steps):
+    for k in range(steps):
+        optimizer.zero_grad()
+        (p * p * (k - 1.5)).sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("make, plain", [
+    (lambda p: optim.SGD(p, lr=0.1, momentum=0.9), lambda p: optim.SGD(p, lr=0.1)),
+    (lambda p: optim.Adam(p, lr=0.1, amsgrad=True), lambda p: optim.Adam(p, lr=0.1)),
+    (lambda p: optim.RMSprop(p, lr=0.1, momentum=0.5, centered=True), lambda p: optim.RMSprop(p, lr=0.1)),
+])  # fmt: skip
+def test_a_loaded_state_brings_what_its_hyperparameters_need(make, plain):
+    p = nn.Parameter(np.array([1.0, 2.0], np.float32))
+    first = make([p])
+    _trained(first, p, 3)
+    q = nn.Parameter(p.numpy().copy())
+    second = plain([q])
+    second.load_state_dict(first.state_dict())
+    _trained(first, p, 4)
+    _trained(second, q, 4)
+    np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+def test_hyperparameters_that_are_switched_act_from_then_on():
+    p = nn.Parameter(np.array([1.0, 2.0], np.float32))
+    optimizer = optim.Adam([p], lr=0.1)
+    _trained(optimizer, p, 1)
+    optimizer.param_groups[0]["amsgrad"] = True
+    _trained(optimizer, p, 1)
+    assert optimizer.state[p]["max_exp_avg_sq"].numpy().all()
+    q = nn.Parameter(np.array([1.0, 2.0], np.float32))
+    optimizer = optim.SGD([q], lr=0.1, momentum=0.9, dampening=0.5)
+    _trained(optimizer, q, 2)
+    optimizer.param_groups[0]["momentum"] = 0.0
+    before = q.numpy().copy()
+    optimizer.zero_grad()
+    (q * q).sum().backward()
+    optimizer.step()
+    np.testing.assert_allclose(q.numpy(), before * 0.8, rtol=1e-6)  # dampening belongs to momentum
