@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from dlc.frontend import eager, placement
 from dlc.frontend.location import here, user_errors
-from dlc.frontend.tensor import Tensor, as_node, bare, wrap
+from dlc.frontend.tensor import Tensor, as_node, bare, is_weak, wrap
 from dlc.frontend.trace import Trace, state
 from dlc.frontend.tree import LEAF, TreeDef, paths, tree_flatten, tree_map, tree_structure, tree_unflatten
 from dlc.ir import build, dtypes
@@ -431,6 +432,9 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
             raise ShapeError(f"scan: {path} has {row.shape[0]} rows for {length} steps")
     if length is None:
         raise ShapeError("scan: give xs or length")
+    length = operator.index(length)
+    if length < 0:
+        raise ShapeError(f"scan: {length} steps")
     types = [(n.type, p) for n, p in zip(start, paths(init_tree, "carry"), strict=True)]
     types += [(TensorType(r.dtype, r.shape[1:]), p) for r, p in zip(rows, paths(xs_tree, "x"), strict=True)]
     body = _Body("scan", fn)
@@ -454,7 +458,7 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
         if node.type == want:
             continue
         # a carry that starts as a Python number takes its kind, not its width, from that
-        if node.shape != want.shape or node.dtype.kind != want.dtype.kind or not _python_number(init_leaves[k]):
+        if node.shape != want.shape or node.dtype.kind != want.dtype.kind or not is_weak(init_leaves[k]):
             got = f"{node.dtype.name} {node.shape}"
             raise ShapeError(f"scan: {path} is {want.dtype.name} {want.shape} and {name} returns {got} for it")
         carry[k] = build.cast(node, want.dtype)
@@ -476,10 +480,6 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
     return last, tree_unflatten(ys_tree, [_result(r) for r in results[n_carry:]])
 
 
-def _python_number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool)
-
-
 # --- checkpoint --------------------------------------------------------------------------------------------------
 
 
@@ -493,7 +493,8 @@ def checkpoint(fn: Callable) -> Callable:
     def checkpoint(*args: Any, **kwargs: Any) -> Any:
         loc = here()
         leaves, treedef = tree_flatten((args, kwargs))
-        places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, (Tensor, np.ndarray))]
+        # a number keeps giving way to the dtypes that it meets: the body reads it as something that it closes over
+        places = [k for k, x in enumerate(leaves) if isinstance(x, (Tensor, np.ndarray)) and not is_weak(x)]
         nodes_in = [as_node(leaves[k]) for k in places]
         names = paths(treedef.children[0], "arguments") + paths(treedef.children[1], "keywords")
         body = _Body("checkpoint", fn)

@@ -240,3 +240,19 @@ def test_backward_inside_vmap_points_to_grad():
     w = dlc.Tensor([1.0], requires_grad=True)
     with pytest.raises(dlc.TraceError, match=r"backward\(\) inside vmap.*dlc.grad"):
         dlc.vmap(lambda x: (x * w).sum().backward())(dlc.Tensor([[1.0]]))
+
+
+def test_numbers_give_way_inside_bodies_too():
+    x = dlc.asarray(np.ones(2, np.float16))
+
+    def scaled(x, s):
+        return dlc.checkpoint(lambda x, s: x * s)(x, s)
+
+    assert dlc.jit(scaled)(x, 2.0).dtype is scaled(x, 2.0).dtype is dlc.float16
+    grads = dlc.jit(dlc.grad(lambda s, x: scaled(x, s).sum()))(dlc.asarray(3.0), x)
+    assert float(grads) == 2.0
+
+
+def test_scan_of_a_negative_length():
+    with pytest.raises(dlc.ShapeError, match="-1 steps"):
+        dlc.scan(lambda c, _: (c, c), 0.0, length=-1)
