@@ -25,7 +25,7 @@ def numpy_collate(samples: Sequence[Any]) -> Any:
         return type(first)(*fields) if hasattr(first, "_fields") else tuple(fields)
     if first is None or isinstance(first, (str, bytes)):
         return list(samples)
-    if isinstance(first, bool):
+    if all(isinstance(sample, bool) for sample in samples):
         return np.array(samples, np.bool_)
     if all(isinstance(sample, int) for sample in samples):
         return np.array(samples, np.int64)

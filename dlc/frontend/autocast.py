@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from dlc.frontend.elementwise import as_dtype
 from dlc.frontend.location import here
-from dlc.frontend.tensor import promote
+from dlc.frontend.tensor import as_dtype, promote
 from dlc.frontend.trace import state
 from dlc.ir import build
 from dlc.ir.dtypes import DType, bfloat16, float32

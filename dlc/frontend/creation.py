@@ -9,10 +9,9 @@ import operator
 import numpy as np
 
 from dlc.frontend import eager, placement
-from dlc.frontend.elementwise import as_dtype
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.manipulation import broadcast_nodes, shape_tuple
-from dlc.frontend.tensor import Tensor, as_node, promote, result_dtype, wrap
+from dlc.frontend.tensor import Tensor, as_dtype, as_node, promote, result_dtype, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType

@@ -11,11 +11,9 @@ import builtins
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.manipulation import broadcast_nodes, spread
-from dlc.frontend.tensor import Tensor, as_node, is_weak, promote, wrap
+from dlc.frontend.tensor import Tensor, as_dtype, as_node, is_weak, promote, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
@@ -114,9 +112,12 @@ _rint = _rounding("round", "Nearest integer, ties to even; integers unchanged.")
 
 @user_errors
 def round(x, decimals: int = 0) -> Tensor:
-    """Nearest integer, ties to even; with `decimals`, nearest multiple of 10**-decimals. Integers unchanged."""
-    if not decimals:
+    """Nearest integer, ties to even; with `decimals`, nearest multiple of 10**-decimals. Integers stay integers."""
+    n = as_node(x)
+    if not decimals or decimals > 0 and not n.dtype.is_float:
         return _rint(x)
+    if not n.dtype.is_float:
+        return astype(round(astype(x, dtypes.float64), decimals), n.dtype)
     return divide(_rint(multiply(x, 10.0**decimals)), 10.0**decimals)
 
 
@@ -612,18 +613,6 @@ def astype(x, dtype: DType, *, copy: bool = True) -> Tensor:
     return wrap(b.cast(as_node(x), as_dtype("astype", dtype), here()))
 
 
-def as_dtype(name: str, dtype) -> DType:
-    """A dlc dtype, given as such or as NumPy's. Raises DTypeError for others (Python's float has no one width)."""
-    if isinstance(dtype, DType):
-        return dtype
-    if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):
-        try:
-            return dtypes.from_numpy(dtype)
-        except TypeError as e:
-            raise DTypeError(f"{name}: {e}") from None
-    raise DTypeError(f"{name}: {dtype!r} is not a dtype such as dlc.float32")
-
-
 @user_errors
 def stop_gradient(x) -> Tensor:
     """x, through which no gradient flows."""
@@ -633,7 +622,7 @@ def stop_gradient(x) -> Tensor:
 @user_errors
 def bitcast(x, dtype: DType) -> Tensor:
     """The same bits read as another dtype of the same width."""
-    n = as_node(x)
+    n, dtype = as_node(x), as_dtype("bitcast", dtype)
     if n.dtype.itemsize != dtype.itemsize or n.dtype.is_bool or dtype.is_bool:
         raise DTypeError(f"bitcast: {n.dtype.name} cannot be read as {dtype.name}")
     return wrap(n if n.dtype is dtype else b.make("bitcast", (n,), here(), dtype=dtype))

@@ -671,7 +671,7 @@ def masked_select(x, mask) -> Tensor:
 @user_errors
 def narrow(x, axis: int, start: int, length: int) -> Tensor:
     """`length` slices of x along an axis from `start` on."""
-    n = as_node(x)
+    n, start, length = as_node(x), operator.index(start), operator.index(length)
     a = normalize_axis("narrow", axis, n.ndim)
     extent = n.shape[a]
     first = start + extent if start < 0 else start

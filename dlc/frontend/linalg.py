@@ -6,6 +6,7 @@ Under `autocast` what is a contraction takes its operands in the half type.
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Sequence
 
@@ -189,13 +190,13 @@ def diagonal(x, *, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Tensor:
     i, j = normalize_axis("diagonal", axis1, n.ndim), normalize_axis("diagonal", axis2, n.ndim)
     if i == j:
         raise ShapeError(f"diagonal: axis {i} twice")
-    return wrap(diagonal_node(n, i, j, offset, here()))
+    return wrap(diagonal_node(n, i, j, operator.index(offset), here()))
 
 
 @user_errors
 def diag(x, offset: int = 0) -> Tensor:
     """A matrix's diagonal, or, of a vector, the matrix that has it as its diagonal."""
-    n, loc = as_node(x), here()
+    n, loc, offset = as_node(x), here(), operator.index(offset)
     if n.ndim == 2:
         return diagonal(x, offset=offset)
     if n.ndim != 1:
@@ -231,6 +232,8 @@ def vector_norm(x, *, axis=None, keepdims: bool = False, ord: float = 2) -> Tens
     axes = normalize_axes("vector_norm", axis, n.ndim)
     w = wide(n, loc)
     result = n.dtype if n.dtype.is_float else w.dtype
+    if not isinstance(ord, (int, float)):
+        raise ShapeError(f"vector_norm: order {ord!r} is not a number")
     size = b.op("abs", w, loc=loc)
     if ord in (math.inf, -math.inf):
         if math.prod(n.shape[a] for a in axes) == 0:

@@ -492,7 +492,7 @@ def unfold(x, axis: int, size: int, step: int = 1) -> Tensor:
 
     Shape (..., (n - size) // step + 1, ..., size). Raises ShapeError where the axis is shorter than a window.
     """
-    n = as_node(x)
+    n, size, step = as_node(x), operator.index(size), operator.index(step)
     a = normalize_axis("unfold", axis, n.ndim)
     if not 1 <= size <= n.shape[a] or step < 1:
         raise ShapeError(f"unfold: windows of {size}, step {step}, do not fit axis {a} of shape {n.shape}")
@@ -507,8 +507,8 @@ def windows(x, axes, sizes, strides=None, dilations=None) -> Tensor:
     """
     n = as_node(x)
     axes = normalize_axes("windows", tuple(axes), n.ndim)
-    sizes = tuple(sizes)
-    strides, dilations = tuple(strides or (1,) * len(axes)), tuple(dilations or (1,) * len(axes))
+    ones = (1,) * len(axes)
+    sizes, strides, dilations = (shape_tuple("windows", s) for s in (sizes, strides or ones, dilations or ones))
     for a, k, s, d in zip(axes, sizes, strides, dilations, strict=True):
         if k < 1 or s < 1 or d < 1 or d * (k - 1) + 1 > n.shape[a]:
             raise ShapeError(f"windows: {k} taps, stride {s}, dilation {d} do not fit axis {a} of shape {n.shape}")

@@ -27,7 +27,7 @@ from dlc.frontend import (
 )
 from dlc.frontend import manipulation as shapes
 from dlc.frontend.location import here, user_errors
-from dlc.frontend.tensor import Tensor, as_node, wrap
+from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
@@ -96,7 +96,7 @@ def _rebound(x: Tensor, value: Tensor) -> Tensor:
     return x.rebind(value)
 
 
-def _divmod(x: Tensor, other: Any) -> tuple[Tensor, Tensor]:
+def _divmod(x: Any, other: Any) -> tuple[Tensor, Tensor]:
     return elementwise.floor_divide(x, other), elementwise.remainder(x, other)
 
 
@@ -123,6 +123,7 @@ _SPECIAL: dict[str, Callable] = {
     "__invert__": lambda x: elementwise.bitwise_invert(x),
     "__round__": lambda x, digits=0: elementwise.round(x, digits or 0),
     "__divmod__": _divmod,
+    "__rdivmod__": lambda x, other: _divmod(other, x),
     "__getitem__": indexing.getitem,
     "__setitem__": indexing.setitem,
     "__len__": _length,
@@ -195,9 +196,9 @@ def _repeat(x: Tensor, repeats: Any, *tile: int, axis: int | None = None) -> Ten
     return shapes.repeat(x, repeats, axis)
 
 
-def _flip(x: Tensor, *axes: Any) -> Tensor:
+def _flip(x: Tensor, *axes: Any, axis: Any = None) -> Tensor:
     """The order along the given axes (all if none) reversed."""
-    return shapes.flip(x, axes[0] if len(axes) == 1 else axes or None)
+    return shapes.flip(x, axes[0] if len(axes) == 1 else axes or axis)
 
 
 def _copy(x: Tensor) -> Tensor:
@@ -211,8 +212,8 @@ def _to(x: Tensor, *targets: Any, dtype: DType | None = None, device: str | None
     for t in targets:
         if isinstance(t, Tensor):
             dtype, device = t.dtype, t.device
-        elif isinstance(t, DType):
-            dtype = t
+        elif isinstance(t, (DType, np.dtype, type)):
+            dtype = as_dtype("to", t)
         else:
             device = t
     x = x if device is None else placement.moved(x, device)

@@ -23,7 +23,7 @@ from dlc.frontend.elementwise import add, less, log, multiply, negative, subtrac
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.manipulation import normalize_axis, shape_tuple, spread
 from dlc.frontend.reductions import argmax
-from dlc.frontend.tensor import Tensor, as_node, wrap
+from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
 from dlc.frontend.trace import state as tracing
 from dlc.ir import build as b
 from dlc.ir import dtypes
@@ -187,7 +187,7 @@ _PRECISION = {dtypes.float16: 11, dtypes.bfloat16: 8, dtypes.float32: 24, dtypes
 
 
 def _float_type(name: str, dtype: DType | None) -> DType:
-    dtype = dtypes.float32 if dtype is None else dtype
+    dtype = dtypes.float32 if dtype is None else as_dtype(name, dtype)
     if dtype not in _PRECISION:
         raise DTypeError(f"{name}: needs a float dtype, got {dtype!r}")
     return dtype
@@ -286,6 +286,7 @@ def randint(
 ):
     """Integers evenly distributed in [low, high), or in [0, low) if `high` is None."""
     low, high = (0, operator.index(low)) if high is None else (operator.index(low), operator.index(high))
+    dtype = as_dtype("randint", dtype)
     if not dtype.is_int:
         raise DTypeError(f"randint: needs an integer dtype, got {dtype!r}")
     least, most = dtypes.limits(dtype)
@@ -309,7 +310,7 @@ def bernoulli(p, shape=None, *, dtype: DType = dtypes.bool_, generator=None, key
     """True (or 1 in `dtype`) with probability `p`, a number or a tensor; the shape is p's unless given."""
     size = as_node(p).shape if shape is None else shape_tuple("bernoulli", shape)
     hit = less(uniform(size, generator=generator, key=key), p)
-    return wrap(b.cast(hit.node, dtype, here()))
+    return wrap(b.cast(hit.node, as_dtype("bernoulli", dtype), here()))
 
 
 @user_errors

@@ -12,7 +12,7 @@ import math
 from dlc.frontend.elementwise import truth, wide
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.manipulation import expand_axes, normalize_axes, normalize_axis
-from dlc.frontend.tensor import Tensor, as_node, wrap
+from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
@@ -26,9 +26,9 @@ def fold(x: Node, monoid: str, axes: tuple[int, ...], keepdims: bool, loc: Loc |
     return expand_axes(out, axes, loc) if keepdims else out
 
 
-def _adding_type(x: Node, dtype: DType | None) -> DType:
+def _adding_type(name: str, x: Node, dtype: DType | None) -> DType:
     if dtype is not None:
-        return dtype
+        return as_dtype(name, dtype)
     if x.dtype.is_float:
         return x.dtype
     return dtypes.uint64 if x.dtype.kind == "u" else dtypes.int64
@@ -38,7 +38,7 @@ def _adding_type(x: Node, dtype: DType | None) -> DType:
 def sum(x, axis=None, *, dtype: DType | None = None, keepdims: bool = False) -> Tensor:
     """The sum, in `dtype` if given."""
     n, loc = as_node(x), here()
-    n = b.cast(n, _adding_type(n, dtype), loc)
+    n = b.cast(n, _adding_type("sum", n, dtype), loc)
     return wrap(fold(n, "sum", normalize_axes("sum", axis, n.ndim), keepdims, loc))
 
 
@@ -46,7 +46,7 @@ def sum(x, axis=None, *, dtype: DType | None = None, keepdims: bool = False) -> 
 def prod(x, axis=None, *, dtype: DType | None = None, keepdims: bool = False) -> Tensor:
     """The product, in `dtype` if given."""
     n, loc = as_node(x), here()
-    n = b.cast(n, _adding_type(n, dtype), loc)
+    n = b.cast(n, _adding_type("prod", n, dtype), loc)
     return wrap(fold(n, "prod", normalize_axes("prod", axis, n.ndim), keepdims, loc))
 
 
@@ -209,7 +209,7 @@ def _running(name: str, monoid: str, x, axis: int | None, dtype: DType | None, i
     n = b.reshape(n, (1,), loc) if scalar else n
     a = normalize_axis(name, axis, n.ndim)
     if monoid in ("sum", "prod"):
-        n = b.cast(n, _adding_type(n, dtype), loc)
+        n = b.cast(n, _adding_type(name, n, dtype), loc)
     elif n.dtype.is_bool:
         raise DTypeError(f"{name}: needs numbers, got bool{list(n.shape)}")
     narrow = n.dtype

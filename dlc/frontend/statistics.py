@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 import numpy as np
 
@@ -121,7 +122,7 @@ def bincount(x, minlength: int) -> Tensor:
 
     The length must be given, because it is the result's shape.
     """
-    n, loc = as_node(x), here()
+    n, loc, minlength = as_node(x), here(), operator.index(minlength)
     if n.ndim != 1 or not n.dtype.is_int or minlength < 1:
         got = f"{n.dtype.name} {n.shape} and {minlength}"
         raise ShapeError(f"bincount: needs a vector of integers and a length, got {got}")

@@ -399,6 +399,18 @@ def from_buffer(buffer: Buffer, type: TensorType) -> Tensor:
 # --- operands ----------------------------------------------------------------------------------------------------
 
 
+def as_dtype(name: str, dtype: Any) -> DType:
+    """A dlc dtype, given as such or as NumPy's. Raises DTypeError for others (Python's float has no one width)."""
+    if isinstance(dtype, DType):
+        return dtype
+    if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):
+        try:
+            return dtypes.from_numpy(dtype)
+        except TypeError as e:
+            raise DTypeError(f"{name}: {e}") from None
+    raise DTypeError(f"{name}: {dtype!r} is not a dtype such as dlc.float32")
+
+
 def as_node(x: Any, dtype: DType | None = None, device: str | None = None) -> Node:
     """The node of an operand: a Tensor, a Python number, a NumPy array or scalar, or a nested list of these.
 
@@ -426,6 +438,7 @@ def as_node(x: Any, dtype: DType | None = None, device: str | None = None) -> No
 
 @user_errors
 def tensor(x: Any, dtype: DType | None, device: Any = None) -> Node:
+    dtype = None if dtype is None else as_dtype("tensor", dtype)
     if device is None and not placement.several:
         return as_node(x, dtype)
     where = placement.wanted(device)

@@ -201,3 +201,7 @@ def test_random_split():
     assert all((a.indices == b.indices).all() for a, b in zip(parts, again, strict=True))
     with pytest.raises(ValueError, match="do not sum to the dataset's 23 samples"):
         random_split(ARRAY, [12, 6])
+
+
+def test_numbers_of_mixed_kinds_are_not_taken_for_bools():
+    np.testing.assert_array_equal(numpy_collate([True, 2]), [1, 2])

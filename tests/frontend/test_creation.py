@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import dlc
 from dlc.frontend import creation as c
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
@@ -114,3 +115,16 @@ def test_dtype_questions():
     assert c.can_cast(dtypes.int8, dtypes.int64) and not c.can_cast(dtypes.int64, dtypes.int8)
     assert c.isdtype(dtypes.int8, "integral") and c.isdtype(dtypes.bool_, ("bool", "numeric"))
     assert not c.isdtype(dtypes.float32, "integral") and c.isdtype(dtypes.float32, dtypes.float32)
+
+
+def test_dtypes_of_numpy_are_taken_everywhere():
+    x = dlc.asarray([1, 2])
+    assert dlc.sum(x, dtype=np.float64).dtype is dlc.prod(x, dtype=np.float64).dtype is dlc.float64
+    assert dlc.cumsum(x, dtype=np.float64).dtype is dlc.float64
+    assert dlc.Tensor([1, 2], dtype=np.float32).dtype is x.to(np.float32).dtype is dlc.float32
+    assert x.to(np.dtype("int8")).dtype is dlc.bitcast(dlc.zeros(2, dtype=dlc.uint8), np.int8).dtype is dlc.int8
+    assert dlc.rand(2, dtype=np.float16).dtype is dlc.float16
+    assert dlc.randint(3, dtype=np.int32).dtype is dlc.random.bernoulli(0.5, dtype=np.int32).dtype is dlc.int32
+    for bad in (float, "float32"):
+        with pytest.raises(dlc.DTypeError, match="not a dtype"):
+            dlc.sum(x, dtype=bad)

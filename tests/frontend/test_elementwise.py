@@ -287,3 +287,10 @@ def test_hyperbolic_functions_up_to_the_largest_number(name, dtype, edge):
     assert np.max(np.abs(got - want) / np.spacing(np.abs(want).astype(dtype))) <= ulps
     far = getattr(e, name)(Tensor(np.array([edge + 0.01, -edge - 0.01], dtype))).numpy()
     np.testing.assert_array_equal(far, [np.inf, np.inf if name == "cosh" else -np.inf])
+
+
+def test_round_of_integers_gives_integers():
+    x = dlc.asarray([15, 25, -37])
+    for decimals in (0, 1, -1):
+        out = dlc.round(x, decimals)
+        assert out.dtype is dlc.int64 and out.tolist() == np.round(x.numpy(), decimals).tolist()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import dlc
 from dlc.frontend import linalg
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
@@ -152,3 +153,8 @@ def test_gradients():
                 down[k][i] -= 1e-6
                 want = (np.einsum(spec, *up).sum() - np.einsum(spec, *down).sum()) / 2e-6
                 np.testing.assert_allclose(ts[k].grad.numpy()[i], want, rtol=1e-5, atol=1e-6)
+
+
+def test_norms_of_unknown_order():
+    with pytest.raises(dlc.ShapeError, match="'nuc' is not a number"):
+        dlc.norm(dlc.asarray(np.eye(3)), "nuc")

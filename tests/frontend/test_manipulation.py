@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import dlc
 from dlc.frontend import manipulation as m
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
@@ -141,3 +142,15 @@ def test_gradients():
     parts = m.split(m.pad(t, 1, "edge"), 2, 1)
     m.concat([m.roll(p, 1, 0) for p in parts], 1).backward(Tensor(np.ones((4, 5, 6), np.float32)))
     assert t.grad.numpy().sum() == 4 * 5 * 6 and t.grad.numpy()[0, 0, 0] == 8
+
+
+def test_sizes_may_be_integers_of_numpy(monkeypatch):
+    monkeypatch.setenv("DLC_VERIFY", "1")  # attributes of nodes are Python's
+    one, two = np.int64(1), np.int64(2)
+    x, square = dlc.asarray([1, 2, 3]), dlc.asarray(np.arange(9).reshape(3, 3))
+    assert dlc.narrow(x, 0, one, two).tolist() == [2, 3]
+    assert dlc.unfold(x, 0, two, one).tolist() == [[1, 2], [2, 3]]
+    assert dlc.windows(square, (0,), (two,), (one,)).shape == (2, 3, 2)
+    assert dlc.diagonal(square, offset=one).tolist() == [1, 5]
+    assert dlc.bincount(x, np.int64(4)).tolist() == [0, 1, 1, 1]
+    assert dlc.scan(lambda c, _: (c + 1, c), 0, length=two)[1].tolist() == [0, 1]

@@ -5,6 +5,7 @@ import operator
 import numpy as np
 import pytest
 
+import dlc
 from dlc.frontend import methods
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
@@ -137,3 +138,9 @@ def test_clone_is_independent():
     c += 1
     c[0] = 0
     same(t, X)
+
+
+def test_reflected_divmod_and_flip_by_keyword():
+    x = dlc.asarray([2, 3])
+    assert [part.tolist() for part in divmod(7, x)] == [[3, 2], [1, 1]]
+    assert x.flip(axis=0).tolist() == x.flip(dim=0).tolist() == x.flip().tolist() == [3, 2]

@@ -81,3 +81,7 @@ def test_errors():
         nn.BatchNorm2d(4)(dlc.zeros((2, 3, 5, 5)))
     with pytest.raises(ValueError, match="3 groups do not divide 4 channels"):
         nn.GroupNorm(3, 4)
+
+
+def test_group_norm_of_an_empty_batch():
+    assert F.group_norm(dlc.zeros(0, 4, 2, 2), 2).shape == (0, 4, 2, 2)

@@ -51,7 +51,7 @@ def group_norm(
     if input.ndim < 2 or num_groups < 1 or input.shape[1] % num_groups:
         raise dlc.ShapeError(f"group_norm: input {tuple(input.shape)} has no channels for {num_groups} groups")
     x, out = widen(input)
-    grouped = dlc.reshape(x, (x.shape[0], num_groups, -1))
+    grouped = dlc.reshape(x, (x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups))
     y = dlc.reshape(_standardize(grouped, (2,), eps), input.shape)
     return narrow(_scale_channels(y, weight, bias), out)
 
