@@ -155,10 +155,11 @@ def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = No
     stack, wide = tiles or schedule_tiles.best(m, n, k, run or m)
     rows = height_of(run or m)
     stacks, panels = -(-(m // (run or m) * -(-(run or m) // rows)) // stack), -(-n // (TILE * wide))
-    mb, nb = schedule_tiles.blocks(stacks, panels, outer, stack * rows * k * 4, TILE * wide * k * 4, target.l2_bytes,
-                                   1 if target.threads == 1 else 4 * target.threads)
+    mr, nr = stack * rows, TILE * wide
+    mb, nb = blocks(stacks, panels, outer, mr * k * 4, nr * k * 4, 4 * mr * nr * k * schedule_tiles.NS_PER_FLOP,
+                    target.threads, target.l2_bytes)
     ahead = m * n * outer * 4 > target.l2_bytes and k >= AHEAD
-    return schedule.Contract(TILE, stack * rows, TILE * wide, mb, nb, swap, run=run, stack=stack, ahead=ahead)
+    return schedule.Contract(TILE, mr, nr, mb, nb, swap, run=run, stack=stack, ahead=ahead)
 
 
 def may_run_along(node: Node, swap: bool) -> bool:

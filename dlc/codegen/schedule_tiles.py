@@ -18,6 +18,7 @@ REGISTERS = 8
 LATENCY = 52
 LEAST = 8  # rows and columns below which tiles do not pay
 SHORT = 16  # pairs of the inner range
+NS_PER_FLOP = 1 / 1500  # with what memory and the epilogue take
 
 
 class Tiles(NamedTuple):
@@ -52,22 +53,3 @@ def costs(m: int, n: int, k: int, run: int) -> Iterator[tuple[Tiles, float]]:
             busy = max(sums * rows, loads / 2, LATENCY) + loads / 8 + (stack * rows + wide * TILE) / 2
             count = -(-down // stack) * -(-n // (wide * TILE))
             yield Tiles(stack, wide), count * (-(-k // TILE) * busy + 4 * sums * rows + 100)
-
-
-def blocks(stacks: int, panels: int, outer: int, stack_bytes: int, panel_bytes: int, l2_bytes: int,
-           tasks: int) -> tuple[int, int]:
-    """Stacks and panels of a task: at least `tasks` tasks, rows that stay in the second-level cache while the columns
-    stream by, and the least that comes from behind that cache: all rows once for each block of columns, all columns
-    once for each block of rows."""
-    most, per = max(1, l2_bytes // 2 // stack_bytes), -(-tasks // outer)
-    found: list[tuple[float, int, int]] = []
-    for m_blocks in range(1, stacks + 1):
-        down = -(-stacks // m_blocks)
-        if down > most or (found and m_blocks > max(per, -(-stacks // most))):
-            continue
-        across = -(-panels // min(panels, -(-per // m_blocks)))
-        m_count, n_count = -(-stacks // down), -(-panels // across)
-        uneven = m_count * down * n_count * across / (stacks * panels)
-        traffic = stacks * stack_bytes * n_count + panels * panel_bytes * m_count
-        found.append((traffic * uneven, down, across))
-    return min(found)[1:]
