@@ -50,7 +50,7 @@ class TensorType(NamedTuple):
 class Node:
     """One operation. `type` is a TensorType, or a tuple of them for operations with several results (see `item`)."""
 
-    __slots__ = ("op", "inputs", "attrs", "type", "loc", "data", "serial", "__weakref__")
+    __slots__ = ("op", "inputs", "attrs", "type", "loc", "data", "serial", "_attrs_key", "__weakref__")
 
     op: str
     inputs: tuple[Node, ...]
@@ -59,6 +59,7 @@ class Node:
     loc: Loc | None
     data: Any  # payload of a param outside any graph (the frontend's buffer or cell); never part of the IR
     serial: int  # creation order: inputs always have smaller numbers
+    _attrs_key: tuple  # the attributes as part of the node's identity
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,15 +109,27 @@ def _key_of(value: Any) -> Any:
 
 def make(op: str, inputs: Sequence[Node] = (), loc: Loc | None = None, **attrs: Any) -> Node:
     """The node `op(inputs, **attrs)`; its type comes from the operation's row. Raises ShapeError or DTypeError."""
+    attrs_key = tuple((k, _key_of(attrs[k])) for k in sorted(attrs))
+    return _made(op, tuple(inputs), loc, attrs, attrs_key)
+
+
+def remade(node: Node, inputs: Sequence[Node]) -> Node:
+    """The same operation on `inputs`: `node` itself where these are its own."""
     inputs = tuple(inputs)
-    key = (op, tuple(map(id, inputs)), tuple((k, _key_of(attrs[k])) for k in sorted(attrs)))
+    if inputs == node.inputs:
+        return node
+    return _made(node.op, inputs, node.loc, node.attrs, node._attrs_key)
+
+
+def _made(op: str, inputs: tuple[Node, ...], loc: Loc | None, attrs: dict[str, Any], attrs_key: tuple) -> Node:
+    key = (op, tuple(map(id, inputs)), attrs_key)
     node = _table.get(key)
     if node is not None:
         return node
     from dlc.ir.ops import OPS  # the table needs Node; one import at first use breaks the circle
 
     node = Node()
-    node.op, node.inputs, node.attrs, node.data = op, inputs, attrs, None
+    node.op, node.inputs, node.attrs, node.data, node._attrs_key = op, inputs, attrs, None, attrs_key
     node.loc = loc if loc is not None else getattr(_here, "loc", None)
     node.type = OPS[op].infer(tuple(i.type for i in inputs), attrs)
     node.serial = next(_serials)
@@ -188,9 +201,7 @@ def substitute(roots: Sequence[Node], mapping: dict[Node, Node]) -> list[Node]:
     done: dict[Node, Node] = dict(mapping)
     for node in topological(roots, stop=lambda n: n in mapping):
         if node not in done:
-            ins = [done[i] for i in node.inputs]
-            same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
-            done[node] = node if same else make(node.op, ins, node.loc, **node.attrs)
+            done[node] = remade(node, [done[i] for i in node.inputs])
     return [done[r] for r in roots]
 
 
@@ -207,10 +218,7 @@ def rewrite(graph: Graph, rule: Callable[[Node, tuple[Node, ...]], Node | None])
             continue
         ins = tuple(done[i] for i in node.inputs)
         new = rule(node, ins)
-        if new is None:
-            same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
-            new = node if same else make(node.op, ins, node.loc, **node.attrs)
-        done[node] = new
+        done[node] = remade(node, ins) if new is None else new
     return Graph(graph.params, [done[o] for o in graph.outputs], graph.name)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from dlc.ir import build, dtypes
 from dlc.ir.attention import INPUTS, labels_of, sizes_of
 from dlc.ir.errors import ShapeError
-from dlc.ir.graph import Graph, Node, make, param, substitute, topological
+from dlc.ir.graph import Graph, Node, make, param, remade, substitute, topological
 from dlc.ir.ops import OPS, split_spec
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.vjp import Ct, map_bodies, pullback, through_plain
@@ -48,9 +48,7 @@ def find_attention(graph: Graph) -> Graph:
             new = make("attention", [done[i] for i in match.inputs], node.loc, **match.attrs)
             done[node] = build.item(new, 0, node.loc)
             continue
-        ins = [done[i] for i in node.inputs]
-        same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
-        done[node] = node if same else make(node.op, ins, node.loc, **node.attrs)
+        done[node] = remade(node, [done[i] for i in node.inputs])
     return Graph(graph.params, [done[o] for o in graph.outputs], graph.name)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dlc.ir import build
-from dlc.ir.graph import Graph, Node, TensorType, make, structure
+from dlc.ir.graph import Graph, Node, TensorType, make, remade, structure
 from dlc.passes.blocks_body import Around, Body, Entry, Window, strided
 from dlc.passes.blocks_outside import columns_needed, fills
 from dlc.passes.blocks_region import Labels, Region, find_regions
@@ -66,8 +66,7 @@ class _Rebuild:
             if blocks is not None:
                 self.done[node] = blocks.result(node, new)
             else:
-                same = all(a is b for a, b in zip(new, node.inputs, strict=True))
-                self.done[node] = node if same else make(node.op, new, node.loc, **node.attrs)
+                self.done[node] = remade(node, new)
         return Graph(graph.params, [self.done[o] for o in graph.outputs], graph.name)
 
 

@@ -8,6 +8,7 @@ remainder that nothing could remove. All divisors are positive constants. Bounds
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from dlc.ir import dtypes, loops
 from dlc.ir.loops import Expr
@@ -74,8 +75,14 @@ def is_position(e: Expr) -> bool:
 def linear(e: Expr) -> Linear:
     """`e` as ({atom: coefficient}, constant); atoms are simplified."""
     terms: dict[Expr, int] = {}
+    constant = _add_linear(e, 1, terms)
+    return {t: c for t, c in terms.items() if c}, constant
+
+
+def _add_linear(e: Expr, factor: int, terms: dict[Expr, int]) -> int:
+    """Add the terms of factor * e; its constant."""
     constant = 0
-    stack = [(e, 1)]
+    stack = [(e, factor)]
     while stack:
         x, k = stack.pop()
         if x.op == "const":
@@ -103,7 +110,7 @@ def linear(e: Expr) -> Linear:
                 stack.append((s, k))
             else:
                 terms[s] = terms.get(s, 0) + k
-    return {t: c for t, c in terms.items() if c}, constant
+    return constant
 
 
 def _order(e: Expr) -> tuple:
@@ -288,10 +295,22 @@ def both(a: Expr | None, b: Expr | None) -> Expr | None:
 
 def flatten(index: tuple[Expr, ...], shape: tuple[int, ...]) -> Expr:
     """The row-major position of `index` in `shape`."""
-    out = loops.const(0)
-    for i, d in zip(index, shape, strict=True):
-        out = loops.op("add", loops.op("mul", out, loops.const(d)), i)
-    return simplify(out)
+    strides = [1] * len(shape)
+    for k in range(len(shape) - 1, 0, -1):
+        strides[k - 1] = strides[k] * shape[k]
+    return weighted(index, strides)
+
+
+def weighted(index: Sequence[Expr], strides: Sequence[int]) -> Expr:
+    """sum(index * stride), simplified."""
+    terms: dict[Expr, int] = {}
+    constant = 0
+    for i, stride in zip(reversed(index), reversed(strides), strict=True):
+        constant += _add_linear(i, stride, terms)
+    out = from_linear(_recombine({t: c for t, c in terms.items() if c}), constant)
+    if out.simple is None:
+        out.simple = _ITSELF
+    return out
 
 
 def unflatten(position: Expr, shape: tuple[int, ...]) -> tuple[Expr, ...]:

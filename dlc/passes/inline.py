@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dlc.ir import build as B
 from dlc.ir import custom
-from dlc.ir.graph import Graph, Node, inline, make, topological
+from dlc.ir.graph import Graph, Node, inline, make, remade, topological
 from dlc.passes.vjp import map_bodies
 
 
@@ -25,8 +25,7 @@ def remove_markers(graph: Graph) -> Graph:
             kept = {k: v for k, v in node.attrs.items() if k not in custom.LATER}
             done[node] = make("call", ins, node.loc, **kept)
         else:
-            same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
-            done[node] = node if same else make(node.op, ins, node.loc, **node.attrs)
+            done[node] = remade(node, ins)
     return Graph(graph.params, [done[o] for o in outputs], graph.name)
 
 
@@ -44,8 +43,7 @@ def prune_scans(graph: Graph) -> Graph:
         elif node.op == "item" and node.inputs[0] in used:
             done[node] = ins[0][node.attrs["index"]]
         else:
-            same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
-            done[node] = node if same else make(node.op, ins, node.loc, **node.attrs)
+            done[node] = remade(node, ins)
     return Graph(graph.params, [done[o] for o in graph.outputs], graph.name)
 
 

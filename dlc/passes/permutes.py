@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence, Set
 
 from dlc.ir import build
-from dlc.ir.graph import Graph, Node, TensorType, make
+from dlc.ir.graph import Graph, Node, TensorType, make, remade
 from dlc.ir.ops import OPS, split_spec
 from dlc.passes.vjp import map_bodies
 
@@ -64,8 +64,7 @@ def sink_permutes(graph: Graph) -> Graph:
 
 
 def _plain(node: Node, ins: Sequence[Node]) -> Placed:
-    same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
-    out = node if same else make(node.op, ins, node.loc, **node.attrs)
+    out = remade(node, ins)
     return out, identity(out.ndim) if isinstance(out.type, TensorType) else ()
 
 
@@ -150,7 +149,7 @@ def _from_parameters(x: Node, depth: int = 4) -> bool:
 
 def _elementwise(node: Node, ins: list[Placed], free: Set[Node]) -> Placed:
     perm = _choose(ins, node.ndim, free)
-    return make(node.op, [_as_core(p, perm, free) for p in ins], node.loc, **node.attrs), perm
+    return remade(node, [_as_core(p, perm, free) for p in ins]), perm
 
 
 def _concat(node: Node, ins: list[Placed]) -> Placed:

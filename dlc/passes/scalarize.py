@@ -13,7 +13,7 @@ from dlc.ir import dtypes, loops
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.index_math import both, bounds, flatten, simplify, unflatten
+from dlc.passes.index_math import both, bounds, flatten, simplify, unflatten, weighted
 
 Index = tuple[Expr, ...]
 
@@ -50,10 +50,7 @@ class Elements:
         strides = self._layout.get(node) or strides_in_memory(node)
         if strides is None:
             return flatten(index, node.shape)
-        at = loops.const(0)
-        for i, stride in zip(index, strides, strict=True):
-            at = loops.op("add", at, loops.op("mul", i, loops.const(stride)))
-        return simplify(at)
+        return weighted(index, strides)
 
     def _load(self, node: Node, buffer: Buffer, index: Index, guard: Expr | None) -> Expr:
         raw = loops.load(buffer, self.offset(node, index), predicate=guard)

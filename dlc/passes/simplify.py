@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dlc.ir.graph import Graph, Node, located, make, topological
+from dlc.ir.graph import Graph, Node, located, remade, topological
 from dlc.passes.inline import prune_scans
 from dlc.passes.simplify_scalars import SCALAR_RULES
 from dlc.passes.simplify_sums import SUM_RULES
@@ -45,9 +45,7 @@ def _settle(root: Node, done: dict[Node, Node], depth: int = _AGAIN) -> Node:
     for node in topological([root], stop=lambda n: n in done):
         if node in done:
             continue
-        ins = [done[i] for i in node.inputs]
-        same = all(a is b for a, b in zip(ins, node.inputs, strict=True))
-        now = node if same else make(node.op, ins, node.loc, **node.attrs)
+        now = remade(node, [done[i] for i in node.inputs])
         if now not in done:
             done[now] = now  # while its rules run: what they give may contain it
             with located(node.loc):

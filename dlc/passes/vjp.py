@@ -21,7 +21,7 @@ from typing import Any
 from dlc.ir import build as B
 from dlc.ir.attention import plain
 from dlc.ir.errors import TraceError, VerifyError
-from dlc.ir.graph import Graph, Node, TensorType, inline, located, make, param, substitute, topological, unique
+from dlc.ir.graph import Graph, Node, TensorType, inline, located, make, param, remade, substitute, topological, unique
 from dlc.ir.ops import split_spec
 from dlc.passes.arith import (
     add,
@@ -138,8 +138,8 @@ def map_bodies(roots: Sequence[Node], transform: Callable[[Graph], Graph]) -> li
                 same = new.params == body.params and new.outputs == body.outputs
                 changed[body] = body if same else new
             attrs = {**attrs, "body": changed[body]}
-        same = attrs.get("body") is body and all(a is b for a, b in zip(ins, node.inputs, strict=True))
-        done[node] = node if same else make(node.op, ins, node.loc, **attrs)
+        same = attrs.get("body") is body
+        done[node] = remade(node, ins) if same else make(node.op, ins, node.loc, **attrs)
     return [done[r] for r in roots]
 
 

@@ -13,7 +13,7 @@ from dlc.ir import build as B
 from dlc.ir import dtypes
 from dlc.ir.attention import plain
 from dlc.ir.errors import ShapeError
-from dlc.ir.graph import Graph, Node, TensorType, located, make, param, substitute, topological
+from dlc.ir.graph import Graph, Node, TensorType, located, make, param, remade, substitute, topological
 from dlc.ir.ops import OPS, split_spec
 from dlc.passes.arith import add, gather, scale, scatter
 from dlc.passes.vjp import expand_nodes
@@ -70,8 +70,7 @@ def batch_nodes(outputs: Sequence[Node], lanes: Mapping[Node, Lane], size: int) 
 
 
 def _rebuilt(node: Node, ins: Sequence[Lane]) -> Lane:
-    same = all(lane.node is i for lane, i in zip(ins, node.inputs, strict=True))
-    return Lane(node if same else make(node.op, [lane.node for lane in ins], node.loc, **node.attrs), False)
+    return Lane(remade(node, [lane.node for lane in ins]), False)
 
 
 def lift(x: Node, batched: bool, size: int) -> Node:
