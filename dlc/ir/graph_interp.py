@@ -67,18 +67,10 @@ def _elementwise(node: Node, mode: _Mode, *ins: Array) -> Array:
     return SCALAR_OPS[node.op].numpy(*work)
 
 
-def _const(node: Node, mode: _Mode) -> Array:
-    return np.full(node.shape, node.attrs["value"], mode.store(node.dtype))
-
-
 def _iota(node: Node, mode: _Mode) -> Array:
     axis, shape = node.attrs["axis"], node.shape
     column = np.arange(shape[axis], dtype=np.int64).astype(mode.store(node.dtype))
     return np.broadcast_to(column.reshape([-1 if a == axis else 1 for a in range(len(shape))]), shape)
-
-
-def _cast(node: Node, mode: _Mode, x: Array) -> Array:
-    return convert(x, node.dtype, mode.store(node.dtype))
 
 
 def _bitcast(node: Node, mode: _Mode, x: Array) -> Array:
@@ -88,32 +80,11 @@ def _bitcast(node: Node, mode: _Mode, x: Array) -> Array:
     return exact.view(node.dtype.np)
 
 
-def _select(node: Node, mode: _Mode, cond: Array, a: Array, b: Array) -> Array:
-    return np.where(cond, a, b)
-
-
-def _reshape(node: Node, mode: _Mode, x: Array) -> Array:
-    return x.reshape(node.shape)
-
-
-def _permute(node: Node, mode: _Mode, x: Array) -> Array:
-    return x.transpose(node.attrs["axes"])
-
-
 def _broadcast(node: Node, mode: _Mode, x: Array) -> Array:
     aligned = [1] * len(node.shape)
     for extent, axis in zip(x.shape, node.attrs["axes"], strict=True):
         aligned[axis] = extent
     return np.broadcast_to(x.reshape(aligned), node.shape)
-
-
-def _slice(node: Node, mode: _Mode, x: Array) -> Array:
-    a = node.attrs
-    return x[tuple(map(slice, a["start"], a["stop"], a["step"]))]
-
-
-def _flip(node: Node, mode: _Mode, x: Array) -> Array:
-    return np.flip(x, node.attrs["axes"])
 
 
 def _pad(node: Node, mode: _Mode, x: Array) -> Array:
@@ -233,10 +204,6 @@ def _scatter(node: Node, mode: _Mode, base: Array, index: Array, updates: Array)
     return np.moveaxis(out, 0, axis)
 
 
-def _concat(node: Node, mode: _Mode, *ins: Array) -> Array:
-    return np.concatenate(ins, node.attrs["axis"])
-
-
 def _sort(node: Node, mode: _Mode, x: Array) -> tuple[Array, Array]:
     axis, descending = node.attrs["axis"], node.attrs["descending"]
     is_float = node.inputs[0].dtype.is_float
@@ -303,42 +270,22 @@ def _each(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
     return tuple(results)
 
 
-def _checkpoint(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
-    return tuple(_run(node.attrs["body"], ins, mode))
-
-
-def _call(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
-    return custom.evaluate(node, ins)
-
-
-def _attention(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
-    return tuple(_run(plain(node), ins, mode))
-
-
-def _item(node: Node, mode: _Mode, x: tuple[Array, ...]) -> Array:
-    return x[node.attrs["index"]]
-
-
-def _same(node: Node, mode: _Mode, x: Array) -> Array:
-    return x
-
-
 def _vjp(node: Node, mode: _Mode, *ins: Array) -> Array:
     raise VerifyError("interpreter: the graph has a vjp node; expand it first (dlc.passes.vjp.expand)")
 
 
 MEANING: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(SCALAR_OPS, _elementwise),
-    "const": _const,
+    "const": lambda node, mode: np.full(node.shape, node.attrs["value"], mode.store(node.dtype)),
     "iota": _iota,
-    "cast": _cast,
+    "cast": lambda node, mode, x: convert(x, node.dtype, mode.store(node.dtype)),
     "bitcast": _bitcast,
-    "select": _select,
-    "reshape": _reshape,
-    "permute": _permute,
+    "select": lambda node, mode, cond, a, b: np.where(cond, a, b),
+    "reshape": lambda node, mode, x: x.reshape(node.shape),
+    "permute": lambda node, mode, x: x.transpose(node.attrs["axes"]),
     "broadcast": _broadcast,
-    "slice": _slice,
-    "flip": _flip,
+    "slice": lambda node, mode, x: x[tuple(map(slice, *(node.attrs[k] for k in ("start", "stop", "step"))))],
+    "flip": lambda node, mode, x: np.flip(x, node.attrs["axes"]),
     "pad": _pad,
     "window": _window,
     "unwindow": _unwindow,
@@ -347,20 +294,17 @@ MEANING: dict[str, Callable[..., Any]] = {
     "contract": _contract,
     "gather": _gather,
     "scatter": _scatter,
-    "concat": _concat,
+    "concat": lambda node, mode, *ins: np.concatenate(ins, node.attrs["axis"]),
     "sort": _sort,
     "cumulative": _cumulative,
     "scan": _scan,
     "each": _each,
-    "item": _item,
-    "stop_gradient": _same,
-    "tag": _same,
-    "barrier": _same,
+    "item": lambda node, mode, x: x[node.attrs["index"]],
+    **dict.fromkeys(("stop_gradient", "tag", "barrier"), lambda node, mode, x: x),
     "vjp": _vjp,
-    "checkpoint": _checkpoint,
-    "call": _call,
-    "attention": _attention,
-    "attention_grad": _attention,
+    "checkpoint": lambda node, mode, *ins: tuple(_run(node.attrs["body"], ins, mode)),
+    "call": lambda node, mode, *ins: custom.evaluate(node, ins),
+    **dict.fromkeys(("attention", "attention_grad"), lambda node, mode, *ins: tuple(_run(plain(node), ins, mode))),
 }
 
 

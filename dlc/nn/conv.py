@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from dlc import Tensor
 from dlc.nn import functional as F
@@ -81,10 +82,8 @@ class _Conv(Module):
         return ", ".join(parts)
 
 
-class Conv1d(_Conv):
-    """(N, C, L) or (C, L) -> (N, O, L') or (O, L'); weight (O, C/groups, K), bias (O,)."""
-
-    _n = 1
+class _Convolution(_Conv):
+    _function: Callable[..., Tensor]
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1, groups: int = 1,
@@ -96,35 +95,27 @@ class Conv1d(_Conv):
 
     def forward(self, input: Tensor) -> Tensor:
         x, padding = self._border(input)
-        return F.conv1d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return self._function(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
-class Conv2d(_Conv):
+class Conv1d(_Convolution):
+    """(N, C, L) or (C, L) -> (N, O, L') or (O, L'); weight (O, C/groups, K), bias (O,)."""
+
+    _n, _function = 1, staticmethod(F.conv1d)
+
+
+class Conv2d(_Convolution):
     """(N, C, H, W) or (C, H, W) -> (N, O, H', W') or (O, H', W'); weight (O, C/groups, KH, KW), bias (O,).
 
     `padding` is a number, a pair, 'valid' or 'same'; `padding_mode` zeros, reflect, replicate or circular.
     """
 
-    _n = 2
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1, groups: int = 1,
-        bias: bool = True, padding_mode: str = "zeros", dtype=None,
-    ):  # fmt: skip
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, 0, groups, bias, padding_mode, dtype
-        )
-
-    def forward(self, input: Tensor) -> Tensor:
-        x, padding = self._border(input)
-        return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+    _n, _function = 2, staticmethod(F.conv2d)
 
 
-class ConvTranspose1d(_Conv):
-    """(N, C, L) -> (N, O, (L-1) stride - 2 padding + dilation (K-1) + output_padding + 1); weight (C, O/groups, K)."""
-
-    _n = 1
+class _Transposed(_Conv):
     _transposed = True
+    _function: Callable[..., Tensor]
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, output_padding=0,
@@ -136,30 +127,21 @@ class ConvTranspose1d(_Conv):
         )  # fmt: skip
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.conv_transpose1d(
+        return self._function(
             input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
         )
 
 
-class ConvTranspose2d(_Conv):
+class ConvTranspose1d(_Transposed):
+    """(N, C, L) -> (N, O, (L-1) stride - 2 padding + dilation (K-1) + output_padding + 1); weight (C, O/groups, K)."""
+
+    _n, _function = 1, staticmethod(F.conv_transpose1d)
+
+
+class ConvTranspose2d(_Transposed):
     """The adjoint of Conv2d: (N, C, H, W) -> (N, O, H', W'); weight (C, O/groups, KH, KW), bias (O,).
 
     H' = (H-1) stride - 2 padding + dilation (KH-1) + output_padding + 1, likewise W'.
     """
 
-    _n = 2
-    _transposed = True
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, output_padding=0,
-        groups: int = 1, bias: bool = True, dilation=1, padding_mode: str = "zeros", dtype=None,
-    ):  # fmt: skip
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, output_padding, groups, bias,
-            padding_mode, dtype,
-        )  # fmt: skip
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.conv_transpose2d(
-            input, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        )
+    _n, _function = 2, staticmethod(F.conv_transpose2d)

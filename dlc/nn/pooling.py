@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dlc import Tensor
 from dlc.nn import functional as F
 from dlc.nn.module import Module
 
 
 class _MaxPool(Module):
+    _function: Callable[..., Tensor]
+
     def __init__(self, kernel_size, stride=None, padding=0, dilation=1, ceil_mode: bool = False):
         super().__init__()
         self.kernel_size, self.stride = kernel_size, kernel_size if stride is None else stride
@@ -19,19 +23,20 @@ class _MaxPool(Module):
             f"dilation={self.dilation}, ceil_mode={self.ceil_mode}"
         )
 
+    def forward(self, input: Tensor) -> Tensor:
+        return self._function(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+
 
 class MaxPool1d(_MaxPool):
     """Largest element of each window of (N, C, L)."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.max_pool1d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+    _function = staticmethod(F.max_pool1d)
 
 
 class MaxPool2d(_MaxPool):
     """Largest element of each window of (N, C, H, W)."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+    _function = staticmethod(F.max_pool2d)
 
 
 class _AvgPool(Module):
@@ -71,9 +76,14 @@ class AvgPool2d(_AvgPool):
 
 
 class _AdaptiveAvgPool(Module):
+    _function: Callable[..., Tensor]
+
     def __init__(self, output_size):
         super().__init__()
         self.output_size = output_size
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._function(input, self.output_size)
 
     def extra_repr(self) -> str:
         return f"output_size={self.output_size}"
@@ -82,15 +92,13 @@ class _AdaptiveAvgPool(Module):
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     """(N, C, L) -> (N, C, output_size)."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.adaptive_avg_pool1d(input, self.output_size)
+    _function = staticmethod(F.adaptive_avg_pool1d)
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     """(N, C, H, W) -> (N, C, *output_size)."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(input, self.output_size)
+    _function = staticmethod(F.adaptive_avg_pool2d)
 
 
 class Upsample(Module):
