@@ -85,7 +85,10 @@ def _rows(fused: Fused, group: Group, target: CpuTarget) -> schedule.Schedule:
         blocks = math.prod(rows) // n * -(-n // lanes)
         # a lone reduction reads long runs of each row; with more in the group the registers are needed
         widths = (16, 8, 4, 2, 1) if len(group.units) == 1 else (4, 2, 1)
-        unroll = next(u for u in widths if u == 1 or (blocks // u >= 4 * target.threads and n >= lanes * u))
+        # beyond the caches long runs of each row count more than tasks to share out
+        large = max(u.size for u in group.units) * 4 > target.l2_bytes
+        tasks = target.threads if large else 4 * target.threads
+        unroll = next(u for u in widths if u == 1 or (blocks // u >= tasks and n >= lanes * u))
         return schedule.Columns(lanes, unroll, axis)
     inner = max((math.prod(a.attr[1] for a in inner_axes(group, u)) for u in group.units), default=1)
     last = max((inner_axes(group, u)[-1].attr[1] for u in group.units if inner_axes(group, u)), default=1)

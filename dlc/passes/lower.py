@@ -441,7 +441,9 @@ def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> L
     strip = min(tiles_a, max(1, 64 // t))  # neighbouring tiles read whole cache lines
     strips = -(-tiles_a // strip)
     task = split_axis(_product(outer) * strips, "t")
-    *outer_at, strip_at = unflatten(task, (*outer, strips))
+    # in the order of the axes: neighbouring tasks write to the same lines and pages
+    outer_at = list(unflatten(task, (*outer[:across], strips, *outer[across:])))
+    strip_at = outer_at.pop(across)
     ta, tb = loops.axis("ta", strip), split_axis(tiles_b, "tb")
     base_a = simplify(loops.op("mul", loops.op("add", loops.op("mul", strip_at, loops.const(strip)), ta),
                                loops.const(t)))
