@@ -45,6 +45,34 @@ class Elements:
         """Like `value`, but `node` itself is computed even if it is in memory."""
         return self._rule(node, index, guard)
 
+    def inside(self, node: Node, index: Index, guard: Expr) -> Expr:
+        """`value` where `index` lies in `node` if `guard` holds, and elsewhere does not matter. Then nothing on the way
+        to memory needs to know where it would lead from outside: reshapes divide nothing."""
+        at: dict[Expr, Expr] = {}
+        known = []
+        for i, d in zip(index, node.shape, strict=True):
+            low, high = bounds(i)
+            if low < 0 or high >= d > 0:
+                if d > 1:
+                    at[place := loops.axis("x", d)] = i
+                known.append(place if d > 1 else loops.const(0))
+            else:
+                known.append(i)
+        value = self.value(node, tuple(known), guard)
+        if not at:
+            return value
+        memo = dict(at)
+
+        def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:
+            if e.op != "load":
+                return None
+            owner, places = self.accesses[e]
+            new = loops.load(e.attr, simplify(args[0]), predicate=simplify(args[1]) if len(args) > 1 else None)
+            self.accesses[new] = owner, tuple(simplify(loops.map_expr(i, rule, memo)) for i in places)
+            return new
+
+        return loops.map_expr(value, rule, memo)
+
     def offset(self, node: Node, index: Index) -> Expr:
         """The element offset of `index` in the memory of `node`."""
         strides = self._layout.get(node) or strides_in_memory(node)
@@ -106,24 +134,7 @@ def _select(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
 
 
 def _reshape(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
-    return els.value(n.inputs[0], _reshaped(index, n.shape, n.inputs[0].shape), guard)
-
-
-def _reshaped(index: Index, shape: tuple[int, ...], inner: tuple[int, ...]) -> Index:
-    """An index of `shape` as one of `inner`. No element is asked for outside of its tensor but where a guard keeps it
-    from being used (padding): what may seem to lie outside is taken to lie inside, and so needs no division."""
-    known = []
-    back: dict[Expr, Expr] = {}
-    for i, d in zip(index, shape, strict=True):
-        low, high = bounds(i)
-        if low < 0 or high >= d > 1:
-            back[inside := loops.axis("x", d)] = i
-            i = inside
-        known.append(i)
-    found = unflatten(flatten(tuple(known), shape), inner)
-    if not back:
-        return found
-    return tuple(simplify(loops.map_expr(i, lambda *_: None, back)) for i in found)
+    return els.value(n.inputs[0], unflatten(flatten(index, n.shape), n.inputs[0].shape), guard)
 
 
 def _permute(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
@@ -173,7 +184,7 @@ def _pad(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
         return els.value(src, tuple(inner), guard)
     if inside.op == "const":
         return fill
-    return loops.op("select", inside, els.value(src, tuple(inner), both(guard, inside)), fill)
+    return loops.op("select", inside, els.inside(src, tuple(inner), both(guard, inside)), fill)
 
 
 def _window(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
@@ -231,7 +242,8 @@ def _concat(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
             inside = None
         if inside is not None and inside.op == "const":
             continue
-        value = els.value(part, (*index[:axis], here, *index[axis + 1 :]), inside)
+        place = (*index[:axis], here, *index[axis + 1 :])
+        value = els.value(part, place) if inside is None else els.inside(part, place, inside)
         out = value if out is None else loops.op("select", own, value, out)
     return loops.const(0, n.dtype.compute) if out is None else out  # None: there is no element
 

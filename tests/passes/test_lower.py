@@ -179,6 +179,21 @@ def test_panels_of_a_padded_tensor_need_no_division():
     assert "floordiv" not in parts and "mod" not in parts
 
 
+def test_padding_is_inside_of_all_reshapes_below_it():
+    """Groups of channels are formed, scaled and taken apart again before the padding: positions in the frame lead
+    nowhere, so all of them are read without a division."""
+    x, scale, bias = tensor("x", 2, 8, 5, 5), tensor("scale", 2, 4), tensor("bias", 8)
+    biased = B.op("add", x, B.broadcast(bias, x.shape, (1,)))
+    groups = B.reshape(biased, (2, 4, 50))
+    scaled = B.op("mul", groups, B.broadcast(scale, groups.shape, (0, 1)))
+    graph = Graph((x, scale, bias), [B.pad(B.reshape(scaled, x.shape), (0, 0, 1, 1), (0, 0, 1, 1))])
+    check(graph)
+    (fused,) = fuse(own_outputs(graph)).groups
+    places = [e.args[0] for e in fused.units[0].loads]
+    divided = [e for e in subexpressions(*places) if e.op in ("floordiv", "mod")]
+    assert len(places) == 3 and [(e.op, e.args[1].attr) for e in divided] == [("floordiv", 2)]  # the channel's group
+
+
 def test_a_small_table_does_not_decide_the_order_of_a_sum():
     """The large tensor is read along its rows, though two vectors would be read along the other axis."""
     x, a, b = tensor("x", 64, 400), tensor("a", 64), tensor("b", 64)
