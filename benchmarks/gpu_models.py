@@ -1,10 +1,11 @@
 """The anchors' GPU cases on this machine's GPU: is every step right, and how long does it take?
 
-    python -m benchmarks.gpu_models [CASE ...] [--budget 500] [--top 8] [--no-check] [--torch] [--list]
+    python -m benchmarks.gpu_models [CASE ...] [--budget 500] [--top 8] [--no-check] [--torch] [--tf32] [--list]
 
 Each case runs in a process of its own, so that a kernel which kills its context ends only its case. A training step is
 checked against PyTorch on the same GPU from the same weights (the losses of four steps, and the gradient of each
 parameter at the first), a kernel against PyTorch's result in float32; then dlc is timed, and with --torch the peer too.
+With --tf32 float32 products of both are of precision "high"; PyTorch's own error is then the measure, as with bf16.
 --top prints each case's slowest kernels. Needs CuPy and PyTorch; nothing else of NVIDIA's. Prints a table as it goes;
 JSON goes to $OUT/gpu_models.json if $OUT is set.
 """
@@ -146,10 +147,11 @@ def settings(case: GpuCase) -> Iterator[None]:
 # --- one case, in its own process --------------------------------------------------------------------------------
 
 
-def measure(case: GpuCase, check: bool, peer: bool, top: int) -> dict[str, Any]:
+def measure(case: GpuCase, check: bool, peer: bool, top: int, tf32: bool = False) -> dict[str, Any]:
     """What the table shows of a case."""
     import dlc
 
+    dlc.set_float32_matmul_precision("high" if tf32 else "highest")
     if case.bf16 and case.training is not None and not hasattr(dlc, "autocast"):
         return {"note": "needs dlc.autocast"}
     with settings(case):
@@ -161,7 +163,7 @@ def _measure_step(case: GpuCase, check: bool, peer: bool, top: int) -> dict[str,
 
     assert case.training is not None
     training, out = case.training(), {}
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    _torch_tf32(False)
     torch.manual_seed(0)
     start = {k: v.detach().clone() for k, v in training.model(torch, 0.0).state_dict().items()}
     batch = training.batch(np.random.default_rng(0))
@@ -172,14 +174,16 @@ def _measure_step(case: GpuCase, check: bool, peer: bool, top: int) -> dict[str,
         step = _torch_step(training, start, batch)
         expected = [float(step()) for _ in range(STEPS)]
         if peer:
+            _torch_tf32(_tf32())
             out["torch_ms"] = _time(step, torch.cuda.synchronize)[0] * 1e3
+            _torch_tf32(False)
         del step
         torch.cuda.empty_cache()
     if check:
         step = _dlc_step(training, start, batch, 0.0)
         got = [float(step()) for _ in range(STEPS)]
         errors = [abs(a - b) / max(abs(b), 1e-6) for a, b in zip(got, expected, strict=True)]
-        allowed = (5e-3, 5e-3, 3e-2, 3e-2) if training.bf16 else (1e-4, 1e-3, 3e-3, 5e-3)
+        allowed = (5e-3, 5e-3, 3e-2, 3e-2) if training.bf16 or _tf32() else (1e-4, 1e-3, 3e-3, 5e-3)
         del step
         wrong = wrong_gradients(training, start, batch)
         out.update(losses=got, expected=expected, error=max(errors), wrong_gradients=wrong,
@@ -192,12 +196,14 @@ def wrong_gradients(training: Training, start: dict[str, Any], batch: list[np.nd
     """The parameters whose gradient is too far from PyTorch's in float32, each with its error and what is allowed.
 
     The loss hardly shows a wrong gradient, and Adam's steps have its sign only. An error is relative to the gradient's
-    norm or, where that is all but zero (a bias in front of a normalisation), to a hundredth of a mean one's. With bf16,
-    PyTorch's own error under autocast is the measure: twice that, and 2% at least.
+    norm or, where that is all but zero (a bias in front of a normalisation), to a hundredth of a mean one's. With bf16
+    or TF32, PyTorch's own error is the measure: twice that, and 2% at least.
     """
     exact = _torch_gradients(training, start, batch, device, False)
     got = _dlc_gradients(training, start, batch, device)
-    own = _torch_gradients(training, start, batch, device, True) if training.bf16 else None
+    _torch_tf32(_tf32())
+    own = _torch_gradients(training, start, batch, device, training.bf16) if training.bf16 or _tf32() else None
+    _torch_tf32(False)
     mean = math.sqrt(sum(float((g**2).sum()) for g in exact.values()) / sum(g.size for g in exact.values()))
 
     def error(gradients: dict[str, np.ndarray], name: str) -> float:
@@ -211,6 +217,18 @@ def wrong_gradients(training: Training, start: dict[str, Any], batch: list[np.nd
         if not error(got, name) <= allowed:  # not a number is wrong too
             wrong.append(f"{name}: {error(got, name):.1e} (allowed {allowed:.1e})")
     return wrong
+
+
+def _tf32() -> bool:
+    import dlc
+
+    return dlc.get_float32_matmul_precision() == "high"
+
+
+def _torch_tf32(allowed: bool) -> None:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _torch_gradients(training: Training, start: dict[str, Any], batch: list[np.ndarray], device: str,
@@ -305,7 +323,7 @@ def _measure_kernel(case: GpuCase, check: bool, peer: bool, top: int) -> dict[st
     import dlc.nn.functional
 
     assert case.shapes is not None and case.dlc is not None and case.torch is not None
-    torch.backends.cuda.matmul.allow_tf32 = False
+    _torch_tf32(False)
     rng = np.random.default_rng(0)
     arrays, out = [rng.standard_normal(s, np.float32) for s in case.shapes()], {}
     dtype = (dlc.bfloat16, torch.bfloat16) if case.bf16 else (dlc.float32, torch.float32)
@@ -317,9 +335,10 @@ def _measure_kernel(case: GpuCase, check: bool, peer: bool, top: int) -> dict[st
         expected = case.torch(*[t.float() for t in theirs])
         got = torch.from_numpy(call().float().numpy()).cuda()
         out["error"] = float((got - expected).norm() / expected.norm())
-        out["right"] = bool(out["error"] <= (1e-2 if case.bf16 else 1e-5))
+        out["right"] = bool(out["error"] <= (1e-2 if case.bf16 else 1e-3 if _tf32() else 1e-5))
         del expected, got
     if peer:
+        _torch_tf32(_tf32())
         out["torch_ms"] = _time(lambda: case.torch(*theirs), torch.cuda.synchronize)[0] * 1e3
     return out
 
@@ -372,7 +391,8 @@ def _slowest(function: Any, entry: Any, arguments: list[Any], top: int) -> list[
     from dlc.inspect.launches import lines, work
     from dlc.runtime import driver
 
-    executable = driver.compile_graph(entry.graph, entry.donate, function.name, device=entry.device, profile=True)
+    executable = driver.compile_graph(entry.graph, entry.donate, function.name, device=entry.device, profile=True,
+                                      tf32=_tf32())
     kept, entry.executable = entry.executable, executable
     for _ in range(3):
         function(*arguments)
@@ -427,18 +447,19 @@ def _row_of(case: GpuCase, result: dict[str, Any]) -> str:
 @click.option("--top", default=0, help="Print each case's N slowest kernels.")
 @click.option("--check/--no-check", default=True, help="Compare with PyTorch.")
 @click.option("--torch", "peer", is_flag=True, help="Time PyTorch (eager) too.")
+@click.option("--tf32", is_flag=True, help="float32 products of precision \"high\".")
 @click.option("--warm/--no-warm", default=True, help="A second process for the first call with a warm disk cache.")
 @click.option("--one", hidden=True)
 @click.option("--list", "list_", is_flag=True, help="Name the cases.")
-def main(names: tuple[str, ...], budget: float, case_seconds: float, top: int, check: bool, peer: bool, warm: bool,
-         one: str | None, list_: bool) -> None:
+def main(names: tuple[str, ...], budget: float, case_seconds: float, top: int, check: bool, peer: bool, tf32: bool,
+         warm: bool, one: str | None, list_: bool) -> None:
     """Check and time CASES (all, if none is named) on the GPU."""
     if list_:
         click.echo("\n".join(CASES))
         return
     if one:
         try:
-            result = measure(CASES[one], check, peer, top)
+            result = measure(CASES[one], check, peer, top, tf32)
         except Exception as error:
             result = {"note": f"{type(error).__name__}: {str(error)[:300]}", "log": traceback.format_exc()[-2500:]}
         click.echo(json.dumps(result))
@@ -446,7 +467,8 @@ def main(names: tuple[str, ...], budget: float, case_seconds: float, top: int, c
     if unknown := [n for n in names if n not in CASES]:
         raise click.UsageError(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
     end, results = time.monotonic() + budget, {}
-    options = [f"--top={top}", "--check" if check else "--no-check", *(["--torch"] if peer else [])]
+    options = [f"--top={top}", "--check" if check else "--no-check", *(["--torch"] if peer else []),
+               *(["--tf32"] if tf32 else [])]
     click.echo(f"{'case':20} {'':6} {'error':>8} {'ms':>9} {'at most':>8}    {'peer':>8} {'torch':>8} {'host ms':>8} "
                f"{'first s':>7} {'warm s':>7} {'kernels':>7} {'launches':>8} {'held MB':>8}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -458,7 +480,8 @@ def main(names: tuple[str, ...], budget: float, case_seconds: float, top: int, c
             cache = str(Path(folder) / name)
             result = results[name] = run(CASES[name], min(left, case_seconds), options, cache)
             if warm and "ms" in result and end - time.monotonic() > 10:
-                again = run(CASES[name], min(end - time.monotonic(), case_seconds), ["--no-check"], cache)
+                again = run(CASES[name], min(end - time.monotonic(), case_seconds),
+                            ["--no-check", *options[2 + peer:]], cache)
                 result["warm_s"] = again.get("first_s", 0.0)
             result.setdefault("warm_s", 0.0)
             click.echo(_row_of(CASES[name], result))
