@@ -21,7 +21,7 @@ from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.layout_tiles import SHORT_RUN as SHORT_RUN_OF_TILES
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
-from dlc.passes.lower_contract import label_sizes, parts_of, row_run, runs_along_inner, strides_of
+from dlc.passes.lower_contract import column_run, label_sizes, parts_of, row_run, runs_along_inner, strides_of
 from dlc.passes.lower_contract_tiles import height_of
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
 from dlc.passes.units import base_of
@@ -136,7 +136,7 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
     sizes = label_sizes(node)
     columns = parts_of(node.attrs["spec"], sizes, swap).columns
     dtype = node.inputs[0].dtype.compute
-    lanes = lanes_for(target, [dtype], sizes[columns[-1]] if columns else 1)
+    lanes = lanes_for(target, [dtype], math.prod(sizes[x] for x in column_run(node, swap)) if columns else 1)
     run = row_run(node, swap)
     if run < SHORT_RUN:
         run = 0

@@ -27,7 +27,7 @@ from dlc.passes.layout_tiles import (
     with_rows_in_tiles,
     words_copied,
 )
-from dlc.passes.lower_contract import Parts, label_sizes, parts_of, strides_of
+from dlc.passes.lower_contract import Parts, column_run, label_sizes, parts_of, strides_of
 from dlc.passes.units import base_of
 from dlc.passes.vjp import map_bodies
 
@@ -225,7 +225,7 @@ def pack(node: Node, tile_of) -> Node:
         return node
     column_at, row_at = (0, 1) if swap else (1, 0)
     labels = split_spec(node.attrs["spec"])[:2]
-    direct = streams_along(node.inputs[column_at], labels[column_at].index(parts.columns[-1]))
+    direct = streams_along(node.inputs[column_at], [labels[column_at].index(x) for x in column_run(node, swap)])
     if m < 4 and not direct:
         return _as_reduction(node, sizes)
     # rows far apart cost TLB entries, rows a power of two apart fall into the same cache sets
@@ -299,9 +299,14 @@ def _with_panels(node: Node, which: int, parts: Parts, tiled: str, width: int, s
     return _again(node, inputs, f"{spec[0]},{spec[1]}->{out}")
 
 
-def streams_along(node: Node, axis: int) -> bool:
-    """Is the memory under `node` contiguous along `axis`, read through nothing but views?"""
-    return strides_of(node)[axis] == 1 or node.shape[axis] == 1
+def streams_along(node: Node, axes: Sequence[int]) -> bool:
+    """Is the memory under `node` contiguous along `axes`, read through nothing but views?"""
+    strides, want = strides_of(node), 1
+    for a in reversed(axes):
+        if node.shape[a] != 1 and strides[a] != want:
+            return False
+        want *= node.shape[a]
+    return True
 
 
 def in_memory_order(node: Node) -> Node:

@@ -310,6 +310,17 @@ def strides_of(node: Node) -> list[int | None]:
     return [s // 2 for s in strides] if words else [None] * node.ndim  # type: ignore[operator]
 
 
+def column_run(node: Node, swap: bool) -> str:
+    """The column labels that are one range of the result's memory: the vectors run along all of them."""
+    sizes = label_sizes(node)
+    columns = parts_of(node.attrs["spec"], sizes, swap).columns
+    out = [x for x in split_spec(node.attrs["spec"])[2] if sizes[x] != 1]
+    k = len(columns)
+    while k and columns[k - 1 :] == "".join(out[len(out) - len(columns) + k - 1 :]):
+        k -= 1
+    return columns[min(k, len(columns) - 1) :]
+
+
 def row_run(node: Node, swap: bool) -> int:
     """How many rows, counted over the last row labels, lie at one stride in the row operand (0: all of them)."""
     spec = split_spec(node.attrs["spec"])

@@ -84,6 +84,16 @@ def test_convolutions(level, size, kernel, stride):
     check(Graph([image, weight], [b.contract(taps, weight, "nchwrs,ocrs->nohw")]), level)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("order", ["cuvn", "nuvc"])
+def test_vectors_run_over_several_labels_of_the_result(level, order):
+    """The weight gradient of a 2x2 kernel on a 2x2 image: no vectors of two elements, however the image lies."""
+    size = dict(n=24, u=2, v=2, c=12, o=40)
+    image, dy = tensor("image", *(size[x] for x in order)), tensor("dy", 24, 40)
+    (schedule,) = check(Graph([image, dy], [b.contract(image, dy, f"{order},no->ocuv")]), level)
+    assert schedule.lanes == host.detect().with_features(level).vector_bytes // 4
+
+
 @pytest.mark.parametrize("channels, most", [(512, 16), (1024, 8), (528, 28)])
 def test_rows_of_an_image_that_share_cache_sets_are_few(channels, most):
     image, weight = tensor("image", 6, 4, 4, channels), tensor("weight", 16, channels, 3, 3)
