@@ -75,12 +75,12 @@ def tensor(data, dtype: DType | None = None, requires_grad: bool = False, device
 @user_errors
 def full(shape, fill_value, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
     """A tensor filled with a number (or a scalar tensor), of that number's dtype unless given."""
-    size, loc = _extents("full", shape), here()
+    size = _extents("full", shape)
     value = as_node(fill_value, _dtype("full", dtype, None))
     if value.ndim:
         raise ShapeError(f"full: the value has shape {value.shape}, not ()")
-    whole = make("const", (), loc, **{**value.attrs, "shape": size}) if value.op == "const" else None
-    return made(whole or b.broadcast_to(value, size, loc), device)
+    whole = make("const", (), **{**value.attrs, "shape": size}) if value.op == "const" else None
+    return made(whole or b.broadcast_to(value, size), device)
 
 
 def _extents(name: str, shape) -> tuple[int, ...]:
@@ -94,7 +94,7 @@ def _filled(name: str, args: tuple, value, dtype: DType | None, device: str | No
     if not args:
         raise ShapeError(f"{name}: needs a shape; () makes a scalar")
     shape = _extents(name, args[0] if len(args) == 1 else args)
-    out = made(b.const(value, _dtype(name, dtype, dtypes.float32), shape, here()), device)
+    out = made(b.const(value, _dtype(name, dtype, dtypes.float32), shape), device)
     if requires_grad:
         out.requires_grad = True
     return out
@@ -120,7 +120,7 @@ def empty(*shape, dtype: DType | None = None, device: str | None = None, require
 
 def _like(name: str, x, value, dtype: DType | None, device) -> Tensor:
     n = as_node(x)
-    return made(b.const(value, _dtype(name, dtype, n.dtype), n.shape, here()), device or _device_of(n))
+    return made(b.const(value, _dtype(name, dtype, n.dtype), n.shape), device or _device_of(n))
 
 
 def _device_of(node: Node) -> str | None:
@@ -167,52 +167,52 @@ def arange(start, /, stop=None, step=1, *, dtype: DType | None = None, device: s
     whole = builtins.all(isinstance(v, int) for v in (start, stop, step))
     dtype = _dtype("arange", dtype, dtypes.int64 if whole else dtypes.float32)
     count = -((start - stop) // step) if whole else math.ceil((stop - start) / step)
-    count, loc = builtins.max(count, 0), here()
+    count = builtins.max(count, 0)
     # floats are laid out in float64, so that the last of many is as exact as the first
     work = dtype if dtype.is_int else dtypes.float64
-    line = b.iota((count,), 0, work, loc)
-    line = b.op("mul", line, b.like(line, step), loc=loc) if step != 1 else line
-    line = b.op("add", line, b.like(line, start), loc=loc) if start else line
-    return made(b.cast(line, dtype, loc), device)
+    line = b.iota((count,), 0, work)
+    line = b.op("mul", line, b.like(line, step)) if step != 1 else line
+    line = b.op("add", line, b.like(line, start)) if start else line
+    return made(b.cast(line, dtype), device)
 
 
 @user_errors
 def linspace(start, stop, num: int, *, dtype: DType | None = None, endpoint: bool = True, device=None) -> Tensor:
     """`num` numbers evenly spaced from `start` to `stop`, the latter included unless `endpoint` is False."""
-    num, loc = operator.index(num), here()
+    num = operator.index(num)
     if num < 0:
         raise ShapeError(f"linspace: {num} numbers")
     dtype = _dtype("linspace", dtype, dtypes.float32)
     ends = [as_node(v, dtypes.float64) for v in (start, stop)]
-    lo, hi = broadcast_nodes("linspace", *ends, loc=loc)
+    lo, hi = broadcast_nodes("linspace", *ends)
     shape, axes = (num, *lo.shape), range(1, lo.ndim + 1)
-    lo, hi = b.broadcast(lo, shape, axes, loc), b.broadcast(hi, shape, axes, loc)
+    lo, hi = b.broadcast(lo, shape, axes), b.broadcast(hi, shape, axes)
     gaps = builtins.max(num - 1 if endpoint else num, 1)
-    line = b.iota(shape, 0, dtypes.float64, loc)
-    part = b.op("div", b.op("mul", b.op("sub", hi, lo, loc=loc), line, loc=loc), b.like(line, gaps), loc=loc)
-    out = b.op("add", lo, part, loc=loc)
+    line = b.iota(shape, 0, dtypes.float64)
+    part = b.op("div", b.op("mul", b.op("sub", hi, lo), line), b.like(line, gaps))
+    out = b.op("add", lo, part)
     if endpoint and num > 1:
-        out = b.select(b.op("eq", line, b.like(line, num - 1), loc=loc), hi, out, loc)
-    return made(b.cast(out, dtype, loc), device)
+        out = b.select(b.op("eq", line, b.like(line, num - 1)), hi, out)
+    return made(b.cast(out, dtype), device)
 
 
 @user_errors
 def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: DType | None = None, device=None) -> Tensor:
     """Ones on the diagonal `k` (> 0 lies above the main one), zeros elsewhere."""
-    shape, loc = _extents("eye", (n_rows, n_rows if n_cols is None else n_cols)), here()
-    row, column = b.iota(shape, 0, dtypes.int64, loc), b.iota(shape, 1, dtypes.int64, loc)
-    row = b.op("add", row, b.like(row, k), loc=loc) if k else row
-    return made(b.cast(b.op("eq", row, column, loc=loc), _dtype("eye", dtype, dtypes.float32), loc), device)
+    shape = _extents("eye", (n_rows, n_rows if n_cols is None else n_cols))
+    row, column = b.iota(shape, 0, dtypes.int64), b.iota(shape, 1, dtypes.int64)
+    row = b.op("add", row, b.like(row, k)) if k else row
+    return made(b.cast(b.op("eq", row, column), _dtype("eye", dtype, dtypes.float32)), device)
 
 
 def _triangle(name: str, x, k: int, lower: bool) -> Tensor:
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if n.ndim < 2:
         raise ShapeError(f"{name}: needs at least two dimensions, got shape {n.shape}")
-    row, column = b.iota(n.shape, n.ndim - 2, dtypes.int64, loc), b.iota(n.shape, n.ndim - 1, dtypes.int64, loc)
-    edge = b.op("add", row, b.like(row, k), loc=loc) if k else row
-    keep = b.op("le", column, edge, loc=loc) if lower else b.op("le", edge, column, loc=loc)
-    return wrap(b.select(keep, n, b.like(n, 0), loc))
+    row, column = b.iota(n.shape, n.ndim - 2, dtypes.int64), b.iota(n.shape, n.ndim - 1, dtypes.int64)
+    edge = b.op("add", row, b.like(row, k)) if k else row
+    keep = b.op("le", column, edge) if lower else b.op("le", edge, column)
+    return wrap(b.select(keep, n, b.like(n, 0)))
 
 
 @user_errors
@@ -232,7 +232,7 @@ def meshgrid(*arrays, indexing: str = "xy") -> list[Tensor]:
     """Coordinates of a grid from one vector for each axis; 'xy' swaps the first two axes, 'ij' does not."""
     if indexing not in ("xy", "ij"):
         raise ShapeError(f"meshgrid: indexing is 'xy' or 'ij', not {indexing!r}")
-    nodes, loc = promote(*arrays) if arrays else [], here()
+    nodes = promote(*arrays) if arrays else []
     for n in nodes:
         if n.ndim > 1:
             raise ShapeError(f"meshgrid: needs vectors, got shape {n.shape}")
@@ -241,8 +241,8 @@ def meshgrid(*arrays, indexing: str = "xy") -> list[Tensor]:
     if indexing == "xy" and len(nodes) > 1:
         order[:2] = 1, 0
     grid = [shape[k] for k in order]
-    flat = [b.reshape(n, (n.type.size,), loc) for n in nodes]
-    return [wrap(b.broadcast(n, grid, (order.index(k),), loc)) for k, n in enumerate(flat)]
+    flat = [b.reshape(n, (n.type.size,)) for n in nodes]
+    return [wrap(b.broadcast(n, grid, (order.index(k),))) for k, n in enumerate(flat)]
 
 
 @user_errors
@@ -251,7 +251,7 @@ def one_hot(x, num_classes: int = -1, *, dtype: DType | None = None) -> Tensor:
 
     Without `num_classes` the largest element decides, which only works on concrete tensors.
     """
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if not n.dtype.is_int:
         raise DTypeError(f"one_hot: needs integers, got {n.dtype.name}{list(n.shape)}")
     if num_classes == -1:
@@ -259,9 +259,9 @@ def one_hot(x, num_classes: int = -1, *, dtype: DType | None = None) -> Tensor:
 
         num_classes = int(host_array("one_hot", x, "the number of classes is not given").max(initial=-1)) + 1
     shape = (*n.shape, operator.index(num_classes))
-    wide = b.broadcast(b.cast(n, dtypes.int64, loc), shape, range(n.ndim), loc)
-    same = b.op("eq", wide, b.iota(shape, n.ndim, dtypes.int64, loc), loc=loc)
-    return wrap(b.cast(same, _dtype("one_hot", dtype, dtypes.int64), loc))
+    wide = b.broadcast(b.cast(n, dtypes.int64), shape, range(n.ndim))
+    same = b.op("eq", wide, b.iota(shape, n.ndim, dtypes.int64))
+    return wrap(b.cast(same, _dtype("one_hot", dtype, dtypes.int64)))
 
 
 # -- dtypes ---------------------------------------------------------------------------------------------------------
@@ -335,5 +335,3 @@ def isdtype(dtype: DType, kind) -> bool:
     if kind not in _KINDS:
         raise DTypeError(f"isdtype: unknown kind {kind!r}; choose from {', '.join(_KINDS)}")
     return dtype.kind in _KINDS[kind]
-
-

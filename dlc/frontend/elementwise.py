@@ -11,27 +11,27 @@ import builtins
 import math
 from collections.abc import Callable
 
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import user_errors
 from dlc.frontend.manipulation import broadcast_nodes, spread
 from dlc.frontend.tensor import Tensor, as_dtype, as_node, is_weak, promote, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DTypeError, ShapeError
-from dlc.ir.graph import Loc, Node
+from dlc.ir.graph import Node
 
 # -- building blocks ------------------------------------------------------------------------------------------------
 
 
-def as_float(x: Node, loc: Loc | None) -> Node:
+def as_float(x: Node) -> Node:
     """`x`, an integer or bool tensor as float32."""
-    return x if x.dtype.is_float else b.cast(x, dtypes.float32, loc)
+    return x if x.dtype.is_float else b.cast(x, dtypes.float32)
 
 
-def wide(x: Node, loc: Loc | None) -> Node:
+def wide(x: Node) -> Node:
     """`x` as a float in the type that kernels compute in: half types as float32, integers as float32."""
-    x = as_float(x, loc)
-    return b.cast(x, x.dtype.compute, loc)
+    x = as_float(x)
+    return b.cast(x, x.dtype.compute)
 
 
 def _all_weak(*operands) -> bool:
@@ -43,9 +43,9 @@ def _result(node: Node, *operands) -> Tensor:
     return wrap(node, weak=not node.dtype.is_bool and _all_weak(*operands))
 
 
-def operands(name: str, *args, loc: Loc | None) -> list[Node]:
+def operands(name: str, *args) -> list[Node]:
     """Promoted and broadcast nodes."""
-    return broadcast_nodes(name, *promote(*args), loc=loc)
+    return broadcast_nodes(name, *promote(*args))
 
 
 def _needs(name: str, kinds: str, what: str, *nodes: Node) -> None:
@@ -55,8 +55,8 @@ def _needs(name: str, kinds: str, what: str, *nodes: Node) -> None:
             raise DTypeError(f"{name}: needs {what}, got {got}")
 
 
-def const_like(x: Node, value, loc: Loc | None = None) -> Node:
-    return b.like(x, value, loc)
+def const_like(x: Node, value) -> Node:
+    return b.like(x, value)
 
 
 # -- one operand ----------------------------------------------------------------------------------------------------
@@ -64,9 +64,8 @@ def const_like(x: Node, value, loc: Loc | None = None) -> Node:
 
 def _unary_float(name: str, op: str, doc: str) -> Callable:
     def f(x) -> Tensor:
-        loc = here()
-        n = as_float(as_node(x), loc)
-        return _result(b.op(op, n, loc=loc), x)
+        n = as_float(as_node(x))
+        return _result(b.op(op, n), x)
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -76,7 +75,7 @@ def _unary_float(name: str, op: str, doc: str) -> Callable:
 def _rounding(name: str, doc: str) -> Callable:
     def f(x) -> Tensor:
         n = as_node(x)
-        return _result(b.op(name, n, loc=here()) if n.dtype.is_float else n, x)
+        return _result(b.op(name, n) if n.dtype.is_float else n, x)
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -126,7 +125,7 @@ def abs(x) -> Tensor:
     """Absolute value. Not for bool."""
     n = as_node(x)
     _needs("abs", "iuf", "a number", n)
-    return _result(n if n.dtype.kind == "u" else b.op("abs", n, loc=here()), x)
+    return _result(n if n.dtype.kind == "u" else b.op("abs", n), x)
 
 
 @user_errors
@@ -134,7 +133,7 @@ def negative(x) -> Tensor:
     """-x; unsigned integers wrap. Not for bool."""
     n = as_node(x)
     _needs("negative", "iuf", "a number (for bool, use logical_not)", n)
-    return _result(b.op("neg", n, loc=here()), x)
+    return _result(b.op("neg", n), x)
 
 
 @user_errors
@@ -150,24 +149,24 @@ def sign(x) -> Tensor:
     """-1, 0 or 1 by the sign of x; NaN for NaN. Not for bool."""
     n = as_node(x)
     _needs("sign", "iuf", "a number", n)
-    return _result(b.op("sign", n, loc=here()), x)
+    return _result(b.op("sign", n), x)
 
 
 @user_errors
 def signbit(x) -> Tensor:
     """bool: whether the sign bit is set (-0.0 and NaNs with a sign included)."""
-    return wrap(_signbit(as_node(x), here()))
+    return wrap(_signbit(as_node(x)))
 
 
 _BITS = {8: dtypes.int8, 16: dtypes.int16, 32: dtypes.int32, 64: dtypes.int64}
 
 
-def _signbit(x: Node, loc: Loc | None) -> Node:
+def _signbit(x: Node) -> Node:
     if x.dtype.is_float:
-        x = b.make("bitcast", (x,), loc, dtype=_BITS[x.dtype.bits])
+        x = b.make("bitcast", (x,), dtype=_BITS[x.dtype.bits])
     if x.dtype.kind != "i":
-        return b.const(False, dtypes.bool_, x.shape, loc)
-    return b.op("lt", x, const_like(x, 0), loc=loc)
+        return b.const(False, dtypes.bool_, x.shape)
+    return b.op("lt", x, const_like(x, 0))
 
 
 @user_errors
@@ -179,78 +178,74 @@ def square(x) -> Tensor:
 @user_errors
 def reciprocal(x) -> Tensor:
     """1 / x; integers as float32."""
-    loc = here()
-    n = as_float(as_node(x), loc)
-    return _result(b.op("div", const_like(n, 1), n, loc=loc), x)
+    n = as_float(as_node(x))
+    return _result(b.op("div", const_like(n, 1), n), x)
 
 
 @user_errors
 def log10(x) -> Tensor:
     """Logarithm to base 10."""
-    loc = here()
-    n = as_float(as_node(x), loc)
-    w = b.op("log2", b.cast(n, n.dtype.compute, loc), loc=loc)
-    return _result(b.cast(b.op("mul", w, const_like(w, math.log10(2)), loc=loc), n.dtype, loc), x)
+    n = as_float(as_node(x))
+    w = b.op("log2", b.cast(n, n.dtype.compute))
+    return _result(b.cast(b.op("mul", w, const_like(w, math.log10(2))), n.dtype), x)
 
 
 @user_errors
 def exp2(x) -> Tensor:
     """2 to the power of x."""
-    loc = here()
-    n = as_float(as_node(x), loc)
-    return _result(b.op("pow", const_like(n, 2), n, loc=loc), x)
+    n = as_float(as_node(x))
+    return _result(b.op("pow", const_like(n, 2), n), x)
 
 
 @user_errors
 def sigmoid(x) -> Tensor:
     """1 / (1 + exp(-x)), which neither overflows nor loses small values."""
-    loc = here()
-    n = as_float(as_node(x), loc)
-    w = b.cast(n, n.dtype.compute, loc)
+    n = as_float(as_node(x))
+    w = b.cast(n, n.dtype.compute)
     one = const_like(w, 1)
-    out = b.op("div", one, b.op("add", one, b.op("exp", b.op("neg", w, loc=loc), loc=loc), loc=loc), loc=loc)
-    return _result(b.cast(out, n.dtype, loc), x)
+    out = b.op("div", one, b.op("add", one, b.op("exp", b.op("neg", w))))
+    return _result(b.cast(out, n.dtype), x)
 
 
 @user_errors
 def isnan(x) -> Tensor:
     """bool: whether x is NaN; False for integers."""
-    n, loc = as_node(x), here()
-    return wrap(b.op("ne", n, n, loc=loc) if n.dtype.is_float else b.const(False, dtypes.bool_, n.shape, loc))
+    n = as_node(x)
+    return wrap(b.op("ne", n, n) if n.dtype.is_float else b.const(False, dtypes.bool_, n.shape))
 
 
 @user_errors
 def isinf(x) -> Tensor:
     """bool: whether x is infinite; False for integers."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if not n.dtype.is_float:
-        return wrap(b.const(False, dtypes.bool_, n.shape, loc))
-    return wrap(b.op("eq", b.op("abs", n, loc=loc), const_like(n, math.inf), loc=loc))
+        return wrap(b.const(False, dtypes.bool_, n.shape))
+    return wrap(b.op("eq", b.op("abs", n), const_like(n, math.inf)))
 
 
 @user_errors
 def isfinite(x) -> Tensor:
     """bool: whether x is neither NaN nor infinite; True for integers."""
-    n, loc = as_node(x), here()
-    return wrap(_isfinite(n, loc))
+    n = as_node(x)
+    return wrap(_isfinite(n))
 
 
-def _isfinite(n: Node, loc: Loc | None) -> Node:
+def _isfinite(n: Node) -> Node:
     if not n.dtype.is_float:
-        return b.const(True, dtypes.bool_, n.shape, loc)
-    return b.op("lt", b.op("abs", n, loc=loc), const_like(n, math.inf), loc=loc)
+        return b.const(True, dtypes.bool_, n.shape)
+    return b.op("lt", b.op("abs", n), const_like(n, math.inf))
 
 
 @user_errors
 def nan_to_num(x, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
     """x with NaN replaced by `nan` and infinities by `posinf` and `neginf` (the dtype's extremes if None)."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if not n.dtype.is_float:
         return wrap(n)
     low, high = dtypes.limits(n.dtype)
     for bad, value in ((math.inf, high if posinf is None else posinf), (-math.inf, low if neginf is None else neginf)):
-        n = b.select(b.op("eq", n, const_like(n, bad), loc=loc), const_like(n, value), n, loc)
-    return wrap(b.select(b.op("ne", n, n, loc=loc), const_like(n, nan), n, loc))
+        n = b.select(b.op("eq", n, const_like(n, bad)), const_like(n, value), n)
+    return wrap(b.select(b.op("ne", n, n), const_like(n, nan), n))
 
 
 # -- arithmetic on two ----------------------------------------------------------------------------------------------
@@ -258,13 +253,12 @@ def nan_to_num(x, nan: float = 0.0, posinf: float | None = None, neginf: float |
 
 def _arithmetic(name: str, op: str, on_bool: str | None, doc: str) -> Callable:
     def f(x1, x2) -> Tensor:
-        loc = here()
-        a, c = operands(name, x1, x2, loc=loc)
+        a, c = operands(name, x1, x2)
         if a.dtype.is_bool:
             if on_bool is None:
                 _needs(name, "iuf", "numbers", a, c)
-            return wrap(b.op(on_bool, a, c, loc=loc))
-        return _result(b.op(op, a, c, loc=loc), x1, x2)
+            return wrap(b.op(on_bool, a, c))
+        return _result(b.op(op, a, c), x1, x2)
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -288,9 +282,8 @@ mod = remainder
 @user_errors
 def divide(x1, x2) -> Tensor:
     """x1 / x2 in floating point: two integers divide as float32."""
-    loc = here()
-    a, c = (as_float(n, loc) for n in operands("divide", x1, x2, loc=loc))
-    return _result(b.op("div", a, c, loc=loc), x1, x2)
+    a, c = (as_float(n) for n in operands("divide", x1, x2))
+    return _result(b.op("div", a, c), x1, x2)
 
 
 true_divide = divide
@@ -299,20 +292,19 @@ true_divide = divide
 @user_errors
 def fmod(x1, x2) -> Tensor:
     """The remainder of x1 / x2 rounded towards zero: the sign of x1; integer remainder by 0 is 0."""
-    loc = here()
-    a, c = operands("fmod", x1, x2, loc=loc)
+    a, c = operands("fmod", x1, x2)
     _needs("fmod", "iuf", "numbers", a, c)
     if a.dtype.is_int:
-        m = b.op("mod", a, c, loc=loc)  # the sign of x2; not by magnitudes, since the lowest integer has none
+        m = b.op("mod", a, c)  # the sign of x2; not by magnitudes, since the lowest integer has none
         if a.dtype.kind == "i":
             zero = const_like(m, 0)
-            other = b.op("ne", b.op("lt", a, zero, loc=loc), b.op("lt", m, zero, loc=loc), loc=loc)
-            other = b.op("and", b.op("ne", m, zero, loc=loc), other, loc=loc)
-            m = b.select(other, b.op("sub", m, c, loc=loc), m, loc)
+            other = b.op("ne", b.op("lt", a, zero), b.op("lt", m, zero))
+            other = b.op("and", b.op("ne", m, zero), other)
+            m = b.select(other, b.op("sub", m, c), m)
         return _result(m, x1, x2)
-    m = b.op("mod", b.op("abs", a, loc=loc), b.op("abs", c, loc=loc), loc=loc)
-    negative_a = _signbit(a, loc)
-    return _result(b.select(negative_a, b.op("neg", m, loc=loc), m, loc), x1, x2)
+    m = b.op("mod", b.op("abs", a), b.op("abs", c))
+    negative_a = _signbit(a)
+    return _result(b.select(negative_a, b.op("neg", m), m), x1, x2)
 
 
 @user_errors
@@ -322,7 +314,6 @@ def pow(x1, x2) -> Tensor:
     A small constant exponent becomes multiplications, 0.5 a square root. Integers wrap; a negative integer exponent of
     an integer gives 0 (1 or -1 for bases of 1 and -1), and is an error where it is a Python number.
     """
-    loc = here()
     if isinstance(x2, (int, float)) and not isinstance(x2, bool):
         base = as_node(x1)
         if base.dtype.is_bool:
@@ -330,123 +321,118 @@ def pow(x1, x2) -> Tensor:
         if base.dtype.is_int and isinstance(x2, int):
             if x2 < 0:
                 raise DTypeError(f"pow: {base.dtype.name} to the negative power {x2}; cast to a float first")
-            return _result(_power(base, x2, loc), x1, x2)
+            return _result(_power(base, x2), x1, x2)
         small = float(x2)
         base = promote(x1, x2)[0]
         if base.dtype.is_float and (small.is_integer() and builtins.abs(small) <= 8 or builtins.abs(small) == 0.5):
-            w = b.cast(base, base.dtype.compute, loc)
-            w = _root(w, loc) if builtins.abs(small) == 0.5 else _power(w, int(builtins.abs(small)), loc)
-            w = b.op("div", const_like(w, 1), w, loc=loc) if small < 0 else w
-            return _result(b.cast(w, base.dtype, loc), x1, x2)
-    a, c = operands("pow", x1, x2, loc=loc)
+            w = b.cast(base, base.dtype.compute)
+            w = _root(w) if builtins.abs(small) == 0.5 else _power(w, int(builtins.abs(small)))
+            w = b.op("div", const_like(w, 1), w) if small < 0 else w
+            return _result(b.cast(w, base.dtype), x1, x2)
+    a, c = operands("pow", x1, x2)
     _needs("pow", "iuf", "numbers", a, c)
-    return _result(b.op("pow", a, c, loc=loc) if a.dtype.is_float else _integer_power(a, c, loc), x1, x2)
+    return _result(b.op("pow", a, c) if a.dtype.is_float else _integer_power(a, c), x1, x2)
 
 
 power = pow
 
 
-def _root(x: Node, loc: Loc | None) -> Node:
+def _root(x: Node) -> Node:
     """x to the power 0.5: the square root but for -inf, which gives inf, and -0, which gives 0."""
-    root = b.op("add", b.op("sqrt", x, loc=loc), const_like(x, 0), loc=loc)
-    return b.select(b.op("eq", x, const_like(x, -math.inf), loc=loc), const_like(x, math.inf), root, loc)
+    root = b.op("add", b.op("sqrt", x), const_like(x, 0))
+    return b.select(b.op("eq", x, const_like(x, -math.inf)), const_like(x, math.inf), root)
 
 
-def _power(x: Node, n: int, loc: Loc | None) -> Node:
+def _power(x: Node, n: int) -> Node:
     """x multiplied with itself, by repeated squaring; exact for integers of any size of n."""
     if n == 0:
-        return const_like(x, 1, loc)
+        return const_like(x, 1)
     out = None
     while True:
         if n & 1:
-            out = x if out is None else b.op("mul", out, x, loc=loc)
+            out = x if out is None else b.op("mul", out, x)
         n >>= 1
         if not n:
             return out
-        x = b.op("mul", x, x, loc=loc)
+        x = b.op("mul", x, x)
 
 
-def _integer_power(x: Node, e: Node, loc: Loc | None) -> Node:
+def _integer_power(x: Node, e: Node) -> Node:
     one, zero = const_like(x, 1), const_like(x, 0)
     out, base, left = one, x, e
     for _ in range(x.dtype.bits):
-        odd = b.op("ne", b.op("and", left, one, loc=loc), zero, loc=loc)
-        out = b.op("mul", out, b.select(odd, base, one, loc), loc=loc)
-        base, left = b.op("mul", base, base, loc=loc), b.op("shr", left, one, loc=loc)
+        odd = b.op("ne", b.op("and", left, one), zero)
+        out = b.op("mul", out, b.select(odd, base, one))
+        base, left = b.op("mul", base, base), b.op("shr", left, one)
     if x.dtype.kind == "u":
         return out
     minus = const_like(x, -1)
-    odd = b.op("ne", b.op("and", e, one, loc=loc), zero, loc=loc)
-    inverse = b.select(b.op("eq", x, one, loc=loc), one, zero, loc)
-    inverse = b.select(b.op("eq", x, minus, loc=loc), b.select(odd, minus, one, loc), inverse, loc)
-    return b.select(b.op("lt", e, zero, loc=loc), inverse, out, loc)
+    odd = b.op("ne", b.op("and", e, one), zero)
+    inverse = b.select(b.op("eq", x, one), one, zero)
+    inverse = b.select(b.op("eq", x, minus), b.select(odd, minus, one), inverse)
+    return b.select(b.op("lt", e, zero), inverse, out)
 
 
 @user_errors
 def atan2(x1, x2) -> Tensor:
     """The angle of the point (x2, x1) in [-pi, pi]."""
-    loc = here()
-    a, c = (as_float(n, loc) for n in operands("atan2", x1, x2, loc=loc))
-    return _result(b.op("atan2", a, c, loc=loc), x1, x2)
+    a, c = (as_float(n) for n in operands("atan2", x1, x2))
+    return _result(b.op("atan2", a, c), x1, x2)
 
 
 @user_errors
 def hypot(x1, x2) -> Tensor:
     """sqrt(x1**2 + x2**2) without overflow on the way; inf if either is infinite."""
-    loc = here()
-    a, c = operands("hypot", x1, x2, loc=loc)
-    result = as_float(a, loc).dtype
-    a, c = (b.op("abs", wide(n, loc), loc=loc) for n in (a, c))
-    big, small = b.op("max", a, c, loc=loc), b.op("min", a, c, loc=loc)
+    a, c = operands("hypot", x1, x2)
+    result = as_float(a).dtype
+    a, c = (b.op("abs", wide(n)) for n in (a, c))
+    big, small = b.op("max", a, c), b.op("min", a, c)
     zero, one, inf = const_like(a, 0), const_like(a, 1), const_like(a, math.inf)
-    t = b.op("div", small, b.select(b.op("eq", big, zero, loc=loc), one, big, loc), loc=loc)
-    out = b.op("mul", big, b.op("sqrt", b.op("add", one, b.op("mul", t, t, loc=loc), loc=loc), loc=loc), loc=loc)
-    infinite = b.op("or", b.op("eq", a, inf, loc=loc), b.op("eq", c, inf, loc=loc), loc=loc)
-    return _result(b.cast(b.select(infinite, inf, out, loc), result, loc), x1, x2)
+    t = b.op("div", small, b.select(b.op("eq", big, zero), one, big))
+    out = b.op("mul", big, b.op("sqrt", b.op("add", one, b.op("mul", t, t))))
+    infinite = b.op("or", b.op("eq", a, inf), b.op("eq", c, inf))
+    return _result(b.cast(b.select(infinite, inf, out), result), x1, x2)
 
 
 @user_errors
 def logaddexp(x1, x2) -> Tensor:
     """log(exp(x1) + exp(x2)) without overflow on the way."""
-    loc = here()
-    a, c = operands("logaddexp", x1, x2, loc=loc)
-    result = as_float(a, loc).dtype
-    a, c = wide(a, loc), wide(c, loc)
-    big = b.op("max", a, c, loc=loc)
-    apart = b.op("neg", b.op("abs", b.op("sub", a, c, loc=loc), loc=loc), loc=loc)
+    a, c = operands("logaddexp", x1, x2)
+    result = as_float(a).dtype
+    a, c = wide(a), wide(c)
+    big = b.op("max", a, c)
+    apart = b.op("neg", b.op("abs", b.op("sub", a, c)))
     # equal infinities have no difference
-    apart = b.select(b.op("eq", a, c, loc=loc), const_like(a, 0), apart, loc)
-    out = b.op("add", big, b.op("log1p", b.op("exp", apart, loc=loc), loc=loc), loc=loc)
-    return _result(b.cast(out, result, loc), x1, x2)
+    apart = b.select(b.op("eq", a, c), const_like(a, 0), apart)
+    out = b.op("add", big, b.op("log1p", b.op("exp", apart)))
+    return _result(b.cast(out, result), x1, x2)
 
 
 @user_errors
 def copysign(x1, x2) -> Tensor:
     """The magnitude of x1 with the sign bit of x2."""
-    loc = here()
-    a, c = (as_float(n, loc) for n in operands("copysign", x1, x2, loc=loc))
-    differ = b.op("xor", _signbit(a, loc), _signbit(c, loc), loc=loc)
-    return _result(b.select(differ, b.op("neg", a, loc=loc), a, loc), x1, x2)
+    a, c = (as_float(n) for n in operands("copysign", x1, x2))
+    differ = b.op("xor", _signbit(a), _signbit(c))
+    return _result(b.select(differ, b.op("neg", a), a), x1, x2)
 
 
 @user_errors
 def nextafter(x1, x2) -> Tensor:
     """The float next to x1 in the direction of x2."""
-    loc = here()
-    a, c = (as_float(n, loc) for n in operands("nextafter", x1, x2, loc=loc))
+    a, c = (as_float(n) for n in operands("nextafter", x1, x2))
     bits = _BITS[a.dtype.bits]
-    i = b.make("bitcast", (a,), loc, dtype=bits)
+    i = b.make("bitcast", (a,), dtype=bits)
     # as sign-magnitude integers, a step away from zero adds one and a step towards it takes one
     zero = const_like(a, 0)
-    away = b.op("eq", b.op("lt", a, c, loc=loc), b.op("lt", zero, a, loc=loc), loc=loc)
-    stepped = b.op("add", i, b.select(away, const_like(i, 1), const_like(i, -1), loc), loc=loc)
-    out = b.make("bitcast", (stepped,), loc, dtype=a.dtype)
+    away = b.op("eq", b.op("lt", a, c), b.op("lt", zero, a))
+    stepped = b.op("add", i, b.select(away, const_like(i, 1), const_like(i, -1)))
+    out = b.make("bitcast", (stepped,), dtype=a.dtype)
     lowest = 1 - (1 << (bits.bits - 1))  # the smallest negative number: the sign bit and one
-    first = b.select(b.op("lt", zero, c, loc=loc), const_like(i, 1), const_like(i, lowest), loc)
-    out = b.select(b.op("eq", a, zero, loc=loc), b.make("bitcast", (first,), loc, dtype=a.dtype), out, loc)
-    out = b.select(b.op("eq", a, c, loc=loc), c, out, loc)
-    nan = b.op("or", b.op("ne", a, a, loc=loc), b.op("ne", c, c, loc=loc), loc=loc)
-    return _result(b.select(nan, const_like(a, math.nan), out, loc), x1, x2)
+    first = b.select(b.op("lt", zero, c), const_like(i, 1), const_like(i, lowest))
+    out = b.select(b.op("eq", a, zero), b.make("bitcast", (first,), dtype=a.dtype), out)
+    out = b.select(b.op("eq", a, c), c, out)
+    nan = b.op("or", b.op("ne", a, a), b.op("ne", c, c))
+    return _result(b.select(nan, const_like(a, math.nan), out), x1, x2)
 
 
 # -- comparison -----------------------------------------------------------------------------------------------------
@@ -454,9 +440,8 @@ def nextafter(x1, x2) -> Tensor:
 
 def _comparison(name: str, op: str, swap: bool, doc: str) -> Callable:
     def f(x1, x2) -> Tensor:
-        loc = here()
-        a, c = operands(name, x1, x2, loc=loc)
-        return wrap(b.op(op, *((c, a) if swap else (a, c)), loc=loc))
+        a, c = operands(name, x1, x2)
+        return wrap(b.op(op, *((c, a) if swap else (a, c))))
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -474,16 +459,15 @@ greater_equal = _comparison("greater_equal", "le", True, "bool: x1 >= x2.")
 @user_errors
 def isclose(x1, x2, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """bool: |x1 - x2| <= atol + rtol * |x2|, or equal; NaNs are close to each other only with `equal_nan`."""
-    loc = here()
-    a, c = (wide(n, loc) for n in operands("isclose", x1, x2, loc=loc))
-    apart = b.op("abs", b.op("sub", a, c, loc=loc), loc=loc)
-    room = b.op("mul", b.op("abs", c, loc=loc), const_like(c, rtol), loc=loc)
-    near = b.op("le", apart, b.op("add", room, const_like(c, atol), loc=loc), loc=loc)
-    near = b.op("and", near, _isfinite(c, loc), loc=loc)
-    near = b.op("or", near, b.op("eq", a, c, loc=loc), loc=loc)
+    a, c = (wide(n) for n in operands("isclose", x1, x2))
+    apart = b.op("abs", b.op("sub", a, c))
+    room = b.op("mul", b.op("abs", c), const_like(c, rtol))
+    near = b.op("le", apart, b.op("add", room, const_like(c, atol)))
+    near = b.op("and", near, _isfinite(c))
+    near = b.op("or", near, b.op("eq", a, c))
     if equal_nan:
-        both = b.op("and", b.op("ne", a, a, loc=loc), b.op("ne", c, c, loc=loc), loc=loc)
-        near = b.op("or", near, both, loc=loc)
+        both = b.op("and", b.op("ne", a, a), b.op("ne", c, c))
+        near = b.op("or", near, both)
     return wrap(near)
 
 
@@ -491,7 +475,7 @@ def isclose(x1, x2, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = Fa
 def allclose(x1, x2, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Whether all elements are close. Looks at the values, so not on traced tensors."""
     n = isclose(x1, x2, rtol, atol, equal_nan).node
-    return bool(wrap(b.reduce(n, "all", range(n.ndim), here())))
+    return bool(wrap(b.reduce(n, "all", range(n.ndim))))
 
 
 @user_errors
@@ -500,22 +484,21 @@ def array_equal(x1, x2) -> bool:
     if as_node(x1).shape != as_node(x2).shape:
         return False
     n = equal(x1, x2).node
-    return bool(wrap(b.reduce(n, "all", range(n.ndim), here())))
+    return bool(wrap(b.reduce(n, "all", range(n.ndim))))
 
 
 # -- logic and bits -------------------------------------------------------------------------------------------------
 
 
-def truth(x: Node, loc: Loc | None) -> Node:
+def truth(x: Node) -> Node:
     """bool: x != 0."""
-    return b.cast(x, dtypes.bool_, loc)
+    return b.cast(x, dtypes.bool_)
 
 
 def _logical(name: str, op: str, doc: str) -> Callable:
     def f(x1, x2) -> Tensor:
-        loc = here()
-        nodes = broadcast_nodes(name, as_node(x1), as_node(x2), loc=loc)
-        return wrap(b.op(op, *(truth(n, loc) for n in nodes), loc=loc))
+        nodes = broadcast_nodes(name, as_node(x1), as_node(x2))
+        return wrap(b.op(op, *(truth(n) for n in nodes)))
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -530,18 +513,16 @@ logical_xor = _logical("logical_xor", "xor", "bool: exactly one is non-zero.")
 @user_errors
 def logical_not(x) -> Tensor:
     """bool: x is zero."""
-    loc = here()
-    return wrap(b.op("not", truth(as_node(x), loc), loc=loc))
+    return wrap(b.op("not", truth(as_node(x))))
 
 
 def _bitwise(name: str, op: str, kinds: str, doc: str) -> Callable:
     what = "integers or bools" if "b" in kinds else "integers"
 
     def f(x1, x2) -> Tensor:
-        loc = here()
-        a, c = operands(name, x1, x2, loc=loc)
+        a, c = operands(name, x1, x2)
         _needs(name, kinds, what, a, c)
-        return _result(b.op(op, a, c, loc=loc), x1, x2)
+        return _result(b.op(op, a, c), x1, x2)
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -560,7 +541,7 @@ def bitwise_invert(x) -> Tensor:
     """~x: every bit (of a bool: the truth value) inverted."""
     n = as_node(x)
     _needs("bitwise_invert", "biu", "an integer or bool", n)
-    return _result(b.op("not", n, loc=here()), x)
+    return _result(b.op("not", n), x)
 
 
 bitwise_not = bitwise_invert
@@ -572,26 +553,24 @@ bitwise_not = bitwise_invert
 @user_errors
 def where(condition, x1, x2) -> Tensor:
     """x1 where `condition` is non-zero, x2 elsewhere; all three broadcast."""
-    loc = here()
-    cond = truth(as_node(condition), loc)
-    cond, a, c = broadcast_nodes("where", cond, *promote(x1, x2), loc=loc)
-    return _result(b.select(cond, a, c, loc), x1, x2)
+    cond = truth(as_node(condition))
+    cond, a, c = broadcast_nodes("where", cond, *promote(x1, x2))
+    return _result(b.select(cond, a, c), x1, x2)
 
 
 @user_errors
 def clip(x, min=None, max=None) -> Tensor:
     """x limited to [min, max]; either may be None or a tensor that broadcasts to x. NaN stays NaN."""
-    loc = here()
     given = [v for v in (min, max) if v is not None]
     if not given:
         return wrap(as_node(x))
-    nodes = operands("clip", x, *given, loc=loc)
+    nodes = operands("clip", x, *given)
     _needs("clip", "iuf", "numbers", *nodes)
     out = nodes.pop(0)
     if min is not None:
-        out = b.op("max", out, nodes.pop(0), loc=loc)
+        out = b.op("max", out, nodes.pop(0))
     if max is not None:
-        out = b.op("min", out, nodes.pop(0), loc=loc)
+        out = b.op("min", out, nodes.pop(0))
     return _result(out, x, *given)
 
 
@@ -610,13 +589,13 @@ def astype(x, dtype: DType, *, copy: bool = True) -> Tensor:
 
     `copy` is accepted and has no effect: tensors are values.
     """
-    return wrap(b.cast(as_node(x), as_dtype("astype", dtype), here()))
+    return wrap(b.cast(as_node(x), as_dtype("astype", dtype)))
 
 
 @user_errors
 def stop_gradient(x) -> Tensor:
     """x, through which no gradient flows."""
-    return wrap(b.make("stop_gradient", (as_node(x),), here()))
+    return wrap(b.make("stop_gradient", (as_node(x),)))
 
 
 @user_errors
@@ -625,12 +604,12 @@ def bitcast(x, dtype: DType) -> Tensor:
     n, dtype = as_node(x), as_dtype("bitcast", dtype)
     if n.dtype.itemsize != dtype.itemsize or n.dtype.is_bool or dtype.is_bool:
         raise DTypeError(f"bitcast: {n.dtype.name} cannot be read as {dtype.name}")
-    return wrap(n if n.dtype is dtype else b.make("bitcast", (n,), here(), dtype=dtype))
+    return wrap(n if n.dtype is dtype else b.make("bitcast", (n,), dtype=dtype))
 
 
-def full_like_node(x: Node, value, loc: Loc | None) -> Node:
+def full_like_node(x: Node, value) -> Node:
     """A Python number or a scalar tensor in the shape and dtype of `x`."""
-    n = b.cast(as_node(value), x.dtype, loc)
+    n = b.cast(as_node(value), x.dtype)
     if n.ndim:
         raise ShapeError(f"expected a scalar, got shape {n.shape}")
-    return spread(n, x.shape, loc)
+    return spread(n, x.shape)

@@ -32,7 +32,7 @@ from dlc.frontend.trace import state
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.errors import DTypeError, IndexOutOfRange, ShapeError, TraceError
-from dlc.ir.graph import Loc, Node
+from dlc.ir.graph import Node
 
 Index = Node | np.ndarray  # an integer index: known when the program runs, or known now
 
@@ -294,22 +294,22 @@ def _check_range(values: np.ndarray, extent: int, axis: int, shape: tuple[int, .
             raise _out_of_range(f"{worst} is outside axis {axis} of extent {extent} (shape {shape})")
 
 
-def wrapped(index: Node, extent: int, loc: Loc | None) -> Node:
+def wrapped(index: Node, extent: int) -> Node:
     """A node of positions with negative ones counted from the end."""
     wide = index.dtype is not dtypes.int64 and (index.dtype is not dtypes.int32 or extent >= 1 << 31)
-    index = b.cast(index, dtypes.int64, loc) if wide else index
-    negative = b.op("lt", index, b.like(index, 0), loc=loc)
-    return b.select(negative, b.op("add", index, b.like(index, extent), loc=loc), index, loc)
+    index = b.cast(index, dtypes.int64) if wide else index
+    negative = b.op("lt", index, b.like(index, 0))
+    return b.select(negative, b.op("add", index, b.like(index, extent)), index)
 
 
-def clamped(index: Node, extent: int, loc: Loc | None) -> Node:
+def clamped(index: Node, extent: int) -> Node:
     """Positions from the front or the end, brought into the axis."""
-    index = wrapped(index, extent, loc)
-    low = b.op("max", index, b.like(index, 0), loc=loc)
-    return b.op("min", low, b.like(index, builtins.max(extent - 1, 0)), loc=loc)
+    index = wrapped(index, extent)
+    low = b.op("max", index, b.like(index, 0))
+    return b.op("min", low, b.like(index, builtins.max(extent - 1, 0)))
 
 
-def _linear_index(plan: Plan, loc: Loc | None) -> Node:
+def _linear_index(plan: Plan) -> Node:
     """One index into the merged axis."""
     extents = [plan.view_shape[a] for a in plan.array_axes]
     shapes = [tuple(a.shape) for a in plan.arrays]
@@ -323,69 +323,69 @@ def _linear_index(plan: Plan, loc: Loc | None) -> Node:
             total = total * n + a
         return host_constant(total)
     if len(plan.arrays) == 1:
-        return wrapped(plan.arrays[0], extents[0], loc)  # gather and scatter clamp by themselves
+        return wrapped(plan.arrays[0], extents[0])  # gather and scatter clamp by themselves
     out = None
     for a, n in zip(plan.arrays, extents, strict=True):
-        node = host_constant(a) if isinstance(a, np.ndarray) else b.cast(clamped(a, n, loc), dtypes.int64, loc)
-        node = spread(node, shape, loc)
-        out = node if out is None else b.op("add", b.op("mul", out, b.like(out, n), loc=loc), node, loc=loc)
+        node = host_constant(a) if isinstance(a, np.ndarray) else b.cast(clamped(a, n), dtypes.int64)
+        node = spread(node, shape)
+        out = node if out is None else b.op("add", b.op("mul", out, b.like(out, n)), node)
     return out
 
 
 # -- reading and writing by a plan
 
 
-def _view(x: Node, plan: Plan, loc: Loc | None) -> Node:
+def _view(x: Node, plan: Plan) -> Node:
     """The slicing part."""
-    y = b.flip(b.slice_(x, plan.start, plan.stop, plan.step, loc), plan.flips, loc)
-    return b.reshape(y, plan.view_shape, loc)
+    y = b.flip(b.slice_(x, plan.start, plan.stop, plan.step), plan.flips)
+    return b.reshape(y, plan.view_shape)
 
 
-def _merged(view: Node, plan: Plan, loc: Loc | None) -> Node:
-    return b.reshape(b.permute(view, plan.order, loc), plan.merged_shape, loc)
+def _merged(view: Node, plan: Plan) -> Node:
+    return b.reshape(b.permute(view, plan.order), plan.merged_shape)
 
 
-def read(x: Node, plan: Plan, loc: Loc | None) -> Node:
+def read(x: Node, plan: Plan) -> Node:
     """x[plan]."""
-    view = _view(x, plan, loc)
+    view = _view(x, plan)
     if not plan.array_axes:
         return view
-    return b.make("gather", (_merged(view, plan, loc), _linear_index(plan, loc)), loc, axis=plan.position)
+    return b.make("gather", (_merged(view, plan), _linear_index(plan)), axis=plan.position)
 
 
-def write(x: Node, plan: Plan, value: Node, combine: str, loc: Loc | None) -> Node:
+def write(x: Node, plan: Plan, value: Node, combine: str) -> Node:
     """x with `value` put (or added, ...) at the plan's positions; value broadcasts."""
-    view = _view(x, plan, loc)
+    view = _view(x, plan)
     if plan.array_axes:
-        base, index = _merged(view, plan, loc), _linear_index(plan, loc)
+        base, index = _merged(view, plan), _linear_index(plan)
         p = plan.position
-        updates = _fitted(value, (*base.shape[:p], *index.shape, *base.shape[p + 1 :]), loc)
-        merged = b.make("scatter", (base, index, updates), loc, axis=p, combine=combine)
-        apart = b.reshape(merged, [view.shape[k] for k in plan.order], loc)
-        new = b.permute(apart, np.argsort(plan.order).tolist(), loc)
+        updates = _fitted(value, (*base.shape[:p], *index.shape, *base.shape[p + 1 :]))
+        merged = b.make("scatter", (base, index, updates), axis=p, combine=combine)
+        apart = b.reshape(merged, [view.shape[k] for k in plan.order])
+        new = b.permute(apart, np.argsort(plan.order).tolist())
     else:
-        new = _combined(combine, view, _fitted(value, view.shape, loc), loc)
-    new = b.flip(b.reshape(new, plan.cut_shape, loc), plan.flips, loc)
-    return _put(x, plan, new, loc)
+        new = _combined(combine, view, _fitted(value, view.shape))
+    new = b.flip(b.reshape(new, plan.cut_shape), plan.flips)
+    return _put(x, plan, new)
 
 
-def _combined(combine: str, old: Node, new: Node, loc: Loc | None) -> Node:
-    return new if combine == "set" else b.op(combine, old, new, loc=loc)
+def _combined(combine: str, old: Node, new: Node) -> Node:
+    return new if combine == "set" else b.op(combine, old, new)
 
 
-def _fitted(value: Node, shape: tuple[int, ...], loc: Loc | None) -> Node:
+def _fitted(value: Node, shape: tuple[int, ...]) -> Node:
     """`value` broadcast to the place it goes to; leading axes of extent 1 may be left over, as in NumPy."""
     extra = value.ndim - len(shape)
     if extra > 0 and value.shape[:extra] == (1,) * extra:
-        value = b.reshape(value, value.shape[extra:], loc)
+        value = b.reshape(value, value.shape[extra:])
     if value.ndim > len(shape) or builtins.any(
         v not in (1, d) for v, d in zip(value.shape, shape[len(shape) - value.ndim :], strict=True)
     ):
         raise ShapeError(f"setitem: a value of shape {value.shape} does not fit the indexed part of shape {shape}")
-    return spread(value, shape, loc)
+    return spread(value, shape)
 
 
-def _put(x: Node, plan: Plan, new: Node, loc: Loc | None) -> Node:
+def _put(x: Node, plan: Plan, new: Node) -> Node:
     """`new` in the sliced part of x, x elsewhere."""
     if new.shape == x.shape:
         return new
@@ -394,15 +394,15 @@ def _put(x: Node, plan: Plan, new: Node, loc: Loc | None) -> Node:
     last = [lo + (n - 1) * st for lo, n, st in zip(plan.start, plan.cut_shape, plan.step, strict=True)]
     high = [d - k - 1 for d, k in zip(x.shape, last, strict=True)]
     gaps = [st - 1 for st in plan.step]
-    inside = b.pad(b.const(True, dtypes.bool_, new.shape, loc), plan.start, high, gaps, False, loc)
-    return b.select(inside, b.pad(new, plan.start, high, gaps, 0, loc), x, loc)
+    inside = b.pad(b.const(True, dtypes.bool_, new.shape), plan.start, high, gaps, False)
+    return b.select(inside, b.pad(new, plan.start, high, gaps, 0), x)
 
 
 def _is_whole(i: Any) -> bool:
     return i is Ellipsis or isinstance(i, builtins.slice) and i == builtins.slice(None)
 
 
-def _masked_write(x: Node, parts: list[Any], value: Node, combine: str, loc: Loc | None) -> Node | None:
+def _masked_write(x: Node, parts: list[Any], value: Node, combine: str) -> Node | None:
     """x[mask] = v as a selection, which needs no values of the mask.
 
     None where the index is more than one mask and whole axes, or where v has an element for each element of the mask.
@@ -419,37 +419,37 @@ def _masked_write(x: Node, parts: list[Any], value: Node, combine: str, loc: Loc
         raise _out_of_range(f"a mask of shape {tuple(mask.shape)} does not fit axis {before} of shape {x.shape}")
     if value.ndim > after:
         k = value.ndim - after - 1
-        value = b.reshape(value, (*value.shape[:k], *(1,) * mask.ndim, *value.shape[k + 1 :]), loc)
-    value = _fitted(value, x.shape, loc)
-    chosen = b.broadcast(as_node(mask), x.shape, range(before, before + mask.ndim), loc)
-    return b.select(chosen, _combined(combine, x, value, loc), x, loc)
+        value = b.reshape(value, (*value.shape[:k], *(1,) * mask.ndim, *value.shape[k + 1 :]))
+    value = _fitted(value, x.shape)
+    chosen = b.broadcast(as_node(mask), x.shape, range(before, before + mask.ndim))
+    return b.select(chosen, _combined(combine, x, value), x)
 
 
-def updated(x: Node, index: Any, value: Any, combine: str, loc: Loc | None) -> Node:
+def updated(x: Node, index: Any, value: Any, combine: str) -> Node:
     """x with `value`, cast to its dtype, combined in at `index`."""
-    new = _value_node(value, x.dtype, loc)
+    new = _value_node(value, x.dtype)
     parts = _without_ellipsis(x.shape, _components(index))
-    masked = _masked_write(x, parts, new, combine, loc)
-    return masked if masked is not None else write(x, plan_index(x.shape, index), new, combine, loc)
+    masked = _masked_write(x, parts, new, combine)
+    return masked if masked is not None else write(x, plan_index(x.shape, index), new, combine)
 
 
-def _value_node(value: Any, dtype, loc: Loc | None) -> Node:
+def _value_node(value: Any, dtype) -> Node:
     if isinstance(value, (bool, int, float)):
         return as_node(value, dtype)
-    return b.cast(as_node(value), dtype, loc)
+    return b.cast(as_node(value), dtype)
 
 
 @user_errors
 def getitem(x: Tensor, index) -> Tensor:
     """x[index]. Raises IndexOutOfRange, DTypeError (not an index), TraceError (a mask without values)."""
     n = as_node(x)
-    return wrap(read(n, plan_index(n.shape, index), here()))
+    return wrap(read(n, plan_index(n.shape, index)))
 
 
 @user_errors
 def setitem(x: Tensor, index, value) -> None:
     """x[index] = value: rebinds x, through which and through `value` gradients flow. value is cast to x's dtype."""
-    x.rebind(wrap(updated(x.node, index, value, "set", here())))
+    x.rebind(wrap(updated(x.node, index, value, "set")))
 
 
 class At:
@@ -479,7 +479,7 @@ def _at_method(name: str, combine: str, doc: str) -> Callable:
 
 @user_errors
 def _at_update(at: At, value: Any, combine: str) -> Tensor:
-    return wrap(updated(as_node(at._tensor), at._index, value, combine, here()))
+    return wrap(updated(as_node(at._tensor), at._index, value, combine))
 
 
 for _name, _combine, _doc in (
@@ -502,11 +502,11 @@ def take(x, indices, axis: int | None = None) -> Tensor:
 
     With `axis=None` the positions are in the flattened tensor.
     """
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if axis is None:
-        n, axis = b.reshape(n, (n.type.size,), loc), 0
+        n, axis = b.reshape(n, (n.type.size,)), 0
     a = normalize_axis("take", axis, n.ndim)
-    return wrap(read(n, plan_index(n.shape, (builtins.slice(None),) * a + (_integers("take", indices),)), loc))
+    return wrap(read(n, plan_index(n.shape, (builtins.slice(None),) * a + (_integers("take", indices),))))
 
 
 def _integers(name: str, indices) -> Any:
@@ -516,7 +516,7 @@ def _integers(name: str, indices) -> Any:
     return got
 
 
-def _along(name: str, x: Node, axis: int, indices, shape: tuple[int, ...], loc: Loc | None) -> Node:
+def _along(name: str, x: Node, axis: int, indices, shape: tuple[int, ...]) -> Node:
     """Positions in the flattened x of elements whose position on `axis` is given and on the others is their own."""
     got = _integers(name, indices)
     got = np.asarray(got) if isinstance(got, int) else got
@@ -524,21 +524,21 @@ def _along(name: str, x: Node, axis: int, indices, shape: tuple[int, ...], loc: 
     if isinstance(checked, np.ndarray):
         at = host_constant(checked)
     else:
-        at = b.cast(clamped(checked, x.shape[axis], loc), dtypes.int64, loc)
-    at = spread(at, shape, loc)
+        at = b.cast(clamped(checked, x.shape[axis]), dtypes.int64)
+    at = spread(at, shape)
     out = None
     for k in range(x.ndim):
         stride = math.prod(x.shape[k + 1 :])
-        part = at if k == axis else b.iota(shape, k, dtypes.int64, loc)
-        part = b.op("mul", part, b.like(part, stride), loc=loc) if stride != 1 else part
-        out = part if out is None else b.op("add", out, part, loc=loc)
+        part = at if k == axis else b.iota(shape, k, dtypes.int64)
+        part = b.op("mul", part, b.like(part, stride)) if stride != 1 else part
+        out = part if out is None else b.op("add", out, part)
     return out
 
 
 @user_errors
 def take_along_axis(x, indices, /, *, axis: int = -1) -> Tensor:
     """out[..., i, ...] = x[..., indices[..., i, ...], ...]; all axes but `axis` broadcast."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     a = normalize_axis("take_along_axis", axis, n.ndim)
     extents = tuple(np.shape(indices))
     if len(extents) != n.ndim:
@@ -547,13 +547,13 @@ def take_along_axis(x, indices, /, *, axis: int = -1) -> Tensor:
     shape.insert(a, extents[a])
     other = list(shape)
     other[a] = n.shape[a]
-    n = spread(n, tuple(other), loc)
+    n = spread(n, tuple(other))
     if not n.type.size:
         if math.prod(shape):
             raise _out_of_range(f"axis {a} of shape {n.shape} has no elements")
-        return wrap(b.const(0, n.dtype, shape, loc))
-    flat = b.reshape(n, (n.type.size,), loc)
-    return wrap(b.make("gather", (flat, _along("take_along_axis", n, a, indices, tuple(shape), loc)), loc, axis=0))
+        return wrap(b.const(0, n.dtype, shape))
+    flat = b.reshape(n, (n.type.size,))
+    return wrap(b.make("gather", (flat, _along("take_along_axis", n, a, indices, tuple(shape))), axis=0))
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -571,14 +571,14 @@ def _check_part(name: str, shape: tuple[int, ...], axis: int, part: tuple[int, .
 @user_errors
 def gather(x, axis: int, index) -> Tensor:
     """PyTorch's gather: out[i, j] = x[index[i, j], j] for axis 0, and so on; `index` may be smaller on other axes."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     a = normalize_axis("gather", axis, n.ndim)
     shape = tuple(np.shape(index))
     _check_part("gather", n.shape, a, shape)
     if not math.prod(shape):
-        return wrap(b.const(0, n.dtype, shape, loc))
-    flat = b.reshape(n, (n.type.size,), loc)
-    return wrap(b.make("gather", (flat, _along("gather", n, a, index, shape, loc)), loc, axis=0))
+        return wrap(b.const(0, n.dtype, shape))
+    flat = b.reshape(n, (n.type.size,))
+    return wrap(b.make("gather", (flat, _along("gather", n, a, index, shape)), axis=0))
 
 
 _REDUCE = {None: "set", "sum": "add", "add": "add", "prod": "mul", "multiply": "mul", "amax": "max", "amin": "min"}
@@ -591,7 +591,7 @@ def scatter(x, axis: int, index, src, *, reduce: str | None = None) -> Tensor:
     `src` is a number or at least as large as `index`. `reduce`: None (set; of equal positions one wins), 'sum', 'prod',
     'amax', 'amin'.
     """
-    n, loc = as_node(x), here()
+    n = as_node(x)
     a = normalize_axis("scatter", axis, n.ndim)
     if reduce not in _REDUCE:
         raise ShapeError(f"scatter: unknown reduction {reduce!r}; choose from {', '.join(str(k) for k in _REDUCE)}")
@@ -599,13 +599,13 @@ def scatter(x, axis: int, index, src, *, reduce: str | None = None) -> Tensor:
     _check_part("scatter", n.shape, a, shape)
     if not math.prod(shape):
         return wrap(n)
-    value = _value_node(src, n.dtype, loc)
+    value = _value_node(src, n.dtype)
     if value.ndim:
         _check_part("scatter", value.shape, -1, shape)
-        value = b.slice_(value, (0,) * value.ndim, shape, None, loc)
-    flat, places = b.reshape(n, (n.type.size,), loc), _along("scatter", n, a, index, shape, loc)
-    new = b.make("scatter", (flat, places, spread(value, shape, loc)), loc, axis=0, combine=_REDUCE[reduce])
-    return wrap(b.reshape(new, n.shape, loc))
+        value = b.slice_(value, (0,) * value.ndim, shape, None)
+    flat, places = b.reshape(n, (n.type.size,)), _along("scatter", n, a, index, shape)
+    new = b.make("scatter", (flat, places, spread(value, shape)), axis=0, combine=_REDUCE[reduce])
+    return wrap(b.reshape(new, n.shape))
 
 
 @user_errors
@@ -618,7 +618,7 @@ def _index_update(name: str, x, axis: int, index, source, combine: str) -> Tenso
     n = as_node(x)
     a = normalize_axis(name, axis, n.ndim)
     where = (builtins.slice(None),) * a + (_integers(name, index),)
-    return wrap(updated(n, where, source, combine, here()))
+    return wrap(updated(n, where, source, combine))
 
 
 @user_errors
@@ -650,12 +650,12 @@ def index_select(x, axis: int, index) -> Tensor:
 @user_errors
 def masked_fill(x, mask, value) -> Tensor:
     """x with `value` where the mask, which broadcasts to x, is true."""
-    n, loc = as_node(x), here()
-    cond = truth(as_node(mask), loc)
+    n = as_node(x)
+    cond = truth(as_node(mask))
     if broadcast_shape("masked_fill", cond.shape, n.shape) != n.shape:
         raise ShapeError(f"masked_fill: a mask of shape {cond.shape} does not broadcast to {n.shape}")
-    fill = _value_node(value, n.dtype, loc)
-    return wrap(b.select(spread(cond, n.shape, loc), spread(fill, n.shape, loc), n, loc))
+    fill = _value_node(value, n.dtype)
+    return wrap(b.select(spread(cond, n.shape), spread(fill, n.shape), n))
 
 
 @user_errors
@@ -665,7 +665,7 @@ def masked_select(x, mask) -> Tensor:
     values = mask if isinstance(mask, (Tensor, np.ndarray)) else np.asarray(mask)
     shape = broadcast_shape("masked_select", n.shape, tuple(values.shape))
     chosen = np.broadcast_to(_concrete_mask(values), shape)
-    return wrap(read(spread(n, shape, here()), plan_index(shape, (chosen,)), here()))
+    return wrap(read(spread(n, shape), plan_index(shape, (chosen,))))
 
 
 @user_errors
@@ -677,4 +677,4 @@ def narrow(x, axis: int, start: int, length: int) -> Tensor:
     first = start + extent if start < 0 else start
     if length < 0 or first < 0 or first + length > extent:
         raise _out_of_range(f"narrow: {length} elements from {start} on axis {a} of extent {extent} (shape {n.shape})")
-    return wrap(cut(n, a, first, first + length, here()))
+    return wrap(cut(n, a, first, first + length))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from dlc.frontend.autocast import factors
 from dlc.frontend.elementwise import wide
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import user_errors
 from dlc.frontend.manipulation import (
     broadcast_shape,
     matrix_transpose,
@@ -24,7 +24,7 @@ from dlc.frontend.reductions import fold
 from dlc.frontend.tensor import Tensor, as_node, promote, wrap
 from dlc.ir import build as b
 from dlc.ir.errors import DTypeError, ShapeError
-from dlc.ir.graph import Loc, Node
+from dlc.ir.graph import Node
 
 __all__ = [
     "bmm", "cross", "diag", "diagonal", "dot", "einsum", "inner", "kron", "matmul", "matrix_norm", "matrix_transpose",
@@ -48,7 +48,7 @@ def _not_bool(name: str, nodes: list[Node]) -> list[Node]:
     return nodes
 
 
-def contract_labels(a: Node, la: str, c: Node, lc: str, out: str, loc: Loc | None) -> Node:
+def contract_labels(a: Node, la: str, c: Node, lc: str, out: str) -> Node:
     """The product of `a` and `c`, axes named by letters, summed over every letter that `out` lacks.
 
     A letter that only one operand has and `out` lacks is summed first; where an operand has extent 1 and the other
@@ -56,21 +56,21 @@ def contract_labels(a: Node, la: str, c: Node, lc: str, out: str, loc: Loc | Non
     """
     shared = set(la) & set(lc)
     uneven = {x for x in shared if a.shape[la.index(x)] != c.shape[lc.index(x)]}
-    a, la = _drop(a, la, {x for x in uneven if a.shape[la.index(x)] == 1}, loc)
-    c, lc = _drop(c, lc, {x for x in uneven if c.shape[lc.index(x)] == 1}, loc)
-    a, la = _sum_out(a, la, set(la) - set(lc) - set(out), loc)
-    c, lc = _sum_out(c, lc, set(lc) - set(la) - set(out), loc)
-    return b.contract(a, c, f"{la},{lc}->{out}", None, loc)
+    a, la = _drop(a, la, {x for x in uneven if a.shape[la.index(x)] == 1})
+    c, lc = _drop(c, lc, {x for x in uneven if c.shape[lc.index(x)] == 1})
+    a, la = _sum_out(a, la, set(la) - set(lc) - set(out))
+    c, lc = _sum_out(c, lc, set(lc) - set(la) - set(out))
+    return b.contract(a, c, f"{la},{lc}->{out}", None)
 
 
-def _drop(x: Node, labels: str, gone: set[str], loc: Loc | None) -> tuple[Node, str]:
+def _drop(x: Node, labels: str, gone: set[str]) -> tuple[Node, str]:
     keep = [k for k, letter in enumerate(labels) if letter not in gone]
-    return b.reshape(x, [x.shape[k] for k in keep], loc), "".join(labels[k] for k in keep)
+    return b.reshape(x, [x.shape[k] for k in keep]), "".join(labels[k] for k in keep)
 
 
-def _sum_out(x: Node, labels: str, gone: set[str], loc: Loc | None) -> tuple[Node, str]:
+def _sum_out(x: Node, labels: str, gone: set[str]) -> tuple[Node, str]:
     axes = [k for k, letter in enumerate(labels) if letter in gone]
-    return b.reduce(x, "sum", axes, loc), "".join(letter for letter in labels if letter not in gone)
+    return b.reduce(x, "sum", axes), "".join(letter for letter in labels if letter not in gone)
 
 
 @user_errors
@@ -79,7 +79,6 @@ def matmul(x1, x2) -> Tensor:
 
     [..., m, k] x [..., k, n] -> [..., m, n]. Raises ShapeError for a scalar or where k differs.
     """
-    loc = here()
     a, c = _factors("matmul", x1, x2)
     if not a.ndim or not c.ndim:
         raise ShapeError(f"matmul: needs at least one dimension each, got shapes {a.shape} and {c.shape}")
@@ -91,7 +90,7 @@ def matmul(x1, x2) -> Tensor:
     names = _LETTERS[: max(batch, 0)]
     la = names[batch - (a.ndim - 2) :] + "YX" if a.ndim > 1 else "X"
     lc = names[batch - (c.ndim - 2) :] + "XZ" if c.ndim > 1 else "X"
-    return wrap(contract_labels(a, la, c, lc, names + "Y" * (a.ndim > 1) + "Z" * (c.ndim > 1), loc))
+    return wrap(contract_labels(a, la, c, lc, names + "Y" * (a.ndim > 1) + "Z" * (c.ndim > 1)))
 
 
 @user_errors
@@ -120,7 +119,6 @@ def tensordot(x1, x2, axes=2) -> Tensor:
 
     The result has the remaining axes of x1, then those of x2.
     """
-    loc = here()
     a, c = _factors("tensordot", x1, x2)
     if isinstance(axes, int):
         if not 0 <= axes <= min(a.ndim, c.ndim):
@@ -134,13 +132,12 @@ def tensordot(x1, x2, axes=2) -> Tensor:
     for i, j in zip(first, second, strict=True):
         lc[j] = la[i]
     out = [x for x in la if x not in lc] + [x for x in lc if x not in la]
-    return wrap(contract_labels(a, "".join(la), c, "".join(lc), "".join(out), loc))
+    return wrap(contract_labels(a, "".join(la), c, "".join(lc), "".join(out)))
 
 
 @user_errors
 def vecdot(x1, x2, *, axis: int = -1) -> Tensor:
     """The inner products along `axis`; the other axes broadcast."""
-    loc = here()
     a, c = _factors("vecdot", x1, x2)
     if not a.ndim or not c.ndim:
         raise ShapeError(f"vecdot: needs at least one dimension each, got shapes {a.shape} and {c.shape}")
@@ -150,7 +147,7 @@ def vecdot(x1, x2, *, axis: int = -1) -> Tensor:
         raise ShapeError(f"vecdot: axis {axis} has extents {a.shape[k]} and {c.shape[k]} (shapes {a.shape}, {c.shape})")
     broadcast_shape("vecdot", a.shape, c.shape)
     names = _LETTERS[:ndim]
-    return wrap(contract_labels(a, names[ndim - a.ndim :], c, names[ndim - c.ndim :], names.replace(names[k], ""), loc))
+    return wrap(contract_labels(a, names[ndim - a.ndim :], c, names[ndim - c.ndim :], names.replace(names[k], "")))
 
 
 inner = vecdot
@@ -162,25 +159,25 @@ def outer(x1, x2) -> Tensor:
     a, c = _numbers("outer", x1, x2)
     if a.ndim != 1 or c.ndim != 1:
         raise ShapeError(f"outer: needs two vectors, got shapes {a.shape} and {c.shape}")
-    shape, loc = (a.shape[0], c.shape[0]), here()
-    return wrap(b.op("mul", b.broadcast(a, shape, (0,), loc), b.broadcast(c, shape, (1,), loc), loc=loc))
+    shape = (a.shape[0], c.shape[0])
+    return wrap(b.op("mul", b.broadcast(a, shape, (0,)), b.broadcast(c, shape, (1,))))
 
 
 # -- diagonals ------------------------------------------------------------------------------------------------------
 
 
-def diagonal_node(x: Node, axis1: int, axis2: int, offset: int, loc: Loc | None) -> Node:
+def diagonal_node(x: Node, axis1: int, axis2: int, offset: int) -> Node:
     """The elements with position i on `axis1` and i + `offset` on `axis2`, as the last axis. Views only."""
     rest = [k for k in range(x.ndim) if k not in (axis1, axis2)]
-    x = b.permute(x, (*rest, axis1, axis2), loc)
+    x = b.permute(x, (*rest, axis1, axis2))
     *lead, rows, columns = x.shape
     r0, c0 = max(-offset, 0), max(offset, 0)
     n = max(min(rows - r0, columns - c0), 0)
     if not n:
-        return b.reshape(b.slice_(x, (0,) * x.ndim, (*lead, 0, 0), None, loc), (*lead, 0), loc)
-    x = b.slice_(x, (*(0 for _ in lead), r0, c0), (*lead, r0 + n, c0 + n), None, loc)
-    flat = b.reshape(x, (*lead, n * n), loc)
-    return b.slice_(flat, (0,) * flat.ndim, flat.shape, (*(1 for _ in lead), n + 1), loc)
+        return b.reshape(b.slice_(x, (0,) * x.ndim, (*lead, 0, 0), None), (*lead, 0))
+    x = b.slice_(x, (*(0 for _ in lead), r0, c0), (*lead, r0 + n, c0 + n), None)
+    flat = b.reshape(x, (*lead, n * n))
+    return b.slice_(flat, (0,) * flat.ndim, flat.shape, (*(1 for _ in lead), n + 1))
 
 
 @user_errors
@@ -190,23 +187,23 @@ def diagonal(x, *, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Tensor:
     i, j = normalize_axis("diagonal", axis1, n.ndim), normalize_axis("diagonal", axis2, n.ndim)
     if i == j:
         raise ShapeError(f"diagonal: axis {i} twice")
-    return wrap(diagonal_node(n, i, j, operator.index(offset), here()))
+    return wrap(diagonal_node(n, i, j, operator.index(offset)))
 
 
 @user_errors
 def diag(x, offset: int = 0) -> Tensor:
     """A matrix's diagonal, or, of a vector, the matrix that has it as its diagonal."""
-    n, loc, offset = as_node(x), here(), operator.index(offset)
+    n, offset = as_node(x), operator.index(offset)
     if n.ndim == 2:
         return diagonal(x, offset=offset)
     if n.ndim != 1:
         raise ShapeError(f"diag: needs a vector or a matrix, got shape {n.shape}")
     size, k = n.shape[0] + abs(offset), n.shape[0]
     # n + 1 apart in the flattened square: each element, then n zeros
-    flat = b.pad(b.reshape(n, (k, 1), loc), (0, 0), (0, k), None, 0, loc)
-    square = b.reshape(b.slice_(b.reshape(flat, (k * (k + 1),), loc), (0,), (k * k,), None, loc), (k, k), loc)
+    flat = b.pad(b.reshape(n, (k, 1)), (0, 0), (0, k), None, 0)
+    square = b.reshape(b.slice_(b.reshape(flat, (k * (k + 1),)), (0,), (k * k,), None), (k, k))
     low = (max(-offset, 0), max(offset, 0))
-    return wrap(b.pad(square, low, (size - k - low[0], size - k - low[1]), None, 0, loc))
+    return wrap(b.pad(square, low, (size - k - low[0], size - k - low[1]), None, 0))
 
 
 @user_errors
@@ -228,36 +225,36 @@ def vector_norm(x, *, axis=None, keepdims: bool = False, ord: float = 2) -> Tens
 
     The gradient of the 2-norm at 0 is 0.
     """
-    n, loc = as_node(x), here()
+    n = as_node(x)
     axes = normalize_axes("vector_norm", axis, n.ndim)
-    w = wide(n, loc)
+    w = wide(n)
     result = n.dtype if n.dtype.is_float else w.dtype
     if not isinstance(ord, (int, float)):
         raise ShapeError(f"vector_norm: order {ord!r} is not a number")
-    size = b.op("abs", w, loc=loc)
+    size = b.op("abs", w)
     if ord in (math.inf, -math.inf):
         if math.prod(n.shape[a] for a in axes) == 0:
             raise ShapeError(f"vector_norm: no elements to reduce over axes {axes} of shape {n.shape}")
-        out = fold(size, "max" if ord > 0 else "min", axes, keepdims, loc)
+        out = fold(size, "max" if ord > 0 else "min", axes, keepdims)
     elif ord == 0:
-        out = fold(b.cast(b.op("ne", w, b.like(w, 0), loc=loc), w.dtype, loc), "sum", axes, keepdims, loc)
+        out = fold(b.cast(b.op("ne", w, b.like(w, 0)), w.dtype), "sum", axes, keepdims)
     elif ord == 1:
-        out = fold(size, "sum", axes, keepdims, loc)
+        out = fold(size, "sum", axes, keepdims)
     elif ord == 2:
-        squares = fold(b.op("mul", w, w, loc=loc), "sum", axes, keepdims, loc)
-        zero = b.op("eq", squares, b.like(squares, 0), loc=loc)
-        root = b.op("sqrt", b.select(zero, b.like(squares, 1), squares, loc), loc=loc)
-        out = b.select(zero, b.like(squares, 0), root, loc)
+        squares = fold(b.op("mul", w, w), "sum", axes, keepdims)
+        zero = b.op("eq", squares, b.like(squares, 0))
+        root = b.op("sqrt", b.select(zero, b.like(squares, 1), squares))
+        out = b.select(zero, b.like(squares, 0), root)
     else:
-        total = fold(b.op("pow", size, b.like(size, ord), loc=loc), "sum", axes, keepdims, loc)
-        out = b.op("pow", total, b.like(total, 1 / ord), loc=loc)
-    return wrap(b.cast(out, result, loc))
+        total = fold(b.op("pow", size, b.like(size, ord)), "sum", axes, keepdims)
+        out = b.op("pow", total, b.like(total, 1 / ord))
+    return wrap(b.cast(out, result))
 
 
 @user_errors
 def matrix_norm(x, *, keepdims: bool = False, ord="fro") -> Tensor:
     """The norm of the matrices in the last two axes: 'fro', 1, -1, inf, -inf (largest or smallest line sum)."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if n.ndim < 2:
         raise ShapeError(f"matrix_norm: needs at least two dimensions, got shape {n.shape}")
     if ord == "fro":
@@ -265,11 +262,11 @@ def matrix_norm(x, *, keepdims: bool = False, ord="fro") -> Tensor:
     if ord not in (1, -1, math.inf, -math.inf):
         raise ShapeError(f"matrix_norm: order {ord!r} is not supported; choose from 'fro', 1, -1, inf, -inf")
     first, second = (n.ndim - 2, n.ndim - 1) if abs(ord) == 1 else (n.ndim - 1, n.ndim - 2)
-    w = wide(n, loc)
-    sums = fold(b.op("abs", w, loc=loc), "sum", (first,), True, loc)
-    out = fold(sums, "max" if ord > 0 else "min", (second,), True, loc)
-    out = out if keepdims else b.reshape(out, n.shape[:-2], loc)
-    return wrap(b.cast(out, n.dtype if n.dtype.is_float else w.dtype, loc))
+    w = wide(n)
+    sums = fold(b.op("abs", w), "sum", (first,), True)
+    out = fold(sums, "max" if ord > 0 else "min", (second,), True)
+    out = out if keepdims else b.reshape(out, n.shape[:-2])
+    return wrap(b.cast(out, n.dtype if n.dtype.is_float else w.dtype))
 
 
 @user_errors
@@ -290,20 +287,19 @@ def einsum(subscripts: str, *operands) -> Tensor:
     Any number of operands, contracted pair by pair from the left; repeated letters take diagonals; '...' stands for
     axes that broadcast. Raises ShapeError where the letters do not fit the shapes.
     """
-    loc = here()
     if not operands:
         raise ShapeError("einsum: no operands")
     nodes = _factors("einsum", *operands)
     terms, out = _parse_einsum(subscripts, [n.shape for n in nodes])
-    work = [_take_diagonals(n, t, loc) for n, t in zip(nodes, terms, strict=True)]
+    work = [_take_diagonals(n, t) for n, t in zip(nodes, terms, strict=True)]
     node, labels = work[0]
     for k, (other, other_labels) in enumerate(work[1:], 1):
         later = set(out).union(*(w[1] for w in work[k + 1 :]))
         union = labels + "".join(x for x in other_labels if x not in labels)
         keep = "".join(x for x in (out if k == len(work) - 1 else union) if x in later and x in union)
-        node, labels = contract_labels(node, labels, other, other_labels, keep, loc), keep
-    node, labels = _sum_out(node, labels, set(labels) - set(out), loc)
-    return wrap(b.permute(node, [labels.index(x) for x in out], loc))
+        node, labels = contract_labels(node, labels, other, other_labels, keep), keep
+    node, labels = _sum_out(node, labels, set(labels) - set(out))
+    return wrap(b.permute(node, [labels.index(x) for x in out]))
 
 
 def _parse_einsum(text: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[str], str]:
@@ -347,12 +343,12 @@ def _parse_einsum(text: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[st
     return full, out.replace("...", dots)
 
 
-def _take_diagonals(x: Node, labels: str, loc: Loc | None) -> tuple[Node, str]:
+def _take_diagonals(x: Node, labels: str) -> tuple[Node, str]:
     while len(set(labels)) < len(labels):
         letter = next(c for c in labels if labels.count(c) > 1)
         i = labels.index(letter)
         j = labels.index(letter, i + 1)
-        x = diagonal_node(x, i, j, 0, loc)
+        x = diagonal_node(x, i, j, 0)
         labels = "".join(c for k, c in enumerate(labels) if k not in (i, j)) + letter
     return x, labels
 
@@ -363,18 +359,16 @@ def kron(x1, x2) -> Tensor:
     a, c = _numbers("kron", x1, x2)
     if a.ndim != c.ndim:
         raise ShapeError(f"kron: shapes {a.shape} and {c.shape} differ in the number of dimensions")
-    loc = here()
     shape = [d for pair in zip(a.shape, c.shape, strict=True) for d in pair]
-    left = b.broadcast(a, shape, range(0, 2 * a.ndim, 2), loc)
-    right = b.broadcast(c, shape, range(1, 2 * a.ndim, 2), loc)
+    left = b.broadcast(a, shape, range(0, 2 * a.ndim, 2))
+    right = b.broadcast(c, shape, range(1, 2 * a.ndim, 2))
     whole = [m * n for m, n in zip(a.shape, c.shape, strict=True)]
-    return wrap(b.reshape(b.op("mul", left, right, loc=loc), whole, loc))
+    return wrap(b.reshape(b.op("mul", left, right), whole))
 
 
 @user_errors
 def cross(x1, x2, *, axis: int = -1) -> Tensor:
     """The cross product of vectors of three elements along `axis`; the other axes broadcast."""
-    loc = here()
     a, c = _numbers("cross", x1, x2)
     shape = broadcast_shape("cross", a.shape, c.shape)
     k = normalize_axis("cross", axis, len(shape))
@@ -383,5 +377,5 @@ def cross(x1, x2, *, axis: int = -1) -> Tensor:
     from dlc.frontend.elementwise import multiply, subtract
     from dlc.frontend.manipulation import roll
 
-    p, q = wrap(spread(a, shape, loc)), wrap(spread(c, shape, loc))
+    p, q = wrap(spread(a, shape)), wrap(spread(c, shape))
     return subtract(multiply(roll(p, -1, k), roll(q, 1, k)), multiply(roll(p, 1, k), roll(q, -1, k)))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dlc.ir.errors import DeviceError, DlcError, DTypeError, ShapeError
-from dlc.ir.graph import Loc
+from dlc.ir.graph import Loc, located
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -60,17 +60,20 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
 
 
 def user_errors(fn: F) -> F:
-    """Decorator for a public operation: errors of shape, dtype and device get the user's line and the operands."""
+    """Decorator for a public operation: its nodes get the user's line, and errors of shape, dtype and device that and
+    the operands.
+    """
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
         try:
-            return fn(*args, **kwargs)
+            with located(here()):
+                return fn(*args, **kwargs)
         except (ShapeError, DTypeError, DeviceError) as error:
             if getattr(error, "loc", None) is not None:
                 raise
             # the name at the time of the call: functions made by a factory get theirs after decoration
-            located = locate(error, call.__name__.strip("_"), args)
-        raise located
+            complete = locate(error, call.__name__.strip("_"), args)
+        raise complete
 
     return call  # type: ignore[return-value]

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import user_errors
 from dlc.frontend.tensor import Tensor, as_node, promote, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DTypeError, ShapeError
-from dlc.ir.graph import Loc, Node
+from dlc.ir.graph import Node
 
 # -- shapes, axes and broadcasting: what every other array function uses -----------------------------------------
 
@@ -73,25 +73,25 @@ def broadcast_shape(name: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(out)
 
 
-def spread(x: Node, shape: tuple[int, ...], loc: Loc | None) -> Node:
+def spread(x: Node, shape: tuple[int, ...]) -> Node:
     """`x` broadcast to `shape`; a constant stays a constant."""
     if x.shape == shape:
         return x
     if x.op == "const":
-        return b.make("const", (), loc, **{**x.attrs, "shape": shape})
-    return b.broadcast_to(x, shape, loc)
+        return b.make("const", (), **{**x.attrs, "shape": shape})
+    return b.broadcast_to(x, shape)
 
 
-def broadcast_nodes(name: str, *nodes: Node, loc: Loc | None) -> list[Node]:
+def broadcast_nodes(name: str, *nodes: Node) -> list[Node]:
     """The operands of an elementwise operation in their common shape."""
     shape = broadcast_shape(name, *(n.shape for n in nodes))
-    return [spread(n, shape, loc) for n in nodes]
+    return [spread(n, shape) for n in nodes]
 
 
-def expand_axes(x: Node, axes: Sequence[int], loc: Loc | None) -> Node:
+def expand_axes(x: Node, axes: Sequence[int]) -> Node:
     """`x` with axes of extent 1 put in so that they are number `axes` of the result."""
     ndim, rest = x.ndim + len(axes), iter(x.shape)
-    return b.reshape(x, [1 if k in axes else next(rest) for k in range(ndim)], loc)
+    return b.reshape(x, [1 if k in axes else next(rest) for k in range(ndim)])
 
 
 # -- public functions ----------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def reshape(x, shape, *, copy: bool | None = None) -> Tensor:
     Raises ShapeError where the sizes differ. `copy` is accepted and has no effect: tensors are values.
     """
     n, want = as_node(x), shape_tuple("reshape", shape)
-    return wrap(b.reshape(n, infer_extent("reshape", n.shape, want), here()))
+    return wrap(b.reshape(n, infer_extent("reshape", n.shape, want)))
 
 
 def infer_extent(name: str, shape: tuple[int, ...], want: tuple[int, ...]) -> tuple[int, ...]:
@@ -127,12 +127,12 @@ def flatten(x, start_axis: int = 0, end_axis: int = -1) -> Tensor:
     """`x` with the axes from `start_axis` to `end_axis`, both included, made one. A scalar gives shape (1,)."""
     n = as_node(x)
     if n.ndim == 0:
-        return wrap(b.reshape(n, (1,), here()))
+        return wrap(b.reshape(n, (1,)))
     lo, hi = normalize_axis("flatten", start_axis, n.ndim), normalize_axis("flatten", end_axis, n.ndim)
     if hi < lo:
         raise ShapeError(f"flatten: start axis {start_axis} comes after end axis {end_axis} (shape {n.shape})")
     merged = math.prod(n.shape[lo : hi + 1])
-    return wrap(b.reshape(n, (*n.shape[:lo], merged, *n.shape[hi + 1 :]), here()))
+    return wrap(b.reshape(n, (*n.shape[:lo], merged, *n.shape[hi + 1 :])))
 
 
 @user_errors
@@ -141,7 +141,7 @@ def unflatten(x, axis: int, sizes) -> Tensor:
     n = as_node(x)
     a = normalize_axis("unflatten", axis, n.ndim)
     parts = infer_extent("unflatten", (n.shape[a],), shape_tuple("unflatten", sizes))
-    return wrap(b.reshape(n, (*n.shape[:a], *parts, *n.shape[a + 1 :]), here()))
+    return wrap(b.reshape(n, (*n.shape[:a], *parts, *n.shape[a + 1 :])))
 
 
 @user_errors
@@ -151,7 +151,7 @@ def permute_dims(x, axes) -> Tensor:
     order = normalize_axes("permute_dims", tuple(axes), n.ndim)
     if len(order) != n.ndim:
         raise ShapeError(f"permute_dims: axes {tuple(axes)} do not name every axis of shape {n.shape}")
-    return wrap(b.permute(n, order, here()))
+    return wrap(b.permute(n, order))
 
 
 @user_errors
@@ -167,7 +167,7 @@ def matrix_transpose(x) -> Tensor:
     n = as_node(x)
     if n.ndim < 2:
         raise ShapeError(f"matrix_transpose: needs at least two dimensions, got shape {n.shape}")
-    return wrap(b.permute(n, (*range(n.ndim - 2), n.ndim - 1, n.ndim - 2), here()))
+    return wrap(b.permute(n, (*range(n.ndim - 2), n.ndim - 1, n.ndim - 2)))
 
 
 @user_errors
@@ -177,7 +177,7 @@ def swapaxes(x, axis1: int, axis2: int) -> Tensor:
     order = list(range(n.ndim))
     i, j = normalize_axis("swapaxes", axis1, n.ndim), normalize_axis("swapaxes", axis2, n.ndim)
     order[i], order[j] = order[j], order[i]
-    return wrap(b.permute(n, order, here()))
+    return wrap(b.permute(n, order))
 
 
 @user_errors
@@ -190,7 +190,7 @@ def moveaxis(x, source, destination) -> Tensor:
     order = [k for k in range(n.ndim) if k not in src]
     for d, s in sorted(zip(dst, src, strict=True)):
         order.insert(d, s)
-    return wrap(b.permute(n, order, here()))
+    return wrap(b.permute(n, order))
 
 
 @user_errors
@@ -198,12 +198,12 @@ def squeeze(x, axis=None) -> Tensor:
     """`x` without the axes `axis`, which must have extent 1; without any such axis if `axis` is None."""
     n = as_node(x)
     if axis is None:
-        return wrap(b.reshape(n, [d for d in n.shape if d != 1], here()))
+        return wrap(b.reshape(n, [d for d in n.shape if d != 1]))
     gone = normalize_axes("squeeze", axis, n.ndim)
     for a in gone:
         if n.shape[a] != 1:
             raise ShapeError(f"squeeze: axis {a} of shape {n.shape} has extent {n.shape[a]}, not 1")
-    return wrap(b.reshape(n, [d for k, d in enumerate(n.shape) if k not in gone], here()))
+    return wrap(b.reshape(n, [d for k, d in enumerate(n.shape) if k not in gone]))
 
 
 @user_errors
@@ -211,7 +211,7 @@ def expand_dims(x, axis=0) -> Tensor:
     """`x` with axes of extent 1 put in, number `axis` of the result."""
     n = as_node(x)
     count = len(axis) if isinstance(axis, (tuple, list)) else 1
-    return wrap(expand_axes(n, normalize_axes("expand_dims", axis, n.ndim + count), here()))
+    return wrap(expand_axes(n, normalize_axes("expand_dims", axis, n.ndim + count)))
 
 
 unsqueeze = expand_dims
@@ -225,13 +225,13 @@ def broadcast_to(x, shape) -> Tensor:
     want = tuple(n.shape[k - lead] if d == -1 and k >= lead else d for k, d in enumerate(want))
     if lead < 0 or broadcast_shape("broadcast_to", n.shape, want) != want:
         raise ShapeError(f"broadcast_to: shape {n.shape} does not broadcast to {want}")
-    return wrap(spread(n, want, here()))
+    return wrap(spread(n, want))
 
 
 @user_errors
 def broadcast_arrays(*arrays) -> list[Tensor]:
     """The arguments in their common shape."""
-    return [wrap(n) for n in broadcast_nodes("broadcast_arrays", *map(as_node, arrays), loc=here())]
+    return [wrap(n) for n in broadcast_nodes("broadcast_arrays", *map(as_node, arrays))]
 
 
 @user_errors
@@ -243,20 +243,20 @@ def broadcast_shapes(*shapes) -> tuple[int, ...]:
 @user_errors
 def concat(arrays, axis: int | None = 0) -> Tensor:
     """Tensors joined along an existing axis, which only may differ; flattened first if `axis` is None."""
-    loc, arrays = here(), list(arrays)
+    arrays = list(arrays)
     if not arrays:
         raise ShapeError("concat: nothing to join")
     nodes = promote(*arrays)
     if axis is None:
-        nodes, axis = [b.reshape(n, (n.type.size,), loc) for n in nodes], 0
+        nodes, axis = [b.reshape(n, (n.type.size,)) for n in nodes], 0
     if nodes[0].ndim == 0:
         raise ShapeError("concat: scalars have no axis to join along; use stack")
     a = normalize_axis("concat", axis, nodes[0].ndim)
-    return wrap(concat_nodes(nodes, a, loc))
+    return wrap(concat_nodes(nodes, a))
 
 
-def concat_nodes(nodes: Sequence[Node], axis: int, loc: Loc | None) -> Node:
-    return nodes[0] if len(nodes) == 1 else b.make("concat", tuple(nodes), loc, axis=axis)
+def concat_nodes(nodes: Sequence[Node], axis: int) -> Node:
+    return nodes[0] if len(nodes) == 1 else b.make("concat", tuple(nodes), axis=axis)
 
 
 cat = concatenate = concat
@@ -265,32 +265,32 @@ cat = concatenate = concat
 @user_errors
 def stack(arrays, axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis."""
-    loc, arrays = here(), list(arrays)
+    arrays = list(arrays)
     if not arrays:
         raise ShapeError("stack: nothing to join")
     nodes = promote(*arrays)
     if len({n.shape for n in nodes}) > 1:
         raise ShapeError(f"stack: shapes differ: {', '.join(str(n.shape) for n in nodes)}")
     a = normalize_axis("stack", axis, nodes[0].ndim + 1)
-    return wrap(concat_nodes([expand_axes(n, (a,), loc) for n in nodes], a, loc))
+    return wrap(concat_nodes([expand_axes(n, (a,)) for n in nodes], a))
 
 
 @user_errors
 def unstack(x, axis: int = 0) -> tuple[Tensor, ...]:
     """The slices of `x` along an axis, which vanishes."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if n.ndim == 0:
         raise ShapeError("unstack: a scalar has no axis")
     a = normalize_axis("unstack", axis, n.ndim)
     shape = n.shape[:a] + n.shape[a + 1 :]
-    return tuple(wrap(b.reshape(cut(n, a, k, k + 1, loc), shape, loc)) for k in range(n.shape[a]))
+    return tuple(wrap(b.reshape(cut(n, a, k, k + 1), shape)) for k in range(n.shape[a]))
 
 
-def cut(x: Node, axis: int, start: int, stop: int, loc: Loc | None) -> Node:
+def cut(x: Node, axis: int, start: int, stop: int) -> Node:
     """Rows `start` to `stop` of one axis."""
     lo, hi = [0] * x.ndim, list(x.shape)
     lo[axis], hi[axis] = start, stop
-    return b.slice_(x, lo, hi, None, loc)
+    return b.slice_(x, lo, hi, None)
 
 
 @user_errors
@@ -299,7 +299,7 @@ def split(x, size_or_sizes, axis: int = 0) -> tuple[Tensor, ...]:
 
     PyTorch's meaning; `chunk` gives a number of pieces. Raises ShapeError where the sizes do not add up.
     """
-    n, loc = as_node(x), here()
+    n = as_node(x)
     a = normalize_axis("split", axis, n.ndim)
     extent = n.shape[a]
     if isinstance(size_or_sizes, (tuple, list)):
@@ -312,7 +312,7 @@ def split(x, size_or_sizes, axis: int = 0) -> tuple[Tensor, ...]:
             raise ShapeError(f"split: a piece has size {size}")
         sizes = tuple(builtins.min(size, extent - k) for k in range(0, extent, size)) or (0,)
     ends = np.cumsum(sizes).tolist()
-    return tuple(wrap(cut(n, a, e - s, e, loc)) for s, e in zip(sizes, ends, strict=True))
+    return tuple(wrap(cut(n, a, e - s, e)) for s, e in zip(sizes, ends, strict=True))
 
 
 @user_errors
@@ -329,7 +329,7 @@ def chunk(x, chunks: int, axis: int = 0) -> tuple[Tensor, ...]:
 def flip(x, axis=None) -> Tensor:
     """`x` with the order along `axis` (all axes if None) reversed."""
     n = as_node(x)
-    return wrap(b.flip(n, normalize_axes("flip", axis, n.ndim), here()))
+    return wrap(b.flip(n, normalize_axes("flip", axis, n.ndim)))
 
 
 @user_errors
@@ -338,39 +338,39 @@ def roll(x, shift, axis=None) -> Tensor:
 
     `shift` and `axis` may be sequences of one length; with `axis=None` the flattened tensor rolls.
     """
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if axis is None:
-        flat = b.reshape(n, (n.type.size,), loc)
+        flat = b.reshape(n, (n.type.size,))
         for s in shape_tuple("roll", shift):
-            flat = _roll(flat, s, 0, loc)
-        return wrap(b.reshape(flat, n.shape, loc))
+            flat = _roll(flat, s, 0)
+        return wrap(b.reshape(flat, n.shape))
     axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     shifts = shape_tuple("roll", shift)
     shifts = shifts * len(axes) if len(shifts) == 1 else shifts
     if len(shifts) != len(axes):
         raise ShapeError(f"roll: {len(shifts)} shifts for {len(axes)} axes")
     for s, a in zip(shifts, axes, strict=True):
-        n = _roll(n, s, normalize_axis("roll", a, n.ndim), loc)
+        n = _roll(n, s, normalize_axis("roll", a, n.ndim))
     return wrap(n)
 
 
-def _roll(x: Node, shift: int, axis: int, loc: Loc | None) -> Node:
+def _roll(x: Node, shift: int, axis: int) -> Node:
     extent = x.shape[axis]
     k = shift % extent if extent else 0
     if not k:
         return x
-    return concat_nodes([cut(x, axis, extent - k, extent, loc), cut(x, axis, 0, extent - k, loc)], axis, loc)
+    return concat_nodes([cut(x, axis, extent - k, extent), cut(x, axis, 0, extent - k)], axis)
 
 
 @user_errors
 def tile(x, repetitions) -> Tensor:
     """The whole of `x` laid side by side `repetitions[k]` times along each axis (aligned from the right)."""
-    n, reps, loc = as_node(x), shape_tuple("tile", repetitions), here()
+    n, reps = as_node(x), shape_tuple("tile", repetitions)
     reps = (1,) * (n.ndim - len(reps)) + reps
     shape = (1,) * (len(reps) - n.ndim) + n.shape
     pairs = [e for r, d in zip(reps, shape, strict=True) for e in (r, d)]
-    apart = b.reshape(n, [e for d in shape for e in (1, d)], loc)
-    return wrap(b.reshape(b.broadcast_to(apart, pairs, loc), [r * d for r, d in zip(reps, shape, strict=True)], loc))
+    apart = b.reshape(n, [e for d in shape for e in (1, d)])
+    return wrap(b.reshape(b.broadcast_to(apart, pairs), [r * d for r, d in zip(reps, shape, strict=True)]))
 
 
 @user_errors
@@ -379,24 +379,24 @@ def repeat(x, repeats, axis: int | None = None) -> Tensor:
 
     `repeats` is an integer, or a concrete sequence with one count for each element: the counts fix the result's shape.
     """
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if axis is None:
-        n, axis = b.reshape(n, (n.type.size,), loc), 0
+        n, axis = b.reshape(n, (n.type.size,)), 0
     a = normalize_axis("repeat", axis, n.ndim)
     counts = np.asarray(repeats.numpy() if isinstance(repeats, Tensor) else repeats)
     if counts.dtype.kind not in "iu" or counts.ndim > 1 or (counts < 0).any():
         raise ShapeError(f"repeat: repeats are non-negative integers, not {repeats!r}")
     if counts.size == 1:
         k = int(counts.reshape(()))
-        apart = b.reshape(n, (*n.shape[: a + 1], 1, *n.shape[a + 1 :]), loc)
-        wide = b.broadcast_to(apart, (*n.shape[: a + 1], k, *n.shape[a + 1 :]), loc)
-        return wrap(b.reshape(wide, (*n.shape[:a], n.shape[a] * k, *n.shape[a + 1 :]), loc))
+        apart = b.reshape(n, (*n.shape[: a + 1], 1, *n.shape[a + 1 :]))
+        wide = b.broadcast_to(apart, (*n.shape[: a + 1], k, *n.shape[a + 1 :]))
+        return wrap(b.reshape(wide, (*n.shape[:a], n.shape[a] * k, *n.shape[a + 1 :])))
     if counts.size != n.shape[a]:
         raise ShapeError(f"repeat: {counts.size} counts for axis {a} of extent {n.shape[a]} (shape {n.shape})")
     from dlc.frontend.creation import host_constant
 
     index = host_constant(np.repeat(np.arange(n.shape[a]), counts))
-    return wrap(b.make("gather", (n, index), loc, axis=a))
+    return wrap(b.make("gather", (n, index), axis=a))
 
 
 repeat_interleave = repeat
@@ -422,7 +422,7 @@ def pad(x, pad_width, mode: str = "constant", constant_values=0) -> Tensor:
     take at most the extent (reflect: extent - 1) of elements; ShapeError otherwise. NumPy's names and order;
     `nn.functional.pad` takes PyTorch's.
     """
-    n, loc = as_node(x), here()
+    n = as_node(x)
     width = np.asarray(pad_width)
     if width.dtype.kind not in "iu" or (width < 0).any():
         raise ShapeError(f"pad: widths are non-negative integers, not {pad_width!r}")
@@ -431,27 +431,27 @@ def pad(x, pad_width, mode: str = "constant", constant_values=0) -> Tensor:
     except ValueError:
         raise ShapeError(f"pad: widths of shape {width.shape} do not fit a tensor of shape {n.shape}") from None
     if mode == "constant":
-        return wrap(pad_constant(n, pairs, constant_values, loc))
+        return wrap(pad_constant(n, pairs, constant_values))
     if mode not in _BORDERS:
         raise ShapeError(f"pad: unknown mode {mode!r}; choose from constant, {', '.join(_BORDERS)}")
     for axis, (lo, hi) in enumerate(pairs):
-        n = pad_axis(n, axis, lo, hi, mode, loc)
+        n = pad_axis(n, axis, lo, hi, mode)
     return wrap(n)
 
 
-def pad_constant(x: Node, pairs: Sequence[tuple[int, int]], value, loc: Loc | None) -> Node:
+def pad_constant(x: Node, pairs: Sequence[tuple[int, int]], value) -> Node:
     """Zero or constant padding; a negative width crops. `value` may be a scalar tensor."""
     low, high = [p[0] for p in pairs], [p[1] for p in pairs]
     if not isinstance(value, Tensor):
-        return b.pad(x, low, high, None, value, loc)
-    fill = b.cast(as_node(value), x.dtype, loc)
+        return b.pad(x, low, high, None, value)
+    fill = b.cast(as_node(value), x.dtype)
     if fill.ndim:
         raise ShapeError(f"pad: the value has shape {fill.shape}, not ()")
-    inside = b.pad(b.const(True, dtypes.bool_, x.shape, loc), low, high, None, False, loc)
-    return b.select(inside, b.pad(x, low, high, None, 0, loc), spread(fill, inside.shape, loc), loc)
+    inside = b.pad(b.const(True, dtypes.bool_, x.shape), low, high, None, False)
+    return b.select(inside, b.pad(x, low, high, None, 0), spread(fill, inside.shape))
 
 
-def pad_axis(x: Node, axis: int, low: int, high: int, mode: str, loc: Loc | None) -> Node:
+def pad_axis(x: Node, axis: int, low: int, high: int, mode: str) -> Node:
     """One axis padded from its own elements; `mode` is a key of the border table."""
     if not low and not high:
         return x
@@ -459,28 +459,28 @@ def pad_axis(x: Node, axis: int, low: int, high: int, mode: str, loc: Loc | None
     most = {"edge": math.inf if extent else 0, "reflect": extent - 1}.get(mode, extent)
     if builtins.max(low, high) > most:
         raise ShapeError(f"pad: {builtins.max(low, high)} elements in mode {mode!r} on axis {axis} of shape {x.shape}")
-    before, after = _BORDERS[mode](x, axis, extent, low, high, loc)
-    return concat_nodes([p for p in (before, x, after) if p.shape[axis]], axis, loc)
+    before, after = _BORDERS[mode](x, axis, extent, low, high)
+    return concat_nodes([p for p in (before, x, after) if p.shape[axis]], axis)
 
 
-def _edge(x, axis, n, low, high, loc):
+def _edge(x, axis, n, low, high):
     def thick(piece, k):
-        return b.broadcast_to(piece, (*x.shape[:axis], k, *x.shape[axis + 1 :]), loc)
+        return b.broadcast_to(piece, (*x.shape[:axis], k, *x.shape[axis + 1 :]))
 
-    return thick(cut(x, axis, 0, 1, loc), low), thick(cut(x, axis, n - 1, n, loc), high)
-
-
-def _reflect(x, axis, n, low, high, loc):
-    before, after = cut(x, axis, 1, low + 1, loc), cut(x, axis, n - 1 - high, n - 1, loc)
-    return b.flip(before, (axis,), loc), b.flip(after, (axis,), loc)
+    return thick(cut(x, axis, 0, 1), low), thick(cut(x, axis, n - 1, n), high)
 
 
-def _symmetric(x, axis, n, low, high, loc):
-    return b.flip(cut(x, axis, 0, low, loc), (axis,), loc), b.flip(cut(x, axis, n - high, n, loc), (axis,), loc)
+def _reflect(x, axis, n, low, high):
+    before, after = cut(x, axis, 1, low + 1), cut(x, axis, n - 1 - high, n - 1)
+    return b.flip(before, (axis,)), b.flip(after, (axis,))
 
 
-def _wrap_around(x, axis, n, low, high, loc):
-    return cut(x, axis, n - low, n, loc), cut(x, axis, 0, high, loc)
+def _symmetric(x, axis, n, low, high):
+    return b.flip(cut(x, axis, 0, low), (axis,)), b.flip(cut(x, axis, n - high, n), (axis,))
+
+
+def _wrap_around(x, axis, n, low, high):
+    return cut(x, axis, n - low, n), cut(x, axis, 0, high)
 
 
 _BORDERS = {"edge": _edge, "reflect": _reflect, "symmetric": _symmetric, "wrap": _wrap_around}
@@ -496,7 +496,7 @@ def unfold(x, axis: int, size: int, step: int = 1) -> Tensor:
     a = normalize_axis("unfold", axis, n.ndim)
     if not 1 <= size <= n.shape[a] or step < 1:
         raise ShapeError(f"unfold: windows of {size}, step {step}, do not fit axis {a} of shape {n.shape}")
-    return wrap(b.window(n, (a,), (size,), (step,), None, here()))
+    return wrap(b.window(n, (a,), (size,), (step,), None))
 
 
 @user_errors
@@ -512,7 +512,7 @@ def windows(x, axes, sizes, strides=None, dilations=None) -> Tensor:
     for a, k, s, d in zip(axes, sizes, strides, dilations, strict=True):
         if k < 1 or s < 1 or d < 1 or d * (k - 1) + 1 > n.shape[a]:
             raise ShapeError(f"windows: {k} taps, stride {s}, dilation {d} do not fit axis {a} of shape {n.shape}")
-    return wrap(b.window(n, axes, sizes, strides, dilations, here()))
+    return wrap(b.window(n, axes, sizes, strides, dilations))
 
 
 @user_errors
@@ -524,7 +524,7 @@ def dilate(x, axes, steps) -> Tensor:
         interior[a] = int(step) - 1
     if min(interior, default=0) < 0:
         raise ShapeError(f"dilate: steps {tuple(steps)} must be at least 1")
-    return wrap(b.pad(n, (0,) * n.ndim, (0,) * n.ndim, interior, 0, here()))
+    return wrap(b.pad(n, (0,) * n.ndim, (0,) * n.ndim, interior, 0))
 
 
 @user_errors
@@ -534,7 +534,7 @@ def sliding_window_view(x, window_shape, axis=None) -> Tensor:
     axes = normalize_axes("sliding_window_view", axis, n.ndim)
     if len(sizes) != len(axes) or builtins.any(not 1 <= k <= n.shape[a] for k, a in zip(sizes, axes, strict=True)):
         raise ShapeError(f"sliding_window_view: windows {sizes} on axes {axes} do not fit shape {n.shape}")
-    return wrap(b.window(n, axes, sizes, None, None, here()))
+    return wrap(b.window(n, axes, sizes, None, None))
 
 
 @user_errors
@@ -544,5 +544,5 @@ def view(x, *shape_or_dtype) -> Tensor:
         n, dtype = as_node(x), shape_or_dtype[0]
         if n.dtype.itemsize != dtype.itemsize:
             raise DTypeError(f"view: {n.dtype.name} and {dtype.name} differ in width")
-        return wrap(n if n.dtype is dtype else b.make("bitcast", (n,), here(), dtype=dtype))
+        return wrap(n if n.dtype is dtype else b.make("bitcast", (n,), dtype=dtype))
     return reshape(x, varargs_shape("view", shape_or_dtype))

@@ -32,6 +32,7 @@ from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DTypeError, ShapeError
+from dlc.ir.graph import located
 
 _OPERANDS = (Tensor, bool, int, float, np.ndarray, np.generic, list, tuple)
 
@@ -315,11 +316,11 @@ def _scaled(f: Callable) -> Callable:
 
 
 def _filled(x: Tensor, value: Any) -> Tensor:
-    return wrap(elementwise.full_like_node(x.node, value, here()))
+    return wrap(elementwise.full_like_node(x.node, value))
 
 
 def _copied(x: Tensor, source: Any) -> Tensor:
-    return wrap(shapes.spread(b.cast(as_node(source), x.dtype, here()), x.shape, here()))
+    return wrap(shapes.spread(b.cast(as_node(source), x.dtype), x.shape))
 
 
 def _addcmul(x: Tensor, a: Any, c: Any, *, value: Any = 1) -> Tensor:
@@ -365,7 +366,8 @@ _REBINDING: dict[str, Callable] = {
 
 def _rebinding(f: Callable) -> Callable:
     def method(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return _rebound(x, f(x, *args, **kwargs))
+        with located(here()):
+            return _rebound(x, f(x, *args, **kwargs))
 
     method.__doc__ = "Rebinds the tensor to the result of the function of the same name without `_`, and returns it."
     return method

@@ -20,7 +20,7 @@ import numpy as np
 from dlc.frontend import placement
 from dlc.frontend.creation import host_constant
 from dlc.frontend.elementwise import add, less, log, multiply, negative, subtract
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import user_errors
 from dlc.frontend.manipulation import normalize_axis, shape_tuple, spread
 from dlc.frontend.reductions import argmax
 from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
@@ -29,7 +29,7 @@ from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DTypeError, ShapeError
-from dlc.ir.graph import Loc, Node
+from dlc.ir.graph import Node
 
 _LOW_WORD = 0xFFFFFFFF
 _SPLIT = 0xFFFFFFFF << 32  # counters that draws never reach: from here `split` makes keys
@@ -67,15 +67,14 @@ class Generator:
                 now = self.state.numpy().copy()
                 self.state._write(host_constant(now + np.array([0, count], np.uint64)))
             return host_constant(now[0]), host_constant(now[1])
-        node, loc = self.state.node, here()
-        key, counter = (b.reshape(b.slice_(node, (k,), (k + 1,), None, loc), (), loc) for k in (0, 1))
+        node = self.state.node
+        key, counter = (b.reshape(b.slice_(node, (k,), (k + 1,), None), ()) for k in (0, 1))
         for number, examples in self._examples():
-            counter = b.op("add", counter, b.op("mul", number, b.like(number, count), loc=loc), loc=loc)
+            counter = b.op("add", counter, b.op("mul", number, b.like(number, count)))
             count *= examples
         step = host_constant(np.array([0, count], np.uint64))
-        self.state.assign(wrap(b.op("add", node, step, loc=loc)))
+        self.state.assign(wrap(b.op("add", node, step)))
         return key, counter
-
 
     def _examples(self) -> list[tuple[Node, int]]:
         """The `vmap`s between here and where the state lives, innermost first: each example gets numbers of its own."""
@@ -105,37 +104,37 @@ seed = manual_seed
 # -- bits
 
 
-def _words(x: Node, loc: Loc | None) -> tuple[Node, Node]:
+def _words(x: Node) -> tuple[Node, Node]:
     """The high and the low uint32 word of a uint64."""
-    high = b.op("shr", x, b.like(x, 32), loc=loc)
-    low = b.op("and", x, b.like(x, _LOW_WORD), loc=loc)
-    return b.cast(high, dtypes.uint32, loc), b.cast(low, dtypes.uint32, loc)
+    high = b.op("shr", x, b.like(x, 32))
+    low = b.op("and", x, b.like(x, _LOW_WORD))
+    return b.cast(high, dtypes.uint32), b.cast(low, dtypes.uint32)
 
 
-def _threefry(key: Node, counters: Node, loc: Loc | None) -> Node:
-    k0, k1 = (spread(k, counters.shape, loc) for k in _words(key, loc))
-    return b.op("threefry", k0, k1, *_words(counters, loc), loc=loc)
+def _threefry(key: Node, counters: Node) -> Node:
+    k0, k1 = (spread(k, counters.shape) for k in _words(key))
+    return b.op("threefry", k0, k1, *_words(counters))
 
 
-def _counters(first: Node, shape: tuple[int, ...], loc: Loc | None) -> Node:
-    line = b.iota((math.prod(shape),), 0, dtypes.uint64, loc)
-    return b.reshape(b.op("add", line, spread(first, line.shape, loc), loc=loc), shape, loc)
+def _counters(first: Node, shape: tuple[int, ...]) -> Node:
+    line = b.iota((math.prod(shape),), 0, dtypes.uint64)
+    return b.reshape(b.op("add", line, spread(first, line.shape)), shape)
 
 
-def _draw(shape: tuple[int, ...], generator: Generator | None, key, blocks: int, loc: Loc | None,
+def _draw(shape: tuple[int, ...], generator: Generator | None, key, blocks: int,
           device=None) -> list[Node]:  # fmt: skip
     """`blocks` independent tensors of 64 random bits an element."""
     if key is not None and generator is not None:
         raise ShapeError("random: give a key or a generator, not both")
     size = math.prod(shape)
     if key is not None:
-        base, first = _key_node(key), b.const(0, dtypes.uint64, (), loc)
+        base, first = _key_node(key), b.const(0, dtypes.uint64, ())
     else:
         base, first = (generator or default_generator).take(size * blocks)
     out = []
     for k in range(blocks):
-        start = b.op("add", first, b.like(first, k * size), loc=loc) if k else first
-        bits = _threefry(base, _counters(start, shape, loc), loc)
+        start = b.op("add", first, b.like(first, k * size)) if k else first
+        bits = _threefry(base, _counters(start, shape))
         free = placement.several and (device is not None or key is None)
         out.append(placement.pinned(bits, placement.wanted(device)) if free else bits)
     return out
@@ -158,26 +157,24 @@ def key(seed: int) -> Tensor:
 @user_errors
 def split(key, num: int = 2) -> Tensor:
     """uint64 [num]: new keys, independent of each other and of `key`, which should not be used again."""
-    loc = here()
-    first = b.const(_SPLIT, dtypes.uint64, (), loc)
-    return wrap(_threefry(_key_node(key), _counters(first, (operator.index(num),), loc), loc))
+    first = b.const(_SPLIT, dtypes.uint64, ())
+    return wrap(_threefry(_key_node(key), _counters(first, (operator.index(num),))))
 
 
 @user_errors
 def fold_in(key, data) -> Tensor:
     """A new key from a key and an integer (a step, a layer); a traced scalar works."""
-    loc = here()
-    n = b.cast(as_node(data), dtypes.uint64, loc)
+    n = b.cast(as_node(data), dtypes.uint64)
     if n.ndim:
         raise ShapeError(f"fold_in: data is a scalar, got shape {n.shape}")
-    n = b.op("or", b.op("and", n, b.like(n, _LOW_WORD), loc=loc), b.like(n, _FOLD), loc=loc)
-    return wrap(_threefry(_key_node(key), n, loc))
+    n = b.op("or", b.op("and", n, b.like(n, _LOW_WORD)), b.like(n, _FOLD))
+    return wrap(_threefry(_key_node(key), n))
 
 
 @user_errors
 def bits(shape=(), *, generator: Generator | None = None, key=None) -> Tensor:
     """uint64: 64 random bits an element."""
-    return wrap(_draw(shape_tuple("bits", shape), generator, key, 1, here())[0])
+    return wrap(_draw(shape_tuple("bits", shape), generator, key, 1)[0])
 
 
 # -- floats
@@ -193,21 +190,21 @@ def _float_type(name: str, dtype: DType | None) -> DType:
     return dtype
 
 
-def _unit(x: Node, dtype: DType, loc: Loc | None) -> Node:
+def _unit(x: Node, dtype: DType) -> Node:
     """uint64 bits as `dtype` in [0, 1)."""
     p = _PRECISION[dtype]
-    top = b.op("shr", x, b.like(x, 64 - p), loc=loc)
+    top = b.op("shr", x, b.like(x, 64 - p))
     # through a signed type: machines convert those to floats faster
-    whole = b.cast(b.cast(top, dtypes.int64 if p > 31 else dtypes.int32, loc), dtype, loc)
-    return b.op("mul", whole, b.like(whole, 2.0**-p), loc=loc)
+    whole = b.cast(b.cast(top, dtypes.int64 if p > 31 else dtypes.int32), dtype)
+    return b.op("mul", whole, b.like(whole, 2.0**-p))
 
 
-def _open_unit(x: Node, dtype: DType, loc: Loc | None) -> Node:
+def _open_unit(x: Node, dtype: DType) -> Node:
     """uint64 bits as float32 or float64 in (0, 1], with 31 (53) bits, so that its logarithm reaches far."""
     p = 53 if dtype is dtypes.float64 else 31
-    top = b.cast(b.op("shr", x, b.like(x, 64 - p), loc=loc), dtypes.int64 if p > 31 else dtypes.int32, loc)
-    whole = b.cast(top, dtype, loc)
-    return b.op("mul", b.op("add", whole, b.like(whole, 1), loc=loc), b.like(whole, 2.0**-p), loc=loc)
+    top = b.cast(b.op("shr", x, b.like(x, 64 - p)), dtypes.int64 if p > 31 else dtypes.int32)
+    whole = b.cast(top, dtype)
+    return b.op("mul", b.op("add", whole, b.like(whole, 1)), b.like(whole, 2.0**-p))
 
 
 @user_errors
@@ -215,9 +212,9 @@ def uniform(
     shape=(), low=0.0, high=1.0, *, dtype: DType | None = None, generator=None, key=None, device=None
 ) -> Tensor:
     """Floats evenly distributed in [low, high). `low` and `high` are numbers or tensors that broadcast to the shape."""
-    loc, dtype = here(), _float_type("uniform", dtype)
+    dtype = _float_type("uniform", dtype)
     device = device if device is None else placement.usable(device)
-    out = wrap(_unit(_draw(shape_tuple("uniform", shape), generator, key, 1, loc, device)[0], dtype, loc))
+    out = wrap(_unit(_draw(shape_tuple("uniform", shape), generator, key, 1, device)[0], dtype))
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
         out = multiply(out, high - low) if high - low != 1 else out
         return add(out, low) if low else out
@@ -225,21 +222,19 @@ def uniform(
 
 
 @user_errors
-def normal(
-    shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator=None, key=None, device=None
-) -> Tensor:
+def normal(shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator=None, key=None, device=None) -> Tensor:
     """Normally distributed floats (Box-Muller). `mean` and `std` are numbers or tensors that broadcast to the shape."""
-    loc, dtype = here(), _float_type("normal", dtype)
+    dtype = _float_type("normal", dtype)
     work, size = dtype.compute, shape_tuple("normal", shape)
     device = device if device is None else placement.usable(device)
-    x = _draw(size, generator, key, 2 if work is dtypes.float64 else 1, loc, device)
+    x = _draw(size, generator, key, 2 if work is dtypes.float64 else 1, device)
     # float32 needs 31 and 24 bits: one block has both. float64 takes two blocks.
-    angle = x[1] if len(x) > 1 else b.op("shl", x[0], b.like(x[0], 32), loc=loc)
-    radius = b.op("log", _open_unit(x[0], work, loc), loc=loc)
-    radius = b.op("sqrt", b.op("mul", radius, b.like(radius, -2), loc=loc), loc=loc)
-    turn = _unit(angle, work, loc)
-    turn = b.op("mul", b.op("sub", turn, b.like(turn, 0.5), loc=loc), b.like(turn, 2 * math.pi), loc=loc)
-    out = wrap(b.cast(b.op("mul", radius, b.op("cos", turn, loc=loc), loc=loc), dtype, loc))
+    angle = x[1] if len(x) > 1 else b.op("shl", x[0], b.like(x[0], 32))
+    radius = b.op("log", _open_unit(x[0], work))
+    radius = b.op("sqrt", b.op("mul", radius, b.like(radius, -2)))
+    turn = _unit(angle, work)
+    turn = b.op("mul", b.op("sub", turn, b.like(turn, 0.5)), b.like(turn, 2 * math.pi))
+    out = wrap(b.cast(b.op("mul", radius, b.op("cos", turn)), dtype))
     out = out if isinstance(std, (int, float)) and std == 1 else multiply(out, std)
     return out if isinstance(mean, (int, float)) and mean == 0 else add(out, mean)
 
@@ -263,9 +258,9 @@ def _shape(name: str, args: tuple) -> tuple[int, ...]:
 @user_errors
 def exponential(shape=(), *, dtype: DType | None = None, generator=None, key=None) -> Tensor:
     """Exponentially distributed floats of mean 1."""
-    loc, dtype = here(), _float_type("exponential", dtype)
-    x = _draw(shape_tuple("exponential", shape), generator, key, 1, loc)[0]
-    return wrap(b.cast(negative(log(wrap(_open_unit(x, dtype.compute, loc)))).node, dtype, loc))
+    dtype = _float_type("exponential", dtype)
+    x = _draw(shape_tuple("exponential", shape), generator, key, 1)[0]
+    return wrap(b.cast(negative(log(wrap(_open_unit(x, dtype.compute)))).node, dtype))
 
 
 @user_errors
@@ -273,8 +268,8 @@ def gumbel(shape=(), *, dtype: DType | None = None, generator=None, key=None) ->
     """Standard Gumbel floats: -log of exponential ones."""
     dtype = _float_type("gumbel", dtype)
     e = exponential(shape, dtype=dtype.compute, generator=generator, key=key).node
-    e = b.op("max", e, b.like(e, 2.0**-33), loc=here())  # exactly 0 would give infinity
-    return wrap(b.cast(negative(log(wrap(e))).node, dtype, here()))
+    e = b.op("max", e, b.like(e, 2.0**-33))  # exactly 0 would give infinity
+    return wrap(b.cast(negative(log(wrap(e))).node, dtype))
 
 
 # -- integers, choices and orders
@@ -292,14 +287,13 @@ def randint(
     least, most = dtypes.limits(dtype)
     if not least <= low < high <= most + 1:
         raise ShapeError(f"randint: [{low}, {high}) is empty or goes beyond {dtype.name}")
-    loc = here()
     device = device if device is None else placement.usable(device)
-    x = _draw(shape_tuple("randint", shape), generator, key, 1, loc, device)[0]
+    x = _draw(shape_tuple("randint", shape), generator, key, 1, device)[0]
     span = high - low
-    x = b.op("mod", x, b.like(x, span), loc=loc) if span < 1 << 64 else x
-    x = b.op("add", x, b.like(x, low), loc=loc) if low else x  # modulo 2**64, as two's complement has it
-    signed = b.make("bitcast", (x,), loc, dtype=dtypes.int64) if dtype.kind == "i" else x
-    return wrap(b.cast(signed, dtype, loc))
+    x = b.op("mod", x, b.like(x, span)) if span < 1 << 64 else x
+    x = b.op("add", x, b.like(x, low)) if low else x  # modulo 2**64, as two's complement has it
+    signed = b.make("bitcast", (x,), dtype=dtypes.int64) if dtype.kind == "i" else x
+    return wrap(b.cast(signed, dtype))
 
 
 integers = randint
@@ -310,7 +304,7 @@ def bernoulli(p, shape=None, *, dtype: DType = dtypes.bool_, generator=None, key
     """True (or 1 in `dtype`) with probability `p`, a number or a tensor; the shape is p's unless given."""
     size = as_node(p).shape if shape is None else shape_tuple("bernoulli", shape)
     hit = less(uniform(size, generator=generator, key=key), p)
-    return wrap(b.cast(hit.node, as_dtype("bernoulli", dtype), here()))
+    return wrap(b.cast(hit.node, as_dtype("bernoulli", dtype)))
 
 
 @user_errors
@@ -322,18 +316,17 @@ def dropout_mask(shape, keep, *, generator=None, key=None) -> Tensor:
 @user_errors
 def permutation(x, axis: int = 0, *, generator=None, key=None) -> Tensor:
     """0 to x - 1 in random order if `x` is an integer, otherwise the slices of `x` along an axis in random order."""
-    loc = here()
     whole = not isinstance(x, Tensor) and np.ndim(x) == 0
     node = None if whole else as_node(x)
     axis = 0 if whole else normalize_axis("permutation", axis, node.ndim)
     count = operator.index(x) if whole else node.shape[axis]
     if count < 0:
         raise ShapeError(f"permutation: of {count} elements")
-    keys = _draw((count,), generator, key, 1, loc)[0]
-    order = b.item(b.make("sort", (keys,), loc, axis=0, descending=False), 1, loc)
+    keys = _draw((count,), generator, key, 1)[0]
+    order = b.item(b.make("sort", (keys,), axis=0, descending=False), 1)
     if whole:
         return wrap(order)
-    return wrap(b.make("gather", (node, order), loc, axis=axis) if count else node)
+    return wrap(b.make("gather", (node, order), axis=axis) if count else node)
 
 
 randperm = permutation

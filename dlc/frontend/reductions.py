@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 
 from dlc.frontend.elementwise import truth, wide
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import user_errors
 from dlc.frontend.manipulation import expand_axes, normalize_axes, normalize_axis
 from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DTypeError, ShapeError
-from dlc.ir.graph import Loc, Node
+from dlc.ir.graph import Node
 
 
-def fold(x: Node, monoid: str, axes: tuple[int, ...], keepdims: bool, loc: Loc | None) -> Node:
+def fold(x: Node, monoid: str, axes: tuple[int, ...], keepdims: bool) -> Node:
     """A reduction, its axes kept with extent 1 on request."""
-    out = b.reduce(x, monoid, axes, loc)
-    return expand_axes(out, axes, loc) if keepdims else out
+    out = b.reduce(x, monoid, axes)
+    return expand_axes(out, axes) if keepdims else out
 
 
 def _adding_type(name: str, x: Node, dtype: DType | None) -> DType:
@@ -37,27 +37,27 @@ def _adding_type(name: str, x: Node, dtype: DType | None) -> DType:
 @user_errors
 def sum(x, axis=None, *, dtype: DType | None = None, keepdims: bool = False) -> Tensor:
     """The sum, in `dtype` if given."""
-    n, loc = as_node(x), here()
-    n = b.cast(n, _adding_type("sum", n, dtype), loc)
-    return wrap(fold(n, "sum", normalize_axes("sum", axis, n.ndim), keepdims, loc))
+    n = as_node(x)
+    n = b.cast(n, _adding_type("sum", n, dtype))
+    return wrap(fold(n, "sum", normalize_axes("sum", axis, n.ndim), keepdims))
 
 
 @user_errors
 def prod(x, axis=None, *, dtype: DType | None = None, keepdims: bool = False) -> Tensor:
     """The product, in `dtype` if given."""
-    n, loc = as_node(x), here()
-    n = b.cast(n, _adding_type("prod", n, dtype), loc)
-    return wrap(fold(n, "prod", normalize_axes("prod", axis, n.ndim), keepdims, loc))
+    n = as_node(x)
+    n = b.cast(n, _adding_type("prod", n, dtype))
+    return wrap(fold(n, "prod", normalize_axes("prod", axis, n.ndim), keepdims))
 
 
 def _extreme(name: str, x, axis, keepdims: bool) -> Tensor:
-    n, loc = as_node(x), here()
+    n = as_node(x)
     axes = normalize_axes(name, axis, n.ndim)
     if math.prod(n.shape[a] for a in axes) == 0:
         raise ShapeError(f"{name}: no elements to reduce over axes {axes} of shape {n.shape}")
     if n.dtype.is_bool:
-        return wrap(fold(n, "any" if name == "max" else "all", axes, keepdims, loc))
-    return wrap(fold(n, name, axes, keepdims, loc))
+        return wrap(fold(n, "any" if name == "max" else "all", axes, keepdims))
+    return wrap(fold(n, name, axes, keepdims))
 
 
 @user_errors
@@ -75,21 +75,21 @@ def min(x, axis=None, *, keepdims: bool = False) -> Tensor:
 amax, amin = max, min
 
 
-def mean_node(x: Node, axes: tuple[int, ...], keepdims: bool, loc: Loc | None) -> Node:
+def mean_node(x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
     """The mean of a float node in its compute type."""
-    x = wide(x, loc)
-    total = fold(x, "sum", axes, keepdims, loc)
-    return b.op("div", total, b.like(total, math.prod(x.shape[a] for a in axes)), loc=loc)
+    x = wide(x)
+    total = fold(x, "sum", axes, keepdims)
+    return b.op("div", total, b.like(total, math.prod(x.shape[a] for a in axes)))
 
 
-def moments(x: Node, axes: tuple[int, ...], correction: float, loc: Loc | None) -> tuple[Node, Node]:
+def moments(x: Node, axes: tuple[int, ...], correction: float) -> tuple[Node, Node]:
     """(mean, variance), both with `axes` kept, in the compute type: two passes, the second over squared differences."""
-    x = wide(x, loc)
-    mean = mean_node(x, axes, True, loc)
-    off = b.op("sub", x, b.broadcast_to(mean, x.shape, loc), loc=loc)
-    total = fold(b.op("mul", off, off, loc=loc), "sum", axes, True, loc)
+    x = wide(x)
+    mean = mean_node(x, axes, True)
+    off = b.op("sub", x, b.broadcast_to(mean, x.shape))
+    total = fold(b.op("mul", off, off), "sum", axes, True)
     count = math.prod(x.shape[a] for a in axes) - correction
-    return mean, b.op("div", total, b.like(total, count if count > 0 else 0), loc=loc)
+    return mean, b.op("div", total, b.like(total, count if count > 0 else 0))
 
 
 def _float_result(name: str, n: Node) -> DType:
@@ -99,85 +99,85 @@ def _float_result(name: str, n: Node) -> DType:
 @user_errors
 def mean(x, axis=None, *, keepdims: bool = False) -> Tensor:
     """The arithmetic mean; integers as float32."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     axes = normalize_axes("mean", axis, n.ndim)
-    return wrap(b.cast(mean_node(n, axes, keepdims, loc), _float_result("mean", n), loc))
+    return wrap(b.cast(mean_node(n, axes, keepdims), _float_result("mean", n)))
 
 
 @user_errors
 def var(x, axis=None, *, correction: float = 0.0, keepdims: bool = False) -> Tensor:
     """The mean of the squared differences from the mean, over n - `correction` (1 for the unbiased estimate)."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     axes = normalize_axes("var", axis, n.ndim)
-    return wrap(b.cast(_variance(n, axes, correction, keepdims, loc), _float_result("var", n), loc))
+    return wrap(b.cast(_variance(n, axes, correction, keepdims), _float_result("var", n)))
 
 
-def _variance(n: Node, axes: tuple[int, ...], correction: float, keepdims: bool, loc: Loc | None) -> Node:
-    v = moments(n, axes, correction, loc)[1]
-    return v if keepdims else b.reshape(v, [d for k, d in enumerate(v.shape) if k not in axes], loc)
+def _variance(n: Node, axes: tuple[int, ...], correction: float, keepdims: bool) -> Node:
+    v = moments(n, axes, correction)[1]
+    return v if keepdims else b.reshape(v, [d for k, d in enumerate(v.shape) if k not in axes])
 
 
 @user_errors
 def std(x, axis=None, *, correction: float = 0.0, keepdims: bool = False) -> Tensor:
     """The square root of the variance."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     axes = normalize_axes("std", axis, n.ndim)
-    v = _variance(n, axes, correction, keepdims, loc)
-    return wrap(b.cast(b.op("sqrt", v, loc=loc), _float_result("std", n), loc))
+    v = _variance(n, axes, correction, keepdims)
+    return wrap(b.cast(b.op("sqrt", v), _float_result("std", n)))
 
 
 @user_errors
 def any(x, axis=None, *, keepdims: bool = False) -> Tensor:
     """bool: whether an element is non-zero; False over none."""
-    n, loc = as_node(x), here()
-    return wrap(fold(truth(n, loc), "any", normalize_axes("any", axis, n.ndim), keepdims, loc))
+    n = as_node(x)
+    return wrap(fold(truth(n), "any", normalize_axes("any", axis, n.ndim), keepdims))
 
 
 @user_errors
 def all(x, axis=None, *, keepdims: bool = False) -> Tensor:
     """bool: whether every element is non-zero; True over none."""
-    n, loc = as_node(x), here()
-    return wrap(fold(truth(n, loc), "all", normalize_axes("all", axis, n.ndim), keepdims, loc))
+    n = as_node(x)
+    return wrap(fold(truth(n), "all", normalize_axes("all", axis, n.ndim), keepdims))
 
 
 @user_errors
 def count_nonzero(x, axis=None, *, keepdims: bool = False) -> Tensor:
     """int64: how many elements are not zero."""
-    n, loc = as_node(x), here()
-    ones = b.cast(truth(n, loc), dtypes.int64, loc)
-    return wrap(fold(ones, "sum", normalize_axes("count_nonzero", axis, n.ndim), keepdims, loc))
+    n = as_node(x)
+    ones = b.cast(truth(n), dtypes.int64)
+    return wrap(fold(ones, "sum", normalize_axes("count_nonzero", axis, n.ndim), keepdims))
 
 
 @user_errors
 def logsumexp(x, axis=None, *, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) without overflow on the way; -inf over no elements. Integers as float32."""
-    n, loc = as_node(x), here()
+    n = as_node(x)
     axes = normalize_axes("logsumexp", axis, n.ndim)
-    result, w = _float_result("logsumexp", n), wide(n, loc)
+    result, w = _float_result("logsumexp", n), wide(n)
     if math.prod(n.shape[a] for a in axes) == 0:
         kept = [1 if k in axes else d for k, d in enumerate(n.shape)]
-        out = b.const(-math.inf, result, kept, loc)
+        out = b.const(-math.inf, result, kept)
     else:
-        top = b.make("stop_gradient", (fold(w, "max", axes, True, loc),), loc)
-        finite = b.op("lt", b.op("abs", top, loc=loc), b.like(top, math.inf), loc=loc)
-        top = b.select(finite, top, b.like(top, 0), loc)  # all -inf, or an inf: subtracting it would give NaN
-        shifted = b.op("sub", w, b.broadcast_to(top, w.shape, loc), loc=loc)
-        total = fold(b.op("exp", shifted, loc=loc), "sum", axes, True, loc)
-        out = b.cast(b.op("add", b.op("log", total, loc=loc), top, loc=loc), result, loc)
-    return wrap(out if keepdims else b.reshape(out, [d for k, d in enumerate(n.shape) if k not in axes], loc))
+        top = b.make("stop_gradient", (fold(w, "max", axes, True),))
+        finite = b.op("lt", b.op("abs", top), b.like(top, math.inf))
+        top = b.select(finite, top, b.like(top, 0))  # all -inf, or an inf: subtracting it would give NaN
+        shifted = b.op("sub", w, b.broadcast_to(top, w.shape))
+        total = fold(b.op("exp", shifted), "sum", axes, True)
+        out = b.cast(b.op("add", b.op("log", total), top), result)
+    return wrap(out if keepdims else b.reshape(out, [d for k, d in enumerate(n.shape) if k not in axes]))
 
 
 def _position(name: str, x, axis, keepdims: bool) -> Tensor:
-    n, loc = as_node(x), here()
+    n = as_node(x)
     axes = normalize_axes(name, axis, n.ndim)
     if axis is not None and len(axes) != 1:
         raise ShapeError(f"{name}: takes one axis or None, not {axis}")
     if math.prod(n.shape[a] for a in axes) == 0:
         raise ShapeError(f"{name}: no elements to choose from over axes {axes} of shape {n.shape}")
-    n = b.cast(n, dtypes.uint8, loc) if n.dtype.is_bool else n
+    n = b.cast(n, dtypes.uint8) if n.dtype.is_bool else n
     if not axes:
-        return wrap(b.const(0, dtypes.int64, (), loc))
-    return wrap(fold(n, name, axes, keepdims, loc))
+        return wrap(b.const(0, dtypes.int64, ()))
+    return wrap(fold(n, name, axes, keepdims))
 
 
 @user_errors
@@ -202,24 +202,24 @@ def argmin(x, axis: int | None = None, *, keepdims: bool = False) -> Tensor:
 
 
 def _running(name: str, monoid: str, x, axis: int | None, dtype: DType | None, initial: bool, neutral: int) -> Tensor:
-    n, loc = as_node(x), here()
+    n = as_node(x)
     if axis is None:
-        n, axis = b.reshape(n, (n.type.size,), loc), 0
+        n, axis = b.reshape(n, (n.type.size,)), 0
     scalar = n.ndim == 0
-    n = b.reshape(n, (1,), loc) if scalar else n
+    n = b.reshape(n, (1,)) if scalar else n
     a = normalize_axis(name, axis, n.ndim)
     if monoid in ("sum", "prod"):
-        n = b.cast(n, _adding_type(name, n, dtype), loc)
+        n = b.cast(n, _adding_type(name, n, dtype))
     elif n.dtype.is_bool:
         raise DTypeError(f"{name}: needs numbers, got bool{list(n.shape)}")
     narrow = n.dtype
-    out = b.make("cumulative", (b.cast(n, narrow.compute, loc),), loc, monoid=monoid, axis=a, reverse=False)
-    out = b.cast(out, narrow, loc)
+    out = b.make("cumulative", (b.cast(n, narrow.compute),), monoid=monoid, axis=a, reverse=False)
+    out = b.cast(out, narrow)
     if initial:
         low = [0] * n.ndim
         low[a] = 1
-        out = b.pad(out, low, [0] * n.ndim, None, neutral, loc)
-    return wrap(b.reshape(out, (), loc) if scalar and not initial else out)
+        out = b.pad(out, low, [0] * n.ndim, None, neutral)
+    return wrap(b.reshape(out, ()) if scalar and not initial else out)
 
 
 @user_errors
@@ -255,10 +255,10 @@ def diff(x, *, axis: int = -1, n: int = 1) -> Tensor:
     from dlc.frontend.elementwise import not_equal, subtract
     from dlc.frontend.manipulation import cut
 
-    node, loc = as_node(x), here()
+    node = as_node(x)
     a = normalize_axis("diff", axis, node.ndim)
     for _ in range(n):
         last = node.shape[a]
-        one, two = cut(node, a, 1 if last else 0, last, loc), cut(node, a, 0, last - 1 if last else 0, loc)
+        one, two = cut(node, a, 1 if last else 0, last), cut(node, a, 0, last - 1 if last else 0)
         node = (not_equal if node.dtype.is_bool else subtract)(wrap(one), wrap(two)).node
     return wrap(node)

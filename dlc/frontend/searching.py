@@ -14,7 +14,7 @@ from dlc.frontend.tensor import Tensor, as_node, promote, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.errors import ShapeError, TraceError
-from dlc.ir.graph import Loc, Node
+from dlc.ir.graph import Node
 
 __all__ = [
     "argmax", "argmin", "argsort", "argwhere", "isin", "nonzero", "searchsorted", "sort", "topk", "unique",
@@ -23,12 +23,12 @@ __all__ = [
 
 
 def _sorted(name: str, x, axis: int, descending: bool) -> tuple[Node, Node, int]:
-    n, loc = as_node(x), here()
-    n1 = b.reshape(n, (1,), loc) if n.ndim == 0 else n
+    n = as_node(x)
+    n1 = b.reshape(n, (1,)) if n.ndim == 0 else n
     a = normalize_axis(name, axis, n1.ndim)
-    both = b.make("sort", (n1,), loc, axis=a, descending=bool(descending))
-    values, places = b.item(both, 0, loc), b.item(both, 1, loc)
-    return b.reshape(values, n.shape, loc), b.reshape(places, n.shape, loc), a
+    both = b.make("sort", (n1,), axis=a, descending=bool(descending))
+    values, places = b.item(both, 0), b.item(both, 1)
+    return b.reshape(values, n.shape), b.reshape(places, n.shape), a
 
 
 @user_errors
@@ -49,10 +49,10 @@ def topk(x, k: int, axis: int = -1, *, largest: bool = True) -> tuple[Tensor, Te
     values, places, a = _sorted("topk", x, axis, largest)
     k = operator.index(k)
     if values.ndim == 0:
-        values, places = b.reshape(values, (1,), here()), b.reshape(places, (1,), here())
+        values, places = b.reshape(values, (1,)), b.reshape(places, (1,))
     if not 0 <= k <= values.shape[a]:
         raise ShapeError(f"topk: {k} elements of axis {a}, which has {values.shape[a]} (shape {values.shape})")
-    return wrap(cut(values, a, 0, k, here())), wrap(cut(places, a, 0, k, here()))
+    return wrap(cut(values, a, 0, k)), wrap(cut(places, a, 0, k))
 
 
 @user_errors
@@ -63,32 +63,31 @@ def searchsorted(x1, x2, *, side: str = "left", sorter=None) -> Tensor:
     """
     if side not in ("left", "right"):
         raise ShapeError(f"searchsorted: side is 'left' or 'right', not {side!r}")
-    loc = here()
     table, value = promote(x1, x2)
     if table.ndim != 1:
         raise ShapeError(f"searchsorted: the sorted tensor has one dimension, got shape {table.shape}")
     if sorter is not None:
-        table = b.make("gather", (table, as_node(sorter)), loc, axis=0)
+        table = b.make("gather", (table, as_node(sorter)), axis=0)
     n, shape = table.shape[0], value.shape
-    at = b.const(0, dtypes.int64, shape, loc)
+    at = b.const(0, dtypes.int64, shape)
     step = 1 << max(n.bit_length() - 1, 0)
     while n and step:
         # invariant: everything before `at` goes before the value
-        ahead = b.op("add", at, b.like(at, step), loc=loc)
-        seen = b.make("gather", (table, b.op("sub", ahead, b.like(at, 1), loc=loc)), loc, axis=0)
-        before = _before(seen, value, loc) if side == "left" else b.op("not", _before(value, seen, loc), loc=loc)
-        fits = b.op("le", ahead, b.like(at, n), loc=loc)
-        at = b.select(b.op("and", before, fits, loc=loc), ahead, at, loc)
+        ahead = b.op("add", at, b.like(at, step))
+        seen = b.make("gather", (table, b.op("sub", ahead, b.like(at, 1))), axis=0)
+        before = _before(seen, value) if side == "left" else b.op("not", _before(value, seen))
+        fits = b.op("le", ahead, b.like(at, n))
+        at = b.select(b.op("and", before, fits), ahead, at)
         step >>= 1
     return wrap(at)
 
 
-def _before(a: Node, c: Node, loc: Loc | None) -> Node:
+def _before(a: Node, c: Node) -> Node:
     """a < c in sorting order, in which NaN comes last."""
-    less = b.op("lt", a, c, loc=loc)
+    less = b.op("lt", a, c)
     if not a.dtype.is_float:
         return less
-    return b.op("or", less, b.op("and", b.op("ne", c, c, loc=loc), b.op("eq", a, a, loc=loc), loc=loc), loc=loc)
+    return b.op("or", less, b.op("and", b.op("ne", c, c), b.op("eq", a, a)))
 
 
 # -- results whose shape depends on the data: computed on the host, outside jit only --------------------------------
@@ -169,8 +168,7 @@ def unique_all(x) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def isin(x, values) -> Tensor:
     """bool: whether each element of `x` is among `values` (compared with every one: meant for short lists)."""
     a, v = promote(x, values)
-    loc = here()
-    flat = b.reshape(v, (v.type.size,), loc)
+    flat = b.reshape(v, (v.type.size,))
     shape = broadcast_shape("isin", (*a.shape, 1), flat.shape)
-    same = b.op("eq", b.broadcast(a, shape, range(a.ndim), loc), b.broadcast_to(flat, shape, loc), loc=loc)
-    return wrap(b.reduce(same, "any", (a.ndim,), loc))
+    same = b.op("eq", b.broadcast(a, shape, range(a.ndim)), b.broadcast_to(flat, shape))
+    return wrap(b.reduce(same, "any", (a.ndim,)))

@@ -8,45 +8,45 @@ import operator
 import numpy as np
 
 from dlc.frontend.elementwise import wide
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import user_errors
 from dlc.frontend.manipulation import cut, expand_axes, normalize_axes
 from dlc.frontend.reductions import max, mean, min, prod, std, sum, var
 from dlc.frontend.tensor import Tensor, as_node, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.errors import ShapeError
-from dlc.ir.graph import Loc, Node
+from dlc.ir.graph import Node
 
 __all__ = [
     "average", "bincount", "corrcoef", "cov", "max", "mean", "median", "min", "prod", "quantile", "std", "sum", "var",
 ]  # fmt: skip
 
 
-def _in_order(name: str, x: Node, axes: tuple[int, ...], loc: Loc | None) -> tuple[Node, Node]:
+def _in_order(name: str, x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
     """(float values with `axes` merged into the last one and sorted, bool: whether a NaN is among them)."""
     rest = [k for k in range(x.ndim) if k not in axes]
     count = math.prod(x.shape[a] for a in axes)
     if not count:
         raise ShapeError(f"{name}: no elements to reduce over axes {axes} of shape {x.shape}")
     lead = [x.shape[k] for k in rest]
-    w = b.reshape(b.permute(wide(x, loc), (*rest, *axes), loc), (*lead, count), loc)
-    nan = b.reduce(b.op("ne", w, w, loc=loc), "any", (len(lead),), loc)
-    return b.item(b.make("sort", (w,), loc, axis=len(lead), descending=False), 0, loc), nan
+    w = b.reshape(b.permute(wide(x), (*rest, *axes)), (*lead, count))
+    nan = b.reduce(b.op("ne", w, w), "any", (len(lead),))
+    return b.item(b.make("sort", (w,), axis=len(lead), descending=False), 0), nan
 
 
-def _at_quantile(ordered: Node, nan: Node, q: float, loc: Loc | None) -> Node:
+def _at_quantile(ordered: Node, nan: Node, q: float) -> Node:
     axis = ordered.ndim - 1
     place = q * (ordered.shape[axis] - 1)
     low, part = math.floor(place), place - math.floor(place)
-    value = b.reshape(cut(ordered, axis, low, low + 1, loc), nan.shape, loc)
+    value = b.reshape(cut(ordered, axis, low, low + 1), nan.shape)
     if part:
-        above = b.reshape(cut(ordered, axis, low + 1, low + 2, loc), nan.shape, loc)
+        above = b.reshape(cut(ordered, axis, low + 1, low + 2), nan.shape)
         # weights, not a difference, which would be NaN between infinities of one sign
-        same = b.op("eq", value, above, loc=loc)
-        mixed = b.op("add", b.op("mul", value, b.like(value, 1 - part), loc=loc),
-                     b.op("mul", above, b.like(above, part), loc=loc), loc=loc)  # fmt: skip
-        value = b.select(same, value, mixed, loc)
-    return b.select(nan, b.like(value, math.nan), value, loc)
+        same = b.op("eq", value, above)
+        mixed = b.op("add", b.op("mul", value, b.like(value, 1 - part)),
+                     b.op("mul", above, b.like(above, part)))  # fmt: skip
+        value = b.select(same, value, mixed)
+    return b.select(nan, b.like(value, math.nan), value)
 
 
 @user_errors
@@ -61,20 +61,20 @@ def quantile(x, q, axis=None, *, keepdims: bool = False) -> Tensor:
 
     `q` is a number in [0, 1] or a sequence of them, which becomes the first axis. Raises ShapeError over no elements.
     """
-    n, loc = as_node(x), here()
+    n = as_node(x)
     axes = normalize_axes("quantile", axis, n.ndim)
     shares = np.asarray(q.numpy() if isinstance(q, Tensor) else q, np.float64)
     if not ((shares >= 0) & (shares <= 1)).all() or shares.ndim > 1:
         raise ShapeError(f"quantile: shares are numbers in [0, 1], not {q!r}")
-    ordered, nan = _in_order("quantile", n, axes, loc)
+    ordered, nan = _in_order("quantile", n, axes)
     result = n.dtype if n.dtype.is_float else dtypes.float32
-    found = [b.cast(_at_quantile(ordered, nan, float(s), loc), result, loc) for s in shares.reshape(-1)]
+    found = [b.cast(_at_quantile(ordered, nan, float(s)), result) for s in shares.reshape(-1)]
     if keepdims:
-        found = [expand_axes(f, axes, loc) for f in found]
+        found = [expand_axes(f, axes) for f in found]
     if not shares.ndim:
         return wrap(found[0])
-    rows = [b.reshape(f, (1, *f.shape), loc) for f in found]
-    return wrap(b.make("concat", tuple(rows), loc, axis=0) if len(rows) > 1 else rows[0])
+    rows = [b.reshape(f, (1, *f.shape)) for f in found]
+    return wrap(b.make("concat", tuple(rows), axis=0) if len(rows) > 1 else rows[0])
 
 
 @user_errors
@@ -122,10 +122,10 @@ def bincount(x, minlength: int) -> Tensor:
 
     The length must be given, because it is the result's shape.
     """
-    n, loc, minlength = as_node(x), here(), operator.index(minlength)
+    n, minlength = as_node(x), operator.index(minlength)
     if n.ndim != 1 or not n.dtype.is_int or minlength < 1:
         got = f"{n.dtype.name} {n.shape} and {minlength}"
         raise ShapeError(f"bincount: needs a vector of integers and a length, got {got}")
-    base = b.const(0, dtypes.int64, (minlength,), loc)
-    ones = b.const(1, dtypes.int64, n.shape, loc)
-    return wrap(b.make("scatter", (base, n, ones), loc, axis=0, combine="add"))
+    base = b.const(0, dtypes.int64, (minlength,))
+    ones = b.const(1, dtypes.int64, n.shape)
+    return wrap(b.make("scatter", (base, n, ones), axis=0, combine="add"))
