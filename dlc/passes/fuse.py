@@ -276,7 +276,7 @@ def _new_group(u: Unit) -> Group:
 
 
 def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough: Enough = few_threads,
-         in_order: int = 1 << 16, short: int = 0) -> Fused:
+         in_order: int = 1 << 13, short: int = 0) -> Fused:
     """Group the units of a graph. The graph's outputs have memory of their own (`units.own_outputs`). The others are
     the target's: which units may be computed by the rows of a group alone; from which size on an epilogue must walk
     memory in the order in which the contraction's vectors run; below which length runs of memory are too short to be
