@@ -28,6 +28,7 @@ from dlc.ir.loops_key import kernel_key
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
 from dlc.passes.arith import add
 from dlc.passes.attention import find_attention
+from dlc.passes.early import updates_early
 from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.group_key import group_key
 from dlc.passes.layout import layout
@@ -66,6 +67,8 @@ def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTa
     refs = {p: Ref(s) for p, s in zip(graph.params, inputs, strict=True)}
     roots = {memory_of(o): Ref(s) for o, s in zip(graph.outputs, outputs, strict=True)}
     steps = builder.steps(graph, refs, roots, 0)
+    if isinstance(target, CpuTarget):
+        steps = updates_early(steps, [(inputs[p], outputs[o]) for p, o in donate], _slots, _written)
     program = Program(name, inputs, outputs, tuple(steps), tuple(p.type for p in graph.params),
                       tuple(o.type for o in graph.outputs), (*inputs, *outputs, *builder.arena), donate=tuple(donate),
                       fused=tuple(builder.fused))
