@@ -214,10 +214,7 @@ class _Builder:
             return False
         if loops.RUNTIME not in (b.size for b in step.kernel.params):
             return False
-        written = step.written
-        between = steps[at + 1 : later + 1]
-        read = {r.slot for r in step.all_args} - written
-        return not any(written & _slots(s) or read & _written(s) for s in between)
+        return _may_wait(step, steps[at + 1 : later + 1])
 
     def grain(self, tasks: int, work_ns: float, cut: bool = False) -> int:
         """Tasks that a thread takes at a time; see `turn`."""
@@ -408,6 +405,7 @@ def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Bui
     copies: Steps = []
     for p, o in donate:
         source, goal = program.inputs[p], program.outputs[o]
+        _after_readers(steps, touched, source, goal)
         if _safe(steps, touched, source, goal):
             goal.alias = source
             continue
@@ -421,6 +419,26 @@ def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Bui
     program.steps = (*steps, *copies)
     program.slots = (*program.inputs, *program.outputs, *builder.arena)
     return program
+
+
+def _after_readers(steps: Steps, touched: list[set[Slot]], source: Slot, goal: Slot) -> None:
+    """Move the launch that writes `goal` behind the last that reads `source`, where nobody can tell."""
+    writers = [k for k, slots in enumerate(touched) if goal in slots]
+    readers = [k for k, slots in enumerate(touched) if source in slots]
+    if len(writers) != 1 or not readers or readers[-1] < writers[0]:
+        return
+    at, last = writers[0], readers[-1]
+    step, between = steps[at], steps[at + 1 : last + 1]
+    if isinstance(step, Launch) and _may_wait(step, between):
+        for row in (steps, touched):
+            row.insert(last, row.pop(at))
+
+
+def _may_wait(step: Launch, between: Steps) -> bool:
+    """Can the launch run after those that follow it?"""
+    written = step.written
+    read = {r.slot for r in step.all_args} - written
+    return not any(written & _slots(s) or read & _written(s) for s in between)
 
 
 class _Formal(NamedTuple):

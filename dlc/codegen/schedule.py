@@ -28,6 +28,7 @@ from dlc.passes.units import base_of
 
 CHUNK_BYTES = 32 << 10  # what one task of a pointwise kernel touches in its widest tensor
 SHORT_RUN = 6  # rows at one stride (a line of an image) from which a register tile stays inside the run
+STREAM = 1280  # cycles in which a line comes from afar
 AHEAD = 64  # inner range from which there is time to fetch what a tile's results meet
 MOST_ROWS = 28  # of a register tile
 PAGE, WAYS = 4096, 8  # of a first-level cache: bytes after which its sets come again, lines of one set
@@ -147,7 +148,8 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
     mb, nb = blocks(m_tiles, n_tiles, outer, mr * width, nr * width, work_of(2 * mr * nr * k), target.threads,
                     target.l2_bytes)
     ahead = m * n * outer * dtype.itemsize > target.l2_bytes and k >= AHEAD
-    return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run, ahead=ahead)
+    stream = STREAM // (mr * -(-nr // lanes)) if n * width * outer > target.l1d_bytes else 0
+    return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run, ahead=ahead, stream=stream)
 
 
 def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = None) -> schedule.Contract:

@@ -37,18 +37,21 @@ SAME_SET = 4  # rows of a tile that may start in the same set of a first-level c
 LONG = 8192  # inner range from which panels outgrow the second-level cache
 
 
-def layout(graph: Graph, tile_of, min_tasks: int, pairs: bool = False) -> Graph:
+def layout(graph: Graph, tile_of, min_tasks: int, pairs: bool = False, same: frozenset[Node] = frozenset()) -> Graph:
     """Rewrite every contraction; `tile_of(node)` is the target's schedule for a contraction node. `pairs`: the target
-    multiplies pairs of bfloat16."""
+    multiplies pairs of bfloat16. `same`: the graph is the body of a loop, and these parameters never change."""
 
     def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
         if node.op == "reduce":
             return split_reduce(node, ins[0], min_tasks)
         if node.op != "contract":
             return None
-        return _contract(make("contract", ins, node.loc, **node.attrs), tile_of, min_tasks, pairs)
+        return _contract(make("contract", ins, node.loc, **node.attrs), tile_of, min_tasks, pairs, same)
 
-    outputs = map_bodies(graph.outputs, lambda body: layout(body, tile_of, min_tasks, pairs))
+    unchanged = {n.attrs["body"]: frozenset(n.attrs["body"].params[: n.attrs["consts"]])
+                 for n in graph.nodes() if n.op == "scan" and n.attrs["length"] > 1}
+    outputs = map_bodies(graph.outputs, lambda body: layout(body, tile_of, min_tasks, pairs,
+                                                            unchanged.get(body, frozenset())))
     return hoist_invariants(rewrite(Graph(graph.params, outputs, graph.name), rule))
 
 
@@ -116,7 +119,7 @@ def cut_reduce(node: Node, x: Node, axis: int, pieces: int) -> Node:
     return build.reduce(part, monoid, [kept_before], node.loc)
 
 
-def _contract(node: Node, tile_of, min_tasks: int, pairs: bool) -> Node:
+def _contract(node: Node, tile_of, min_tasks: int, pairs: bool, same: frozenset[Node]) -> Node:
     sizes = label_sizes(node)
     loc = node.loc
     if node.type.size == 0:
@@ -137,11 +140,11 @@ def _contract(node: Node, tile_of, min_tasks: int, pairs: bool) -> Node:
     if a.dtype.is_half:
         wide = build.contract(build.cast(a, dtypes.float32), build.cast(b, dtypes.float32), node.attrs["spec"],
                               dtypes.float32, loc)
-        return build.cast(_contract(wide, tile_of, min_tasks, pairs), node.dtype, loc)
+        return build.cast(_contract(wide, tile_of, min_tasks, pairs, same), node.dtype, loc)
     if node.dtype is not a.dtype and node.dtype.is_float:
         wide = build.contract(build.cast(a, node.dtype), build.cast(b, node.dtype), node.attrs["spec"], None, loc)
-        return _contract(wide, tile_of, min_tasks, pairs)
-    return pack(_split(in_memory_order(node), tile_of, min_tasks), tile_of)
+        return _contract(wide, tile_of, min_tasks, pairs, same)
+    return pack(_split(in_memory_order(node), tile_of, min_tasks), tile_of, same)
 
 
 def _with_strides(node: Node) -> Node:
@@ -210,8 +213,9 @@ def _split(node: Node, tile_of, min_tasks: int) -> Node:
     return build.sum_(pack(parts_sum, tile_of), [0], node.loc)
 
 
-def pack(node: Node, tile_of) -> Node:
-    """Panels for the operands that would be read badly where they are."""
+def pack(node: Node, tile_of, same: frozenset[Node] = frozenset()) -> Node:
+    """Panels for the operands that would be read badly where they are, and for columns that are the `same` in all
+    iterations of a loop: they are packed once, before it."""
     if node.op == "reduce":
         return node
     tile = tile_of(node)
@@ -221,9 +225,13 @@ def pack(node: Node, tile_of) -> Node:
     sizes = label_sizes(node)
     parts = parts_of(node.attrs["spec"], sizes, swap)
     m, n, k = (math.prod(sizes[x] for x in labels) for labels in (parts.rows, parts.columns, parts.inner))
+    column_at, row_at = (0, 1) if swap else (1, 0)
+    if m >= 4 and base_of(node.inputs[column_at]) in same:
+        if tile.along:  # the register tile of panels, which may be of any width for that
+            nr = tile_of(_with_panels(node, column_at, parts, parts.columns, tile.lanes, sizes)).nr
+        return _with_panels(node, column_at, parts, parts.columns, nr, sizes)
     if tile.along and m >= 4:
         return node
-    column_at, row_at = (0, 1) if swap else (1, 0)
     labels = split_spec(node.attrs["spec"])[:2]
     direct = streams_along(node.inputs[column_at], [labels[column_at].index(x) for x in column_run(node, swap)])
     if m < 4 and not direct:

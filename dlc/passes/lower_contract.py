@@ -10,6 +10,7 @@ pass packs them into panels where they are not).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlc.ir import loops, schedule
@@ -24,6 +25,7 @@ from dlc.passes.lower_contract_tiles import lower_tiles
 from dlc.passes.scalarize import Elements
 from dlc.passes.units import Unit, base_of, fresh_index
 
+LINE, PAGE = 64, 4096  # bytes that a cache fetches at once, and inside which it guesses what comes next
 LIGHT = 6  # cost of an epilogue up to which it is unrolled over the register tile
 
 
@@ -369,7 +371,7 @@ def _tiled(tile: _Tile) -> Stmt:
         def each(body: Stmt) -> Stmt:  # rows outermost: what is read of one is dead after its last column
             return loops.loop(i, loops.loop(j, loops.loop(lane, body, "vector", None, lanes), "unroll"), "unroll")
 
-        a = tile.operand(tile.row_value, base | rows | inner)
+        a = free = tile.operand(tile.row_value, base | rows | inner)
         if m % mr and not _in_bounds(a):
             inmost = simplify(loops.op("min", row, loops.const(m - 1)))
             clamped = dict(zip(tile.axes(last), unflatten(inmost, tile.extents(last)), strict=True))
@@ -380,6 +382,11 @@ def _tiled(tile: _Tile) -> Stmt:
         b = tile.term(_columns_in_bounds(b, inside))
         step = each(loops.store(acc, at, multiply_add(a, b, loops.load(acc, *at))))
         start = each(loops.store(acc, at, loops.const(0, acc.dtype)))
+        if sched.stream and ks:
+            width = max(lanes, LINE // tile.col_value.dtype.itemsize)
+            lines = [{lane: loops.const(0), j: loops.const(c // lanes)} for c in range(0, nr, width)]
+            afar = _far_rows(free, ks[-1], i, mr, sched.stream)
+            step = loops.seq(*_streamed(b, ks[-1], sched.stream, lines), *afar, step)
         sums = (loops.Alloc(acc), start, *fetched(mt, nt, base), nest(ks, step))
         if tile.epilogue_cost() > LIGHT:
             return loops.Seq((*sums, *spilled(mt, nt, base, acc, each, at)))
@@ -418,6 +425,33 @@ def _tiled(tile: _Tile) -> Stmt:
     stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt",
                        lambda nt: _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
+
+
+def _streamed(value: Expr, k: Expr, ahead: int, lines: Sequence[dict[Expr, Expr]]) -> list[Stmt]:
+    """Prefetches of what a vector operand reads `ahead` positions of axis k later; `lines` are the vectors' axes at the
+    start of each line of a cache."""
+    found: dict[tuple[Buffer, Expr], None] = {}
+    for e in loops.loads_of(value):
+        if coefficient(e.args[0], k):
+            for line in lines:
+                later = {**line, k: simplify(k + ahead)}
+                found[e.attr, simplify(loops.map_expr(e.args[0], lambda *_: None, later))] = None
+    return [loops.Prefetch(b, (at,)) for b, at in found]
+
+
+def _far_rows(value: Expr, k: Expr, i: Expr, mr: int, ahead: int) -> list[Stmt]:
+    """Prefetches of rows that run along axis k and lie pages apart (axis i, of extent mr): no processor follows so many
+    by itself. The rows take turns, so that each comes by once a line."""
+    found: list[Stmt] = []
+    for e in loops.loads_of(value):
+        line = LINE // e.dtype.itemsize
+        apart = coefficient(e.args[0], i)
+        if coefficient(e.args[0], k) == 1 and apart and apart * e.dtype.itemsize >= PAGE:
+            turns = -(-mr // line)
+            for c in range(turns):
+                later = {i: simplify((k * turns + c) % mr), k: simplify(k + ahead)}
+                found.append(loops.Prefetch(e.attr, (simplify(loops.map_expr(e.args[0], lambda *_: None, later)),)))
+    return found
 
 
 def prefetches(stmt: Stmt, axis: Expr) -> Stmt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from dlc.codegen.build import build_program, target_layout
 from dlc.ir import build as b
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, Node, TensorType, param
+from dlc.ir.graph import Graph, Node, TensorType, make, param
 from dlc.ir.graph_interp import evaluate
+from dlc.ir.loops import Prefetch, walk
 from dlc.ir.loops_verify import verify
+from dlc.ir.program import Launch
 from dlc.ir.schedule import Contract
 from dlc.passes.permutes import sink_permutes
 from dlc.runtime import host
@@ -147,3 +150,47 @@ def test_results_beyond_the_caches_are_fetched_ahead(level, m, n, light):
     graph = Graph([x, w, r], [y if light else b.op("tanh", b.op("mul", y, r))])
     assert [s.ahead for s in check(graph, level, l2_bytes=1 << 10)] == [True]
     assert [s.ahead for s in check(graph, level)] == [False]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("spec", ["mk,kn->mn", "mk,nk->mn", "km,kn->nm", "bmk,bkn->bmn"])
+def test_columns_are_fetched_ahead(level, spec):
+    """The last positions of the inner range ask for what lies behind the operand."""
+    size = dict(b=2, m=37, n=70, k=45)
+    first, second = spec.split("->")[0].split(",")
+    x, w = tensor("x", *(size[c] for c in first)), tensor("w", *(size[c] for c in second))
+    assert all(s.stream for s in check(Graph([x, w], [b.contract(x, w, spec)]), level, l1d_bytes=1 << 10))
+
+
+def recurrent(length: int, batch: int, hidden: int) -> Graph:
+    """h = tanh(x + h w^T / 20), step by step."""
+    w, h, x = tensor("w", hidden, hidden), tensor("h", batch, hidden), tensor("x", batch, hidden)
+    product = b.contract(h, w, "mk,nk->mn")
+    new = b.op("tanh", b.op("add", b.op("mul", product, b.like(product, 0.05)), x))
+    body = Graph([w, h, x], [new, new])
+    inputs = [tensor("w", hidden, hidden), tensor("h", batch, hidden), tensor("x", length, batch, hidden)]
+    scan = make("scan", inputs, body=body, length=length, consts=1, carry=1, reverse=False)
+    return Graph(inputs, [b.item(scan, 0), b.item(scan, 1)])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("batch, hidden", [(5, 130), (20, 150), (3, 40)])
+def test_weights_of_a_loop_are_packed_before_it(level, batch, hidden):
+    graph = recurrent(4, batch, hidden)
+    schedules = check(graph, level)
+    assert not any(s.along for s in schedules)
+    program = build_program(target_layout(graph, host.detect().with_features(level)), (), host.detect(), "main")
+    before = list(itertools.takewhile(lambda s: isinstance(s, Launch), program.steps))
+    assert any("barrier" in s.kernel.name for s in before) == (batch >= 4)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("m", [28, 45])
+def test_rows_pages_apart_are_fetched_ahead(level, m):
+    x, w = tensor("x", m, 1100), tensor("w", 1100, 20)
+    graph = Graph([x, w], [b.contract(x, w, "mk,kn->mn")])
+    check(graph, level)
+    target = host.detect().with_features(level).with_threads(1)
+    kernels = build_program(target_layout(graph, target), (), target, "main").kernels()
+    fetched = [s.buffer for k in kernels for s in walk(k.body) if isinstance(s, Prefetch)]
+    assert {f.size for f in fetched} >= {m * 1100}

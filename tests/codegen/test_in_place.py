@@ -1,0 +1,36 @@
+"""Donated outputs: written where their parameters are, once all have read these."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dlc.codegen.build import build_program
+from dlc.ir import build as b
+from dlc.ir.dtypes import float32
+from dlc.ir.graph import Graph, TensorType, param
+from dlc.ir.graph_interp import evaluate
+from dlc.ir.loops_interp import run_program
+from dlc.passes.memory import plan_memory
+from dlc.runtime import host
+
+
+def launches(of_result: bool) -> list[str]:
+    """The kernels of a step that updates a weight, and then multiplies it: by a parameter, or by its new value."""
+    w, x, y = (param(TensorType(float32, (40, 40)), n) for n in "wxy")
+    new = b.op("sub", w, b.broadcast(b.sum_(x, (0,)), w.shape, (1,)))
+    graph = Graph([w, x, y], [new, b.contract(b.op("tanh", new) if of_result else y, w, "mk,kn->mn")])
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((40, 40)).astype(np.float32) for _ in graph.params]
+    program = plan_memory(build_program(graph, ((0, 0),), host.detect(), "step"))
+    for want, got in zip(evaluate(graph, arrays), run_program(program, arrays), strict=True):
+        np.testing.assert_allclose(got, want, 1e-4, 1e-4)
+    return [s.kernel.name for s in program.steps]
+
+
+def test_an_update_waits_for_the_readers_of_the_old_value():
+    names = launches(False)
+    assert names.index("contract_0") < len(names) - 1 and not any("copy" in name for name in names)
+
+
+def test_an_update_that_a_reader_of_the_old_value_needs_is_made_aside():
+    assert launches(True)[-1].startswith("copy")
