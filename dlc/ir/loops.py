@@ -82,7 +82,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from dlc.ir import dtypes
@@ -452,14 +452,33 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, combine: str
     return Store(buffer, tuple(as_expr(i) for i in index), value, combine, predicate)
 
 
+def _kind(annotation: str) -> tuple[str, bool]:
+    """What a field holds, and whether several of it: ("Expr", True) for `tuple[Expr, ...]`."""
+    several = annotation.startswith("tuple[")
+    return annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None"), several
+
+
+_FIELDS = {cls: tuple((f.name, *_kind(f.type)) for f in fields(cls)) for cls in Stmt.__subclasses__()}
+_STMTS, _EXPRS = (
+    {cls: tuple((name, several) for name, kind, several in row if kind == wanted) for cls, row in _FIELDS.items()}
+    for wanted in ("Stmt", "Expr")
+)
+
+
+def _held(stmt: Stmt, where: tuple[tuple[str, bool], ...]) -> tuple:
+    out: list = []
+    for name, several in where:
+        value = getattr(stmt, name)
+        if several:
+            out += value
+        elif value is not None:
+            out.append(value)
+    return tuple(out)
+
+
 def children(stmt: Stmt) -> tuple[Stmt, ...]:
-    if isinstance(stmt, Seq):
-        return stmt.body
-    if isinstance(stmt, (For, Async)):
-        return (stmt.body,)
-    if isinstance(stmt, If):
-        return (stmt.then,) if stmt.other is None else (stmt.then, stmt.other)
-    return ()
+    """The statements that stand directly in one."""
+    return _held(stmt, _STMTS[type(stmt)])
 
 
 def walk(stmt: Stmt) -> Iterator[Stmt]:
@@ -470,28 +489,8 @@ def walk(stmt: Stmt) -> Iterator[Stmt]:
 
 
 def exprs(stmt: Stmt) -> tuple[Expr, ...]:
-    """The expressions that stand directly in one statement."""
-    if isinstance(stmt, For):
-        return (stmt.extent,)
-    if isinstance(stmt, If):
-        return (stmt.cond,)
-    if isinstance(stmt, Store):
-        return (*stmt.index, stmt.value) if stmt.predicate is None else (*stmt.index, stmt.value, stmt.predicate)
-    if isinstance(stmt, Prefetch):
-        return stmt.index
-    if isinstance(stmt, Fold):
-        return (*stmt.index, stmt.value)
-    if isinstance(stmt, (Mma, TileMma)):
-        return (*stmt.index, stmt.a, stmt.b)
-    if isinstance(stmt, Drain):
-        return (*stmt.index, *stmt.at)
-    if isinstance(stmt, Arrive):
-        return (stmt.slot,)
-    if isinstance(stmt, Await):
-        return (stmt.slot, stmt.phases)
-    if isinstance(stmt, Bulk):
-        return (*stmt.index, *stmt.at, stmt.slot)
-    return ()
+    """The expressions that stand directly in one statement; the axis of a loop is none of them."""
+    return (stmt.extent,) if isinstance(stmt, For) else _held(stmt, _EXPRS[type(stmt)])
 
 
 def inside_out(expr: Expr, done: Container[Expr]) -> Iterator[Expr]:
@@ -556,36 +555,22 @@ def map_expr(expr: Expr, rule: Callable[[Expr, tuple[Expr, ...]], Expr | None], 
     return memo[expr]
 
 
+def _rebuilt(stmt: Stmt, by_kind: dict[str, Callable[[Any], Any]]) -> Stmt:
+    """The statement with the functions of what its fields hold."""
+    values = []
+    same = True
+    for name, kind, several in _FIELDS[type(stmt)]:
+        value = getattr(stmt, name)
+        if kind in by_kind and value is not None:
+            value = tuple(map(by_kind[kind], value)) if several else by_kind[kind](value)
+            same = False
+        values.append(value)
+    return stmt if same else type(stmt)(*values)
+
+
 def map_stmt(stmt: Stmt, expr: Callable[[Expr], Expr], rule: Callable[[Stmt], Stmt | None] | None = None) -> Stmt:
     """Rebuild a statement with every expression mapped; `rule(rebuilt)` may replace a statement on the way up."""
-    if isinstance(stmt, Seq):
-        new: Stmt = Seq(tuple(map_stmt(s, expr, rule) for s in stmt.body))
-    elif isinstance(stmt, For):
-        new = For(expr(stmt.axis), expr(stmt.extent), map_stmt(stmt.body, expr, rule), stmt.kind, stmt.lanes)
-    elif isinstance(stmt, If):
-        other = None if stmt.other is None else map_stmt(stmt.other, expr, rule)
-        new = If(expr(stmt.cond), map_stmt(stmt.then, expr, rule), other)
-    elif isinstance(stmt, Store):
-        pred = None if stmt.predicate is None else expr(stmt.predicate)
-        new = Store(stmt.buffer, tuple(map(expr, stmt.index)), expr(stmt.value), stmt.combine, pred)
-    elif isinstance(stmt, Prefetch):
-        new = Prefetch(stmt.buffer, tuple(map(expr, stmt.index)))
-    elif isinstance(stmt, Fold):
-        new = replace(stmt, index=tuple(map(expr, stmt.index)), value=expr(stmt.value))
-    elif isinstance(stmt, (Mma, TileMma)):
-        new = replace(stmt, index=tuple(map(expr, stmt.index)), a=expr(stmt.a), b=expr(stmt.b))
-    elif isinstance(stmt, Drain):
-        new = replace(stmt, index=tuple(map(expr, stmt.index)), at=tuple(map(expr, stmt.at)))
-    elif isinstance(stmt, Async):
-        new = Async(map_stmt(stmt.body, expr, rule))
-    elif isinstance(stmt, Arrive):
-        new = replace(stmt, slot=expr(stmt.slot))
-    elif isinstance(stmt, Await):
-        new = replace(stmt, slot=expr(stmt.slot), phases=expr(stmt.phases))
-    elif isinstance(stmt, Bulk):
-        new = replace(stmt, index=tuple(map(expr, stmt.index)), at=tuple(map(expr, stmt.at)), slot=expr(stmt.slot))
-    else:
-        new = stmt
+    new = _rebuilt(stmt, {"Expr": expr, "Stmt": lambda s: map_stmt(s, expr, rule)})
     if rule is not None:
         replaced = rule(new)
         if replaced is not None:
@@ -618,19 +603,8 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
     def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:
         return _make("load", args, names.get(e.attr, e.attr), e.dtype) if e.op == "load" else None
 
-    def statement(s: Stmt) -> Stmt | None:
-        if isinstance(s, Store):
-            return Store(names.get(s.buffer, s.buffer), s.index, s.value, s.combine, s.predicate)
-        if isinstance(s, (Prefetch, Fold, Mma, TileMma)):
-            return replace(s, buffer=names.get(s.buffer, s.buffer))
-        if isinstance(s, Drain):
-            return replace(s, buffer=names.get(s.buffer, s.buffer), source=names.get(s.source, s.source))
-        if isinstance(s, (Arrive, Await)):
-            return replace(s, gate=names.get(s.gate, s.gate))
-        if isinstance(s, Bulk):
-            return replace(s, buffer=names.get(s.buffer, s.buffer), source=names.get(s.source, s.source),
-                           gate=names.get(s.gate, s.gate))
-        return Alloc(names.get(s.buffer, s.buffer)) if isinstance(s, Alloc) else None
+    def statement(s: Stmt) -> Stmt:
+        return _rebuilt(s, {"Buffer": lambda b: names.get(b, b)})
 
     body = map_stmt(kernel.body, lambda e: map_expr(e, rule, memo), statement)
     params = tuple(names.get(b, b) for b in kernel.params)
