@@ -128,3 +128,19 @@ def limits(dtype: DType) -> tuple:
         return int(info.min), int(info.max)
     info = ml_dtypes.finfo(dtype.np)
     return float(info.min), float(info.max)
+
+
+def convert(x: np.ndarray, dtype: DType, store: np.dtype | None = None) -> np.ndarray:
+    """`cast`: float to int truncates and saturates with NaN -> 0, to bool is `!= 0`, int to int wraps."""
+    store = dtype.np if store is None else store
+    is_float = x.dtype.kind not in "biu"
+    if dtype.is_bool:
+        return np.asarray((x.astype(np.float32) if is_float and x.dtype.itemsize == 2 else x) != 0)
+    if dtype.is_int and is_float:
+        whole = np.trunc(x.astype(np.float64))
+        low, high = limits(dtype)
+        inside = (whole > float(low)) & (whole < float(high))  # float(2**63 - 1) rounds up, hence the strict test
+        out = np.where(inside, whole, 0).astype(dtype.np)
+        out = np.where(whole >= float(high), np.array(high, dtype.np), out)
+        return np.where(whole <= float(low), np.array(low, dtype.np), out)
+    return x.astype(store)

@@ -18,7 +18,7 @@ import numpy as np
 
 from dlc.ir import custom, dtypes
 from dlc.ir.attention import plain
-from dlc.ir.dtypes import DType
+from dlc.ir.dtypes import DType, convert
 from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Graph, Node, TensorType
 from dlc.ir.ops import split_spec, window_count
@@ -44,22 +44,6 @@ class _Mode:
 def accumulator(dtype: DType) -> np.dtype:
     """The type in which sums of `dtype` are kept here."""
     return F64 if dtype.is_float else dtype.np
-
-
-def convert(x: Array, dtype: DType, store: np.dtype | None = None) -> Array:
-    """`cast`: float to int truncates and saturates with NaN -> 0, to bool is `!= 0`, int to int wraps."""
-    store = dtype.np if store is None else store
-    is_float = x.dtype.kind not in "biu"
-    if dtype.is_bool:
-        return np.asarray((x.astype(np.float32) if is_float and x.dtype.itemsize == 2 else x) != 0)
-    if dtype.is_int and is_float:
-        whole = np.trunc(x.astype(np.float64))
-        low, high = dtypes.limits(dtype)
-        inside = (whole > float(low)) & (whole < float(high))  # float(2**63 - 1) rounds up, hence the strict test
-        out = np.where(inside, whole, 0).astype(dtype.np)
-        out = np.where(whole >= float(high), np.array(high, dtype.np), out)
-        return np.where(whole <= float(low), np.array(low, dtype.np), out)
-    return x.astype(store)
 
 
 def _elementwise(node: Node, mode: _Mode, *ins: Array) -> Array:

@@ -27,7 +27,7 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
 import numpy as np
 
 from dlc.ir import dtypes
-from dlc.ir.dtypes import DType
+from dlc.ir.dtypes import DType, convert
 from dlc.ir.errors import DlcError
 from dlc.ir.loops import (
     PAIRS,
@@ -135,22 +135,7 @@ def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -
     return [place(s).reshape(types[i].shape) if types else place(s) for i, s in enumerate(program.outputs)]
 
 
-# ---------------------------------------------------------------- conversion and fused multiply-add, on arrays
-
-
-def convert(x: np.ndarray, dtype: DType) -> np.ndarray:
-    """`cast`: float to int truncates and saturates with NaN -> 0, to bool is `!= 0`, int to int wraps."""
-    floats = x.dtype.kind not in "biu"
-    if dtype.is_bool:
-        return x != 0
-    if not (dtype.is_int and floats):
-        return x.astype(dtype.np)
-    whole = np.trunc(x.astype(np.float64))
-    low, high = dtypes.limits(dtype)
-    inside = (whole > float(low)) & (whole < float(high))  # float(2**63 - 1) rounds up: hence strict
-    out = np.where(inside, whole, 0).astype(dtype.np)
-    out = np.where(whole >= float(high), np.array(high, dtype.np), out)
-    return np.where(whole <= float(low), np.array(low, dtype.np), out)
+# ---------------------------------------------------------------- operations on arrays
 
 
 def fused(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
