@@ -1,4 +1,5 @@
-"""Contractions compute only what is kept: slice(contract(a, b)) becomes contract(slice(a), slice(b)).
+"""Contractions compute only what is kept: slice(contract(a, b)) becomes contract(slice(a), slice(b)), and where there
+are several slices, the range that has them all is computed.
 
 The data gradient of a padded convolution is the full one and a slice of it; the cut moves through the window into the
 padding, which then becomes smaller.
@@ -15,7 +16,8 @@ from dlc.passes.vjp import map_bodies
 
 
 def trim_contractions(graph: Graph) -> Graph:
-    """`graph` with every slice that is a contraction's only use, of single steps, moved to the operands."""
+    """`graph` with every contraction of which only slices of single steps are used computing no more than the range
+    that has them all."""
     outputs = map_bodies(graph.outputs, trim_contractions)
     graph = Graph(graph.params, outputs, graph.name)
     users: dict[Node, set[Node | None]] = defaultdict(set)
@@ -26,22 +28,34 @@ def trim_contractions(graph: Graph) -> Graph:
             users[i].add(n)
 
     def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
-        if node.op != "slice" or node.inputs[0].op != "contract" or users[node.inputs[0]] != {node}:
+        if node.op != "slice" or ins[0].op != "contract" or node.inputs[0].op != "contract" or not node.type.size:
             return None
+        used = _range(users[node.inputs[0]])
         x, at = ins[0], node.attrs
-        if x.op != "contract" or any(s != 1 for s in at["step"]) or not node.type.size:
+        if used is None or used == [(0, size) for size in x.shape]:
             return None
         *specs, out = split_spec(x.attrs["spec"])
         operands = list(x.inputs)
-        for label, start, stop, size in zip(out, at["start"], at["stop"], x.shape, strict=True):
+        for label, (start, stop), size in zip(out, used, x.shape, strict=True):
             if (start, stop) == (0, size):
                 continue
             for k, own in enumerate(specs):
                 if label in own:
                     operands[k] = cut(operands[k], own.index(label), start, stop)
-        return make("contract", operands, x.loc, **x.attrs)
+        y = make("contract", operands, x.loc, **x.attrs)
+        return B.slice_(y, *([p - start for p, (start, _) in zip(at[end], used, strict=True)]
+                             for end in ("start", "stop")), None, node.loc)
 
     return rewrite(graph, rule)
+
+
+def _range(users: set[Node | None]) -> list[tuple[int, int]] | None:
+    """Along every axis, the range that all slices among `users` of a node lie in; None if there are other users."""
+    slices = [u.attrs for u in users if u is not None and u.op == "slice" and u.type.size]
+    if len(slices) < len(users) or any(s != 1 for a in slices for s in a["step"]):
+        return None
+    starts, stops = (zip(*(a[end] for a in slices), strict=True) for end in ("start", "stop"))
+    return [(min(a), max(b)) for a, b in zip(starts, stops, strict=True)]
 
 
 def cut(x: Node, axis: int, start: int, stop: int) -> Node:

@@ -47,6 +47,16 @@ def test_a_contraction_with_other_uses_stays():
     assert trimmed(steps).outputs[0].op == "slice"
 
 
+def test_several_slices_share_the_range_that_has_them_all():
+    """The data gradient of a padded convolution of concatenated channels."""
+    params, y = full_convolution()
+    halves = [B.slice_(y, (0, 1, a), (2, 5, b)) for a, b in ((0, 1), (1, 3))]
+    new = trimmed(Graph(params, halves))
+    assert [o.op for o in new.outputs] == ["slice", "slice"]
+    (whole,) = {o.inputs[0] for o in new.outputs}
+    assert whole.op == "contract" and whole.shape == (2, 4, 3)
+
+
 def test_rows_columns_and_batch():
     x, y = tensor("x", 3, 6, 4), tensor("y", 3, 4, 7)
     z = B.slice_(B.contract(x, y, "bik,bkj->bij"), (1, 2, 3), (3, 5, 6))
