@@ -31,7 +31,7 @@ def dump(target: str, stage: str, device: str | None, kernel: int | None, diff: 
 
     \b
     graph       as traced: tensor operations, each with your source line
-    grad        derivatives written out          markers, pruned, simplified, windows, layout: after each graph pass
+    grad        derivatives written out          the others up to layout: after each graph pass
     fused       the kernels: what each computes, reads and writes
     loops       the kernels as plain loops       scheduled: tiled and vectorised for this machine
     program     the launches in order, and where every tensor lives

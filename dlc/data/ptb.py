@@ -16,7 +16,7 @@ MD5 = {
     "valid": "aa0affc06ff7c36e977d7cd49e3839bf",
     "test": "8b80168b89c18661a38ef683c0dc3721",
 }
-UNKNOWN, END = "<unk>", "<eos>"
+END = "<eos>"
 
 
 def penn_treebank(part: str, root: str | os.PathLike[str] | None = None, download: bool = False) -> list[str]:

@@ -39,3 +39,8 @@ def of_array(array: Any) -> Tensor:
     if not placement.several:
         return Tensor(array)
     return bare(eager.following(np.asarray(array)), state.trace)
+
+
+def name_of(fn: Any) -> str:
+    """What a function is called in messages."""
+    return getattr(fn, "__name__", None) or getattr(getattr(fn, "func", None), "__name__", None) or type(fn).__name__

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.tensor import Tensor, as_node, wrap
 from dlc.frontend.trace import state
-from dlc.frontend.transforms import _Body, _graph, _result
+from dlc.frontend.transforms import Body, closed, pending
 from dlc.ir import build
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError, DTypeError, ParseError, ShapeError, TraceError, VerifyError
@@ -86,7 +86,7 @@ class CustomKernel:
             nodes = [as_node(x) for x in inputs]
             signature = self._signature(tuple(n.type for n in nodes))
             results = self._nodes(nodes, signature)
-            tensors = tuple(map(_result, results))
+            tensors = tuple(map(pending, results))
             return tensors[0] if signature.single else tensors
 
         call.__name__ = self.__name__
@@ -174,7 +174,7 @@ class CustomKernel:
     def _traced(self, rule: str, fn: Any, ins: Sequence[TensorType], outs: Sequence[TensorType],
                 moving: Sequence[TensorType], call: Callable) -> Graph:
         name = f"{self.__name__}_{rule}"
-        body = _Body(f"the {rule} of a custom kernel", fn)
+        body = Body(f"the {rule} of a custom kernel", fn)
         n, m = len(ins), len(ins) + len(outs)
         types = [*((t, f"input{k}") for k, t in enumerate(ins)), *((t, f"output{k}") for k, t in enumerate(outs)),
                  *((t, f"derivative{k}") for k, t in enumerate(moving))]
@@ -186,7 +186,7 @@ class CustomKernel:
             where = f" (at {seen})" if seen else ""
             raise TraceError(f"the {rule} of custom kernel {self.__name__} uses a Tensor or an array that is none of "
                              f"its arguments{where}: make it an input of the kernel\n  at {here()}")
-        return _graph(body.params, nodes, name)
+        return closed(body.params, nodes, name)
 
 
 class _Batching:

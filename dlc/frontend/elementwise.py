@@ -55,10 +55,6 @@ def _needs(name: str, kinds: str, what: str, *nodes: Node) -> None:
             raise DTypeError(f"{name}: needs {what}, got {got}")
 
 
-def const_like(x: Node, value) -> Node:
-    return b.like(x, value)
-
-
 # -- one operand ----------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +162,7 @@ def _signbit(x: Node) -> Node:
         x = b.make("bitcast", (x,), dtype=_BITS[x.dtype.bits])
     if x.dtype.kind != "i":
         return b.const(False, dtypes.bool_, x.shape)
-    return b.op("lt", x, const_like(x, 0))
+    return b.op("lt", x, b.like(x, 0))
 
 
 @user_errors
@@ -179,7 +175,7 @@ def square(x) -> Tensor:
 def reciprocal(x) -> Tensor:
     """1 / x; integers as float32."""
     n = as_float(as_node(x))
-    return _result(b.op("div", const_like(n, 1), n), x)
+    return _result(b.op("div", b.like(n, 1), n), x)
 
 
 @user_errors
@@ -187,14 +183,14 @@ def log10(x) -> Tensor:
     """Logarithm to base 10."""
     n = as_float(as_node(x))
     w = b.op("log2", b.cast(n, n.dtype.compute))
-    return _result(b.cast(b.op("mul", w, const_like(w, math.log10(2))), n.dtype), x)
+    return _result(b.cast(b.op("mul", w, b.like(w, math.log10(2))), n.dtype), x)
 
 
 @user_errors
 def exp2(x) -> Tensor:
     """2 to the power of x."""
     n = as_float(as_node(x))
-    return _result(b.op("pow", const_like(n, 2), n), x)
+    return _result(b.op("pow", b.like(n, 2), n), x)
 
 
 @user_errors
@@ -202,7 +198,7 @@ def sigmoid(x) -> Tensor:
     """1 / (1 + exp(-x)), which neither overflows nor loses small values."""
     n = as_float(as_node(x))
     w = b.cast(n, n.dtype.compute)
-    one = const_like(w, 1)
+    one = b.like(w, 1)
     out = b.op("div", one, b.op("add", one, b.op("exp", b.op("neg", w))))
     return _result(b.cast(out, n.dtype), x)
 
@@ -220,7 +216,7 @@ def isinf(x) -> Tensor:
     n = as_node(x)
     if not n.dtype.is_float:
         return wrap(b.const(False, dtypes.bool_, n.shape))
-    return wrap(b.op("eq", b.op("abs", n), const_like(n, math.inf)))
+    return wrap(b.op("eq", b.op("abs", n), b.like(n, math.inf)))
 
 
 @user_errors
@@ -233,7 +229,7 @@ def isfinite(x) -> Tensor:
 def _isfinite(n: Node) -> Node:
     if not n.dtype.is_float:
         return b.const(True, dtypes.bool_, n.shape)
-    return b.op("lt", b.op("abs", n), const_like(n, math.inf))
+    return b.op("lt", b.op("abs", n), b.like(n, math.inf))
 
 
 @user_errors
@@ -244,8 +240,8 @@ def nan_to_num(x, nan: float = 0.0, posinf: float | None = None, neginf: float |
         return wrap(n)
     low, high = dtypes.limits(n.dtype)
     for bad, value in ((math.inf, high if posinf is None else posinf), (-math.inf, low if neginf is None else neginf)):
-        n = b.select(b.op("eq", n, const_like(n, bad)), const_like(n, value), n)
-    return wrap(b.select(b.op("ne", n, n), const_like(n, nan), n))
+        n = b.select(b.op("eq", n, b.like(n, bad)), b.like(n, value), n)
+    return wrap(b.select(b.op("ne", n, n), b.like(n, nan), n))
 
 
 # -- arithmetic on two ----------------------------------------------------------------------------------------------
@@ -297,7 +293,7 @@ def fmod(x1, x2) -> Tensor:
     if a.dtype.is_int:
         m = b.op("mod", a, c)  # the sign of x2; not by magnitudes, since the lowest integer has none
         if a.dtype.kind == "i":
-            zero = const_like(m, 0)
+            zero = b.like(m, 0)
             other = b.op("ne", b.op("lt", a, zero), b.op("lt", m, zero))
             other = b.op("and", b.op("ne", m, zero), other)
             m = b.select(other, b.op("sub", m, c), m)
@@ -327,7 +323,7 @@ def pow(x1, x2) -> Tensor:
         if base.dtype.is_float and (small.is_integer() and builtins.abs(small) <= 8 or builtins.abs(small) == 0.5):
             w = b.cast(base, base.dtype.compute)
             w = _root(w) if builtins.abs(small) == 0.5 else _power(w, int(builtins.abs(small)))
-            w = b.op("div", const_like(w, 1), w) if small < 0 else w
+            w = b.op("div", b.like(w, 1), w) if small < 0 else w
             return _result(b.cast(w, base.dtype), x1, x2)
     a, c = operands("pow", x1, x2)
     _needs("pow", "iuf", "numbers", a, c)
@@ -339,14 +335,14 @@ power = pow
 
 def _root(x: Node) -> Node:
     """x to the power 0.5: the square root but for -inf, which gives inf, and -0, which gives 0."""
-    root = b.op("add", b.op("sqrt", x), const_like(x, 0))
-    return b.select(b.op("eq", x, const_like(x, -math.inf)), const_like(x, math.inf), root)
+    root = b.op("add", b.op("sqrt", x), b.like(x, 0))
+    return b.select(b.op("eq", x, b.like(x, -math.inf)), b.like(x, math.inf), root)
 
 
 def _power(x: Node, n: int) -> Node:
     """x multiplied with itself, by repeated squaring; exact for integers of any size of n."""
     if n == 0:
-        return const_like(x, 1)
+        return b.like(x, 1)
     out = None
     while True:
         if n & 1:
@@ -358,7 +354,7 @@ def _power(x: Node, n: int) -> Node:
 
 
 def _integer_power(x: Node, e: Node) -> Node:
-    one, zero = const_like(x, 1), const_like(x, 0)
+    one, zero = b.like(x, 1), b.like(x, 0)
     out, base, left = one, x, e
     for _ in range(x.dtype.bits):
         odd = b.op("ne", b.op("and", left, one), zero)
@@ -366,7 +362,7 @@ def _integer_power(x: Node, e: Node) -> Node:
         base, left = b.op("mul", base, base), b.op("shr", left, one)
     if x.dtype.kind == "u":
         return out
-    minus = const_like(x, -1)
+    minus = b.like(x, -1)
     odd = b.op("ne", b.op("and", e, one), zero)
     inverse = b.select(b.op("eq", x, one), one, zero)
     inverse = b.select(b.op("eq", x, minus), b.select(odd, minus, one), inverse)
@@ -387,7 +383,7 @@ def hypot(x1, x2) -> Tensor:
     result = as_float(a).dtype
     a, c = (b.op("abs", wide(n)) for n in (a, c))
     big, small = b.op("max", a, c), b.op("min", a, c)
-    zero, one, inf = const_like(a, 0), const_like(a, 1), const_like(a, math.inf)
+    zero, one, inf = b.like(a, 0), b.like(a, 1), b.like(a, math.inf)
     t = b.op("div", small, b.select(b.op("eq", big, zero), one, big))
     out = b.op("mul", big, b.op("sqrt", b.op("add", one, b.op("mul", t, t))))
     infinite = b.op("or", b.op("eq", a, inf), b.op("eq", c, inf))
@@ -403,7 +399,7 @@ def logaddexp(x1, x2) -> Tensor:
     big = b.op("max", a, c)
     apart = b.op("neg", b.op("abs", b.op("sub", a, c)))
     # equal infinities have no difference
-    apart = b.select(b.op("eq", a, c), const_like(a, 0), apart)
+    apart = b.select(b.op("eq", a, c), b.like(a, 0), apart)
     out = b.op("add", big, b.op("log1p", b.op("exp", apart)))
     return _result(b.cast(out, result), x1, x2)
 
@@ -423,16 +419,16 @@ def nextafter(x1, x2) -> Tensor:
     bits = _BITS[a.dtype.bits]
     i = b.make("bitcast", (a,), dtype=bits)
     # as sign-magnitude integers, a step away from zero adds one and a step towards it takes one
-    zero = const_like(a, 0)
+    zero = b.like(a, 0)
     away = b.op("eq", b.op("lt", a, c), b.op("lt", zero, a))
-    stepped = b.op("add", i, b.select(away, const_like(i, 1), const_like(i, -1)))
+    stepped = b.op("add", i, b.select(away, b.like(i, 1), b.like(i, -1)))
     out = b.make("bitcast", (stepped,), dtype=a.dtype)
     lowest = 1 - (1 << (bits.bits - 1))  # the smallest negative number: the sign bit and one
-    first = b.select(b.op("lt", zero, c), const_like(i, 1), const_like(i, lowest))
+    first = b.select(b.op("lt", zero, c), b.like(i, 1), b.like(i, lowest))
     out = b.select(b.op("eq", a, zero), b.make("bitcast", (first,), dtype=a.dtype), out)
     out = b.select(b.op("eq", a, c), c, out)
     nan = b.op("or", b.op("ne", a, a), b.op("ne", c, c))
-    return _result(b.select(nan, const_like(a, math.nan), out), x1, x2)
+    return _result(b.select(nan, b.like(a, math.nan), out), x1, x2)
 
 
 # -- comparison -----------------------------------------------------------------------------------------------------
@@ -461,8 +457,8 @@ def isclose(x1, x2, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = Fa
     """bool: |x1 - x2| <= atol + rtol * |x2|, or equal; NaNs are close to each other only with `equal_nan`."""
     a, c = (wide(n) for n in operands("isclose", x1, x2))
     apart = b.op("abs", b.op("sub", a, c))
-    room = b.op("mul", b.op("abs", c), const_like(c, rtol))
-    near = b.op("le", apart, b.op("add", room, const_like(c, atol)))
+    room = b.op("mul", b.op("abs", c), b.like(c, rtol))
+    near = b.op("le", apart, b.op("add", room, b.like(c, atol)))
     near = b.op("and", near, _isfinite(c))
     near = b.op("or", near, b.op("eq", a, c))
     if equal_nan:
@@ -590,12 +586,6 @@ def astype(x, dtype: DType, *, copy: bool = True) -> Tensor:
     `copy` is accepted and has no effect: tensors are values.
     """
     return wrap(b.cast(as_node(x), as_dtype("astype", dtype)))
-
-
-@user_errors
-def stop_gradient(x) -> Tensor:
-    """x, through which no gradient flows."""
-    return wrap(b.make("stop_gradient", (as_node(x),)))
 
 
 @user_errors

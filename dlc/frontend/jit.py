@@ -22,7 +22,7 @@ import numpy as np
 
 from dlc.frontend import eager, placement, retraces
 from dlc.frontend import trace as tracing
-from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, is_leaf, of_array
+from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, is_leaf, name_of, of_array
 from dlc.frontend.entry import Entry
 from dlc.frontend.location import here
 from dlc.frontend.precision import setting
@@ -63,13 +63,13 @@ class JitFunction:
         if inspect.isgeneratorfunction(call) or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
             kind = "a generator" if inspect.isgeneratorfunction(call) else "an async function"
             raise TypeError(
-                f"jit: {_name(fn)} is {kind}, which runs piece by piece; jit the function that computes one step"
+                f"jit: {name_of(fn)} is {kind}, which runs piece by piece; jit the function that computes one step"
                 f"\n  at {here()}"
             )
         functools.update_wrapper(self, fn)
         self.fn = fn
         self.tune = tune
-        self.name = _name(fn)
+        self.name = name_of(fn)
         self.static_argnums = frozenset([static_argnums] if isinstance(static_argnums, int) else static_argnums)
         self.static_argnames = frozenset([static_argnames] if isinstance(static_argnames, str) else static_argnames)
         self._names = _parameter_names(fn)
@@ -304,10 +304,6 @@ def jit(
     if fn is None:
         return functools.partial(jit, static_argnums=static_argnums, static_argnames=static_argnames, tune=tune)
     return JitFunction(fn, static_argnums, static_argnames, tune)  # type: ignore[arg-type]
-
-
-def _name(fn: Any) -> str:
-    return getattr(fn, "__name__", None) or getattr(getattr(fn, "func", None), "__name__", None) or type(fn).__name__
 
 
 def _parameter_names(fn: Callable) -> list[str]:

@@ -403,18 +403,6 @@ repeat_interleave = repeat
 
 
 @user_errors
-def interleave(arrays, axis: int = -1) -> Tensor:
-    """Tensors of one shape dealt out in turn along an axis: (a0, b0, a1, b1, ...)."""
-    arrays = list(arrays)
-    if not arrays:
-        raise ShapeError("interleave: nothing to join")
-    ndim = as_node(arrays[0]).ndim
-    a = normalize_axis("interleave", axis, ndim)
-    joined = stack(arrays, a + 1)
-    return flatten(joined, a, a + 1)
-
-
-@user_errors
 def pad(x, pad_width, mode: str = "constant", constant_values=0) -> Tensor:
     """`x` with `pad_width` elements added: an integer for all sides, (before, after), or one such pair for each axis.
 

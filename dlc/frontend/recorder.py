@@ -206,7 +206,6 @@ class Recorder:
             self._place_entry(entry, [*params, *captured, *outputs])
         entry.graph = Graph(params, outputs, self.function.name)
 
-        entry.n_results = len(results)
         entry.n_assigned, entry.n_assigned_grads = len(assigned), len(assigned_grads)
         entry.donate = (
             *((first_cell + k, len(results) + k) for k in range(len(assigned))),

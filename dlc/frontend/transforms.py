@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dlc.frontend import eager, placement
+from dlc.frontend.calls import name_of
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.tensor import Tensor, as_node, bare, is_weak, wrap
 from dlc.frontend.trace import Trace, state
@@ -66,10 +67,6 @@ def _differentiating() -> Iterator[None]:
         state.no_grad = saved
 
 
-def _name(fn: Any) -> str:
-    return getattr(fn, "__name__", type(fn).__name__)
-
-
 def stop_gradient(tree: Any) -> Any:
     """The same values, with no gradient to what they came from."""
     return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
@@ -97,18 +94,18 @@ def value_and_grad(fn: Callable, argnums: int | Sequence[int] = 0, has_aux: bool
             trees: list[TreeDef] = []
             for k in numbers:
                 if not -len(args) <= k < len(args):
-                    raise ShapeError(f"grad: {_name(fn)} got {len(args)} positional arguments; argnums has {k}")
-                args_list[k], treedef, new = _tagged(args[k], f"argument {k} of {_name(fn)}")
+                    raise ShapeError(f"grad: {name_of(fn)} got {len(args)} positional arguments; argnums has {k}")
+                args_list[k], treedef, new = _tagged(args[k], f"argument {k} of {name_of(fn)}")
                 tags += new
                 trees.append(treedef)
             out = fn(*args_list, **kwargs)
             value, aux = out if has_aux else (out, None)
             root = _scalar(value, fn)
             bundle = make("vjp", (root, build.like(root, 1, loc), *tags), loc, outputs=1)
-            grads = [_result(build.item(bundle, k, loc)) for k in range(len(tags))]
+            grads = [pending(build.item(bundle, k, loc)) for k in range(len(tags))]
         leaves = iter(grads)
         each = tuple(tree_unflatten(t, [next(leaves) for _ in range(t.size)]) for t in trees)
-        value = _result(root)
+        value = pending(root)
         return (value, aux) if has_aux else value, each if several else each[0]
 
     return value_and_grad
@@ -136,7 +133,7 @@ def vjp(fn: Callable, *primals: Any, has_aux: bool = False) -> tuple:
     tags, trees, inside = [], [], []
     with _differentiating():
         for k, primal in enumerate(primals):
-            tree, treedef, new = _tagged(primal, f"argument {k} of {_name(fn)}")
+            tree, treedef, new = _tagged(primal, f"argument {k} of {name_of(fn)}")
             inside.append(tree)
             tags += new
             trees.append(treedef)
@@ -154,10 +151,10 @@ def vjp(fn: Callable, *primals: Any, has_aux: bool = False) -> tuple:
         cts = [_like(ct, root, "cotangent") for ct, root in zip(given, roots, strict=True)]
         with _differentiating():
             bundle = make("vjp", (*roots, *cts, *tags), loc, outputs=len(roots))
-            grads = iter([_result(build.item(bundle, k, loc)) for k in range(len(tags))])
+            grads = iter([pending(build.item(bundle, k, loc)) for k in range(len(tags))])
         return tuple(tree_unflatten(t, [next(grads) for _ in range(t.size)]) for t in trees)
 
-    result = tree_unflatten(out_tree, [_result(r) for r in roots])
+    result = tree_unflatten(out_tree, [pending(r) for r in roots])
     return (result, pullback, aux) if has_aux else (result, pullback)
 
 
@@ -175,7 +172,7 @@ def jvp(fn: Callable, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[
     tags, moves, inside = [], [], []
     with _differentiating():
         for k, (primal, tangent) in enumerate(zip(primals, tangents, strict=True)):
-            tree, treedef, new = _tagged(primal, f"argument {k} of {_name(fn)}")
+            tree, treedef, new = _tagged(primal, f"argument {k} of {name_of(fn)}")
             given, given_tree = tree_flatten(tangent)
             if given_tree != treedef:
                 raise ShapeError(f"jvp: tangent {k} has the tree {_show(given_tree)}, its primal {_show(treedef)}")
@@ -186,7 +183,7 @@ def jvp(fn: Callable, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[
         leaves, out_tree = tree_flatten(out)
         roots = [as_node(leaf) for leaf in leaves]
         moved = forward.jvp(expand_nodes(roots), tags, moves)
-        values, derivatives = [_result(r) for r in roots], [_result(m) for m in moved]
+        values, derivatives = [pending(r) for r in roots], [pending(m) for m in moved]
     return tree_unflatten(out_tree, values), tree_unflatten(out_tree, derivatives)
 
 
@@ -209,13 +206,13 @@ def _tagged(tree: Any, what: str) -> tuple[Any, TreeDef, list[Node]]:
 def _scalar(value: Any, fn: Callable) -> Node:
     if not isinstance(value, Tensor):
         raise ShapeError(
-            f"grad: {_name(fn)} must return a scalar Tensor, not {type(value).__name__} "
+            f"grad: {name_of(fn)} must return a scalar Tensor, not {type(value).__name__} "
             "(has_aux=True allows (loss, aux))"
         )
     if value.shape != ():
-        raise ShapeError(f"grad: {_name(fn)} must return a scalar, not shape {value.shape}")
+        raise ShapeError(f"grad: {name_of(fn)} must return a scalar, not shape {value.shape}")
     if not value.dtype.is_float:
-        raise DTypeError(f"grad: {_name(fn)} returns {value.dtype.name}; only floats have gradients")
+        raise DTypeError(f"grad: {name_of(fn)} returns {value.dtype.name}; only floats have gradients")
     return value.node
 
 
@@ -228,7 +225,7 @@ def _like(value: Any, like: Node, what: str) -> Node:
     return node
 
 
-def _result(node: Node) -> Tensor:
+def pending(node: Node) -> Tensor:
     """A result that is computed with whatever is looked at first: its siblings share most of their work with it."""
     out = wrap(node)
     if state.trace is None:
@@ -245,12 +242,12 @@ def _show(treedef: TreeDef) -> str:
 # --- tracing a body ----------------------------------------------------------------------------------------------
 
 
-class _Body:
+class Body:
     """A function traced on placeholders, for vmap, scan and checkpoint."""
 
     def __init__(self, kind: str, fn: Callable):
         self.kind, self.fn = kind, fn
-        self.scope = Trace(kind, _name(fn), state.trace)
+        self.scope = Trace(kind, name_of(fn), state.trace)
 
     def run(
         self, leaves: list[tuple[TensorType, str]], call: Callable[[list[Tensor]], Any], values: Iterable[Node] = ()
@@ -270,7 +267,7 @@ class _Body:
         for record in self.scope.grads.values():
             if record.current is not None and not record.read:
                 raise TraceError(
-                    f"`.grad` was set inside {self.kind} of {_name(self.fn)}: return the gradient instead\n  at {loc}"
+                    f"`.grad` was set inside {self.kind} of {name_of(self.fn)}: return the gradient instead\n  at {loc}"
                 )
         records = list(self.scope.cells.values())
         self.assigned = [r for r in records if r.assigned]
@@ -291,7 +288,20 @@ class _Body:
         return leaves, values
 
 
-def _graph(params: Sequence[Node], outputs: Sequence[Node], name: str) -> Graph:
+def _with(fn: Callable, treedef: TreeDef, leaves: list[Any], places: list[int]) -> Callable[[list[Tensor]], Any]:
+    """`fn` of the arguments that `treedef` and `leaves` make, as a function of the leaves at some places."""
+
+    def call(tensors: list[Tensor]) -> Any:
+        inside = list(leaves)
+        for k, t in zip(places, tensors, strict=True):
+            inside[k] = t
+        args, kwargs = tree_unflatten(treedef, inside)
+        return fn(*args, **kwargs)
+
+    return call
+
+
+def closed(params: Sequence[Node], outputs: Sequence[Node], name: str) -> Graph:
     """A closed graph with parameters of its own, derivatives expanded."""
     fresh = [param(p.type, p.attrs["name"], p.loc) for p in params]
     outputs = expand_nodes(list(outputs))
@@ -315,7 +325,7 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
     def vmap(*args: Any, **kwargs: Any) -> Any:
         axes = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(args)
         if len(axes) != len(args):
-            raise ShapeError(f"vmap: in_axes has {len(axes)} entries for {len(args)} arguments of {_name(fn)}")
+            raise ShapeError(f"vmap: in_axes has {len(axes)} entries for {len(args)} arguments of {name_of(fn)}")
         leaves, treedef = tree_flatten((args, kwargs))
         flat_axes = _spread(tuple(axes), treedef.children[0], "in_axes") + [0] * treedef.children[1].size
         names = paths(treedef.children[0], "arguments") + paths(treedef.children[1], "keywords")
@@ -340,21 +350,14 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
             types.append((TensorType(node.dtype, node.shape[:axis] + node.shape[axis + 1 :]), path))
             places.append(k)
         if size is None:
-            raise ShapeError(f"vmap: no argument of {_name(fn)} is mapped")
-        body = _Body("vmap", fn)
+            raise ShapeError(f"vmap: no argument of {name_of(fn)} is mapped")
+        body = Body("vmap", fn)
         number, numbers = param(TensorType(dtypes.uint64, ()), "example"), build.iota((size,), 0, dtypes.uint64)
         body.scope.example = number, size
         if placement.several:
             placement.note_all([number], [numbers])
 
-        def call(tensors: list[Tensor]) -> Any:
-            inside = list(leaves)
-            for k, t in zip(places, tensors, strict=True):
-                inside[k] = t
-            a, kw = tree_unflatten(treedef, inside)
-            return fn(*a, **kw)
-
-        nodes, out_tree = body.run(types, call, [n for n, _ in mapped])
+        nodes, out_tree = body.run(types, _with(fn, treedef, leaves, places), [n for n, _ in mapped])
         roots = [*nodes, *(r.current for r in body.assigned)]
         outside = {r.placeholder: r.cell._read() for r in (*body.read, *body.assigned)}
         roots = substitute(expand_nodes(roots), outside)
@@ -366,7 +369,7 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
         for record, lane in zip(body.assigned, done[len(nodes) :], strict=True):
             if lane.batched:
                 raise TraceError(
-                    f"vmap: {_name(fn)} assigns a Tensor (read at {record.loc}) a value that is different for each "
+                    f"vmap: {name_of(fn)} assigns a Tensor (read at {record.loc}) a value that is different for each "
                     "example; return it instead"
                 )
             record.cell._write(lane.node)
@@ -418,7 +421,7 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
     and dtypes. Without `xs`, `length` says how many steps; `reverse` runs from the last row to the first (row t of ys
     belongs to row t of xs). Tensors that `fn` assigns are carried along.
     """
-    loc, name = here(), _name(fn)
+    loc, name = here(), name_of(fn)
     init_leaves, init_tree = tree_flatten(init)
     xs_leaves, xs_tree = tree_flatten(xs)
     start = [as_node(leaf) for leaf in init_leaves]
@@ -437,7 +440,7 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
         raise ShapeError(f"scan: {length} steps")
     types = [(n.type, p) for n, p in zip(start, paths(init_tree, "carry"), strict=True)]
     types += [(TensorType(r.dtype, r.shape[1:]), p) for r, p in zip(rows, paths(xs_tree, "x"), strict=True)]
-    body = _Body("scan", fn)
+    body = Body("scan", fn)
     ys_tree = LEAF
 
     def call(tensors: list[Tensor]) -> Any:
@@ -467,7 +470,7 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
     cells = [r.placeholder for r in body.assigned]
     before = [r.cell._read() for r in body.assigned]
     n = len(start)
-    graph = _graph([*const_params, *body.params[:n], *cells, *body.params[n:]], outputs, name)
+    graph = closed([*const_params, *body.params[:n], *cells, *body.params[n:]], outputs, name)
     n_carry = n + len(cells)
     bundle = make(
         "scan", (*consts, *start, *before, *rows), loc,
@@ -476,8 +479,8 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
     results = [build.item(bundle, k, loc) for k in range(len(outputs))]
     for record, node in zip(body.assigned, results[n:n_carry], strict=True):
         record.cell._write(node)
-    last = tree_unflatten(init_tree, [_result(r) for r in results[:n]])
-    return last, tree_unflatten(ys_tree, [_result(r) for r in results[n_carry:]])
+    last = tree_unflatten(init_tree, [pending(r) for r in results[:n]])
+    return last, tree_unflatten(ys_tree, [pending(r) for r in results[n_carry:]])
 
 
 # --- checkpoint --------------------------------------------------------------------------------------------------
@@ -497,21 +500,14 @@ def checkpoint(fn: Callable) -> Callable:
         places = [k for k, x in enumerate(leaves) if isinstance(x, (Tensor, np.ndarray)) and not is_weak(x)]
         nodes_in = [as_node(leaves[k]) for k in places]
         names = paths(treedef.children[0], "arguments") + paths(treedef.children[1], "keywords")
-        body = _Body("checkpoint", fn)
-
-        def call(tensors: list[Tensor]) -> Any:
-            inside = list(leaves)
-            for k, t in zip(places, tensors, strict=True):
-                inside[k] = t
-            a, kw = tree_unflatten(treedef, inside)
-            return fn(*a, **kw)
+        body = Body("checkpoint", fn)
 
         types = [(n.type, names[k]) for k, n in zip(places, nodes_in, strict=True)]
-        nodes, out_tree = body.run(types, call, nodes_in)
+        nodes, out_tree = body.run(types, _with(fn, treedef, leaves, places), nodes_in)
         outputs = [*nodes, *(r.current for r in body.assigned)]
         const_params, consts = body.consts(outputs)
         cells = [r.placeholder for r in body.assigned]
-        graph = _graph([*body.params, *const_params, *cells], outputs, _name(fn))
+        graph = closed([*body.params, *const_params, *cells], outputs, name_of(fn))
         before = [r.cell._read() for r in body.assigned]
         bundle = make("checkpoint", (*nodes_in, *consts, *before), loc, body=graph)
         results = [build.item(bundle, k, loc) for k in range(len(outputs))]

@@ -5,7 +5,6 @@ All shapes are exact: nothing here broadcasts or promotes except where a docstri
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from dlc.ir import dtypes
@@ -127,7 +126,3 @@ def item(x: Node, index: int, loc: Loc | None = None) -> Node:
 def op(name: str, *inputs: Node, loc: Loc | None = None) -> Node:
     """An elementwise operation by name: op('add', a, b)."""
     return make(name, inputs, loc)
-
-
-def size(shape: Sequence[int]) -> int:
-    return math.prod(shape)

@@ -40,7 +40,7 @@ from dlc.ir.loops import (
     walk,
 )
 from dlc.ir.loops_text import print_expr, print_stmt
-from dlc.ir.loops_verify import _RULES, interval, verify
+from dlc.ir.loops_verify import INTERVAL_RULES, interval, verify
 
 SCRATCH_BYTES = 128 << 10  # of all shared buffers together
 REGISTERS = 1024  # elements of all reg buffers together
@@ -288,7 +288,7 @@ class _Guard:
             if least <= low and high <= most:
                 return self.form(e.args[0])
         if e.op in ("add", "sub", "mul"):
-            low, high = _RULES[e.op](*(interval(a, self.intervals) for a in e.args))
+            low, high = INTERVAL_RULES[e.op](*(interval(a, self.intervals) for a in e.args))
             least, most = dtypes.limits(e.dtype)
             a, b = map(self.form, e.args)
             if least <= low and high <= most:

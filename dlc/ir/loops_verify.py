@@ -92,7 +92,7 @@ def _interval(e: Expr, memo: dict[Expr, Interval]) -> Interval:
         return int(e.attr), int(e.attr)
     if e.op == "axis":
         return 0, max(e.attr[1] - 1, 0)
-    rule = _RULES.get(e.op)
+    rule = INTERVAL_RULES.get(e.op)
     if rule is None or any(a.dtype.is_float for a in e.args):
         return low, high
     found = rule(*(memo[a] for a in e.args))
@@ -131,7 +131,7 @@ def _and(a: Interval, b: Interval) -> Interval | None:
     return (0, min(bounds)) if bounds else None
 
 
-_RULES = {
+INTERVAL_RULES = {
     "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
     "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
     "mul": _corners(lambda x, y: x * y),

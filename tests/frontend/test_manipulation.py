@@ -79,7 +79,6 @@ def test_join_and_cut():
     assert [p.shape[2] for p in m.split(T, [1, 0, 3], -1)] == [1, 0, 3]
     assert [p.shape[0] for p in m.chunk(Tensor(np.zeros(10)), 4)] == [3, 3, 3, 1]
     same(m.split(T, 2, 1)[1], X[:, 2:])
-    same(m.interleave([T, Tensor(-X)], 2), np.stack([X, -X], 3).reshape(2, 3, 8))
     for bad in (lambda: m.concat([T, Tensor([1.0])]), lambda: m.concat([]), lambda: m.stack([T, Tensor([1.0])])):
         with pytest.raises(ShapeError):
             bad()
