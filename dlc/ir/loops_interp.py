@@ -337,28 +337,19 @@ class _Compiler:
             elif isinstance(stmt, Await):
                 self.line(f"yield {self.given(stmt)}, ({gate}, {self.value(stmt.phases, memo, stmt)})")
             else:
-                name, _, offset = self.place(stmt.buffer, stmt.index, memo, stmt).partition("[")
+                to = self.address(stmt.buffer, stmt.index, memo, stmt)
                 at = "".join(f"{self.value(e, memo, stmt)}, " for e in stmt.at)
-                source = self.names[stmt.source]
-                self.line(f"{gate}.bulk({self.given(stmt)}, {name}, {offset[:-1]}, {source}, ({at}))")
-        elif isinstance(stmt, Mma):
+                self.line(f"{gate}.bulk({self.given(stmt)}, {to}, {self.names[stmt.source]}, ({at}))")
+        elif isinstance(stmt, (Mma, TileMma, Drain)):
             memo = {}
-            places = []
-            for b, index in ((stmt.buffer, stmt.index), *(load_parts(e)[:2] for e in (stmt.a, stmt.b))):
-                place = self.place(b, index, memo, stmt)
-                name, _, offset = place.partition("[")
-                places.append(f"{name}, {offset[:-1]}")
-            self.line(f"yield {self.given(stmt)}, ({', '.join(places)})")
-        elif isinstance(stmt, (TileMma, Drain)):
-            memo = {}
-            one = (stmt.source, stmt.at) if isinstance(stmt, Drain) else load_parts(stmt.a)[:2]
-            two = () if isinstance(stmt, Drain) else (load_parts(stmt.b)[:2],)
-            places = []
-            for b, index in ((stmt.buffer, stmt.index), one, *two):
-                name, _, offset = self.place(b, index, memo, stmt).partition("[")
-                places.append(f"{name}, {offset[:-1]}")
-            function = _drain if isinstance(stmt, Drain) else _multiply_tiles
-            self.line(f"{self.given(function)}({self.given(stmt)}, {', '.join(places)})")
+            drain = isinstance(stmt, Drain)
+            read = [(stmt.source, stmt.at)] if drain else [load_parts(e)[:2] for e in (stmt.a, stmt.b)]
+            places = [self.address(b, i, memo, stmt) for b, i in ((stmt.buffer, stmt.index), *read)]
+            if isinstance(stmt, Mma):
+                self.line(f"yield {self.given(stmt)}, ({', '.join(places)})")
+            else:
+                function = self.given(_drain if drain else _multiply_tiles)
+                self.line(f"{function}({self.given(stmt)}, {', '.join(places)})")
 
     def threads(self, stmt: For, extent: str) -> None:
         """A lane loop whose threads wait for each other."""
@@ -406,6 +397,11 @@ class _Compiler:
             stride = math.prod(b.shape[d + 1 :])
             terms.append(i if stride == 1 else f"{i} * {stride}")
         return f"{self.name(b, 'g')}[{' + '.join(terms) or '0'}]"
+
+    def address(self, b: Buffer, index: Sequence[Expr], memo: dict[Expr, str], stmt: Stmt) -> str:
+        """Text of two arguments: the memory and the place in it."""
+        name, _, offset = self.place(b, index, memo, stmt).partition("[")
+        return f"{name}, {offset[:-1]}"
 
     def read(self, b: Buffer, place: str, stmt: Stmt) -> str:
         t = self.temporary()

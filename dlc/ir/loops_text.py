@@ -206,39 +206,38 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         lines = [*lets, f"{pad}if {printer.text(stmt.cond, dtypes.bool_, 0)}:", *_block(stmt.then, names, pad + "  ")]
         return lines if stmt.other is None else [*lines, f"{pad}else:", *_block(stmt.other, names, pad + "  ")]
     if isinstance(stmt, Prefetch):
-        return [*lets, f"{pad}prefetch {printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"]
+        return [*lets, f"{pad}prefetch {printer.place(stmt.buffer, stmt.index)}"]
     if isinstance(stmt, Fold):
-        place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+        place = printer.place(stmt.buffer, stmt.index)
         sign = _COMBINE_SIGN[stmt.combine]
         return [*lets, f"{pad}fold({stmt.lanes}) {place} {sign} {printer.text(stmt.value, stmt.buffer.dtype, 0)}"]
     if isinstance(stmt, Mma):
         shape = f"{stmt.m}x{stmt.n}x{stmt.k} of {stmt.lanes}, {stmt.a_order}, {stmt.b_order}"
-        place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+        place = printer.place(stmt.buffer, stmt.index)
         operands = " * ".join(printer.text(e, None, 0) for e in (stmt.a, stmt.b))
         return [*lets, f"{pad}mma({shape}) {place} {'=' if stmt.fresh else '+='} {operands}"]
     if isinstance(stmt, TileMma):
-        place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+        place = printer.place(stmt.buffer, stmt.index)
         operands = " * ".join(printer.text(e, None, 0) for e in (stmt.a, stmt.b))
         return [*lets, f"{pad}tilemma({stmt.k}, {stmt.a_stride}, {stmt.b_stride}) {place} += {operands}"]
     if isinstance(stmt, Drain):
-        places = [f"{printer.name(b)}[{', '.join(map(printer.index, i))}]"
-                  for b, i in ((stmt.buffer, stmt.index), (stmt.source, stmt.at))]
-        return [*lets, f"{pad}drain {' = '.join(places)}"]
+        to, source = printer.place(stmt.buffer, stmt.index), printer.place(stmt.source, stmt.at)
+        return [*lets, f"{pad}drain {to} = {source}"]
     if isinstance(stmt, (Arrive, Await)):
-        gate = f"{printer.name(stmt.gate)}[{printer.index(stmt.slot)}]"
+        gate = printer.place(stmt.gate, (stmt.slot,))
         text = f"arrive({stmt.of}) {gate}" if isinstance(stmt, Arrive) else f"await {gate} {printer.index(stmt.phases)}"
         return [*lets, pad + text]
     if isinstance(stmt, Bulk):
         view = stmt.view
         axes = ", ".join(f"{b} of {n}:{k}" for b, n, k in zip(view.box, view.sizes, view.strides, strict=False))
-        gate = f"{printer.name(stmt.gate)}[{printer.index(stmt.slot)}]"
-        place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+        gate = printer.place(stmt.gate, (stmt.slot,))
+        place = printer.place(stmt.buffer, stmt.index)
         at = ", ".join(map(printer.index, stmt.at))
         return [*lets, f"{pad}bulk {gate} {place} = {printer.name(stmt.source)}({view.start}; {axes}) at {at}"]
     assert isinstance(stmt, Store), stmt
     sign = "=" if stmt.combine is None else _COMBINE_SIGN.get(stmt.combine, f"{stmt.combine}=")
     value = printer.text(stmt.value, stmt.buffer.dtype, 0)
-    place = f"{printer.name(stmt.buffer)}[{', '.join(map(printer.index, stmt.index))}]"
+    place = printer.place(stmt.buffer, stmt.index)
     tail = "" if stmt.predicate is None else f" if {printer.text(stmt.predicate, dtypes.bool_, 0)}"
     return [*lets, f"{pad}{place} {sign} {value}{tail}"]
 
@@ -294,6 +293,9 @@ class _Printer:
 
     def index(self, e: Expr) -> str:
         return self.text(e, dtypes.int64, 0)
+
+    def place(self, buffer: Buffer, index: tuple[Expr, ...]) -> str:
+        return f"{self.name(buffer)}[{', '.join(map(self.index, index))}]"
 
     def text(self, e: Expr, expected: DType | None, level: int) -> str:
         """`e` where the reader expects type `expected` (None: unknown) and binding at least `level`."""
@@ -527,6 +529,7 @@ class _Parser:
         elif match := _AWAIT.match(text):
             (gate, (slot,)), rest = self.places(match[1], scope, depth + match.start(1))
             made = [Await(gate, slot, rest.build(rest.infix(0), dtypes.int64))]
+            rest.done()
         elif match := _BULK.match(text):
             (gate, (slot,)), rest = self.places(match[1], scope, depth + match.start(1))
             buffer, index = self.place_of(rest)
