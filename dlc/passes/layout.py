@@ -34,6 +34,8 @@ from dlc.passes.vjp import map_bodies
 PAGE = 4096  # bytes
 COPIED = -1  # uid of copies that all contractions of a tensor share
 SAME_SET = 4  # rows of a tile that may start in the same set of a first-level cache (64 sets of 64 bytes)
+VECTOR = 16  # neighbouring results that one task computes
+MOST_PARTS = 512  # partial results for which another pass costs little
 LONG = 8192  # inner range from which panels outgrow the second-level cache
 
 
@@ -87,12 +89,26 @@ def split_reduce(node: Node, x: Node, min_tasks: int) -> Node | None:
     """A reduction to few values over a large range, cut into partial reductions."""
     monoid, axes = node.attrs["monoid"], node.attrs["axes"]
     total = math.prod(x.shape[a] for a in axes)
-    if monoid.startswith("arg") or node.type.size >= min_tasks or total * node.type.size < (1 << 16):
+    if monoid.startswith("arg") or total * node.type.size < (1 << 16):
         return None
+    if node.type.size >= min_tasks:
+        return _by_first_axis(node, x, min_tasks)
     axis = max(axes, key=lambda a: x.shape[a])
     if axis != min(axes):
         axis = min((a for a in axes if x.shape[a] >= 2 * min_tasks), default=axis)
     return cut_reduce(node, x, axis, max(min_tasks, 2) * 4)
+
+
+def _by_first_axis(node: Node, x: Node, min_tasks: int) -> Node | None:
+    """A reduction whose few results are neighbours in memory (channels), vectors across which are no tasks for all
+    threads: first of all but the first axis, so that what is computed beside it keeps its axes."""
+    monoid, axes = node.attrs["monoid"], node.attrs["axes"]
+    if min_tasks == 1 or len(axes) < 2 or x.ndim - 1 in axes or node.type.size >= min_tasks * VECTOR // 2:
+        return None
+    first, *others = axes
+    if not 2 * min_tasks <= x.shape[first] <= MOST_PARTS or math.prod(x.shape[a] for a in others) < VECTOR:
+        return None
+    return build.reduce(build.reduce(x, monoid, others, node.loc), monoid, [first], node.loc)
 
 
 def cut_reduce(node: Node, x: Node, axis: int, pieces: int) -> Node:
