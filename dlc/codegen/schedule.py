@@ -149,7 +149,8 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
                     target.l2_bytes)
     ahead = m * n * outer * dtype.itemsize > target.l2_bytes and k >= AHEAD
     stream = STREAM // (mr * -(-nr // lanes)) if n * width * outer > target.l1d_bytes else 0
-    return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run, ahead=ahead, stream=stream)
+    return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run, ahead=ahead, stream=stream,
+                             tail=tail_lanes(n, nr, lanes, target))
 
 
 def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = None) -> schedule.Contract:
@@ -165,6 +166,14 @@ def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = No
                     target.threads, target.l2_bytes)
     ahead = m * n * outer * 4 > target.l2_bytes and k >= AHEAD
     return schedule.Contract(TILE, mr, nr, mb, nb, swap, run=run, stack=stack, ahead=ahead)
+
+
+def tail_lanes(n: int, nr: int, lanes: int, target: CpuTarget) -> int:
+    """Lanes for the columns beyond the last whole tile, if narrower vectors do: they take half the time of the widest,
+    or at least no more. 0 where the tile's own vectors are used."""
+    rest = n % nr
+    widest = lanes == nr and lanes * 4 == target.vector_bytes == 64
+    return max(4, pow2_at_most(2 * rest - 1)) if widest and nr < n and 0 < rest <= lanes // 2 else 0
 
 
 def may_run_along(node: Node, swap: bool) -> bool:
@@ -220,7 +229,7 @@ def tile_costs(m: int, n: int, k: int, lanes: int, target: CpuTarget,
             continue
         for limit in range(max(1, most // 2), most + 1):
             mr = -(-m // -(-m // limit))  # even tiles
-            tiles = -(-m // mr) * -(-n // nr)
+            tiles = -(-m // mr) * (n // nr + (0.5 if tail_lanes(n, nr, lanes, target) else n % nr > 0))
             # an FMA of latency 4 on one or two ports needs enough independent sums; panels come from the second-level
             # cache at some 32 bytes a cycle; a pair is spread over the lanes by an instruction of its own
             busy = max(mr * vectors, 8) + (mr + nr) * 4 / 32 + (mr / 2 if pairs else 0)

@@ -356,8 +356,10 @@ def _tiled(tile: _Tile) -> Stmt:
     task = split_axis(_product(tile.extents(outer)) * n_blocks * m_blocks, "t")
     *outer_at, n_block, m_block = unflatten(task, (*tile.extents(outer), n_blocks, m_blocks))
 
-    def tiles(number: Expr, nt: Expr) -> Stmt:
-        i, j, lane = loops.axis("i", mr), loops.axis("j", nr // lanes), loops.axis("l", lanes)
+    def tiles(number: Expr, nt: Expr, wide: int, lanes: int, left: int) -> Stmt:
+        """A tile of `wide` columns in vectors of so many lanes; `left` columns are beyond the last whole tile, 0 if
+        this one is known to be whole."""
+        i, j, lane = loops.axis("i", mr), loops.axis("j", wide // lanes), loops.axis("l", lanes)
         run, mt = simplify(number // run_tiles), simplify(number % run_tiles)
         row, col = simplify(mt * mr + i), simplify(nt * nr + j * lanes + lane)
         base = dict(zip(tile.axes(outer), outer_at, strict=True))
@@ -365,7 +367,7 @@ def _tiled(tile: _Tile) -> Stmt:
         columns = dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
         rows = dict(zip(tile.axes(last), unflatten(row, tile.extents(last)), strict=True))
         ks, inner = tile.inner_loops()
-        acc = Buffer("acc", tile.accumulator, (mr, nr // lanes, lanes), "reg")
+        acc = Buffer("acc", tile.accumulator, (mr, wide // lanes, lanes), "reg")
         at = (i, j, lane)
 
         def each(body: Stmt) -> Stmt:  # rows outermost: what is read of one is dead after its last column
@@ -377,19 +379,19 @@ def _tiled(tile: _Tile) -> Stmt:
             clamped = dict(zip(tile.axes(last), unflatten(inmost, tile.extents(last)), strict=True))
             a = tile.operand(tile.row_value, base | clamped | inner)
         a = tile.term(a)
-        inside = loops.op("lt", col, loops.const(n)) if n % nr else None
+        inside = loops.op("lt", col, loops.const(n)) if left % wide else None
         b = tile.operand(tile.col_value, base | columns | inner)
         b = tile.term(_columns_in_bounds(b, inside))
         step = each(loops.store(acc, at, multiply_add(a, b, loops.load(acc, *at))))
         start = each(loops.store(acc, at, loops.const(0, acc.dtype)))
         if sched.stream and ks:
             width = max(lanes, LINE // tile.col_value.dtype.itemsize)
-            lines = [{lane: loops.const(0), j: loops.const(c // lanes)} for c in range(0, nr, width)]
+            lines = [{lane: loops.const(0), j: loops.const(c // lanes)} for c in range(0, wide, width)]
             afar = _far_rows(free, ks[-1], i, mr, sched.stream)
             step = loops.seq(*_streamed(b, ks[-1], sched.stream, lines), *afar, step)
         sums = (loops.Alloc(acc), start, *fetched(mt, nt, base), nest(ks, step))
         if tile.epilogue_cost() > LIGHT:
-            return loops.Seq((*sums, *spilled(mt, nt, base, acc, each, at)))
+            return loops.Seq((*sums, *spilled(mt, nt, base, acc, each, at, left)))
         out = tile.epilogue(base | columns | rows, loops.load(acc, *at), inside)
         writes: Stmt = loops.loop(j, loops.loop(lane, out, "vector", None, lanes), "unroll")
         if m % mr:
@@ -408,22 +410,36 @@ def _tiled(tile: _Tile) -> Stmt:
         out = tile.epilogue(place, loops.const(0, tile.accumulator), None)
         return [loops.loop(r, prefetches(out, r))]
 
-    def spilled(mt: Expr, nt: Expr, base: dict[Expr, Expr], acc: Buffer, each, at: tuple[Expr, ...]) -> list[Stmt]:
+    def spilled(mt: Expr, nt: Expr, base: dict[Expr, Expr], acc: Buffer, each, at: tuple[Expr, ...],
+                left: int) -> list[Stmt]:
         """A long epilogue, written once: the sums go through scratch memory, row by row."""
         i, j, lane = at
-        scratch = Buffer("tile", acc.dtype, (mr, nr), "shared")
+        lanes = acc.shape[2]
+        wide = acc.shape[1] * lanes
+        scratch = Buffer("tile", acc.dtype, (mr, wide), "shared")
         save = each(loops.store(scratch, (i, simplify(j * lanes + lane)), loops.load(acc, *at)))
-        r, v = loops.axis("r", mr), loops.axis("v", nr)
+        r, v = loops.axis("r", mr), loops.axis("v", wide)
         row, col = simplify(mt * mr + r), simplify(nt * nr + v)
         place = base | dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
         place |= dict(zip(tile.axes(last), unflatten(row, tile.extents(last)), strict=True))
         out = tile.epilogue(place, loops.load(scratch, r, v), None)
-        width, height = _left(n, nr, nt), _left(m, mr, mt)
+        width = _left(n, nr, nt) if left % wide else None
+        height = _left(m, mr, mt)
         body = loops.loop(r, loops.loop(v, out, "vector", width, lanes), "serial", height)
         return [loops.Alloc(scratch), save, body]
 
-    stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt",
-                       lambda nt: _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))
+    def column(nt: Expr) -> Stmt:
+        def rows_of(wide: int, lanes: int, left: int, nt: Expr = nt) -> Stmt:
+            return _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt, wide, lanes, left))
+
+        if not sched.tail:
+            return rows_of(nr, lanes, n % nr)
+        last_one = rows_of(sched.tail, sched.tail, n % nr, loops.const(n // nr))
+        if n < nr:
+            return last_one
+        return loops.If(loops.op("lt", nt, loops.const(n // nr)), rows_of(nr, lanes, 0), last_one)
+
+    stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt", column)
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
 

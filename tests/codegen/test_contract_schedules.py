@@ -194,3 +194,13 @@ def test_rows_pages_apart_are_fetched_ahead(level, m):
     kernels = build_program(target_layout(graph, target), (), target, "main").kernels()
     fetched = [s.buffer for k in kernels for s in walk(k.body) if isinstance(s, Prefetch)]
     assert {f.size for f in fetched} >= {m * 1100}
+
+
+@pytest.mark.skipif("avx512" not in LEVELS, reason="vectors of 64 bytes")
+@pytest.mark.parametrize("n, tail", [(50, 4), (100, 4), (21, 8), (24, 8), (33, 4), (25, 0), (48, 0), (7, 0)])
+@pytest.mark.parametrize("heavy", [True, False])
+def test_few_columns_beyond_the_last_tile_take_narrow_vectors(n, tail, heavy):
+    x, w, r = tensor("x", 41, 64), tensor("w", 64, n), tensor("r", 41, n)
+    y = b.op("add", b.contract(x, w, "mk,kn->mn"), r)
+    y = b.op("tanh", b.op("exp", b.op("mul", y, b.like(y, 0.01)))) if heavy else y
+    assert [s.tail for s in check(Graph([x, w, r], [y]), "avx512")] == [tail]
