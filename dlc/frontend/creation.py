@@ -171,8 +171,8 @@ def arange(start, /, stop=None, step=1, *, dtype: DType | None = None, device: s
     # floats are laid out in float64, so that the last of many is as exact as the first
     work = dtype if dtype.is_int else dtypes.float64
     line = b.iota((count,), 0, work)
-    line = b.op("mul", line, b.like(line, step)) if step != 1 else line
-    line = b.op("add", line, b.like(line, start)) if start else line
+    line = line * step if step != 1 else line
+    line = line + start if start else line
     return made(b.cast(line, dtype), device)
 
 
@@ -189,8 +189,8 @@ def linspace(start, stop, num: int, *, dtype: DType | None = None, endpoint: boo
     lo, hi = b.broadcast(lo, shape, axes), b.broadcast(hi, shape, axes)
     gaps = builtins.max(num - 1 if endpoint else num, 1)
     line = b.iota(shape, 0, dtypes.float64)
-    part = b.op("div", b.op("mul", b.op("sub", hi, lo), line), b.like(line, gaps))
-    out = b.op("add", lo, part)
+    part = (hi - lo) * line / gaps
+    out = lo + part
     if endpoint and num > 1:
         out = b.select(b.op("eq", line, b.like(line, num - 1)), hi, out)
     return made(b.cast(out, dtype), device)
@@ -201,7 +201,7 @@ def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: DType |
     """Ones on the diagonal `k` (> 0 lies above the main one), zeros elsewhere."""
     shape = _extents("eye", (n_rows, n_rows if n_cols is None else n_cols))
     row, column = b.iota(shape, 0, dtypes.int64), b.iota(shape, 1, dtypes.int64)
-    row = b.op("add", row, b.like(row, k)) if k else row
+    row = row + k if k else row
     return made(b.cast(b.op("eq", row, column), _dtype("eye", dtype, dtypes.float32)), device)
 
 
@@ -210,7 +210,7 @@ def _triangle(name: str, x, k: int, lower: bool) -> Tensor:
     if n.ndim < 2:
         raise ShapeError(f"{name}: needs at least two dimensions, got shape {n.shape}")
     row, column = b.iota(n.shape, n.ndim - 2, dtypes.int64), b.iota(n.shape, n.ndim - 1, dtypes.int64)
-    edge = b.op("add", row, b.like(row, k)) if k else row
+    edge = row + k if k else row
     keep = b.op("le", column, edge) if lower else b.op("le", edge, column)
     return wrap(b.select(keep, n, b.like(n, 0)))
 

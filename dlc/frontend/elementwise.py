@@ -175,7 +175,7 @@ def square(x) -> Tensor:
 def reciprocal(x) -> Tensor:
     """1 / x; integers as float32."""
     n = as_float(as_node(x))
-    return _result(b.op("div", b.like(n, 1), n), x)
+    return _result(b.like(n, 1) / n, x)
 
 
 @user_errors
@@ -183,7 +183,7 @@ def log10(x) -> Tensor:
     """Logarithm to base 10."""
     n = as_float(as_node(x))
     w = b.op("log2", b.cast(n, n.dtype.compute))
-    return _result(b.cast(b.op("mul", w, b.like(w, math.log10(2))), n.dtype), x)
+    return _result(b.cast(w * math.log10(2), n.dtype), x)
 
 
 @user_errors
@@ -199,7 +199,7 @@ def sigmoid(x) -> Tensor:
     n = as_float(as_node(x))
     w = b.cast(n, n.dtype.compute)
     one = b.like(w, 1)
-    out = b.op("div", one, b.op("add", one, b.op("exp", b.op("neg", w))))
+    out = one / (one + b.op("exp", b.op("neg", w)))
     return _result(b.cast(out, n.dtype), x)
 
 
@@ -279,7 +279,7 @@ mod = remainder
 def divide(x1, x2) -> Tensor:
     """x1 / x2 in floating point: two integers divide as float32."""
     a, c = (as_float(n) for n in operands("divide", x1, x2))
-    return _result(b.op("div", a, c), x1, x2)
+    return _result(a / c, x1, x2)
 
 
 true_divide = divide
@@ -296,7 +296,7 @@ def fmod(x1, x2) -> Tensor:
             zero = b.like(m, 0)
             other = b.op("ne", b.op("lt", a, zero), b.op("lt", m, zero))
             other = b.op("and", b.op("ne", m, zero), other)
-            m = b.select(other, b.op("sub", m, c), m)
+            m = b.select(other, m - c, m)
         return _result(m, x1, x2)
     m = b.op("mod", b.op("abs", a), b.op("abs", c))
     negative_a = _signbit(a)
@@ -323,7 +323,7 @@ def pow(x1, x2) -> Tensor:
         if base.dtype.is_float and (small.is_integer() and builtins.abs(small) <= 8 or builtins.abs(small) == 0.5):
             w = b.cast(base, base.dtype.compute)
             w = _root(w) if builtins.abs(small) == 0.5 else _power(w, int(builtins.abs(small)))
-            w = b.op("div", b.like(w, 1), w) if small < 0 else w
+            w = b.like(w, 1) / w if small < 0 else w
             return _result(b.cast(w, base.dtype), x1, x2)
     a, c = operands("pow", x1, x2)
     _needs("pow", "iuf", "numbers", a, c)
@@ -335,7 +335,7 @@ power = pow
 
 def _root(x: Node) -> Node:
     """x to the power 0.5: the square root but for -inf, which gives inf, and -0, which gives 0."""
-    root = b.op("add", b.op("sqrt", x), b.like(x, 0))
+    root = b.op("sqrt", x) + 0
     return b.select(b.op("eq", x, b.like(x, -math.inf)), b.like(x, math.inf), root)
 
 
@@ -346,11 +346,11 @@ def _power(x: Node, n: int) -> Node:
     out = None
     while True:
         if n & 1:
-            out = x if out is None else b.op("mul", out, x)
+            out = x if out is None else out * x
         n >>= 1
         if not n:
             return out
-        x = b.op("mul", x, x)
+        x = x * x
 
 
 def _integer_power(x: Node, e: Node) -> Node:
@@ -358,8 +358,8 @@ def _integer_power(x: Node, e: Node) -> Node:
     out, base, left = one, x, e
     for _ in range(x.dtype.bits):
         odd = b.op("ne", b.op("and", left, one), zero)
-        out = b.op("mul", out, b.select(odd, base, one))
-        base, left = b.op("mul", base, base), b.op("shr", left, one)
+        out = out * b.select(odd, base, one)
+        base, left = base * base, b.op("shr", left, one)
     if x.dtype.kind == "u":
         return out
     minus = b.like(x, -1)
@@ -384,8 +384,8 @@ def hypot(x1, x2) -> Tensor:
     a, c = (b.op("abs", wide(n)) for n in (a, c))
     big, small = b.op("max", a, c), b.op("min", a, c)
     zero, one, inf = b.like(a, 0), b.like(a, 1), b.like(a, math.inf)
-    t = b.op("div", small, b.select(b.op("eq", big, zero), one, big))
-    out = b.op("mul", big, b.op("sqrt", b.op("add", one, b.op("mul", t, t))))
+    t = small / b.select(b.op("eq", big, zero), one, big)
+    out = big * b.op("sqrt", one + t * t)
     infinite = b.op("or", b.op("eq", a, inf), b.op("eq", c, inf))
     return _result(b.cast(b.select(infinite, inf, out), result), x1, x2)
 
@@ -397,10 +397,10 @@ def logaddexp(x1, x2) -> Tensor:
     result = as_float(a).dtype
     a, c = wide(a), wide(c)
     big = b.op("max", a, c)
-    apart = b.op("neg", b.op("abs", b.op("sub", a, c)))
+    apart = b.op("neg", b.op("abs", a - c))
     # equal infinities have no difference
     apart = b.select(b.op("eq", a, c), b.like(a, 0), apart)
-    out = b.op("add", big, b.op("log1p", b.op("exp", apart)))
+    out = big + b.op("log1p", b.op("exp", apart))
     return _result(b.cast(out, result), x1, x2)
 
 
@@ -421,7 +421,7 @@ def nextafter(x1, x2) -> Tensor:
     # as sign-magnitude integers, a step away from zero adds one and a step towards it takes one
     zero = b.like(a, 0)
     away = b.op("eq", b.op("lt", a, c), b.op("lt", zero, a))
-    stepped = b.op("add", i, b.select(away, b.like(i, 1), b.like(i, -1)))
+    stepped = i + b.select(away, b.like(i, 1), b.like(i, -1))
     out = b.make("bitcast", (stepped,), dtype=a.dtype)
     lowest = 1 - (1 << (bits.bits - 1))  # the smallest negative number: the sign bit and one
     first = b.select(b.op("lt", zero, c), b.like(i, 1), b.like(i, lowest))
@@ -456,9 +456,8 @@ greater_equal = _comparison("greater_equal", "le", True, "bool: x1 >= x2.")
 def isclose(x1, x2, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """bool: |x1 - x2| <= atol + rtol * |x2|, or equal; NaNs are close to each other only with `equal_nan`."""
     a, c = (wide(n) for n in operands("isclose", x1, x2))
-    apart = b.op("abs", b.op("sub", a, c))
-    room = b.op("mul", b.op("abs", c), b.like(c, rtol))
-    near = b.op("le", apart, b.op("add", room, b.like(c, atol)))
+    apart = b.op("abs", a - c)
+    near = b.op("le", apart, b.op("abs", c) * rtol + atol)
     near = b.op("and", near, _isfinite(c))
     near = b.op("or", near, b.op("eq", a, c))
     if equal_nan:

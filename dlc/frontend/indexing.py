@@ -299,7 +299,7 @@ def wrapped(index: Node, extent: int) -> Node:
     wide = index.dtype is not dtypes.int64 and (index.dtype is not dtypes.int32 or extent >= 1 << 31)
     index = b.cast(index, dtypes.int64) if wide else index
     negative = b.op("lt", index, b.like(index, 0))
-    return b.select(negative, b.op("add", index, b.like(index, extent)), index)
+    return b.select(negative, index + extent, index)
 
 
 def clamped(index: Node, extent: int) -> Node:
@@ -328,7 +328,7 @@ def _linear_index(plan: Plan) -> Node:
     for a, n in zip(plan.arrays, extents, strict=True):
         node = host_constant(a) if isinstance(a, np.ndarray) else b.cast(clamped(a, n), dtypes.int64)
         node = spread(node, shape)
-        out = node if out is None else b.op("add", b.op("mul", out, b.like(out, n)), node)
+        out = node if out is None else out * n + node
     return out
 
 
@@ -530,8 +530,8 @@ def _along(name: str, x: Node, axis: int, indices, shape: tuple[int, ...]) -> No
     for k in range(x.ndim):
         stride = math.prod(x.shape[k + 1 :])
         part = at if k == axis else b.iota(shape, k, dtypes.int64)
-        part = b.op("mul", part, b.like(part, stride)) if stride != 1 else part
-        out = part if out is None else b.op("add", out, part)
+        part = part * stride if stride != 1 else part
+        out = part if out is None else out + part
     return out
 
 

@@ -160,7 +160,7 @@ def outer(x1, x2) -> Tensor:
     if a.ndim != 1 or c.ndim != 1:
         raise ShapeError(f"outer: needs two vectors, got shapes {a.shape} and {c.shape}")
     shape = (a.shape[0], c.shape[0])
-    return wrap(b.op("mul", b.broadcast(a, shape, (0,)), b.broadcast(c, shape, (1,))))
+    return wrap(b.broadcast(a, shape, (0,)) * b.broadcast(c, shape, (1,)))
 
 
 # -- diagonals ------------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def vector_norm(x, *, axis=None, keepdims: bool = False, ord: float = 2) -> Tens
     elif ord == 1:
         out = fold(size, "sum", axes, keepdims)
     elif ord == 2:
-        squares = fold(b.op("mul", w, w), "sum", axes, keepdims)
+        squares = fold(w * w, "sum", axes, keepdims)
         zero = b.op("eq", squares, b.like(squares, 0))
         root = b.op("sqrt", b.select(zero, b.like(squares, 1), squares))
         out = b.select(zero, b.like(squares, 0), root)
@@ -363,7 +363,7 @@ def kron(x1, x2) -> Tensor:
     left = b.broadcast(a, shape, range(0, 2 * a.ndim, 2))
     right = b.broadcast(c, shape, range(1, 2 * a.ndim, 2))
     whole = [m * n for m, n in zip(a.shape, c.shape, strict=True)]
-    return wrap(b.reshape(b.op("mul", left, right), whole))
+    return wrap(b.reshape(left * right, whole))
 
 
 @user_errors

@@ -70,10 +70,10 @@ class Generator:
         node = self.state.node
         key, counter = (b.reshape(b.slice_(node, (k,), (k + 1,), None), ()) for k in (0, 1))
         for number, examples in self._examples():
-            counter = b.op("add", counter, b.op("mul", number, b.like(number, count)))
+            counter = counter + number * count
             count *= examples
         step = host_constant(np.array([0, count], np.uint64))
-        self.state.assign(wrap(b.op("add", node, step)))
+        self.state.assign(wrap(node + step))
         return key, counter
 
     def _examples(self) -> list[tuple[Node, int]]:
@@ -118,7 +118,7 @@ def _threefry(key: Node, counters: Node) -> Node:
 
 def _counters(first: Node, shape: tuple[int, ...]) -> Node:
     line = b.iota((math.prod(shape),), 0, dtypes.uint64)
-    return b.reshape(b.op("add", line, spread(first, line.shape)), shape)
+    return b.reshape(line + spread(first, line.shape), shape)
 
 
 def _draw(shape: tuple[int, ...], generator: Generator | None, key, blocks: int,
@@ -133,7 +133,7 @@ def _draw(shape: tuple[int, ...], generator: Generator | None, key, blocks: int,
         base, first = (generator or default_generator).take(size * blocks)
     out = []
     for k in range(blocks):
-        start = b.op("add", first, b.like(first, k * size)) if k else first
+        start = first + k * size if k else first
         bits = _threefry(base, _counters(start, shape))
         free = placement.several and (device is not None or key is None)
         out.append(placement.pinned(bits, placement.wanted(device)) if free else bits)
@@ -196,7 +196,7 @@ def _unit(x: Node, dtype: DType) -> Node:
     top = b.op("shr", x, b.like(x, 64 - p))
     # through a signed type: machines convert those to floats faster
     whole = b.cast(b.cast(top, dtypes.int64 if p > 31 else dtypes.int32), dtype)
-    return b.op("mul", whole, b.like(whole, 2.0**-p))
+    return whole * 2.0**-p
 
 
 def _open_unit(x: Node, dtype: DType) -> Node:
@@ -204,7 +204,7 @@ def _open_unit(x: Node, dtype: DType) -> Node:
     p = 53 if dtype is dtypes.float64 else 31
     top = b.cast(b.op("shr", x, b.like(x, 64 - p)), dtypes.int64 if p > 31 else dtypes.int32)
     whole = b.cast(top, dtype)
-    return b.op("mul", b.op("add", whole, b.like(whole, 1)), b.like(whole, 2.0**-p))
+    return (whole + 1) * 2.0**-p
 
 
 @user_errors
@@ -231,10 +231,10 @@ def normal(shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator
     # float32 needs 31 and 24 bits: one block has both. float64 takes two blocks.
     angle = x[1] if len(x) > 1 else b.op("shl", x[0], b.like(x[0], 32))
     radius = b.op("log", _open_unit(x[0], work))
-    radius = b.op("sqrt", b.op("mul", radius, b.like(radius, -2)))
+    radius = b.op("sqrt", radius * -2)
     turn = _unit(angle, work)
-    turn = b.op("mul", b.op("sub", turn, b.like(turn, 0.5)), b.like(turn, 2 * math.pi))
-    out = wrap(b.cast(b.op("mul", radius, b.op("cos", turn)), dtype))
+    turn = (turn - 0.5) * (2 * math.pi)
+    out = wrap(b.cast(radius * b.op("cos", turn), dtype))
     out = out if isinstance(std, (int, float)) and std == 1 else multiply(out, std)
     return out if isinstance(mean, (int, float)) and mean == 0 else add(out, mean)
 
@@ -291,7 +291,7 @@ def randint(
     x = _draw(shape_tuple("randint", shape), generator, key, 1, device)[0]
     span = high - low
     x = b.op("mod", x, b.like(x, span)) if span < 1 << 64 else x
-    x = b.op("add", x, b.like(x, low)) if low else x  # modulo 2**64, as two's complement has it
+    x = x + low if low else x  # modulo 2**64, as two's complement has it
     signed = b.make("bitcast", (x,), dtype=dtypes.int64) if dtype.kind == "i" else x
     return wrap(b.cast(signed, dtype))
 

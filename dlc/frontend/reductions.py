@@ -79,17 +79,17 @@ def mean_node(x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
     """The mean of a float node in its compute type."""
     x = wide(x)
     total = fold(x, "sum", axes, keepdims)
-    return b.op("div", total, b.like(total, math.prod(x.shape[a] for a in axes)))
+    return total / math.prod(x.shape[a] for a in axes)
 
 
 def moments(x: Node, axes: tuple[int, ...], correction: float) -> tuple[Node, Node]:
     """(mean, variance), both with `axes` kept, in the compute type: two passes, the second over squared differences."""
     x = wide(x)
     mean = mean_node(x, axes, True)
-    off = b.op("sub", x, b.broadcast_to(mean, x.shape))
-    total = fold(b.op("mul", off, off), "sum", axes, True)
+    off = x - b.broadcast_to(mean, x.shape)
+    total = fold(off * off, "sum", axes, True)
     count = math.prod(x.shape[a] for a in axes) - correction
-    return mean, b.op("div", total, b.like(total, count if count > 0 else 0))
+    return mean, total / (count if count > 0 else 0)
 
 
 def _float_result(name: str, n: Node) -> DType:
@@ -161,9 +161,9 @@ def logsumexp(x, axis=None, *, keepdims: bool = False) -> Tensor:
         top = b.make("stop_gradient", (fold(w, "max", axes, True),))
         finite = b.op("lt", b.op("abs", top), b.like(top, math.inf))
         top = b.select(finite, top, b.like(top, 0))  # all -inf, or an inf: subtracting it would give NaN
-        shifted = b.op("sub", w, b.broadcast_to(top, w.shape))
+        shifted = w - b.broadcast_to(top, w.shape)
         total = fold(b.op("exp", shifted), "sum", axes, True)
-        out = b.cast(b.op("add", b.op("log", total), top), result)
+        out = b.cast(b.op("log", total) + top, result)
     return wrap(out if keepdims else b.reshape(out, [d for k, d in enumerate(n.shape) if k not in axes]))
 
 

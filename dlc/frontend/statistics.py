@@ -43,8 +43,7 @@ def _at_quantile(ordered: Node, nan: Node, q: float) -> Node:
         above = b.reshape(cut(ordered, axis, low + 1, low + 2), nan.shape)
         # weights, not a difference, which would be NaN between infinities of one sign
         same = b.op("eq", value, above)
-        mixed = b.op("add", b.op("mul", value, b.like(value, 1 - part)),
-                     b.op("mul", above, b.like(above, part)))  # fmt: skip
+        mixed = value * (1 - part) + above * part
         value = b.select(same, value, mixed)
     return b.select(nan, b.like(value, math.nan), value)
 

@@ -76,8 +76,27 @@ class Node:
     def __repr__(self) -> str:
         return f"<{self.op} {self.type}>"
 
+    # arithmetic for formulas, of nodes of one type, and of numbers in that type; no broadcasting, no promotion
+    def __add__(self, other: Node | float) -> Node:
+        return _binary("add", self, other)
+
+    def __sub__(self, other: Node | float) -> Node:
+        return _binary("sub", self, other)
+
+    def __mul__(self, other: Node | float) -> Node:
+        return _binary("mul", self, other)
+
+    def __truediv__(self, other: Node | float) -> Node:
+        return _binary("div", self, other)
+
     def __reduce__(self):
         raise TypeError("Graph IR nodes are not picklable; print and parse the graph instead")
+
+
+def _binary(op: str, a: Node, b: Node | float) -> Node:
+    from dlc.ir.build import like  # which needs Node
+
+    return make(op, (a, b if isinstance(b, Node) else like(a, b)))
 
 
 _table: Interned[Node] = Interned()
