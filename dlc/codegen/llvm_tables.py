@@ -30,7 +30,8 @@ entry:
   %counters = getelementptr i64, ptr %frame, i64 {COUNTERS}
   %start = getelementptr i64, ptr @dlc_rows, i64 %first
   %moves = icmp sgt i64 %depth, 0
-  br label %argument
+  %any = icmp sgt i64 %count, 0
+  br i1 %any, label %argument, label %leave
 argument:
   %k = phi i64 [ 0, %entry ], [ %next, %place ]
   %row = phi ptr [ %start, %entry ], [ %after, %place ]

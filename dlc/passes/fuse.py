@@ -307,7 +307,29 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
             g.deps.update(needs)
             groups.append(g)
             home[u.node] = g
+    _take_in_numbers(groups, table, lambda u, g: _join(u, g, enough, in_order, short))
     return Fused(graph, table, _in_order(groups), stored_nodes(graph, groups))
+
+
+def _take_in_numbers(groups: list[Group], table: UnitTable, join: Callable[[Unit, Group], bool]) -> None:
+    """A number that turns out to be used by one group alone is computed there: nobody else waits for it."""
+    order = {u: k for k, u in enumerate(table.units)}
+    for g in [g for g in groups if g.kind in ("map", "rows") and all(u.node.type.size <= 1 for u in g.units)]:
+        users = [h for h in groups if g in h.deps]
+        if len(users) != 1 or users[0].kind not in ("map", "rows"):
+            continue
+        goal = users[0]
+        first, *rest = sorted((*g.units, *goal.units), key=order.__getitem__)
+        both = _new_group(first)
+        if not all(join(u, both) for u in rest):
+            continue
+        both.deps.update((g.deps | goal.deps) - {g})
+        groups.remove(g)
+        groups[groups.index(goal)] = both
+        for h in groups:
+            if goal in h.deps:
+                h.deps.remove(goal)
+                h.deps.add(both)
 
 
 def stored_nodes(graph: Graph, groups: Sequence[Group]) -> set[Node]:

@@ -9,7 +9,7 @@ from dlc.codegen.llvm_expr import EmitError
 from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
 from dlc.codegen.llvm_program import emit_entry, launches
 from dlc.ir.dtypes import float32, int32, uint8
-from dlc.ir.loops import Kernel, axis, cast, const, load, loop, op, store
+from dlc.ir.loops import Kernel, axis, cast, const, load, loop, op, seq, store
 from dlc.ir.program import Launch, Program, Ref, Repeat, Segment, Slot, Workers
 from dlc.passes.memory import plan_memory
 from dlc.runtime.native import Library, compile_object
@@ -54,6 +54,12 @@ def test_two_kernels_and_an_arena(grain, profile):
     times = execute(program, [data], [got], profile)
     assert (got == 6 * data).all()
     assert (times > 0).all() == profile
+
+
+def test_a_kernel_without_arguments():
+    """A sort of nothing."""
+    nothing = kernel("nothing", [], seq())
+    execute(Program("p", (), (), (Launch(nothing, ()),)), [], [])
 
 
 def test_repeats_step_through_slots():

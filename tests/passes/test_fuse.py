@@ -227,8 +227,10 @@ def test_padding_that_leaves_short_runs_is_done_apart():
     check(update(4000, 9, 12), "map: sub[4000,12]*")
 
 
-def test_cross_entropy_that_leaves_labels_out_is_one_pass():
-    """The number of labels that count is known before the losses are; the gradient does not wait for their mean."""
+@pytest.mark.parametrize("derived", [False, True])
+def test_cross_entropy_that_leaves_labels_out_is_one_pass(derived):
+    """The number of labels that count is known before the losses are; the gradient does not wait for their mean.
+    Without a gradient only the mean needs the number, and computes it."""
     n, c = 256, 200
     logits, labels = programs.tensor("x", 16, 16, c), programs.tensor("y", n, dtype=int64)
     x = B.reshape(logits, (n, c))
@@ -245,6 +247,12 @@ def test_cross_entropy_that_leaves_labels_out_is_one_pass():
     weight = B.select(valid, B.broadcast(share, (n,), ()), B.like(losses, 0))
     softmax = B.op("div", power, B.broadcast(total, (n, c), (0,)))
     gradient = B.op("mul", B.op("sub", softmax, B.cast(hot, float32)), B.broadcast(weight, (n, c), (0,)))
+    if not derived:
+        check(Graph((logits, labels), [B.op("div", summed, count)]), """
+            rows 256: max[256] sum[256]* sum[256]*
+            rows: sum[] sum[] div[]*
+        """)
+        return
     check(Graph((logits, labels), [B.op("div", summed, count), gradient]), """
         rows: sum[]* select[256]*
         rows 256: max[256] exp[256,200] sum[256]* sum[256]* mul[256,200]*
