@@ -1,4 +1,5 @@
-"""Simplification rules for sums over axes: what is equal along them is taken out, and deviations from a mean vanish.
+"""Simplification rules for sums over axes: what is equal along them is taken out, and deviations from a mean vanish
+(infinities and NaNs do not).
 
 In the derivative of a normalisation several sums differ by such factors only, and one is of deviations from the mean:
 of three passes over the data two are left, the second of which gives the result.
@@ -16,6 +17,7 @@ from dlc.ir.ops import OPS
 Rule = Callable[[Node], Node | None]
 
 _FACTORS = 6  # of a product, looked at
+_HAND_ON = frozenset(("add", "sub", "mul", "neg", "div", "sqrt", "rsqrt", "reshape", "broadcast"))
 
 
 def _factors(x: Node) -> list[Node]:
@@ -80,24 +82,40 @@ def _product(factors: Sequence[Node]) -> Node:
 
 
 def vanishing_terms(node: Node) -> Node | None:
-    """sum(x + c d) = sum(x) where d are deviations from their mean over the same axes."""
+    """sum(x + c d) = sum(x) where d are deviations from a mean over the same axes. Infinities and NaNs do not vanish:
+    there must be a term in `x` with a factor that they reach, such as a standard deviation of the same values."""
     x, axes = node.inputs[0], node.attrs["axes"]
     if not _is_sum(node) or x.op not in ("add", "sub"):
         return None
     a, b = x.inputs
-    if _sums_to_zero(b, axes):
-        return B.sum_(a, axes)
-    if _sums_to_zero(a, axes):
-        return B.sum_(b if x.op == "add" else B.op("neg", b), axes)
-    return B.like(node, 0) if _is_deviation(x, axes) else None
+    for other, term in ((a, b), (B.op("neg", b) if x.op == "sub" else b, a)):
+        deviation = _deviation(term, axes)
+        if deviation is not None and _remembers(other, deviation, axes):
+            return B.sum_(other, axes)
+    return None
 
 
-def _sums_to_zero(x: Node, axes: Sequence[int]) -> bool:
-    """Is `x` deviations from their mean over `axes`, times what is the same all along these?"""
+def _deviation(x: Node, axes: Sequence[int]) -> Node | None:
+    """The deviations from their mean over `axes` that `x` is, but for factors that are the same all along these."""
     while x.op == "neg":
         x = x.inputs[0]
     inner = [f for f in _factors(x) if without(f, axes) is None]
-    return len(inner) == 1 and _is_deviation(inner[0], axes)
+    return inner[0] if len(inner) == 1 and _is_deviation(inner[0], axes) else None
+
+
+def _remembers(x: Node, deviation: Node, axes: Sequence[int]) -> bool:
+    """Has a term of the sum `x`, not itself deviations, a factor that is NaN where one of these is not finite?"""
+    if x.op in ("add", "sub", "neg"):
+        return any(_remembers(i, deviation, axes) for i in x.inputs)
+    return _deviation(x, axes) is None and any(
+        _knows(c, deviation, axes) for f in _factors(x) if (c := without(f, axes)) is not None)
+
+
+def _knows(c: Node, deviation: Node, axes: Sequence[int], depth: int = 8) -> bool:
+    """Is a sum with the factor `deviation` in `c`, below operations that hand on what is no number?"""
+    if c.op == "reduce":
+        return c.attrs["monoid"] == "sum" and c.attrs["axes"] == tuple(axes) and deviation in _factors(c.inputs[0])
+    return depth > 0 and c.op in _HAND_ON and any(_knows(i, deviation, axes, depth - 1) for i in c.inputs)
 
 
 def _is_deviation(x: Node, axes: Sequence[int]) -> bool:

@@ -56,16 +56,41 @@ def test_half_floats_and_integers_stay():
         assert simplify(graph).outputs[0].op == "reduce"
 
 
+def spread_of(x: Node, axes) -> tuple[Node, Node]:
+    """The deviations of x from its mean over `axes`, and their sum of squares, spread over x's shape."""
+    deviation = B.op("sub", x, mean_of(x, axes))
+    kept = [a for a in range(x.ndim) if a not in axes]
+    return deviation, B.broadcast(B.sum_(B.op("mul", deviation, deviation), axes), x.shape, kept)
+
+
 @pytest.mark.parametrize("axes", [(0, 2), (2,)])
 def test_deviations_vanish(axes):
     x, y, c = tensor("x", *SHAPE), tensor("y", *SHAPE), tensor("c", 3)
-    deviation = B.op("sub", x, mean_of(x, axes))
-    scaled = B.op("mul", deviation, B.broadcast(c, SHAPE, (1,)))
-    before, after = B.op("sub", scaled, B.op("neg", y)), B.op("add", y, scaled)
-    for term in (before, after, B.op("add", before, scaled)):
+    deviation, spread = spread_of(x, axes)
+    scaled, y_scaled = B.op("mul", deviation, B.broadcast(c, SHAPE, (1,))), B.op("mul", y, spread)
+    before, after = B.op("sub", scaled, B.op("neg", y_scaled)), B.op("add", y_scaled, scaled)
+    for term in (before, after, B.op("add", before, scaled), B.op("sub", scaled, y_scaled)):
         new = simple(Graph((x, y, c), [B.sum_(term, axes)]))
-        assert new.outputs[0] is B.sum_(y, axes)
-    assert simple(Graph((x,), [B.sum_(deviation, axes)])).outputs[0].op == "const"
+        assert {n.inputs[0] for n in new.nodes() if n.op == "reduce"} == {x, y, B.op("mul", deviation, deviation)}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("remembered", [False, True])
+def test_what_is_not_finite_stays_seen(bad, remembered):
+    """Deviations that nothing else in the sum knows of stay."""
+    x, y, c = tensor("x", *SHAPE), tensor("y", *SHAPE), tensor("c", 3)
+    deviation, spread = spread_of(x, (0, 2))
+    scaled = B.op("mul", deviation, B.broadcast(c, SHAPE, (1,)))
+    other = B.op("mul", y, B.op("rsqrt", B.op("add", spread, B.like(spread, 1e-5)))) if remembered else y
+    graph = Graph((x, y, c), [B.sum_(B.op("add", other, scaled), (0, 2))])
+    new = simplify(graph)
+    assert any(n.op == "add" and n.shape == SHAPE for n in new.nodes()) != remembered
+    for which in (0, 1):
+        args = [a.copy() for a in arguments(graph)]
+        args[which].reshape(-1)[1] = bad
+        with np.errstate(all="ignore"):
+            (want,), (got,) = graph_interp.evaluate(graph, args), graph_interp.evaluate(new, args)
+        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
 
 
 def test_what_is_no_deviation_stays():
