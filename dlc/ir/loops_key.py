@@ -22,11 +22,37 @@ def kernel_key(kernel: Kernel) -> Hashable:
     return params, writes, body, repr(kernel.schedule), tuple(walk.rows), tuple(walk.buffers.values())
 
 
-class _Walk:
+class Numbering:
+    """Expressions as rows that say nothing of what they are called. Subclasses know the numbers of buffers."""
+
     def __init__(self) -> None:
         self.rows: list[Hashable] = []  # one for each expression met
         self.numbers: dict[Expr, int] = {}
         self.axes: dict[Expr, int] = {}
+
+    def buffer(self, b: Buffer) -> int:
+        raise NotImplementedError
+
+    def expr(self, root: Expr) -> int:
+        """The number of an expression, with a row for it and for everything in it."""
+        numbers = self.numbers
+        for e in inside_out(root, numbers):
+            numbers[e] = len(self.rows)
+            self.rows.append((e.op, e.dtype, self._attr(e), *[numbers[a] for a in e.args]))
+        return numbers[root]
+
+    def _attr(self, e: Expr) -> Hashable:
+        if e.op == "axis":
+            name, extent, _ = e.attr
+            return name, extent, self.axes.setdefault(e, len(self.axes))
+        if e.op == "load":
+            return self.buffer(e.attr)
+        return repr(e.attr) if e.op == "const" else e.attr  # 0.0 and -0.0, nan
+
+
+class _Walk(Numbering):
+    def __init__(self) -> None:
+        super().__init__()
         self.buffers: dict[Buffer, tuple[int, Hashable]] = {}
 
     def part(self, value: Any) -> Hashable:
@@ -48,21 +74,6 @@ class _Walk:
         if found is None:
             found = self.buffers[b] = len(self.buffers), (b.dtype, b.shape, b.space, b.swizzled)
         return found[0]
-
-    def expr(self, root: Expr) -> int:
-        numbers = self.numbers
-        for e in inside_out(root, numbers):
-            numbers[e] = len(self.rows)
-            self.rows.append((e.op, e.dtype, self.attr(e), *[numbers[a] for a in e.args]))
-        return numbers[root]
-
-    def attr(self, e: Expr) -> Hashable:
-        if e.op == "axis":
-            name, extent, _ = e.attr
-            return name, extent, self.axes.setdefault(e, len(self.axes))
-        if e.op == "load":
-            return self.buffer(e.attr)
-        return repr(e.attr) if e.op == "const" else e.attr  # 0.0 and -0.0, nan
 
 
 _FIELDS: dict[type, tuple[str, ...]] = {}

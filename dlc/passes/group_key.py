@@ -11,7 +11,8 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from dlc.ir.graph import Node
-from dlc.ir.loops import Buffer, Expr, inside_out
+from dlc.ir.loops import Buffer, Expr
+from dlc.ir.loops_key import Numbering
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.units import Unit
 
@@ -25,15 +26,16 @@ def group_key(fused: Fused, group: Group) -> tuple[Hashable, list[Node]]:
     return key, walk.nodes
 
 
-class _Walk:
+class _Walk(Numbering):
     def __init__(self, fused: Fused):
+        super().__init__()
         self.fused = fused
         self.nodes: list[Node] = []
-        self.rows: list[Hashable] = []  # one for each expression met
         self._node_numbers: dict[Node, int] = {}
-        self._numbers: dict[Expr, int] = {}
         self._buffers: dict[Buffer, int] = {}
-        self._axes: dict[Expr, int] = {}
+
+    def buffer(self, b: Buffer) -> int:
+        return self._buffers[b]
 
     def node(self, n: Node) -> int:
         k = self._node_numbers.get(n)
@@ -62,22 +64,6 @@ class _Walk:
 
     def exprs(self, found: Iterable[Expr]) -> tuple[int, ...]:
         return tuple(map(self.expr, found))
-
-    def expr(self, root: Expr) -> int:
-        """The number of an expression, with a row for it and for everything in it."""
-        numbers = self._numbers
-        for e in inside_out(root, numbers):
-            numbers[e] = len(self.rows)
-            self.rows.append((e.op, e.dtype, self._attr(e), tuple(numbers[a] for a in e.args)))
-        return numbers[root]
-
-    def _attr(self, e: Expr) -> Hashable:
-        if e.op == "axis":
-            name, extent, _ = e.attr
-            return name, extent, self._axes.setdefault(e, len(self._axes))
-        if e.op == "load":
-            return self._buffers[e.attr]
-        return repr(e.attr) if e.op == "const" else e.attr
 
 
 def _plain(value: Any) -> Hashable:
