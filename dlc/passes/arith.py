@@ -1,11 +1,11 @@
-"""Elementwise shorthands and index arithmetic that the derivative and batching rules are written in."""
+"""Elementwise shorthands, index arithmetic and stacks of casts that derivatives, batching and others are made of."""
 
 from __future__ import annotations
 
 import math
 
 from dlc.ir import build as B
-from dlc.ir.graph import Node, make
+from dlc.ir.graph import Loc, Node, make
 
 
 def add(a: Node, b: Node) -> Node:
@@ -99,3 +99,15 @@ def shift(x: Node, axis: int, by: int, fill: float) -> Node:
     """`x` moved by `by` places along `axis`, what falls off lost and the gap filled with `fill`."""
     low = [by if a == axis else 0 for a in range(x.ndim)]
     return B.pad(x, low, [-v for v in low], value=fill)
+
+
+def base_of_casts(x: Node) -> Node:
+    """The node under a stack of casts."""
+    while x.op == "cast":
+        x = x.inputs[0]
+    return x
+
+
+def with_base(x: Node, base: Node, loc: Loc | None = None) -> Node:
+    """`base` under the casts that stand over the base of `x`."""
+    return B.cast(with_base(x.inputs[0], base, loc), x.dtype, loc) if x.op == "cast" else base

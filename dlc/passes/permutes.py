@@ -15,6 +15,7 @@ from collections.abc import Sequence, Set
 from dlc.ir import build
 from dlc.ir.graph import Graph, Node, TensorType, make, remade
 from dlc.ir.ops import OPS, split_spec
+from dlc.passes.arith import base_of_casts
 from dlc.passes.vjp import map_bodies
 
 Placed = tuple[Node, tuple[int, ...]]  # (core, perm): axis k of the node is axis perm[k] of the core
@@ -274,13 +275,6 @@ def _contract(node: Node, ins: list[Placed]) -> Placed:
             break
     core = build.contract(cores[0], cores[1], f"{labels[0]},{labels[1]}->{order}", node.dtype, node.loc)
     return core, tuple(order.index(x) for x in out)
-
-
-def base_of_casts(x: Node) -> Node:
-    """The node under a stack of casts."""
-    while x.op == "cast":
-        x = x.inputs[0]
-    return x
 
 
 def _channels_last(out: str, windowed: str, other: str, core: Node) -> str:

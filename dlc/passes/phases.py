@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from dlc.ir import build as B
 from dlc.ir.graph import Graph, Node, located, rewrite
 from dlc.ir.ops import split_spec
+from dlc.passes.arith import base_of_casts, with_base
 from dlc.passes.vjp import map_bodies
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -78,10 +79,7 @@ def _split(node: Node, ins: tuple[Node, ...], k: int) -> Node | None:
     """The contraction with its operand number k no longer spread out, or None where it is not."""
     spec = split_spec(node.attrs["spec"])
     mine, theirs, out = spec[k], spec[1 - k], spec[2]
-    casts, seen, other = [], ins[k], ins[1 - k]
-    while seen.op == "cast":
-        casts.append(seen.dtype)
-        seen = seen.inputs[0]
+    seen, other = base_of_casts(ins[k]), ins[1 - k]
     if seen.op != "window" or seen.inputs[0].op != "pad" or seen.inputs[0].attrs["value"] != 0:
         return None
     rank = seen.inputs[0].ndim
@@ -101,9 +99,7 @@ def _split(node: Node, ins: tuple[Node, ...], k: int) -> Node | None:
         theirs = theirs.replace(tap, tap + phase)
         result = result.replace(position, position + phase)
         sizes[position] = a.groups * a.s
-    seen = _gathered(seen, axes)
-    for dtype in reversed(casts):
-        seen = B.cast(seen, dtype)
+    seen = with_base(ins[k], _gathered(seen, axes))
     pair = (seen, other) if k == 0 else (other, seen)
     ins_spec = f"{mine},{theirs}" if k == 0 else f"{theirs},{mine}"
     y = B.contract(*pair, f"{ins_spec}->{result}", node.dtype)

@@ -50,6 +50,15 @@ def without(x: Node, axes: Sequence[int], depth: int = 4) -> Node | None:
     return B.broadcast(B.reshape(src, [src.shape[k] for k in left]), shape, [kept.index(placed[k]) for k in left])
 
 
+def _split(x: Node, axes: Sequence[int]) -> tuple[list[Node], list[Node]]:
+    """The factors of `x` that vary along `axes`, and the others without these."""
+    inner, outer = [], []
+    for f in _factors(x):
+        c = without(f, axes)
+        (inner if c is None else outer).append(f if c is None else c)
+    return inner, outer
+
+
 def _is_sum(node: Node) -> bool:
     return node.attrs["monoid"] == "sum" and node.dtype.is_float and not node.dtype.is_half and 0 not in node.shape
 
@@ -63,10 +72,7 @@ def common_factors(node: Node) -> Node | None:
         return B.op("neg", B.sum_(x.inputs[0], axes))
     if x.op != "mul":
         return None
-    inner, outer = [], []
-    for f in _factors(x):
-        c = without(f, axes)
-        (inner if c is None else outer).append(f if c is None else c)
+    inner, outer = _split(x, axes)
     if not inner or not outer:
         return None
     inner.sort(key=lambda f: f.serial)  # the same product wherever it is met
@@ -99,7 +105,7 @@ def _deviation(x: Node, axes: Sequence[int]) -> Node | None:
     """The deviations from their mean over `axes` that `x` is, but for factors that are the same all along these."""
     while x.op == "neg":
         x = x.inputs[0]
-    inner = [f for f in _factors(x) if without(f, axes) is None]
+    inner, _ = _split(x, axes)
     return inner[0] if len(inner) == 1 and _is_deviation(inner[0], axes) else None
 
 
@@ -107,8 +113,7 @@ def _remembers(x: Node, deviation: Node, axes: Sequence[int]) -> bool:
     """Has a term of the sum `x`, not itself deviations, a factor that is NaN where one of these is not finite?"""
     if x.op in ("add", "sub", "neg"):
         return any(_remembers(i, deviation, axes) for i in x.inputs)
-    return _deviation(x, axes) is None and any(
-        _knows(c, deviation, axes) for f in _factors(x) if (c := without(f, axes)) is not None)
+    return _deviation(x, axes) is None and any(_knows(c, deviation, axes) for c in _split(x, axes)[1])
 
 
 def _knows(c: Node, deviation: Node, axes: Sequence[int], depth: int = 8) -> bool:

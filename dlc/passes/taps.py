@@ -11,6 +11,7 @@ from __future__ import annotations
 from dlc.ir import build as B
 from dlc.ir.graph import Graph, Node, make, rewrite
 from dlc.ir.ops import split_spec
+from dlc.passes.arith import base_of_casts, with_base
 from dlc.passes.trim import cut
 from dlc.passes.vjp import map_bodies
 
@@ -29,10 +30,7 @@ def _cut_taps(node: Node, ins: tuple[Node, ...]) -> Node | None:
     *labels, out = split_spec(node.attrs["spec"])
     operands, changed = list(ins), False
     for k in (0, 1):
-        casts, seen = [], operands[k]
-        while seen.op == "cast":
-            casts.append(seen.dtype)
-            seen = seen.inputs[0]
+        seen = base_of_casts(operands[k])
         if seen.op != "window":
             continue
         rank, kept = seen.inputs[0].ndim, dict[int, tuple[int, int]]()
@@ -42,19 +40,15 @@ def _cut_taps(node: Node, ins: tuple[Node, ...]) -> Node | None:
                 kept[at] = first, last
                 operands[1 - k] = cut(operands[1 - k], labels[1 - k].index(label), first, last)
         if kept:
-            operands[k], changed = _with_taps(seen, kept), True
-            for dtype in reversed(casts):
-                operands[k] = B.cast(operands[k], dtype, seen.loc)
+            operands[k], changed = with_base(operands[k], _with_taps(seen, kept), seen.loc), True
     return make("contract", operands, node.loc, **node.attrs) if changed else None
 
 
 def useful_taps(window: Node, at: int) -> tuple[int, int]:
     """Tap axis number `at` of a window: the range of taps outside of which all elements are padding with zeros. It is
     all taps where there is no such padding, or nothing else."""
-    a, x = window.attrs, window.inputs[0]
+    a, x = window.attrs, base_of_casts(window.inputs[0])
     axis, size, stride, dilation = (a[name][at] for name in ("axes", "sizes", "strides", "dilations"))
-    while x.op == "cast":
-        x = x.inputs[0]
     if x.op != "pad" or x.attrs["value"] != 0 or a["axes"].count(axis) > 1:
         return 0, size
     start = x.attrs["low"][axis]
