@@ -530,10 +530,16 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     accesses = _accesses(step.kernel)
     reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
     writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
-    if len({x.place for x in writes}) != 1 or {x.place for x in reads} - {x.place for x in writes}:
+    # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
+    if not writes or any(a.place is not b.place and _together(a, b) for a in writes for b in writes):
         return False
-    return not any(r.order > w.order and (strict or r.nest is not w.nest) and _together(r, w)
-                   for r in reads for w in writes)
+    for r in reads:
+        along = [w for w in writes if _together(r, w)]
+        if not along or any(w.place is not r.place for w in along):
+            return False
+        if any(r.order > w.order and (strict or r.nest is not w.nest) for w in along):
+            return False
+    return True
 
 
 class _Access(NamedTuple):

@@ -34,3 +34,15 @@ def test_an_update_waits_for_the_readers_of_the_old_value():
 
 def test_an_update_that_a_reader_of_the_old_value_needs_is_made_aside():
     assert launches(True)[-1].startswith("copy")
+
+
+def test_an_update_by_whole_tiles_and_narrow_ones():
+    """Both branches of the kernel read what they write, and nothing else."""
+    w, x, y = (param(TensorType(float32, s), n) for n, s in zip("wxy", ((50, 100), (96, 50), (96, 100)), strict=True))
+    graph = Graph([w, x, y], [b.op("sub", w, b.contract(x, y, "bm,bn->mn"))])
+    program = plan_memory(build_program(graph, ((0, 0),), host.detect(), "step"))
+    assert not any("copy" in s.kernel.name for s in program.steps)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(p.shape).astype(np.float32) for p in graph.params]
+    (want,), (got,) = evaluate(graph, arrays), run_program(program, arrays)
+    np.testing.assert_allclose(got, want, 1e-4, 1e-4)
