@@ -389,9 +389,9 @@ def _time(call: Callable[[], Any], wait: Callable[[], None]) -> tuple[float, flo
 def _slowest(function: Any, entry: Any, arguments: list[Any], top: int) -> list[dict[str, Any]]:
     """The slowest kernels of a step, each run alone between two events."""
     from dlc.inspect.launches import lines, work
-    from dlc.runtime import driver
+    from dlc.runtime import programs
 
-    executable = driver.compile_graph(entry.graph, entry.donate, function.name, device=entry.device, profile=True,
+    executable = programs.compile_graph(entry.graph, entry.donate, function.name, device=entry.device, profile=True,
                                       tf32=_tf32())
     kept, entry.executable = entry.executable, executable
     for _ in range(3):

@@ -19,11 +19,9 @@ from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.schedule_blocks import turn
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
-from dlc.ir.custom import kernel_of
 from dlc.ir.errors import DeviceError
 from dlc.ir.graph import Graph, Node, TensorType, make, param, unique
 from dlc.ir.loops import Buffer, Kernel
-from dlc.ir.loops_guard import for_gpu
 from dlc.ir.loops_key import kernel_key
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
 from dlc.passes.arith import add
@@ -34,7 +32,6 @@ from dlc.passes.group_key import group_key
 from dlc.passes.layout import layout
 from dlc.passes.lower import Lowered, lower_map
 from dlc.passes.lower_contract import lower_contract
-from dlc.passes.lower_gpu_layout import gpu_layout
 from dlc.passes.lower_ordered import lower_ordered
 from dlc.passes.lower_rows import lower_rows
 from dlc.passes.phases import split_phases
@@ -95,6 +92,8 @@ def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
 def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with contractions and reductions in forms that the target's schedules run well."""
     if isinstance(target, GpuTarget):
+        from dlc.passes.lower_gpu_layout import gpu_layout  # programs for a CPU need none of it
+
         return gpu_layout(graph, target)
     graph = split_phases(trim_contractions(graph))
     return layout(graph, tile_rule(target), threads_min_tasks(target), target.has_avx512bf16)
@@ -295,12 +294,16 @@ class _Builder:
         args = [self.ref(memory_of(i), refs) for i in node.inputs] + self.results(node, refs, fused)
         if all(t.size == 0 for t in node.type):
             return []
+        from dlc.ir.custom import kernel_of  # few programs have one
+
         kernel = kernel_of(node.attrs["kernel"])
         if node.loc is not None:
             kernel = replace(kernel, locs=(node.loc,))
         return [self.custom_launch(kernel, tuple(args))]
 
     def custom_launch(self, kernel: Kernel, args: tuple[Ref, ...]) -> Launch:
+        from dlc.ir.loops_guard import for_gpu
+
         if for_gpu(kernel):
             at = "".join(f"\n  at {loc}" for loc in kernel.locs)
             raise DeviceError(f"custom kernel {kernel.name} has grid or lane loops, which are for GPUs; on a CPU its "

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from dlc.codegen import schedule as schedules
 from dlc.codegen.target import CpuTarget
-from dlc.codegen.tuned import Tuned, kernel_key
+from dlc.codegen.tuned import Tuned
+from dlc.codegen.tuned_text import kernel_key
 from dlc.ir import schedule
 from dlc.ir.graph import Node
 from dlc.ir.loops import Kernel

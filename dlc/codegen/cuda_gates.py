@@ -7,21 +7,8 @@ pointers, which the host makes for the address that it passes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from dlc.codegen.tensor_map import TensorMap
 from dlc.ir.loops import Arrive, Buffer, Bulk, Kernel, View, walk
-
-
-class TensorMap(NamedTuple):
-    """What the host needs to make a tensor map: the kernel's parameter `param` seen as a tensor of `dtype`."""
-
-    param: int
-    dtype: str
-    start: int
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-    box: tuple[int, ...]
-    swizzled: bool
 
 
 def tensor_maps(kernel: Kernel) -> dict[tuple[Buffer, View, bool], TensorMap]:

@@ -236,7 +236,7 @@ def compiled(
         if found is not None:
             _executables.move_to_end(key)
             return found
-    from dlc.runtime.driver import compile_graph
+    from dlc.runtime.programs import compile_graph
 
     found = compile_graph(graph, donate, graph.name, device=device, tune=tune, tf32=tf32)
     with _cache_lock:

@@ -17,8 +17,8 @@ from dlc.ir.errors import TraceError
 from dlc.ir.graph import Graph
 from dlc.ir.loops import Kernel
 from dlc.ir.program import Program
-from dlc.runtime import devices, driver
-from dlc.runtime.executable import Interpreted
+from dlc.runtime import devices, programs
+from dlc.runtime.interpreted import Interpreted
 
 if TYPE_CHECKING:
     from dlc.frontend.jit import JitFunction
@@ -95,7 +95,7 @@ class Lowered:
         State that it updates is updated. Raises TraceError where it is interpreted.
         """
         entry, call = self._entry, self._call
-        executable = driver.compile_graph(entry.graph, entry.donate, self.name, device=entry.device, profile=True,
+        executable = programs.compile_graph(entry.graph, entry.donate, self.name, device=entry.device, profile=True,
                                           tune=self._tuned, tf32=self._tf32)
         if isinstance(executable, Interpreted) or executable.times is None:
             raise TraceError("there is nothing to profile under DLC_INTERPRET=1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,8 @@ from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import loops
 from dlc.ir.loops import Kernel
 from dlc.ir.program import Program
-from dlc.runtime import cache, cuda_modules, cuda_plan
+from dlc.runtime import cuda_modules, cuda_stored, cuda_translate
 from dlc.runtime.cuda_executable import CudaExecutable
-from dlc.runtime.cuda_plan import Plan
 
 
 def modules_of(program: Program) -> list[list[Kernel]]:
@@ -37,51 +35,14 @@ def load(program: Program, target: GpuTarget, index: int, key: str, profile: boo
     modules = modules_of(program)
     texts = sources(modules, target)
     watch("cuda", "\n".join(texts))
-    plan = cuda_plan.translate(program, modules)
+    plan = cuda_translate.translate(program, modules)
     code = cuda_modules.cubins(texts, target.arch)
     watch("cubin", code)
     if key:
-        cache.default().put(key, pack(plan, code))
+        cuda_stored.keep(key, plan, code)
     executable = CudaExecutable(plan, code, index, program, profile)
     watch("load", executable)
     return executable
-
-
-def program_key(what: str, target: GpuTarget, compiler: str) -> str:
-    """Everything that a program's machine code depends on; `what` says it of the graph."""
-    options = " ".join(cuda_modules.OPTIONS)
-    return f"cuda-nvrtc{cuda_modules.version()}-{target.key()}-{options}-{compiler}-{what}"
-
-
-def from_cache(key: str, index: int) -> CudaExecutable | None:
-    """The executable stored under `key`, or None."""
-    data = cache.default().get(key)
-    if data is None:
-        return None
-    try:
-        plan, code = unpack(data)
-    except (ValueError, TypeError, IndexError):
-        return None  # a damaged entry: compile again
-    return CudaExecutable(plan, code, index)
-
-
-def pack(plan: Plan, code: list[bytes]) -> bytes:
-    """A plan and its modules as one entry of the disk cache: a line of JSON, then the modules."""
-    head = json.dumps({"plan": cuda_plan.encode(plan), "modules": [len(c) for c in code]}, separators=(",", ":"))
-    return head.encode() + b"\n" + b"".join(code)
-
-
-def unpack(data: bytes) -> tuple[Plan, list[bytes]]:
-    """What was packed. Raises ValueError, TypeError or IndexError for damaged data."""
-    head, _, rest = data.partition(b"\n")
-    found = json.loads(head)
-    code, at = [], 0
-    for size in found["modules"]:
-        code.append(rest[at : at + size])
-        at += size
-    if at != len(rest):
-        raise ValueError("the modules are cut short")
-    return cuda_plan.decode(found["plan"]), code
 
 
 def _weight(kernel: Kernel) -> float:

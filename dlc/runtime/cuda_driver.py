@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlc.codegen.cuda_gates import TensorMap
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.tensor_map import TensorMap
 from dlc.ir.errors import DeviceError
 from dlc.runtime import cuda_maps
 from dlc.runtime.cuda_device import INSTALL, Card, arch_name

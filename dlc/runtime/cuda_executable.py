@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlc.codegen.cuda_gates import TensorMap
+from dlc.codegen.tensor_map import TensorMap
 from dlc.ir.errors import DeviceError
 from dlc.ir.program import Program
 from dlc.runtime import cuda_maps, cuda_memory, cuda_order

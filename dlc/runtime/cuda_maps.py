@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from dlc.codegen.cuda_gates import TensorMap
+from dlc.codegen.tensor_map import TensorMap
 from dlc.ir import dtypes
 from dlc.ir.errors import DeviceError
 

@@ -11,7 +11,7 @@ from dlc.ir.graph import Graph
 from dlc.ir.schedule import Schedule
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import Lowered
-from dlc.runtime import cuda_compile, cuda_modules, cuda_plan, driver
+from dlc.runtime import cuda_compile, cuda_modules, cuda_stored, cuda_translate
 from dlc.runtime.cuda_executable import CudaExecutable
 from dlc.runtime.devices import index_of
 from dlc.runtime.search import Subject
@@ -39,7 +39,7 @@ class GpuSession(Session):
         modules = [t.program.kernels() for t in made]
         codes = cuda_modules.cubins(cuda_compile.sources(modules, self.gpu), self.gpu.arch)
         for t, kernels, code in zip(made, modules, codes, strict=True):
-            plan = cuda_plan.translate(t.program, [kernels])
+            plan = cuda_translate.translate(t.program, [kernels])
             t.executable = CudaExecutable(plan, [code], index_of(self.device), t.program, True)
 
     def contractions(self, graph: Graph, known: set[str]) -> Sequence[Subject]:
@@ -67,4 +67,4 @@ class GpuSession(Session):
         return 1
 
     def key(self, kind: str, what: str, threads: int) -> str:
-        return cuda_compile.program_key(f"{kind} {what}", self.gpu, driver.compiler_version())
+        return cuda_stored.key(f"{kind} {what}", self.gpu)

@@ -1,4 +1,5 @@
-"""The compile driver: the whole compiler as one list of passes. Read this file first.
+"""The compile driver: the whole compiler as one list of passes. Read this file first. (`programs.py` comes here for
+what is not in the disk cache.)
 
     trace           (frontend) the user's function as a Graph
     operations      what the target has one kernel for (attention on a GPU) becomes one node
@@ -18,16 +19,10 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import itertools
-import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlc.codegen import llvm_kernel
 from dlc.codegen.build import build_program, target_layout, target_operations
@@ -36,10 +31,8 @@ from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.llvm_kernel import symbol
 from dlc.codegen.llvm_program import emit_entry
 from dlc.codegen.target import CpuTarget
-from dlc.ir.graph import Graph, structure
-from dlc.ir.graph_verify import verify as verify_graph
+from dlc.ir.graph import Graph
 from dlc.ir.loops import Kernel
-from dlc.ir.loops_verify import verify as verify_kernel
 from dlc.ir.program import Program
 from dlc.passes.beside import side_by_side
 from dlc.passes.blocks import cut_blocks
@@ -50,13 +43,12 @@ from dlc.passes.simplify import simplify
 from dlc.passes.simplify_windows import lower_unwindow
 from dlc.passes.taps import drop_taps
 from dlc.passes.vjp import expand as differentiate
-from dlc.runtime import cache, cuda_compile, cuda_device, host, native, threads
-from dlc.runtime.collector import no_collection
-from dlc.runtime.cuda_executable import CudaExecutable
-from dlc.runtime.devices import index_of
-from dlc.runtime.executable import Executable, Frame, Interpreted
+from dlc.runtime import native, stored, threads
+from dlc.runtime.executable import Executable, Frame
+from dlc.runtime.programs import Observer
 
-Observer = Callable[[str, Any, float], None]  # (stage, its result, seconds)
+if TYPE_CHECKING:
+    from dlc.runtime.cuda_executable import CudaExecutable
 
 GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
     ("taps", drop_taps),
@@ -69,66 +61,37 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
 )
 
 
-def compile_graph(graph: Graph, donate: tuple[tuple[int, int], ...] = (), name: str = "main", *,
-                  target: CpuTarget | None = None, device: str = "cpu", profile: bool = False,
-                  observe: Observer | None = None, tune: bool = False,
-                  tf32: bool = False) -> Executable | CudaExecutable | Interpreted:
-    """Compile `graph` for `device`. `donate` pairs (parameter, output) say which outputs are written into which
-    parameter's buffer. `tune` measures schedules for its kernels first, unless that was done before. `tf32` lets a
-    GPU's matrix unit multiply float32.
-
-    `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), memory,
-    objects, load; the disk cache is not asked then.
-    """
-    if os.environ.get("DLC_INTERPRET") == "1":
-        return Interpreted(differentiate(graph), donate, device)
-    machine = (target or host.detect()) if device == "cpu" else cuda_device.gpu_target(index_of(device))
-    if isinstance(machine, GpuTarget):
-        machine = replace(machine, tf32=tf32)
-    if tune:
-        from dlc.runtime import tuning  # compiles small programs itself
-
-        machine = tuning.tuned_target(graph, machine, name, device)
-    with no_collection():
-        if isinstance(machine, GpuTarget):
-            return _compile_for_gpu(graph, donate, name, machine, index_of(device), profile, observe)
-        return _compile_for_cpu(graph, donate, name, machine, profile, observe)
-
-
-def _compile_for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget, profile: bool,
-                     observe: Observer | None) -> Executable:
-    key = ""
-    if observe is None and not profile:
-        key = program_key(graph, donate, target)
-        found = from_cache(key)
-        if found is not None:
-            return found
+def for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget, key: str, profile: bool,
+            observe: Observer | None) -> Executable:
+    """Compile for a CPU, and keep the machine code in the disk cache under `key`, if there is one."""
     watch = _Watch(observe, os.environ.get("DLC_VERIFY") == "1")
     code = MachineCode(target)
     program = lower(graph, donate, name, target, watch, code.kernel)
     objects = code.finish(program, profile)
     watch("objects", objects)
-    frame = Frame.of(program)
+    frame = frame_of(program)
     if key:
-        head = json.dumps([*frame, [len(o) for o in objects]]).encode()
-        cache.default().put(key, b"\n".join((head, b"".join(objects))))
+        stored.keep(key, frame, objects)
     library = native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",))
     watch("load", library)
     return Executable(frame, library, program, profile)
 
 
-def _compile_for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: GpuTarget, index: int,
-                     profile: bool, observe: Observer | None) -> CudaExecutable:
+def for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: GpuTarget, index: int, key: str,
+            profile: bool, observe: Observer | None) -> CudaExecutable:
     """The same for a GPU: CUDA C instead of LLVM IR from the same kernels' other schedules."""
-    key = ""
-    if observe is None and not profile:
-        key = program_key(graph, donate, target)
-        found = cuda_compile.from_cache(key, index)
-        if found is not None:
-            return found
+    from dlc.runtime import cuda_compile
+
     watch = _Watch(observe, os.environ.get("DLC_VERIFY") == "1")
     program = lower(graph, donate, name, target, watch)
     return cuda_compile.load(program, target, index, key, profile, watch)
+
+
+def frame_of(program: Program) -> Frame:
+    """What a call needs to know of a program."""
+    into = {output: param for param, output in program.donate}
+    sizes = tuple(t.nbytes for t in program.output_types)
+    return Frame(tuple(into.get(k, -1) for k in range(len(sizes))), sizes, program.arena_bytes)
 
 
 class MachineCode:
@@ -156,42 +119,6 @@ class MachineCode:
         self.flush()
         self.pool.submit(emit_entry_module(program, self.target, profile))
         return self.pool.results()
-
-
-@functools.cache
-def compiler_version() -> str:
-    """A digest of the compiler's own source: a changed compiler never runs what another one left in the cache."""
-    root = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for folder in ("ir", "passes", "codegen", "runtime"):
-        for path in sorted((root / folder).glob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: CpuTarget | GpuTarget) -> str:
-    """Everything that a program's machine code depends on."""
-    if isinstance(target, GpuTarget):
-        what = repr((structure(graph), donate)) + target.tuned.digest
-        return cuda_compile.program_key(what, target, compiler_version())
-    what = repr((structure(graph), donate, target.threads)) + target.tuned.digest
-    return native.object_key(what, target, opt_level=llvm_kernel.OPT_LEVEL, passes=compiler_version())
-
-
-def from_cache(key: str) -> Executable | None:
-    """The executable stored under `key`, or None."""
-    data = cache.default().get(key)
-    if data is None:
-        return None
-    head, _, code = data.partition(b"\n")
-    try:
-        into, sizes, arena, lengths = json.loads(head)
-        ends = list(itertools.accumulate(lengths))
-        objects = [code[end - n : end] for end, n in zip(ends, lengths, strict=True)]
-        return Executable(Frame(tuple(into), tuple(sizes), arena),
-                          native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",)))
-    except (ValueError, native.LinkError):
-        return None  # a damaged entry: compile again
 
 
 def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget | GpuTarget,
@@ -245,8 +172,12 @@ class _Watch:
         if self.observe is not None:
             self.observe(stage, result, time.perf_counter() - self.last)
         if self.check and isinstance(result, Graph):
+            from dlc.ir.graph_verify import verify as verify_graph
+
             verify_graph(result, stage)
         if self.check and stage == "program":
+            from dlc.ir.loops_verify import verify as verify_kernel
+
             for k in result.kernels():
                 verify_kernel(k, stage)
         self.last = time.perf_counter()

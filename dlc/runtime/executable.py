@@ -6,16 +6,13 @@ import ctypes
 from array import array
 from collections import deque
 from struct import pack
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from dlc.codegen.llvm_program import launches
-from dlc.ir.graph import Graph
-from dlc.ir.program import Program
-from dlc.runtime import devices
 from dlc.runtime.memory import Buffer, allocate
 from dlc.runtime.native import Library
+
+if TYPE_CHECKING:
+    from dlc.ir.program import Program
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
 _PROFILED = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
@@ -28,12 +25,6 @@ class Frame(NamedTuple):
     into: tuple[int, ...]
     output_bytes: tuple[int, ...]
     arena_bytes: int
-
-    @classmethod
-    def of(cls, program: Program) -> Frame:
-        into = {output: param for param, output in program.donate}
-        sizes = tuple(t.nbytes for t in program.output_types)
-        return cls(tuple(into.get(k, -1) for k in range(len(sizes))), sizes, program.arena_bytes)
 
 
 class Executable:
@@ -48,6 +39,8 @@ class Executable:
         self.times: array | None = None
         address = library.address("dlc_entry")
         if profile:
+            from dlc.codegen.llvm_program import launches
+
             assert program is not None
             self.times = array("q", bytes(8 * max(1, len(launches(program)))))
             entry, times = _PROFILED(address), self.times.buffer_info()[0]
@@ -72,23 +65,4 @@ class Executable:
             arena = allocate(self.arena_bytes)
         self._call(slots, arena.address)
         self._arenas.append(arena)
-        return out
-
-
-class Interpreted:
-    """Runs a graph by the reference interpreter instead (`DLC_INTERPRET=1`): the oracle for everything compiled."""
-
-    def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str = "cpu"):
-        self.graph, self.device = graph, device
-        self.into = {output: param for param, output in donate}
-
-    def run(self, buffers: list[Buffer]) -> list[Buffer]:
-        from dlc.ir.graph_interp import evaluate
-
-        params = [devices.read(b, p.shape, p.dtype.np).copy() for b, p in zip(buffers, self.graph.params, strict=True)]
-        out = []
-        for k, (value, node) in enumerate(zip(evaluate(self.graph, params), self.graph.outputs, strict=True)):
-            buffer = buffers[self.into[k]] if k in self.into else devices.allocate(node.type.nbytes, self.device)
-            devices.write(buffer, np.asarray(value, node.dtype.np).reshape(node.shape))
-            out.append(buffer)
         return out

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dlc.codegen import tuned
+from dlc.codegen import tuned_text
 from dlc.codegen.candidates import MOST
 from dlc.ir.errors import DeviceError
 from dlc.ir.schedule import Schedule
@@ -54,7 +54,7 @@ class Winner:
     settled: tuple[str, ...]
 
     def encode(self) -> bytes:
-        packed = None if self.schedule is None else tuned.pack(self.schedule)
+        packed = None if self.schedule is None else tuned_text.pack(self.schedule)
         return json.dumps([packed, self.places, self.settled]).encode()
 
     @classmethod
@@ -64,7 +64,7 @@ class Winner:
         if not (isinstance(found, list) and len(found) == 3 and all(isinstance(keys, list) for keys in found[1:])
                 and all(isinstance(k, str) for keys in found[1:] for k in keys)):
             raise ValueError("not a winner")
-        return cls(None if found[0] is None else tuned.unpack(found[0]), tuple(found[1]), tuple(found[2]))
+        return cls(None if found[0] is None else tuned_text.unpack(found[0]), tuple(found[1]), tuple(found[2]))
 
 
 def search(subject: Subject, machine: Machine) -> Winner:

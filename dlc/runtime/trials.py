@@ -25,7 +25,7 @@ from dlc.passes.lower import Lowered
 from dlc.passes.memory import plan_memory
 from dlc.passes.units import Unit
 from dlc.runtime import devices, driver, native, threads
-from dlc.runtime.executable import Executable, Frame
+from dlc.runtime.executable import Executable
 from dlc.runtime.memory import Buffer
 
 CALL_NS = 100_000  # a call repeats short kernels until it takes about this long
@@ -121,7 +121,7 @@ def compile_all(trials: Sequence[Trial], target: CpuTarget) -> None:
         codes[-1].flush()
     for t, code in zip(trials, codes, strict=True):
         library = native.Library.load(code.finish(t.program, True), threads.pool_symbols(), ("dlc_entry",))
-        t.executable = Executable(Frame.of(t.program), library, t.program, profile=True)
+        t.executable = Executable(driver.frame_of(t.program), library, t.program, profile=True)
 
 
 def race(entrants: Sequence[Trial], inputs: list[Buffer], deadline: float) -> None:

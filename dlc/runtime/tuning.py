@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from dlc.codegen import candidates, llvm_kernel, tuned
+from dlc.codegen import candidates, tuned_text
 from dlc.codegen import schedule as schedules
 from dlc.codegen.build import LOWER, _Builder, build_program, target_layout
 from dlc.codegen.gpu_target import GpuTarget
@@ -29,7 +29,7 @@ from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_contract import label_sizes
 from dlc.passes.scalarize import reach
-from dlc.runtime import cache, driver, native, search, trials
+from dlc.runtime import cache, driver, native, search, stored, trials
 from dlc.runtime.search import Subject, Winner
 from dlc.runtime.trials import Trial
 
@@ -45,7 +45,7 @@ def tuned_target(graph: Graph, target: Target, name: str, device: str = "cpu") -
     found = _table(graph, target)
     if found is None:
         found = _session(target, name, device).tune(graph)
-        cache.default().put(_table_key(graph, target), tuned.encode(found).encode())
+        cache.default().put(_table_key(graph, target), tuned_text.encode(found).encode())
     return replace(target, tuned=found)
 
 
@@ -64,7 +64,11 @@ def _session(target: CpuTarget | GpuTarget, name: str, device: str) -> Session:
 
 
 def _table_key(graph: Graph, target: CpuTarget | GpuTarget) -> str:
-    return f"table-{driver.program_key(graph, (), target)}"
+    if isinstance(target, CpuTarget):
+        return f"table-{stored.program_key(graph, (), target)}"
+    from dlc.runtime import cuda_stored
+
+    return f"table-{cuda_stored.program_key(graph, (), target)}"
 
 
 def _table(graph: Graph, target: CpuTarget | GpuTarget) -> Tuned | None:
@@ -72,7 +76,7 @@ def _table(graph: Graph, target: CpuTarget | GpuTarget) -> Tuned | None:
     if data is None:
         return None
     try:
-        return tuned.decode(data.decode())
+        return tuned_text.decode(data.decode())
     except ValueError:
         return None  # damaged: measured again
 
@@ -92,7 +96,7 @@ class _Asked(Tuned):
         return True
 
     def contract(self, node: Node) -> Contract | None:
-        self.nodes.setdefault(tuned.contract_key(node), node)
+        self.nodes.setdefault(tuned_text.contract_key(node), node)
         return self.schedule
 
 
@@ -176,7 +180,7 @@ class Session:
         """What is to be tuned of a contraction that runs on `threads` threads. What is computed from parameters in
         `fixed` is packed before the loop that the contraction is in."""
         machine = self.target.with_threads(threads)
-        alone, bases = tuned.alone(node)
+        alone, bases = tuned_text.alone(node)
         unchanging = [k for k, b in enumerate(bases) if _leaves(b) and _leaves(b) <= fixed]
         if len(unchanging) == len(bases):
             unchanging = []
@@ -211,7 +215,7 @@ class Session:
                     continue
                 lowered = self.lower(fused, group, self.choose(fused, group, machine))
                 work = self.work_ns(fused, group, lowered)
-                key = tuned.kernel_key(lowered.kernel)
+                key = tuned_text.kernel_key(lowered.kernel)
                 if key not in seen and work:
                     seen.add(key)
                     yield self.group(fused, group, machine, key, lowered.kernel.name, work)
@@ -259,8 +263,7 @@ class Session:
 
     def key(self, kind: str, what: str, threads: int) -> str:
         """All that a winner depends on."""
-        return native.object_key(f"{kind} {what} {threads}", self.target, opt_level=llvm_kernel.OPT_LEVEL,
-                                 passes=driver.compiler_version())
+        return native.object_key(f"{kind} {what} {threads}", self.target, passes=stored.compiler_version())
 
 
 def _loops(graph: Graph, on_one_thread: bool = False) -> Iterator[tuple[Node, bool]]:

@@ -11,7 +11,8 @@ from dlc.codegen import candidates
 from dlc.codegen import schedule as schedules
 from dlc.codegen.build import LOWER, build_program, target_layout
 from dlc.codegen.choice import Noted
-from dlc.codegen.tuned import Tuned, contract_key, decode, encode, kernel_key
+from dlc.codegen.tuned import Tuned
+from dlc.codegen.tuned_text import contract_key, decode, encode, kernel_key
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.graph import Graph, Node, TensorType, param
@@ -22,8 +23,8 @@ from dlc.ir.schedule import Columns, Contract, Map, Rows
 from dlc.passes.fuse import fuse
 from dlc.passes.units import memory_of, own_outputs
 from dlc.runtime import host
-from dlc.runtime.driver import compile_graph
 from dlc.runtime.memory import as_ndarray, from_array
+from dlc.runtime.programs import compile_graph
 
 TARGET = host.detect().with_threads(2)
 PRODUCTS = [("mk,kn->mn", 37, 50, 45), ("mk,nk->mn", 10, 7, 137), ("km,kn->mn", 33, 3, 21), ("mk,nk->mn", 65, 5, 70)]

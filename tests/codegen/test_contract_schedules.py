@@ -19,8 +19,8 @@ from dlc.ir.program import Launch
 from dlc.ir.schedule import Contract
 from dlc.passes.permutes import sink_permutes
 from dlc.runtime import host
-from dlc.runtime.driver import compile_graph
 from dlc.runtime.memory import allocate, as_ndarray
+from dlc.runtime.programs import compile_graph
 
 LEVELS = [level for level in ("sse2", "avx2", "avx512") if host.detect().vector_bytes >= {"sse2": 16, "avx2": 32}.get(
     level, 64)]

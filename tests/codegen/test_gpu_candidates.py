@@ -13,7 +13,8 @@ from dlc.codegen.build import build_program, target_layout
 from dlc.codegen.candidates import MOST
 from dlc.codegen.cuda_kernel import emit_module
 from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.tuned import Tuned, decode, encode, kernel_key
+from dlc.codegen.tuned import Tuned
+from dlc.codegen.tuned_text import decode, encode, kernel_key
 from dlc.ir import build as b
 from dlc.ir import graph_interp, schedule
 from dlc.ir.dtypes import bfloat16, float32

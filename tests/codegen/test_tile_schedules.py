@@ -24,8 +24,8 @@ from dlc.ir.schedule import Contract
 from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
 from dlc.runtime import driver, threads
-from dlc.runtime.driver import compile_graph
 from dlc.runtime.memory import allocate, as_ndarray
+from dlc.runtime.programs import compile_graph
 from tests.codegen.amx import Unit, emulated
 from tests.codegen.llvm_run import HOST
 from tests.codegen.test_contract_schedules import check, tensor

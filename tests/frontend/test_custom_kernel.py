@@ -17,7 +17,7 @@ from dlc.ir.errors import DeviceError, DlcError, DTypeError, ParseError, ShapeEr
 from dlc.ir.graph import structure
 from dlc.ir.graph_text import parse_graph, print_graph
 from dlc.ir.graph_verify import verify
-from dlc.runtime import driver
+from dlc.runtime import programs
 from tests import fake_gpu
 
 
@@ -292,7 +292,7 @@ def test_interpreted_and_debugged(monkeypatch):
 
 def test_results_of_one_call_are_computed_together(monkeypatch):
     compiled = []
-    monkeypatch.setattr(driver, "compile_graph", lambda g, *a, _f=driver.compile_graph, **k: (compiled.append(g),
+    monkeypatch.setattr(programs, "compile_graph", lambda g, *a, _f=programs.compile_graph, **k: (compiled.append(g),
                                                                                              _f(g, *a, **k))[1])
     out, at = prefix_max(f32(3, 13))
     out.numpy(), at.numpy()

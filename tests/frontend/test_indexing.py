@@ -331,11 +331,11 @@ def test_arrays_of_the_caller_are_read_again():
 @pytest.fixture
 def compiled(monkeypatch):
     """The graphs that are compiled."""
-    from dlc.runtime import driver
+    from dlc.runtime import programs
 
     graphs = []
-    original = driver.compile_graph
-    monkeypatch.setattr(driver, "compile_graph", lambda g, *a, **k: graphs.append(g) or original(g, *a, **k))
+    original = programs.compile_graph
+    monkeypatch.setattr(programs, "compile_graph", lambda g, *a, **k: graphs.append(g) or original(g, *a, **k))
     return graphs
 
 

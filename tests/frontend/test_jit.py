@@ -8,7 +8,7 @@ import pytest
 
 import dlc
 from dlc import nn, optim
-from dlc.runtime import driver
+from dlc.runtime import programs
 
 
 def t(*values, dtype=None, **kw):
@@ -360,8 +360,8 @@ def test_random_numbers_are_new_at_each_call():
 
 def test_equal_graphs_are_compiled_once(monkeypatch):
     count = []
-    original = driver.compile_graph
-    monkeypatch.setattr(driver, "compile_graph", lambda *a, **k: count.append(1) or original(*a, **k))
+    original = programs.compile_graph
+    monkeypatch.setattr(programs, "compile_graph", lambda *a, **k: count.append(1) or original(*a, **k))
     for _ in range(3):
         f = dlc.jit(lambda x: x * 1.03125 + 7)
         f(t(1.0))

@@ -93,18 +93,18 @@ def test_realize_computes_siblings_together(monkeypatch):
 
 
 def test_eager_loops_do_not_recompile():
-    from dlc.runtime import driver
+    from dlc.runtime import programs
 
     count = []
-    original = driver.compile_graph
+    original = programs.compile_graph
     try:
-        driver.compile_graph = lambda *a, **k: count.append(1) or original(*a, **k)
+        programs.compile_graph = lambda *a, **k: count.append(1) or original(*a, **k)
         x = dlc.Tensor([1.0])
         for _ in range(5):
             x = x * 3.25 + 0.125
             x.realize()
     finally:
-        driver.compile_graph = original
+        programs.compile_graph = original
     assert len(count) == 1
 
 

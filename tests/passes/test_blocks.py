@@ -22,7 +22,7 @@ from dlc.passes.inline import prune_scans, remove_markers
 from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify import simplify
 from dlc.passes.vjp import expand
-from dlc.runtime import devices, driver, host
+from dlc.runtime import devices, host, programs
 
 CACHE = 1 << 9  # bytes: tensors of some hundred elements are too large for it
 
@@ -61,7 +61,7 @@ def check(function: Callable, *args: np.ndarray, regions: int | None = None) -> 
     again = parse_graph(print_graph(cut))
     assert print_graph(again, False) == print_graph(cut, False)
     target = replace(host.detect(), l2_bytes=CACHE, threads=2)
-    executable = driver.compile_graph(graph, target=target)
+    executable = programs.compile_graph(graph, target=target)
     buffers = [devices.allocate(a.nbytes, "cpu") for a in args]
     for b, a in zip(buffers, args, strict=True):
         devices.write(b, a)

@@ -15,8 +15,8 @@ from dlc.ir.graph_verify import verify
 from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify_windows import lower_unwindow
 from dlc.runtime import host
-from dlc.runtime.driver import compile_graph
 from dlc.runtime.memory import allocate, as_ndarray
+from dlc.runtime.programs import compile_graph
 from tests.random_graphs import arguments, graphs, integer_graphs
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

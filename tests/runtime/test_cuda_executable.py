@@ -10,7 +10,7 @@ from dlc.ir import dtypes
 from dlc.ir.errors import DeviceError
 from dlc.ir.graph import Graph, TensorType, make, param
 from dlc.ir.graph_interp import evaluate
-from dlc.runtime import cuda_executable, cuda_memory, devices, driver, memory
+from dlc.runtime import cuda_executable, cuda_memory, devices, memory, programs
 from tests import fake_gpu
 from tests.runtime.test_cuda_plan import f32, scan_graph
 
@@ -52,7 +52,7 @@ def arrays_for(graph, seed=0):
 def test_a_graph_from_the_second_call(gpu, monkeypatch, concurrent):
     monkeypatch.setattr(cuda_executable, "CONCURRENT", concurrent)
     graph = layers()
-    executable = driver.compile_graph(graph, device="cuda:0")
+    executable = programs.compile_graph(graph, device="cuda:0")
     launches = executable.plan.launches()
     for call in range(4):
         check(graph, executable, arrays_for(graph, call))
@@ -71,7 +71,7 @@ def test_a_graph_from_the_second_call(gpu, monkeypatch, concurrent):
 
 def test_only_kernels_with_moved_arguments_are_updated(gpu):
     graph = layers()
-    executable = driver.compile_graph(graph, device="cuda:0")
+    executable = programs.compile_graph(graph, device="cuda:0")
     arrays = arrays_for(graph)
     buffers = [on_gpu(a) for a in arrays]
     outs = [check(graph, executable, arrays, buffers) for _ in range(2)]
@@ -88,7 +88,7 @@ def test_donated_state(gpu):
     p, g = f32(300, name="p"), f32(300)
     new = b.op("sub", p, b.op("mul", g, b.like(g, 0.5)))
     graph = Graph((p, g), [b.sum_(new, (0,)), new])
-    executable = driver.compile_graph(graph, ((0, 1),), device="cuda:0")
+    executable = programs.compile_graph(graph, ((0, 1),), device="cuda:0")
     value, step = arrays_for(graph)
     state, fixed = on_gpu(value), on_gpu(step)
     for _ in range(4):
@@ -104,7 +104,7 @@ def test_donated_state(gpu):
 def test_inputs_in_host_memory(gpu):
     x, n, m = f32(64), param(TensorType(dtypes.float64, ())), f32(3000)
     graph = Graph((x, n, m), [b.op("mul", x, b.broadcast_to(b.cast(n, dtypes.float32), (64,))), b.op("neg", m)])
-    executable = driver.compile_graph(graph, device="cuda:0")
+    executable = programs.compile_graph(graph, device="cuda:0")
     arrays = arrays_for(graph)
     x_buffer = on_gpu(arrays[0])
     for value, big, copies in ((2.0, 1.0, 2), (2.0, 2.0, 1), (3.0, 2.0, 2)):
@@ -121,7 +121,7 @@ def test_inputs_in_host_memory(gpu):
 def test_loops(gpu, monkeypatch, limit, reverse):
     monkeypatch.setattr(cuda_executable, "GRAPH_LIMIT", limit)
     graph = scan_graph(9, reverse)
-    executable = driver.compile_graph(graph, device="cuda:0")
+    executable = programs.compile_graph(graph, device="cuda:0")
     for call in range(3):
         check(graph, executable, arrays_for(graph, call))
     assert gpu.calls["graphs"] == (limit > 8)
@@ -141,7 +141,7 @@ def test_nested_loops(gpu, monkeypatch):
     graph = Graph((start, rows), [b.item(loop, 0), b.item(loop, 1)])
     for limit in (20_000, 8):
         monkeypatch.setattr(cuda_executable, "GRAPH_LIMIT", limit)
-        executable = driver.compile_graph(graph, device="cuda:0")
+        executable = programs.compile_graph(graph, device="cuda:0")
         for call in range(2):
             check(graph, executable, arrays_for(graph, call))
 
@@ -149,14 +149,14 @@ def test_nested_loops(gpu, monkeypatch):
 def test_nothing_to_do(gpu):
     x = f32(0, 3)
     graph = Graph((x,), [b.op("exp", x)])
-    executable = driver.compile_graph(graph, device="cuda:0")
+    executable = programs.compile_graph(graph, device="cuda:0")
     for _ in range(2):
         check(graph, executable, arrays_for(graph))
 
 
 def test_threads_take_turns(gpu):
     graph = layers()
-    executable = driver.compile_graph(graph, device="cuda:0")
+    executable = programs.compile_graph(graph, device="cuda:0")
     arrays = [arrays_for(graph, k) for k in range(6)]
     expected = [evaluate(graph, a) for a in arrays]
     failures = []
@@ -179,7 +179,7 @@ def test_threads_take_turns(gpu):
 
 def test_the_arena_is_shared_and_grows(gpu):
     small, large = layers(4, 5), layers(40, 30)
-    a, z = (driver.compile_graph(g, device="cuda:0") for g in (small, large))
+    a, z = (programs.compile_graph(g, device="cuda:0") for g in (small, large))
     for _ in range(3):
         check(small, a, arrays_for(small))
         check(large, z, arrays_for(large), rtol=1e-3)
@@ -203,7 +203,7 @@ def test_out_of_memory_gives_the_arena_back_first(monkeypatch):
 
 def test_profile(gpu):
     graph = scan_graph(5)
-    executable = driver.compile_graph(graph, device="cuda:0", profile=True)
+    executable = programs.compile_graph(graph, device="cuda:0", profile=True)
     check(graph, executable, arrays_for(graph))
     assert executable.program is not None and len(executable.times) >= 2 and all(t > 0 for t in executable.times)
     check(graph, executable, arrays_for(graph))
@@ -214,7 +214,7 @@ def test_segments_are_launches(gpu):
     """One optimizer update of many parameters: a launch for each, of one kernel."""
     params = [f32(k) for k in (5, 21, 300)]
     graph = Graph(params, [b.op("mul", p, b.like(p, 0.5)) for p in params])
-    executable = driver.compile_graph(graph, tuple((k, k) for k in range(3)), device="cuda:0")
+    executable = programs.compile_graph(graph, tuple((k, k) for k in range(3)), device="cuda:0")
     arrays = arrays_for(graph)
     buffers = [on_gpu(a) for a in arrays]
     executable.run(buffers)

@@ -16,7 +16,7 @@ from dlc.ir import schedule
 from dlc.ir.dtypes import bfloat16
 from dlc.ir.errors import DeviceError
 from dlc.ir.graph import Graph, TensorType, make, param
-from dlc.runtime import cuda_maps, cuda_plan, devices, driver
+from dlc.runtime import cuda_maps, cuda_plan, devices, programs
 from tests import fake_gpu
 from tests.runtime.test_cuda_executable import on_gpu
 
@@ -75,7 +75,7 @@ def test_maps_follow_the_addresses(bulk):
     x, w, v = half(16, 64), half(64, 64), half(64, 64)
     y = B.contract(x, w, "ij,jk->ik")
     graph = Graph((x, w, v), [B.contract(y, v, "ij,kj->ik"), B.op("neg", x)])
-    executable = driver.compile_graph(graph, device="cuda:0")
+    executable = programs.compile_graph(graph, device="cuda:0")
     assert [len(f.maps) for f in executable.plan.functions if "contract" in f.name] == [2, 2]
     rng = np.random.default_rng(0)
     arrays = [bits(rng.standard_normal(p.shape)) for p in graph.params]
@@ -101,7 +101,7 @@ def test_rows_of_a_loop_that_are_not_aligned_are_copied_by_threads(bulk, extra, 
     ws, rows = half(64, 64), half(3, 16 * 64 + extra)
     scan = make("scan", (ws, rows), None, body=body, consts=1, carry=0, length=3, reverse=False)
     graph = Graph((ws, rows), [B.item(scan, 0)])
-    executable = driver.compile_graph(graph, device="cuda:0")
+    executable = programs.compile_graph(graph, device="cuda:0")
     assert sum(len(f.maps) for f in executable.plan.functions) == maps
     rng = np.random.default_rng(0)
     arrays = [bits(rng.standard_normal(p.shape)) for p in graph.params]
@@ -113,6 +113,6 @@ def test_rows_of_a_loop_that_are_not_aligned_are_copied_by_threads(bulk, extra, 
 def test_kernels_without_maps_take_pointers_alone(monkeypatch):
     fake_gpu.use(monkeypatch)
     x = half(16, 64)
-    executable = driver.compile_graph(Graph((x,), [B.op("neg", x)]), device="cuda:0")
+    executable = programs.compile_graph(Graph((x,), [B.op("neg", x)]), device="cuda:0")
     (series,) = executable._series
     assert not series._maps.of and len(series.table) == len(series.values)

@@ -9,7 +9,7 @@ from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.graph import Graph, TensorType, make, param
-from dlc.runtime import cuda_compile, cuda_order, cuda_plan, driver
+from dlc.runtime import cuda_order, cuda_plan, cuda_stored, cuda_translate, driver
 from dlc.runtime.cuda_plan import ARENA, CONSTS, Argument, Flat, Loop, Plan, Step
 
 F32 = dtypes.float32
@@ -22,7 +22,7 @@ def f32(*shape, name=""):
 
 def plan_of(graph, donate=()):
     program = driver.lower(graph, donate, "test", TARGET, lambda *_: None)
-    return program, cuda_plan.translate(program, [program.kernels()])
+    return program, cuda_translate.translate(program, [program.kernels()])
 
 
 def scan_graph(length=5, reverse=False):
@@ -72,17 +72,19 @@ def test_plans_survive_the_disk():
     for graph in (scan_graph(), Graph((x := f32(8),), [b.op("neg", x)])):
         _, plan = plan_of(graph)
         assert cuda_plan.decode(json.loads(json.dumps(cuda_plan.encode(plan)))) == plan
-        packed = cuda_compile.pack(plan, [b"abc", b"", b"\n{}"])
-        assert cuda_compile.unpack(packed) == (plan, [b"abc", b"", b"\n{}"])
+        packed = cuda_stored.pack(plan, [b"abc", b"", b"\n{}"])
+        assert cuda_stored.unpack(packed) == (plan, [b"abc", b"", b"\n{}"])
         for damaged in (packed[:-1], b"", b"[]\n", packed[5:]):
             with pytest.raises((ValueError, TypeError, KeyError, IndexError)):
-                cuda_compile.unpack(damaged)
+                cuda_stored.unpack(damaged)
 
 
-def test_cache_keys():
+def test_cache_keys(monkeypatch):
     pytest.importorskip("cupy")  # NVRTC's version is part of the key
+
     def key(target=TARGET, what="graph", compiler="1"):
-        return cuda_compile.program_key(what, target, compiler)
+        monkeypatch.setattr(cuda_stored, "compiler_version", lambda: compiler)
+        return cuda_stored.key(what, target)
 
     keys = [key(), key(GpuTarget.of("sm_80")), key(what="other"), key(compiler="2")]
     assert len(set(keys)) == 4 and key() == key() and all(k.startswith("cuda-nvrtc") for k in keys)

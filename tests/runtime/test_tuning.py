@@ -20,7 +20,7 @@ from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.graph import Graph, TensorType, param
 from dlc.passes.fuse import fuse
-from dlc.runtime import cache, driver, host, search, trials, tuning
+from dlc.runtime import cache, driver, host, search, stored, trials, tuning
 from dlc.runtime.memory import from_array
 
 ROOT = Path(__file__).parent.parent.parent
@@ -153,14 +153,14 @@ def test_winners_become_the_programs_schedules(last_wins):
     assert programs[0] != programs[1]
     assert not any("tuned" in s for s in programs[0])
     assert all(s.endswith(" tuned") for s in programs[1])
-    assert driver.program_key(graph(), (), target) != driver.program_key(graph(), (), TARGET)
+    assert stored.program_key(graph(), (), target) != stored.program_key(graph(), (), TARGET)
     contraction = graph().outputs[0].inputs[0].inputs[0]
     assert target.tuned.contract(contraction) == candidates.contractions(contraction, TARGET)[-1]
 
 
 def test_what_is_not_tuned_is_as_before(searches):
     empty = replace(TARGET, tuned=tuned.Tuned({}, {}))
-    assert driver.program_key(graph(), (), empty) == driver.program_key(graph(), (), TARGET)
+    assert stored.program_key(graph(), (), empty) == stored.program_key(graph(), (), TARGET)
     dlc.jit(lambda x: dlc.exp(x).sum())(dlc.ones((300, 300))).numpy()
     assert not searches
     assert not cache.tuned().stats().entries

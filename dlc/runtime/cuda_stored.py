@@ -1,0 +1,63 @@
+"""Compiled GPU programs in the disk cache: their key, and how they are written and read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from dlc.ir.graph import structure
+from dlc.runtime import cache, cuda_modules, cuda_plan
+from dlc.runtime.cuda_executable import CudaExecutable
+from dlc.runtime.cuda_plan import Plan
+from dlc.runtime.stored import compiler_version
+
+if TYPE_CHECKING:
+    from dlc.codegen.gpu_target import GpuTarget
+    from dlc.ir.graph import Graph
+
+
+def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: GpuTarget) -> str:
+    """Everything that a program's machine code depends on."""
+    return key(repr((structure(graph), donate)) + target.tuned.digest, target)
+
+
+def key(what: str, target: GpuTarget) -> str:
+    """Everything that machine code for `what` depends on."""
+    options = " ".join(cuda_modules.OPTIONS)
+    return f"cuda-nvrtc{cuda_modules.version()}-{target.key()}-{options}-{compiler_version()}-{what}"
+
+
+def keep(key: str, plan: Plan, code: list[bytes]) -> None:
+    """Store a program under `key`."""
+    cache.default().put(key, pack(plan, code))
+
+
+def load(key: str, index: int) -> CudaExecutable | None:
+    """The executable stored under `key`, for GPU `index`, or None."""
+    data = cache.default().get(key)
+    if data is None:
+        return None
+    try:
+        plan, code = unpack(data)
+    except (ValueError, TypeError, IndexError):
+        return None  # a damaged entry: compile again
+    return CudaExecutable(plan, code, index)
+
+
+def pack(plan: Plan, code: list[bytes]) -> bytes:
+    """A plan and its modules as one entry of the disk cache: a line of JSON, then the modules."""
+    head = json.dumps({"plan": cuda_plan.encode(plan), "modules": [len(c) for c in code]}, separators=(",", ":"))
+    return head.encode() + b"\n" + b"".join(code)
+
+
+def unpack(data: bytes) -> tuple[Plan, list[bytes]]:
+    """What was packed. Raises ValueError, TypeError or IndexError for damaged data."""
+    head, _, rest = data.partition(b"\n")
+    found = json.loads(head)
+    code, at = [], 0
+    for size in found["modules"]:
+        code.append(rest[at : at + size])
+        at += size
+    if at != len(rest):
+        raise ValueError("the modules are cut short")
+    return cuda_plan.decode(found["plan"]), code

@@ -1,0 +1,29 @@
+"""Programs run by the reference interpreter instead of compiled code (`DLC_INTERPRET=1`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dlc.ir.graph import Graph
+from dlc.ir.graph_interp import evaluate
+from dlc.passes.vjp import expand
+from dlc.runtime import devices
+from dlc.runtime.memory import Buffer
+
+
+class Interpreted:
+    """Runs a graph by the interpreter: the oracle for everything compiled."""
+
+    def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str = "cpu"):
+        self.graph, self.device = expand(graph), device
+        self.into = {output: param for param, output in donate}
+
+    def run(self, buffers: list[Buffer]) -> list[Buffer]:
+        """One Buffer for each parameter in, one for each output out."""
+        params = [devices.read(b, p.shape, p.dtype.np).copy() for b, p in zip(buffers, self.graph.params, strict=True)]
+        out = []
+        for k, (value, node) in enumerate(zip(evaluate(self.graph, params), self.graph.outputs, strict=True)):
+            buffer = buffers[self.into[k]] if k in self.into else devices.allocate(node.type.nbytes, self.device)
+            devices.write(buffer, np.asarray(value, node.dtype.np).reshape(node.shape))
+            out.append(buffer)
+        return out

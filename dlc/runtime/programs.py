@@ -1,0 +1,85 @@
+"""Executables for graphs: from the disk cache if an earlier process compiled an equal graph, else from the compiler.
+
+Who only runs what is in the cache never imports the compiler (0.3 s): `driver` is imported when something is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dlc.runtime.collector import no_collection
+
+if TYPE_CHECKING:
+    from dlc.codegen.target import CpuTarget
+    from dlc.ir.graph import Graph
+    from dlc.runtime.cuda_executable import CudaExecutable
+    from dlc.runtime.executable import Executable
+    from dlc.runtime.interpreted import Interpreted
+
+Observer = Callable[[str, Any, float], None]  # (stage, its result, seconds)
+Donated = tuple[tuple[int, int], ...]  # (parameter, output) pairs
+
+
+def compile_graph(graph: Graph, donate: Donated = (), name: str = "main", *, target: CpuTarget | None = None,
+                  device: str = "cpu", profile: bool = False, observe: Observer | None = None, tune: bool = False,
+                  tf32: bool = False) -> Executable | CudaExecutable | Interpreted:
+    """Compile `graph` for `device`. `donate` pairs (parameter, output) say which outputs are written into which
+    parameter's buffer. `tune` measures schedules for its kernels first, unless that was done before. `tf32` lets a
+    GPU's matrix unit multiply float32.
+
+    `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), memory,
+    objects, load; the disk cache is not asked then.
+    """
+    if os.environ.get("DLC_INTERPRET") == "1":
+        from dlc.runtime.interpreted import Interpreted
+
+        return Interpreted(graph, donate, device)
+    with no_collection():
+        if device == "cpu":
+            return _for_cpu(graph, donate, name, target, profile, observe, tune)
+        return _for_gpu(graph, donate, name, device, profile, observe, tune, tf32)
+
+
+def _for_cpu(graph: Graph, donate: Donated, name: str, target: CpuTarget | None, profile: bool,
+             observe: Observer | None, tune: bool) -> Executable:
+    from dlc.runtime import host, stored
+
+    machine = _tuned(graph, target or host.detect(), name, "cpu") if tune else target or host.detect()
+    key = ""
+    if observe is None and not profile:
+        key = stored.program_key(graph, donate, machine)
+        found = stored.load(key)
+        if found is not None:
+            return found
+    from dlc.runtime import driver
+
+    return driver.for_cpu(graph, donate, name, machine, key, profile, observe)
+
+
+def _for_gpu(graph: Graph, donate: Donated, name: str, device: str, profile: bool, observe: Observer | None, tune: bool,
+             tf32: bool) -> CudaExecutable:
+    from dlc.runtime import cuda_device, cuda_stored
+    from dlc.runtime.devices import index_of
+
+    index = index_of(device)
+    machine = replace(cuda_device.gpu_target(index), tf32=tf32)
+    if tune:
+        machine = _tuned(graph, machine, name, device)
+    key = ""
+    if observe is None and not profile:
+        key = cuda_stored.program_key(graph, donate, machine)
+        found = cuda_stored.load(key, index)
+        if found is not None:
+            return found
+    from dlc.runtime import driver
+
+    return driver.for_gpu(graph, donate, name, machine, index, key, profile, observe)
+
+
+def _tuned(graph: Graph, machine: Any, name: str, device: str) -> Any:
+    from dlc.runtime import tuning  # compiles small programs itself
+
+    return tuning.tuned_target(graph, machine, name, device)

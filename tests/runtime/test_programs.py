@@ -1,0 +1,37 @@
+"""Where executables come from: the compiler, or the disk cache without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import json, sys
+import numpy as np
+import dlc
+
+@dlc.jit
+def step(x, w):
+    return dlc.value_and_grad(lambda w: dlc.mean((x @ w) ** 2))(w)
+
+loss, gradient = step(dlc.asarray(np.ones((4, 3), np.float32)), dlc.asarray(np.ones((3, 2), np.float32)))
+parts = ("passes.fuse", "codegen.build", "runtime.driver", "ir.loops")
+print(json.dumps([float(loss), gradient.numpy().tolist(), [p for p in parts if f"dlc.{p}" in sys.modules]]))
+"""
+
+
+def test_a_stored_program_needs_no_compiler(tmp_path):
+    """The compiler's modules take longer to import than a small program to load."""
+    environment = {**os.environ, "DLC_CACHE_DIR": str(tmp_path), "DLC_CACHE": "1"}
+
+    def run():
+        command = [sys.executable, "-c", PROGRAM]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    *cold, compiler = run()
+    assert len(compiler) == 4 and cold == [9.0, [[3.0, 3.0]] * 3]
+    *warm, compiler = run()
+    assert warm == cold and compiler == []
