@@ -89,38 +89,82 @@ def _product(factors: Sequence[Node]) -> Node:
 
 def vanishing_terms(node: Node) -> Node | None:
     """sum(x + c d) = sum(x) where d are deviations from a mean over the same axes. Infinities and NaNs do not vanish:
-    there must be a term in `x` with a factor that they reach, such as a standard deviation of the same values."""
+    those of d must reach a term in `x`, such as one with the standard deviation of the same values; factors of `c` that
+    may have others are added, times 0."""
     x, axes = node.inputs[0], node.attrs["axes"]
     if not _is_sum(node) or x.op not in ("add", "sub"):
         return None
     a, b = x.inputs
     for other, term in ((a, b), (B.op("neg", b) if x.op == "sub" else b, a)):
-        deviation = _deviation(term, axes)
-        if deviation is not None and _remembers(other, deviation, axes):
-            return B.sum_(other, axes)
+        deviation, scales = _scaled_deviation(term, axes)
+        if deviation is None:
+            continue
+        inner, outer = _told(other, axes)
+        if any(_knows(c, deviation, axes) for c in outer):
+            hidden = [c for c in scales if not _is_told(c, inner | {deviation}, outer, axes)]
+            total = B.sum_(other, axes)
+            return total + _product(hidden) * 0.0 if hidden else total
     return None
 
 
-def _deviation(x: Node, axes: Sequence[int]) -> Node | None:
-    """The deviations from their mean over `axes` that `x` is, but for factors that are the same all along these."""
+def _scaled_deviation(x: Node, axes: Sequence[int]) -> tuple[Node | None, list[Node]]:
+    """The deviations from their mean over `axes` that `x` is, but for factors that are the same all along these, and
+    these factors."""
     while x.op == "neg":
         x = x.inputs[0]
-    inner, _ = _split(x, axes)
-    return inner[0] if len(inner) == 1 and _is_deviation(inner[0], axes) else None
+    inner, outer = _split(x, axes)
+    return inner[0] if len(inner) == 1 and _is_deviation(inner[0], axes) else None, outer
 
 
-def _remembers(x: Node, deviation: Node, axes: Sequence[int]) -> bool:
-    """Has a term of the sum `x`, not itself deviations, a factor that is NaN where one of these is not finite?"""
+def _told(x: Node, axes: Sequence[int]) -> tuple[set[Node], set[Node]]:
+    """The factors of the terms of the sum `x`, those that vary along `axes` and those that do not: where one of them is
+    not finite, neither is the sum. Deviations are left out: they may vanish themselves."""
     if x.op in ("add", "sub", "neg"):
-        return any(_remembers(i, deviation, axes) for i in x.inputs)
-    return _deviation(x, axes) is None and any(_knows(c, deviation, axes) for c in _split(x, axes)[1])
+        parts = [_told(i, axes) for i in x.inputs]
+        return set().union(*(p[0] for p in parts)), set().union(*(p[1] for p in parts))
+    if _scaled_deviation(x, axes)[0] is not None:
+        return set(), set()
+    inner, outer = _split(x, axes)
+    return set(inner), {_bare(c) for c in outer}
+
+
+def _bare(c: Node) -> Node:
+    """`c` below views that only add or remove axes of one element."""
+    while c.op in ("reshape", "broadcast") and _long(c) == _long(c.inputs[0]):
+        c = c.inputs[0]
+    return c
+
+
+def _long(x: Node) -> list[int]:
+    return [d for d in x.shape if d != 1]
 
 
 def _knows(c: Node, deviation: Node, axes: Sequence[int], depth: int = 8) -> bool:
     """Is a sum with the factor `deviation` in `c`, below operations that hand on what is no number?"""
-    if c.op == "reduce":
-        return c.attrs["monoid"] == "sum" and c.attrs["axes"] == tuple(axes) and deviation in _factors(c.inputs[0])
-    return depth > 0 and c.op in _HAND_ON and any(_knows(i, deviation, axes, depth - 1) for i in c.inputs)
+    if _is_sum_over(c, axes):
+        return deviation in _factors(c.inputs[0])
+    return depth > 0 and c.op in _HAND_ON and any(
+        _long(i) == _long(c) and _knows(i, deviation, axes, depth - 1) for i in c.inputs)
+
+
+def _is_told(c: Node, inner: set[Node], outer: set[Node], axes: Sequence[int], depth: int = 8) -> bool:
+    """Is `c` finite, but for overflow, where those in `inner` and `outer` that belong to it are?"""
+    c = _bare(c)
+    if c.op == "const":
+        return math.isfinite(c.attrs["value"])
+    if c in outer:
+        return True
+    if _is_sum_over(c, axes):
+        return all(f in inner or f.op == "const" and math.isfinite(f.attrs["value"]) for f in _factors(c.inputs[0]))
+    *others, last = c.inputs or (c,)
+    if c.op == "div" and (last.op != "const" or last.attrs["value"] == 0):
+        return False
+    return depth > 0 and c.op in ("add", "sub", "mul", "neg", "div") and all(
+        _is_told(i, inner, outer, axes, depth - 1) for i in (*others, last))
+
+
+def _is_sum_over(x: Node, axes: Sequence[int]) -> bool:
+    return x.op == "reduce" and x.attrs["monoid"] == "sum" and x.attrs["axes"] == tuple(axes)
 
 
 def _is_deviation(x: Node, axes: Sequence[int]) -> bool:

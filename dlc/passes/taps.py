@@ -1,9 +1,9 @@
 """Taps that only ever meet padding go: a 3x3 kernel over a 1x1 image with a border of zeros is a 1x1 kernel.
 
 In contract(window(pad(x)), w) a tap along an axis reads the padded axis at one place for every position of the window.
-Where all of these lie in the zeros around `x` its products are zeros, for all finite weights: the window and `w` are
-cut. This runs before derivatives are taken, so both gradients are the smaller contraction's; what is cut off of `w`
-gets zeros.
+Where all of these lie in the zeros around `x` its products are zeros, for all finite weights (others are left out too,
+as oneDNN and XLA do on CPUs: docs/semantics.md): the window and `w` are cut. This runs before derivatives are taken, so
+both gradients are the smaller contraction's; what is cut off of `w` gets zeros.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Convolutions and their transposes against PyTorch, over strides, paddings, dilations and groups."""
 
+import numpy as np
 import pytest
 
 import dlc
@@ -31,6 +32,17 @@ def test_conv2d(settings, kernel):
 )
 def test_conv1d(settings):
     same_module(nn.Conv1d(4, 6, 3, **settings), torch.nn.Conv1d(4, 6, 3, **settings), [normal(2, 4, 10)])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("extent, reached", [(1, 0), (2, 4), (5, 25)])
+def test_weights_that_only_meet_padding(bad, extent, reached):
+    """docs/semantics.md: those are not multiplied with it; weights that meet the image anywhere are, everywhere."""
+    w = np.ones((4, 3, 3, 3), np.float32)
+    w[2, 0, 0, 0] = bad
+    y = F.conv2d(dlc.ones(1, 3, extent, extent), dlc.asarray(w), padding=1).numpy()
+    assert (~np.isfinite(y[0, 2])).sum() == reached
+    assert np.isfinite(y[0, [0, 1, 3]]).all()
 
 
 TRANSPOSED = [

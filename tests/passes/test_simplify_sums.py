@@ -85,12 +85,54 @@ def test_what_is_not_finite_stays_seen(bad, remembered):
     graph = Graph((x, y, c), [B.sum_(B.op("add", other, scaled), (0, 2))])
     new = simplify(graph)
     assert any(n.op == "add" and n.shape == SHAPE for n in new.nodes()) != remembered
-    for which in (0, 1):
-        args = [a.copy() for a in arguments(graph)]
-        args[which].reshape(-1)[1] = bad
-        with np.errstate(all="ignore"):
-            (want,), (got,) = graph_interp.evaluate(graph, args), graph_interp.evaluate(new, args)
-        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+    for which in range(3):
+        assert_not_finite_alike(graph, new, which, bad)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("told", [False, True])
+def test_coefficients_that_are_not_finite_stay_seen(bad, told):
+    """One that is a factor elsewhere in the sum needs nothing more; others are added, times 0."""
+    x, y, c = tensor("x", *SHAPE), tensor("y", *SHAPE), tensor("c", 3)
+    deviation, spread = spread_of(x, (0, 2))
+    scale = B.broadcast(c, SHAPE, (1,))
+    other = B.op("mul", B.op("mul", y, spread), scale if told else B.like(y, 1.0))
+    graph = Graph((x, y, c), [B.sum_(B.op("sub", other, B.op("mul", scale, deviation)), (0, 2))])
+    new = simple(graph)
+    assert not any(n.op == "sub" and n.shape == SHAPE and deviation in n.inputs for n in new.nodes())
+    assert any(n.op == "mul" and n.shape == (3,) and n.inputs[1].attrs.get("value") == 0 for n in new.nodes()) != told
+    for which in range(3):
+        assert_not_finite_alike(graph, new, which, bad)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_coefficient_of_other_rows_is_not_told(bad):
+    """c by columns, in a term that has c by rows: where one is not finite the other may well be."""
+    x, y, c = tensor("x", 4, 4, 5), tensor("y", 4, 4, 5), tensor("c", 4)
+    deviation, spread = spread_of(x, (2,))
+    other = B.op("mul", B.op("mul", y, spread), B.broadcast(c, x.shape, (0,)))
+    graph = Graph((x, y, c), [B.sum_(B.op("add", other, B.op("mul", B.broadcast(c, x.shape, (1,)), deviation)), (2,))])
+    assert_not_finite_alike(graph, simple(graph), 2, bad)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_the_derivative_of_a_normalisation_keeps_what_is_not_finite(bad, which):
+    x, w, ct = tensor("x", *SHAPE), tensor("w", 3), tensor("ct", *SHAPE)
+    grads = make("vjp", (normalised(x, w), ct, x, w), outputs=1)
+    graph = expand(Graph((x, w, ct), [B.sum_(B.item(grads, 0), (0, 2)), B.item(grads, 1)]))
+    new = simplify(graph)
+    assert sums(new) < sums(graph)
+    assert_not_finite_alike(graph, new, which, bad)
+
+
+def assert_not_finite_alike(graph: Graph, new: Graph, which: int, bad: float) -> None:
+    """Are results finite at the same places in both, where an element of one argument is not?"""
+    args = [a.copy() for a in arguments(graph)]
+    args[which].reshape(-1)[1] = bad
+    with np.errstate(all="ignore"):
+        for want, got in zip(graph_interp.evaluate(graph, args), graph_interp.evaluate(new, args), strict=True):
+            np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
 
 
 def test_what_is_no_deviation_stays():
