@@ -36,11 +36,12 @@ def test_conv1d(settings):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("extent, reached", [(1, 0), (2, 4), (5, 25)])
-def test_weights_that_only_meet_padding(bad, extent, reached):
-    """docs/semantics.md: those are not multiplied with it; weights that meet the image anywhere are, everywhere."""
+def test_weights_that_only_meet_padding(bad, extent, reached, monkeypatch):
+    """docs/semantics.md: they are not multiplied with it; those that meet the image anywhere are, everywhere."""
+    monkeypatch.delenv("DLC_INTERPRET", raising=False)
     w = np.ones((4, 3, 3, 3), np.float32)
     w[2, 0, 0, 0] = bad
-    y = F.conv2d(dlc.ones(1, 3, extent, extent), dlc.asarray(w), padding=1).numpy()
+    y = F.conv2d(dlc.asarray(normal(1, 3, extent, extent)), dlc.asarray(w), padding=1).numpy()
     assert (~np.isfinite(y[0, 2])).sum() == reached
     assert np.isfinite(y[0, [0, 1, 3]]).all()
 
