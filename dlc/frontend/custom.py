@@ -220,7 +220,7 @@ def _inside_rule(deeper: int = 1) -> Iterator[None]:
 def _canonical(kernel: Any) -> str:
     from dlc.ir import custom
     from dlc.ir.loops import Kernel
-    from dlc.ir.loops_text import parse_kernel
+    from dlc.ir.loops_parse import parse_kernel
 
     try:
         if isinstance(kernel, str):

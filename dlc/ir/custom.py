@@ -24,7 +24,8 @@ from dlc.ir.errors import DTypeError, ShapeError
 from dlc.ir.graph import Graph, Node, TensorType
 from dlc.ir.loops import Alloc, Expr, For, Kernel, Stmt, children, exprs, replace_buffers, subexpressions, walk
 from dlc.ir.loops_guard import guard
-from dlc.ir.loops_text import parse_kernel, print_kernel
+from dlc.ir.loops_parse import parse_kernel
+from dlc.ir.loops_text import print_kernel
 from dlc.ir.scalar import SCALAR_OPS
 
 LATER = ("vjp", "jvp", "batching")  # attributes that matter only until derivatives are expanded

@@ -12,7 +12,8 @@ from dlc.cli import main
 from dlc.cli.difference import difference
 from dlc.inspect.stages import GRAPH_STAGES
 from dlc.ir.graph_text import parse_graph, print_graph
-from dlc.ir.loops_text import parse_kernel, print_kernel
+from dlc.ir.loops_parse import parse_kernel
+from dlc.ir.loops_text import print_kernel
 from tests.runtime.test_cuda_modules import HAS_NVRTC
 
 FILE = str(Path(__file__).with_name("example.py"))

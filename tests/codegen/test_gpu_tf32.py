@@ -15,7 +15,8 @@ from dlc.ir.dtypes import float32
 from dlc.ir.graph import Graph
 from dlc.ir.loops import Mma, walk
 from dlc.ir.loops_interp import _tf32
-from dlc.ir.loops_text import parse_kernel, print_kernel
+from dlc.ir.loops_parse import parse_kernel
+from dlc.ir.loops_text import print_kernel
 from dlc.passes import gpu_operands
 from tests.codegen.test_cuda_programs import TARGET, arguments, check, forced, program_of, run_program
 from tests.codegen.test_gpu_convolutions import convolution

@@ -11,7 +11,8 @@ from dlc.ir.graph import Graph, TensorType, param
 from dlc.ir.graph_interp import evaluate
 from dlc.ir.loops import Buffer, Expr, Kernel, Seq, axis, const, load, loop, op, store
 from dlc.ir.loops_interp import run
-from dlc.ir.loops_text import parse_kernel, print_kernel
+from dlc.ir.loops_parse import parse_kernel
+from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_verify import verify
 from tests.codegen.llvm_run import LEVELS, Compiled, kernel, target
 

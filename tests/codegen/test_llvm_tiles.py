@@ -14,7 +14,7 @@ import pytest
 from dlc.codegen.llvm_expr import EmitError
 from dlc.codegen.llvm_kernel import emit_module
 from dlc.ir.loops_interp import run
-from dlc.ir.loops_text import parse_kernel
+from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_verify import verify
 from dlc.runtime.native import Library, assembly, compile_object
 from tests.codegen.amx import Unit, emulated, with_amx

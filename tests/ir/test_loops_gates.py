@@ -10,7 +10,8 @@ from dlc.ir.dtypes import float32, int64
 from dlc.ir.errors import VerifyError
 from dlc.ir.loops import Alloc, Arrive, Await, Buffer, Bulk, If, Kernel, Registers, Seq, Store, Sync, View
 from dlc.ir.loops_interp import InterpError, run
-from dlc.ir.loops_text import parse_kernel, print_kernel
+from dlc.ir.loops_parse import parse_kernel
+from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_verify import verify
 
 STEPS, STAGES, THREADS = 5, 2, 4

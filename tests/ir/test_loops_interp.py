@@ -12,7 +12,8 @@ from dlc.ir.dtypes import float32, int64
 from dlc.ir.graph import TensorType
 from dlc.ir.loops import Buffer, Kernel, axis, const, load, loop, op, store
 from dlc.ir.loops_interp import InterpError, convert, evaluate_expr, fused, operation, run, run_program
-from dlc.ir.loops_text import parse_kernel, print_kernel
+from dlc.ir.loops_parse import parse_kernel
+from dlc.ir.loops_text import print_kernel
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 from dlc.ir.scalar import SCALAR_OPS
 from tests.ir import loops_examples as examples

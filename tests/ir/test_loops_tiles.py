@@ -9,7 +9,8 @@ import pytest
 from dlc.ir.errors import ParseError, VerifyError
 from dlc.ir.loops import canonical
 from dlc.ir.loops_interp import InterpError, dot2, run
-from dlc.ir.loops_text import parse_kernel, print_kernel
+from dlc.ir.loops_parse import parse_kernel
+from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_verify import verify
 
 # x is 12 x 10 bfloat16, w 10 x 16 of them as 5 x 16 pairs; two tiles of 6 rows
