@@ -1,6 +1,7 @@
 """`DLC_TEST_DEVICE=cuda pytest tests/frontend tests/nn tests/optim` runs tests on a GPU: it is the default device.
 
-`fake` is a GPU imitated by the Loop IR interpreter (tests/fake_gpu.py): slow, and needs no GPU.
+Two need no GPU, and are slow: `fake`, where the Loop IR interpreter runs kernels (tests/fake_gpu.py), and `emulated`,
+where their CUDA C runs on the CPU (tests/cuda_on_cpu; `emulated:sm_80`, or `emulated:sm_90a:5` for threads in order 5).
 """
 
 from __future__ import annotations
@@ -25,5 +26,10 @@ def default_device() -> Iterator[None]:
             from tests import fake_gpu
 
             fake_gpu.use(patch)
-        dlc.set_default_device("cuda" if device == "fake" else device)
+        elif device.startswith("emulated"):
+            from tests import cuda_on_cpu
+
+            arch, order = (*device.split(":")[1:], *("sm_90a", "0")[device.count(":"):])
+            cuda_on_cpu.use(patch, cuda_on_cpu.EmulatedGpu(arch=arch, order=int(order), nbytes=1 << 32))
+        dlc.set_default_device("cuda" if device == "fake" or device.startswith("emulated") else device)
         yield

@@ -52,7 +52,7 @@ class Module:
 class Graph:
     def __init__(self, gpu: FakeGpu, index: int, kernels, grids, pointers, after):
         self.gpu, self.index = gpu, index
-        self.kernels, self.pointers, self.after = kernels, pointers, after
+        self.kernels, self.grids, self.pointers, self.after = kernels, grids, pointers, after
         self.arguments = [gpu.arguments(k, at) for k, at in zip(kernels, pointers, strict=True)]
         for k, before in enumerate(after):
             assert all(b < k for b in before)
@@ -68,7 +68,7 @@ class Graph:
         waiting = {k: set(before) for k, before in enumerate(self.after)}
         while waiting:
             ready = max(k for k, before in waiting.items() if not before)
-            self.gpu.interpret(self.kernels[ready], self.arguments[ready])
+            self.gpu.execute(self.kernels[ready], self.grids[ready], self.arguments[ready])
             del waiting[ready]
             for before in waiting.values():
                 before.discard(ready)
@@ -131,8 +131,8 @@ class FakeGpu:
 
     def launch(self, index: int, kernels, grids, pointers) -> None:
         self.calls["kernel launches"] += len(kernels)
-        for k, at in zip(kernels, pointers, strict=True):
-            self.interpret(k, self.arguments(k, at))
+        for k, grid, at in zip(kernels, grids, pointers, strict=True):
+            self.execute(k, grid, self.arguments(k, at))
 
     def graph(self, index: int, kernels, grids, pointers, after) -> Graph:
         self.calls["graphs"] += 1
@@ -155,14 +155,18 @@ class FakeGpu:
             assert value == values[m.param] and place % 64 == 0, "a tensor map of another address"
         return values[: len(kernel.params)]
 
-    def interpret(self, kernel: loops.Kernel, addresses: list[int]) -> None:
+    def extents(self, kernel: loops.Kernel, addresses: list[int]) -> list[int]:
+        """How many elements of each parameter there are."""
         sizes = {}
         for p, address in zip(kernel.params, addresses, strict=True):
             if p.size == 1 and p.dtype.name == "int64" and p not in kernel.writes:
                 sizes[p] = ctypes.c_int64.from_address(address - OFFSET).value
+        return [p.size if p.size != loops.RUNTIME else max(sizes.values(), default=0) for p in kernel.params]
+
+    def execute(self, kernel: loops.Kernel, grid: int, addresses: list[int]) -> None:
+        """Run one launch, by the Loop IR interpreter."""
         arrays = []
-        for p, address in zip(kernel.params, addresses, strict=True):
-            extent = p.size if p.size != loops.RUNTIME else max(sizes.values(), default=0)
+        for p, address, extent in zip(kernel.params, addresses, self.extents(kernel, addresses), strict=True):
             data = (ctypes.c_uint8 * (max(extent, 1) * p.dtype.itemsize)).from_address(address - OFFSET)
             arrays.append(np.frombuffer(data, np.uint8).view(p.dtype.np)[: max(extent, 0)])
         # A kernel that overwrites what it reads reads each element first (see cuda_kernel); statement by statement, as

@@ -1,0 +1,159 @@
+"""A fake GPU whose kernels are the generated CUDA C, compiled as C++ and run by `machine.cpp`."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import platform
+import shutil
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dlc.codegen.cuda_gates import TensorMap
+from dlc.codegen.cuda_kernel import emit_module, launch_shape, symbol
+from dlc.codegen.gpu_target import GpuTarget
+from dlc.ir import dtypes, loops
+from tests import fake_gpu
+from tests.cuda_on_cpu.source import translated
+from tests.fake_gpu import OFFSET, FakeGpu
+
+HERE = Path(__file__).parent
+OPTIONS = ("-std=c++17", "-O1", "-fPIC", "-w", "-fno-strict-aliasing", "-ffp-contract=off",
+           "-ftrivial-auto-var-init=pattern", "-fsanitize=bounds,alignment", "-shared",
+           "-nodefaultlibs")  # the checks' functions are the machine's
+MAP_BYTES = 128
+
+
+class MachineError(Exception):
+    """A kernel that cannot go on, or that touches what is not its own."""
+
+
+def why_not() -> str:
+    """Why this machine cannot run CUDA C, or ""."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return "the emulated GPU switches stacks in x86-64 assembly"
+    return "" if shutil.which("g++") else "the emulated GPU needs g++"
+
+
+@functools.cache
+def folder() -> Path:
+    """Where this process keeps compiled code; it goes when the process ends."""
+    _folders.append(tempfile.TemporaryDirectory(prefix="dlc-cuda-on-cpu-"))
+    return Path(_folders[0].name)
+
+
+_folders: list[tempfile.TemporaryDirectory] = []
+
+
+def _compiler(*arguments: Any) -> None:
+    done = subprocess.run(["g++", *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise MachineError(f"g++ failed:\n{done.stderr[:4000]}")
+
+
+@functools.cache
+def machine() -> ctypes.CDLL:
+    """The library that runs kernels."""
+    path = folder() / "machine.so"
+    _compiler("-std=c++17", "-O2", "-fPIC", "-shared", HERE / "machine.cpp", "-o", path)
+    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    library.gpu_launch.restype = ctypes.c_char_p
+    return library
+
+
+@functools.cache
+def compiled(text: str) -> bytes:
+    """A shared library with the kernels of a CUDA C source. Raises NotEmulated or MachineError."""
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    source, made = folder() / f"{name}.cpp", folder() / f"{name}.so"
+    source.write_text(translated(text))
+    _compiler(*OPTIONS, "-I", HERE, source, "-o", made)
+    return str(made).encode()
+
+
+def library(code: bytes) -> ctypes.CDLL:
+    """What `compiled` made, loaded."""
+    machine()  # first: the others use its functions
+    return ctypes.CDLL(code.decode())
+
+
+class Arguments(NamedTuple):
+    addresses: list[int]
+    maps: bytes
+
+
+class Loaded(NamedTuple):
+    """A kernel in a library."""
+
+    kernel: loops.Kernel
+    run: Any
+
+
+class Module:
+    def __init__(self, gpu: EmulatedGpu, code: bytes):
+        self.gpu, self.library = gpu, library(code)
+
+    def kernel(self, name: str, block: int, shared_bytes: int) -> Loaded:
+        return Loaded(self.gpu.kernels[name], getattr(self.library, f"run_{name}"))
+
+
+class EmulatedGpu(FakeGpu):
+    """`order` of threads and blocks: 0 as they are numbered, 1 the other way round, more: shuffled by this seed.
+    `late`: asynchronous copies and products happen when they are waited for, else at once."""
+
+    def __init__(self, count: int = 2, nbytes: int = 1 << 28, arch: str = "sm_90a", order: int = 0, late: bool = True):
+        super().__init__(count, nbytes, arch)
+        self.order, self.late = order, late
+
+    def load(self, cubin: bytes, index: int) -> Module:
+        return Module(self, cubin)
+
+    def tensor_map(self, spec: TensorMap, address: int) -> bytes:
+        self.calls["maps"] += 1
+        item, rank = dtypes.by_name(spec.dtype).itemsize, len(spec.sizes)
+        rest = (0,) * (5 - rank)
+        assert all(s * item % 16 == 0 for s in spec.strides[:-1]) and (address + spec.start * item) % 16 == 0
+        return struct.pack("<QqBBBB4x5II5q5H", address, spec.start, rank, item, spec.swizzled, spec.param, *spec.sizes,
+                           *rest, 0, *spec.strides, *rest, *spec.box, *rest).ljust(MAP_BYTES, b"\0")
+
+    def arguments(self, loaded: Loaded, at: int) -> Arguments:  # type: ignore[override]
+        kernel = loaded.kernel
+        addresses = super().arguments(kernel, at)
+        count, maps = len(kernel.params), len(launch_shape(kernel).maps)
+        places = (ctypes.c_uint64 * (count + maps)).from_address(at)
+        return Arguments(addresses, b"".join(ctypes.string_at(p, MAP_BYTES) for p in places[count:]))
+
+    def execute(self, loaded: Loaded, grid: int, arguments: Arguments) -> None:  # type: ignore[override]
+        kernel, run = loaded
+        shape, count = launch_shape(kernel), len(kernel.params)
+        extents = self.extents(kernel, arguments.addresses)
+        pointers = (ctypes.c_uint64 * max(count, 1))(*(a - OFFSET for a in arguments.addresses))
+        sizes = (ctypes.c_size_t * max(count, 1))(
+            *(max(n, 0) * p.dtype.itemsize for p, n in zip(kernel.params, extents, strict=True)))
+        written = bytes(p in kernel.writes for p in kernel.params)
+        error = machine().gpu_launch(
+            symbol(kernel).encode(), run, grid, shape.block, shape.shared_bytes, self.order, int(self.late), count,
+            pointers, sizes, written, len(shape.maps), arguments.maps)
+        if error:
+            raise MachineError(error.decode())
+
+
+def use(monkeypatch: Any, gpu: EmulatedGpu | None = None) -> EmulatedGpu:
+    """Put an emulated GPU in place for one test."""
+    from dlc.runtime import cuda_compile, cuda_modules
+
+    gpu = gpu or EmulatedGpu()
+    fake_gpu.use(monkeypatch, gpu)
+
+    def sources(modules: list[list[loops.Kernel]], target: GpuTarget) -> list[str]:
+        for kernels in modules:
+            gpu.learn(kernels)
+        return [emit_module(kernels, target) for kernels in modules]
+
+    monkeypatch.setattr(cuda_compile, "sources", sources)
+    monkeypatch.setattr(cuda_modules, "cubin", lambda text, arch: compiled(text))
+    return gpu
