@@ -37,3 +37,7 @@ class VerifyError(DlcError):
 
 class ParseError(DlcError, ValueError):
     """Text that is not valid IR; names the line."""
+
+
+class InterpError(DlcError):
+    """A kernel that did what no kernel may: an access outside a buffer, or a read of what was never written."""

@@ -15,7 +15,7 @@ from collections import defaultdict
 import numpy as np
 
 from dlc.codegen.target import CpuTarget
-from dlc.ir.loops_interp import dot2
+from dlc.ir.loops_values import dot2
 
 WITH_AMX = ",+amx-tile,+amx-bf16"
 _P, _I, _B = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int8

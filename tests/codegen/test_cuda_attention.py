@@ -12,7 +12,7 @@ from dlc.ir import graph_interp
 from dlc.ir.dtypes import float16
 from dlc.ir.graph import Graph
 from dlc.ir.loops import For, If, Mma, walk
-from dlc.ir.loops_interp import run_program
+from dlc.ir.program_interp import run_program
 from dlc.ir.schedule import GpuAttention
 from dlc.passes.attention import find_attention
 from dlc.passes.inline import remove_markers

@@ -114,7 +114,7 @@ def test_conversions_are_the_hardware_s():
 
     from dlc.codegen.cuda_prelude import prelude
     from dlc.codegen.cuda_tf32 import TF32
-    from dlc.ir.loops_interp import _tf32
+    from dlc.ir.loops_values import tf32
 
     rng = np.random.default_rng(0)
     x = rng.integers(0, 1 << 32, 6400, dtype=np.uint32).view(np.float32)
@@ -128,6 +128,6 @@ def test_conversions_are_the_hardware_s():
     before = prelude(body) + TF32[: TF32.index("__device__ __forceinline__ void load_words")]
     assert run(body, x, y, before=before) == ""
     with np.errstate(all="ignore"):
-        for got, want in zip(y.reshape(3, -1), (x.astype(np.float16), x.astype(ml_dtypes.bfloat16), _tf32(x)),
+        for got, want in zip(y.reshape(3, -1), (x.astype(np.float16), x.astype(ml_dtypes.bfloat16), tf32(x)),
                              strict=True):
             np.testing.assert_array_equal(got, np.asarray(want, np.float32))

@@ -19,11 +19,11 @@ from dlc.ir import dtypes, graph_interp, schedule
 from dlc.ir.dtypes import bfloat16, float16, float32, float64, int32, int64
 from dlc.ir.graph import Graph, make
 from dlc.ir.loops import Fold, Store, Sync, walk
-from dlc.ir.loops_interp import run_program
 from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_verify import verify
 from dlc.ir.program import Program, Repeat
+from dlc.ir.program_interp import run_program
 from dlc.passes.inline import remove_markers
 from dlc.passes.memory import plan_memory
 from dlc.passes.simplify_windows import lower_unwindow

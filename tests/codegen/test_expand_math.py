@@ -13,7 +13,7 @@ from dlc.ir import dtypes
 from dlc.ir.dtypes import float32, float64, uint32
 from dlc.ir.loops import Buffer, Kernel, axis, const, load, loop, op, store, walk
 from dlc.ir.loops import exprs as exprs_of
-from dlc.ir.loops_interp import evaluate_expr
+from dlc.ir.loops_values import evaluate_expr
 from dlc.ir.loops_verify import subexpressions, verify
 from dlc.ir.scalar import SCALAR_OPS
 from tests.codegen.llvm_run import LEVELS, Compiled, target

@@ -19,8 +19,8 @@ from dlc.ir import build as b
 from dlc.ir import graph_interp, schedule
 from dlc.ir.dtypes import bfloat16, float32
 from dlc.ir.graph import Graph
-from dlc.ir.loops_interp import run_program
 from dlc.ir.loops_verify import verify
+from dlc.ir.program_interp import run_program
 from dlc.passes.memory import plan_memory
 from dlc.runtime import cache, cuda_modules, cuda_tuning, search, trials
 from tests import fake_gpu

@@ -70,7 +70,7 @@ def test_halves_are_summed_in_float32():
     graph = scatter((3, 32), (4096,), (4096, 32), dtype=bfloat16)
     args = [np.zeros((3, 32)), np.ones(4096, np.int64), np.ones((4096, 32))]
     args = [a.astype(p.dtype.np) for a, p in zip(args, graph.params, strict=True)]
-    from dlc.ir.loops_interp import run_program
+    from dlc.ir.program_interp import run_program
 
     (got,) = run_program(program_of(graph), args, 0)
     assert got[1].astype(np.float64).tolist() == [4096.0] * 32  # one by one in bfloat16 it would stop at 256

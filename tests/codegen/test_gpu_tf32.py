@@ -14,9 +14,9 @@ from dlc.ir import graph_interp, schedule
 from dlc.ir.dtypes import float32
 from dlc.ir.graph import Graph
 from dlc.ir.loops import Mma, walk
-from dlc.ir.loops_interp import _tf32
 from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_text import print_kernel
+from dlc.ir.loops_values import tf32
 from dlc.passes import gpu_operands
 from tests.codegen.test_cuda_programs import TARGET, arguments, check, forced, program_of, run_program
 from tests.codegen.test_gpu_convolutions import convolution
@@ -29,7 +29,7 @@ SPECS = [("mk,kn->mn", (70, 72), (72, 80)), ("mk,nk->mn", (70, 104), (80, 104)),
 
 def exact(graph: Graph) -> list[np.ndarray]:
     """Arguments that TF32 holds without rounding."""
-    return [_tf32(np.asarray(a, np.float32)) for a in arguments(graph)]
+    return [tf32(np.asarray(a, np.float32)) for a in arguments(graph)]
 
 
 @pytest.mark.parametrize("sched", TILES, ids=lambda s: f"{s.bm}x{s.bn}")
@@ -59,12 +59,12 @@ def test_operands_are_rounded_to_nearest(monkeypatch):
     graph = Graph((x, y), [B.contract(x, y, "mk,kn->mn")])
     args = arguments(graph)
     (got,) = run_program(program_of(graph), args, 1)
-    (want,) = graph_interp.evaluate(graph, [_tf32(np.asarray(a, np.float32)) for a in args])
+    (want,) = graph_interp.evaluate(graph, [tf32(np.asarray(a, np.float32)) for a in args])
     (fine,) = graph_interp.evaluate(graph, args)
     np.testing.assert_allclose(got, want, 1e-5, 1e-5)
     assert 1e-4 < np.abs(got - fine).max() < 1e-2
     special = np.array([np.inf, -np.inf, np.nan, 1 + 2**-11, 1 + 2**-12, -(1 + 2**-11)], np.float32)
-    np.testing.assert_array_equal(_tf32(special), np.array([np.inf, -np.inf, np.nan, 1 + 2**-10, 1, -1 - 2**-10],
+    np.testing.assert_array_equal(tf32(special), np.array([np.inf, -np.inf, np.nan, 1 + 2**-10, 1, -1 - 2**-10],
                                                            np.float32))
 
 

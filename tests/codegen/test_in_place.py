@@ -9,7 +9,7 @@ from dlc.ir import build as b
 from dlc.ir.dtypes import float32
 from dlc.ir.graph import Graph, TensorType, param
 from dlc.ir.graph_interp import evaluate
-from dlc.ir.loops_interp import run_program
+from dlc.ir.program_interp import run_program
 from dlc.passes.memory import plan_memory
 from dlc.runtime import host
 

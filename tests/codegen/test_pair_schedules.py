@@ -19,8 +19,8 @@ from dlc.ir.graph_interp import evaluate
 from dlc.ir.graph_text import parse_graph, print_graph
 from dlc.ir.graph_verify import verify as verify_graph
 from dlc.ir.loops import Expr, Kernel, exprs, walk
-from dlc.ir.loops_interp import run_program
 from dlc.ir.loops_verify import verify
+from dlc.ir.program_interp import run_program
 from dlc.passes.layout_pairs import pair_operands
 from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes

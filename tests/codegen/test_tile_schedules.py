@@ -17,10 +17,10 @@ from dlc.ir import dtypes
 from dlc.ir.graph import Graph, Node
 from dlc.ir.graph_interp import evaluate
 from dlc.ir.loops import Drain, Kernel, Prefetch, TileMma, walk
-from dlc.ir.loops_interp import run_program
 from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_verify import verify
+from dlc.ir.program_interp import run_program
 from dlc.ir.schedule import Contract
 from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes

@@ -7,9 +7,9 @@ import pytest
 
 from dlc.ir import loops
 from dlc.ir.dtypes import float32, int64
-from dlc.ir.errors import VerifyError
+from dlc.ir.errors import InterpError, VerifyError
 from dlc.ir.loops import Alloc, Arrive, Await, Buffer, Bulk, If, Kernel, Registers, Seq, Store, Sync, View
-from dlc.ir.loops_interp import InterpError, run
+from dlc.ir.loops_interp import run
 from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_verify import verify

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from dlc.ir import dtypes
-from dlc.ir.dtypes import float32, int64
+from dlc.ir.dtypes import convert, float32, int64
+from dlc.ir.errors import InterpError
 from dlc.ir.graph import TensorType
 from dlc.ir.loops import Buffer, Kernel, axis, const, load, loop, op, store
-from dlc.ir.loops_interp import InterpError, convert, evaluate_expr, fused, operation, run, run_program
+from dlc.ir.loops_interp import run
 from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_text import print_kernel
+from dlc.ir.loops_values import evaluate_expr, fused, operation
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.ir.program_interp import run_program
 from dlc.ir.scalar import SCALAR_OPS
 from tests.ir import loops_examples as examples
 

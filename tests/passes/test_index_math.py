@@ -11,7 +11,7 @@ import pytest
 
 from dlc.ir import dtypes, loops
 from dlc.ir.loops import Buffer, axis, const, load, op
-from dlc.ir.loops_interp import evaluate_expr
+from dlc.ir.loops_values import evaluate_expr
 from dlc.passes.index_math import both, bounds, coefficient, flatten, is_position, linear, simplify, unflatten
 
 
