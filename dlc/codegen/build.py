@@ -16,6 +16,7 @@ from typing import NamedTuple
 from dlc.codegen import choice
 from dlc.codegen import schedule as schedules
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.in_place import Steps, in_place, redirect, unnoticed
 from dlc.codegen.schedule_blocks import turn
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
@@ -23,7 +24,7 @@ from dlc.ir.errors import DeviceError
 from dlc.ir.graph import Graph, Node, TensorType, make, param, unique
 from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_key import kernel_key
-from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers, may_wait
 from dlc.passes.arith import add
 from dlc.passes.attention import find_attention
 from dlc.passes.early import updates_early
@@ -38,7 +39,6 @@ from dlc.passes.phases import split_phases
 from dlc.passes.trim import trim_contractions
 from dlc.passes.units import contiguous, made_in_place, memory_of, own_outputs
 
-Steps = list[Launch | Repeat]
 LOWER: dict[str, Callable[..., Lowered]] = {
     "map": lower_map,
     "rows": lower_rows,
@@ -65,23 +65,26 @@ def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTa
     roots = {memory_of(o): Ref(s) for o, s in zip(graph.outputs, outputs, strict=True)}
     steps = builder.steps(graph, refs, roots, 0)
     if isinstance(target, CpuTarget):
-        steps = updates_early(steps, [(inputs[p], outputs[o]) for p, o in donate], _slots, _written)
+        steps = updates_early(steps, [(inputs[p], outputs[o]) for p, o in donate])
     program = Program(name, inputs, outputs, tuple(steps), tuple(p.type for p in graph.params),
                       tuple(o.type for o in graph.outputs), (*inputs, *outputs, *builder.arena), donate=tuple(donate),
                       fused=tuple(builder.fused))
-    return _in_place(program, donate, builder)
+    program = in_place(program, donate, lambda source, goal: builder.slot(f"new_{source.name}", goal.dtype, goal.size),
+                       builder.copy)
+    program.slots = (*inputs, *outputs, *builder.arena)
+    return program
 
 
 def _slot_name(p: Node, k: int) -> str:
     return p.attrs.get("name") or f"p{k}"
 
 
-def _builder(target: CpuTarget | GpuTarget) -> _Builder:
+def _builder(target: CpuTarget | GpuTarget) -> Builder:
     if isinstance(target, GpuTarget):
         from dlc.codegen.gpu_build import GpuBuilder  # builds on this module
 
         return GpuBuilder(target)
-    return _Builder(target)
+    return Builder(target)
 
 
 def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
@@ -99,7 +102,7 @@ def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     return layout(graph, tile_rule(target), threads_min_tasks(target), target.has_avx512bf16)
 
 
-class _Builder:
+class Builder:
     """Programs for the CPU; `gpu_build` has the other half."""
 
     def __init__(self, target: CpuTarget):
@@ -213,7 +216,7 @@ class _Builder:
             return False
         if loops.RUNTIME not in (b.size for b in step.kernel.params):
             return False
-        return _may_wait(step, steps[at + 1 : later + 1])
+        return may_wait(step, steps[at + 1 : later + 1])
 
     def grain(self, tasks: int, work_ns: float, cut: bool = False) -> int:
         """Tasks that a thread takes at a time; see `turn`."""
@@ -386,62 +389,16 @@ class _Builder:
         """The copies of the new carries to the places of the old ones. Where nothing in `steps` needs the old one any
         more, the new one is written there at once (`steps` changes) and need not be copied."""
         copies: Steps = []
-        touched = [_slots(s) for s in steps]
+        touched = [s.touched for s in steps]
         for a, b in zip(new, carries, strict=True):
             if not b.slot.size:
                 continue
-            if not b.start and not any(b.steps) and _safe(steps, touched, b.slot, a.slot, True):
-                for k, slots in enumerate(touched):
-                    if a.slot in slots:
-                        steps[k] = _replaced(steps[k], a.slot, b.slot)
-                        touched[k] = (slots - {a.slot}) | {b.slot}
+            if not b.start and not any(b.steps) and unnoticed(steps, touched, b.slot, a.slot, True):
+                redirect(steps, touched, a.slot, b.slot)
                 self.arena.remove(a.slot)
             else:
                 copies.append(self.copy(a, b))
         return copies
-
-
-def _in_place(program: Program, donate: Sequence[tuple[int, int]], builder: _Builder) -> Program:
-    """Let donated outputs live in their inputs where nothing reads the input afterwards; copy at the end otherwise."""
-    steps = list(program.steps)
-    touched = [_slots(s) for s in steps]
-    copies: Steps = []
-    for p, o in donate:
-        source, goal = program.inputs[p], program.outputs[o]
-        _after_readers(steps, touched, source, goal)
-        if _safe(steps, touched, source, goal):
-            goal.alias = source
-            continue
-        aside = builder.slot(f"new_{source.name}", goal.dtype, goal.size)
-        for k, slots in enumerate(touched):
-            if goal in slots:
-                steps[k] = _replaced(steps[k], goal, aside)
-                touched[k] = (slots - {goal}) | {aside}
-        goal.alias = source
-        copies.append(builder.copy(Ref(aside), Ref(goal)))
-    program.steps = (*steps, *copies)
-    program.slots = (*program.inputs, *program.outputs, *builder.arena)
-    return program
-
-
-def _after_readers(steps: Steps, touched: list[set[Slot]], source: Slot, goal: Slot) -> None:
-    """Move the launch that writes `goal` behind the last that reads `source`, where nobody can tell."""
-    writers = [k for k, slots in enumerate(touched) if goal in slots]
-    readers = [k for k, slots in enumerate(touched) if source in slots]
-    if len(writers) != 1 or not readers or readers[-1] < writers[0]:
-        return
-    at, last = writers[0], readers[-1]
-    step, between = steps[at], steps[at + 1 : last + 1]
-    if isinstance(step, Launch) and _may_wait(step, between):
-        for row in (steps, touched):
-            row.insert(last, row.pop(at))
-
-
-def _may_wait(step: Launch, between: Steps) -> bool:
-    """Can the launch run after those that follow it?"""
-    written = step.written
-    read = {r.slot for r in step.all_args} - written
-    return not any(written & _slots(s) or read & _written(s) for s in between)
 
 
 class _Formal(NamedTuple):
@@ -495,105 +452,6 @@ def _each_outputs(body: Graph, gives: Sequence[Sequence[int]]) -> tuple[
             pieces.append((k, axis, position))
             position += part.shape[axis] if len(parts) > 1 else 0
     return own_outputs(Graph((*body.params, *sums.values()), outputs, body.name)), sums, pieces
-
-
-def _slots(step: Launch | Repeat) -> set[Slot]:
-    if isinstance(step, Launch):
-        return {r.slot for r in step.all_args}
-    return set().union(*map(_slots, step.body))
-
-
-def _written(step: Launch | Repeat) -> set[Slot]:
-    if isinstance(step, Repeat):
-        return set().union(*map(_written, step.body))
-    return step.written
-
-
-def _safe(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
-    """Is writing `goal` into the memory of `source` unnoticeable? `strict`: also to a kernel that runs as written,
-    each load where it stands."""
-    writers = [k for k, slots in enumerate(touched) if goal in slots]
-    if not writers:
-        return False
-    first = writers[0]
-    if any(source in slots for slots in touched[first + 1 :]):
-        return False
-    step = steps[first]
-    if source not in touched[first]:
-        return True
-    return isinstance(step, Launch) and _elementwise(step, source, goal, strict)
-
-
-def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
-    """Does the kernel read `source` only at the very place of `goal` that it writes, and not in a later loop nest?
-    Not known of kernels that the user wrote: a loop around the nest may read again what it has written."""
-    if step.kernel.meta.get("custom"):
-        return False
-    pairs = [(b, r) for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)]
-    accesses = _accesses(step.kernel)
-    reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
-    writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
-    # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
-    if not writes or any(a.place is not b.place and _together(a, b) for a in writes for b in writes):
-        return False
-    for r in reads:
-        along = [w for w in writes if _together(r, w)]
-        if not along or any(w.place is not r.place for w in along):
-            return False
-        if any(r.order > w.order and (strict or r.nest is not w.nest) for w in along):
-            return False
-    return True
-
-
-class _Access(NamedTuple):
-    """One load or store of a global buffer: its place in the text, its offset, its innermost loop, its branches."""
-
-    order: int
-    place: loops.Expr
-    nest: loops.Stmt | None
-    branches: tuple[tuple[loops.Stmt, int], ...]
-
-
-class _Accesses(NamedTuple):
-    reads: dict[Buffer, list[_Access]]
-    writes: dict[Buffer, list[_Access]]
-
-
-def _together(a: _Access, b: _Access) -> bool:
-    """Can both happen in one run? Not in two branches of one If."""
-    return not any(x is y and i != j for x, i in a.branches for y, j in b.branches)
-
-
-@functools.lru_cache(maxsize=1024)
-def _accesses(kernel: Kernel) -> _Accesses:
-    reads: dict[Buffer, list[_Access]] = {}
-    writes: dict[Buffer, list[_Access]] = {}
-    order = itertools.count()
-
-    def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...]) -> None:
-        now = next(order)
-        for load in loops.loads_of(*loops.exprs(stmt)):
-            if load.attr.space != "global":
-                continue
-            reads.setdefault(load.attr, []).append(_Access(now, load.args[0], nest, branches))
-        if isinstance(stmt, loops.Store) and stmt.buffer.space == "global":
-            writes.setdefault(stmt.buffer, []).append(_Access(now, stmt.index[0], nest, branches))
-        for k, child in enumerate(loops.children(stmt)):
-            inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
-            visit(child, stmt if isinstance(stmt, loops.For) else nest, inner)
-
-    visit(kernel.body, None, ())
-    return _Accesses(reads, writes)
-
-
-def _replaced(step: Launch | Repeat, old: Slot, new: Slot) -> Launch | Repeat:
-    if isinstance(step, Repeat):
-        return replace(step, body=tuple(_replaced(s, old, new) for s in step.body))
-    def swap(args: tuple[Ref, ...]) -> tuple[Ref, ...]:
-        return tuple(Ref(new, r.start, r.steps) if r.slot is old else r for r in args)
-
-    more = tuple(replace(s, args=swap(s.args)) for s in step.more)
-    return replace(step, args=swap(step.args), more=more)
 
 
 def threads_min_tasks(target: CpuTarget) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dlc.codegen import choice, gpu_schedule
-from dlc.codegen.build import Steps, _Builder
+from dlc.codegen.build import Builder, Steps
 from dlc.codegen.cuda_gates import tensor_maps
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import dtypes, loops, schedule
@@ -62,7 +62,7 @@ def lowered_group(fused: Fused, group: Group, target: GpuTarget) -> Lowered:
     return choice.measured(first, target.tuned, lower) if target.tuned else first
 
 
-class GpuBuilder(_Builder):
+class GpuBuilder(Builder):
     """Chooses, lowers and shares kernels for a GPU."""
 
     def __init__(self, target: GpuTarget):

@@ -8,6 +8,7 @@ dealt out to the threads, and each thread has its own copy of the slots that onl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,11 @@ class Launch:
         return tuple(r for s in self.segments for r in s.args)
 
     @property
+    def touched(self) -> set[Slot]:
+        """The slots that the kernel reads or writes."""
+        return {r.slot for s in self.segments for r in s.args}
+
+    @property
     def written(self) -> set[Slot]:
         """The slots that the kernel writes."""
         return {r.slot for s in self.segments for b, r in zip(self.kernel.params, s.args, strict=True)
@@ -113,6 +119,23 @@ class Repeat:
     @property
     def ranges(self) -> tuple[int, ...]:
         return self.extents or (self.count,)
+
+    @property
+    def touched(self) -> set[Slot]:
+        """The slots that the body reads or writes."""
+        return set().union(*(s.touched for s in self.body))
+
+    @property
+    def written(self) -> set[Slot]:
+        """The slots that the body writes."""
+        return set().union(*(s.written for s in self.body))
+
+
+def may_wait(step: Launch | Repeat, between: Sequence[Launch | Repeat]) -> bool:
+    """Can the step run after those that follow it? Slots must not yet share memory."""
+    written = step.written
+    read = step.touched - written
+    return not any(written & s.touched or read & s.written for s in between)
 
 
 @dataclass(eq=False)

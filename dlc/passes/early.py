@@ -9,7 +9,7 @@ it overwrites. Small ones stay where they are: neighbours among them may run sid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from typing import TypeVar
 
 from dlc.ir.program import Launch, Repeat, Slot
@@ -19,11 +19,10 @@ LARGE = 1 << 20  # bytes of temporary memory read by a launch that is worth movi
 Step = TypeVar("Step", bound=Launch | Repeat)
 
 
-def updates_early(steps: Sequence[Step], donated: Sequence[tuple[Slot, Slot]], touched: Callable[[Step], set[Slot]],
-                  written: Callable[[Step], set[Slot]], large: int = LARGE) -> list[Step]:
+def updates_early(steps: Sequence[Step], donated: Sequence[tuple[Slot, Slot]], large: int = LARGE) -> list[Step]:
     """The steps in an order in which large updates come early. `donated` has pairs (input, output): the output is to
     take the input's memory."""
-    slots, writes = [touched(s) for s in steps], [written(s) for s in steps]
+    slots, writes = [s.touched for s in steps], [s.written for s in steps]
     before, users = _dependencies(slots, writes)
     early = {k for k in range(len(steps)) if not users[k] and all(s.kind == "output" for s in writes[k])
              and sum(s.nbytes for s in slots[k] - writes[k] if s.kind == "arena") >= large}

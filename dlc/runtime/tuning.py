@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from dlc.codegen import candidates, tuned_text
 from dlc.codegen import schedule as schedules
-from dlc.codegen.build import LOWER, _Builder, build_program, target_layout
+from dlc.codegen.build import LOWER, Builder, build_program, target_layout
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.tuned import Tuned
@@ -259,7 +259,7 @@ class Session:
     def grain(self, lowered: Lowered, work: float, machine: Any) -> int:
         """Tasks that a thread takes at a time."""
         cut = isinstance(lowered.kernel.schedule, Contract)
-        return _Builder(machine).grain(lowered.tasks, work, cut)
+        return Builder(machine).grain(lowered.tasks, work, cut)
 
     def key(self, kind: str, what: str, threads: int) -> str:
         """All that a winner depends on."""

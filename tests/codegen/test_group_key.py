@@ -44,7 +44,7 @@ def _convolutions() -> tuple[nn.Module, dlc.Tensor]:
 
 @pytest.mark.parametrize("make", [_transformer, _convolutions])
 def test_a_reused_kernel_is_what_lowering_gives(make, monkeypatch):
-    taken = build._Builder.lowered
+    taken = build.Builder.lowered
     counts = {"all": 0, "new": 0}
 
     def checked(self, fused, group):
@@ -58,7 +58,7 @@ def test_a_reused_kernel_is_what_lowering_gives(make, monkeypatch):
         counts["new"] = len(self.kernels)
         return got
 
-    monkeypatch.setattr(build._Builder, "lowered", checked)
+    monkeypatch.setattr(build.Builder, "lowered", checked)
     monkeypatch.setenv("DLC_CACHE", "0")
     eager._executables.clear()
     model, x = make()
@@ -101,7 +101,7 @@ def test_what_differs_stays_different():
 @pytest.mark.parametrize("make", [_transformer, _convolutions])
 def test_on_a_gpu_too(make, monkeypatch):
     """There the kernel is shared after lowering, so equal ones are compared by their text."""
-    taken, compared = build._Builder.lowered, []
+    taken, compared = build.Builder.lowered, []
 
     def checked(self, fused, group):
         known = len(self.known)
@@ -113,7 +113,7 @@ def test_on_a_gpu_too(make, monkeypatch):
             compared.append(group)
         return got
 
-    monkeypatch.setattr(build._Builder, "lowered", checked)
+    monkeypatch.setattr(build.Builder, "lowered", checked)
     model, x = make()
     target = GpuTarget.of("sm_90a")
     graph = dlc.jit(lambda x: dlc.grad(lambda x: (model(x) ** 2).sum())(x)).graph(x)

@@ -1,0 +1,149 @@
+"""Memory that a result takes over: donated outputs in their inputs' memory, a loop's new carries in the old ones'.
+
+That is allowed where nobody can tell: nothing reads the old value after the first write of the new one, or only the
+same kernel does, each element before it writes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from dlc.ir import loops
+from dlc.ir.loops import Buffer, Kernel
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, may_wait
+
+Steps = list[Launch | Repeat]
+
+
+def in_place(program: Program, donate: Sequence[tuple[int, int]], aside: Callable[[Slot, Slot], Slot],
+             copy: Callable[[Ref, Ref], Launch]) -> Program:
+    """Let donated outputs live in their inputs where nothing reads the input afterwards; elsewhere the output is made
+    in a slot of its own, which `aside(input, output)` gives, and copied at the end."""
+    steps = list(program.steps)
+    touched = [s.touched for s in steps]
+    copies: Steps = []
+    for p, o in donate:
+        source, goal = program.inputs[p], program.outputs[o]
+        _after_readers(steps, touched, source, goal)
+        if unnoticed(steps, touched, source, goal):
+            goal.alias = source
+            continue
+        new = aside(source, goal)
+        redirect(steps, touched, goal, new)
+        goal.alias = source
+        copies.append(copy(Ref(new), Ref(goal)))
+    program.steps = (*steps, *copies)
+    return program
+
+
+def redirect(steps: Steps, touched: list[set[Slot]], old: Slot, new: Slot) -> None:
+    """Let the steps use `new` instead of `old`."""
+    for k, slots in enumerate(touched):
+        if old in slots:
+            steps[k] = _replaced(steps[k], old, new)
+            touched[k] = (slots - {old}) | {new}
+
+
+def _after_readers(steps: Steps, touched: list[set[Slot]], source: Slot, goal: Slot) -> None:
+    """Move the launch that writes `goal` behind the last that reads `source`, where nobody can tell."""
+    writers = [k for k, slots in enumerate(touched) if goal in slots]
+    readers = [k for k, slots in enumerate(touched) if source in slots]
+    if len(writers) != 1 or not readers or readers[-1] < writers[0]:
+        return
+    at, last = writers[0], readers[-1]
+    step, between = steps[at], steps[at + 1 : last + 1]
+    if isinstance(step, Launch) and may_wait(step, between):
+        for row in (steps, touched):
+            row.insert(last, row.pop(at))
+
+
+def unnoticed(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
+    """Is writing `goal` into the memory of `source` unnoticeable? `strict`: also to a kernel that runs as written,
+    each load where it stands."""
+    writers = [k for k, slots in enumerate(touched) if goal in slots]
+    if not writers:
+        return False
+    first = writers[0]
+    if any(source in slots for slots in touched[first + 1 :]):
+        return False
+    step = steps[first]
+    if source not in touched[first]:
+        return True
+    return isinstance(step, Launch) and _elementwise(step, source, goal, strict)
+
+
+def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
+    """Does the kernel read `source` only at the very place of `goal` that it writes, and not in a later loop nest?
+    Not known of kernels that the user wrote: a loop around the nest may read again what it has written."""
+    if step.kernel.meta.get("custom"):
+        return False
+    pairs = [(b, r) for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)]
+    accesses = _accesses(step.kernel)
+    reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
+    writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
+    # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
+    if not writes or any(a.place is not b.place and _together(a, b) for a in writes for b in writes):
+        return False
+    for r in reads:
+        along = [w for w in writes if _together(r, w)]
+        if not along or any(w.place is not r.place for w in along):
+            return False
+        if any(r.order > w.order and (strict or r.nest is not w.nest) for w in along):
+            return False
+    return True
+
+
+class _Access(NamedTuple):
+    """One load or store of a global buffer: its place in the text, its offset, its innermost loop, its branches."""
+
+    order: int
+    place: loops.Expr
+    nest: loops.Stmt | None
+    branches: tuple[tuple[loops.Stmt, int], ...]
+
+
+class _Accesses(NamedTuple):
+    reads: dict[Buffer, list[_Access]]
+    writes: dict[Buffer, list[_Access]]
+
+
+def _together(a: _Access, b: _Access) -> bool:
+    """Can both happen in one run? Not in two branches of one If."""
+    return not any(x is y and i != j for x, i in a.branches for y, j in b.branches)
+
+
+@functools.lru_cache(maxsize=1024)
+def _accesses(kernel: Kernel) -> _Accesses:
+    reads: dict[Buffer, list[_Access]] = {}
+    writes: dict[Buffer, list[_Access]] = {}
+    order = itertools.count()
+
+    def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...]) -> None:
+        now = next(order)
+        for load in loops.loads_of(*loops.exprs(stmt)):
+            if load.attr.space != "global":
+                continue
+            reads.setdefault(load.attr, []).append(_Access(now, load.args[0], nest, branches))
+        if isinstance(stmt, loops.Store) and stmt.buffer.space == "global":
+            writes.setdefault(stmt.buffer, []).append(_Access(now, stmt.index[0], nest, branches))
+        for k, child in enumerate(loops.children(stmt)):
+            inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
+            visit(child, stmt if isinstance(stmt, loops.For) else nest, inner)
+
+    visit(kernel.body, None, ())
+    return _Accesses(reads, writes)
+
+
+def _replaced(step: Launch | Repeat, old: Slot, new: Slot) -> Launch | Repeat:
+    if isinstance(step, Repeat):
+        return replace(step, body=tuple(_replaced(s, old, new) for s in step.body))
+
+    def swap(args: tuple[Ref, ...]) -> tuple[Ref, ...]:
+        return tuple(Ref(new, r.start, r.steps) if r.slot is old else r for r in args)
+
+    more = tuple(replace(s, args=swap(s.args)) for s in step.more)
+    return replace(step, args=swap(step.args), more=more)
