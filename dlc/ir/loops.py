@@ -215,6 +215,13 @@ def load(buffer: Buffer, *index: Expr | int, predicate: Expr | None = None) -> E
     return _make("load", args if predicate is None else (*args, predicate), buffer, buffer.dtype)
 
 
+def under_casts(expr: Expr) -> Expr:
+    """The expression under a stack of casts."""
+    while expr.op == "cast":
+        expr = expr.args[0]
+    return expr
+
+
 def load_parts(expr: Expr) -> tuple[Buffer, tuple[Expr, ...], Expr | None]:
     """(buffer, indices, predicate or None) of a load."""
     n = len(expr.attr.shape)

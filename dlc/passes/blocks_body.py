@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dlc.ir import build
 from dlc.ir.graph import Node, TensorType, make, param, topological
-from dlc.ir.loops import Buffer
+from dlc.ir.loops import Buffer, under_casts
 from dlc.ir.ops import split_spec
 from dlc.passes.blocks_region import Labels, Region, is_elementwise, reshaped_axes
 from dlc.passes.index_math import linear, simplify
@@ -36,9 +36,7 @@ def window_of(node: Node) -> Window:
     if base is node or base.op in ("const", "iota") or not isinstance(base.type, TensorType):
         return own
     buffer, index = Buffer("memory", base.dtype, (base.type.size,)), fresh_index(node.shape)
-    value = Elements(lambda x: buffer if x is base else None).value(node, index)
-    while value.op == "cast":
-        value = value.args[0]
+    value = under_casts(Elements(lambda x: buffer if x is base else None).value(node, index))
     if value.op != "load" or len(value.args) > 1 or value.attr is not buffer:
         return own
     terms, start = linear(simplify(value.args[0]))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dlc.ir import build as B
 from dlc.ir import loops
 from dlc.ir.graph import Graph, Node, make, rewrite, substitute, unique
-from dlc.ir.loops import Buffer
+from dlc.ir.loops import Buffer, under_casts
 from dlc.ir.ops import split_spec
 from dlc.passes.index_math import linear, simplify
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
@@ -96,9 +96,7 @@ def _vectors(x: Node, lanes: int) -> int | None:
         lane = loops.axis("lane", lanes)
         index = list(fresh_index(x.shape))
         index[axis] = loops.axis("vector", x.shape[axis] // lanes) * lanes + lane
-        value = elements.value(x, tuple(index))
-        while value.op == "cast":
-            value = value.args[0]
+        value = under_casts(elements.value(x, tuple(index)))
         if value.op != "load" or len(value.args) > 1 or value.attr is not buffer:
             return None
         terms, constant = linear(simplify(value.args[0]))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from dlc.ir import loops, schedule
 from dlc.ir.dtypes import DType, float32
 from dlc.ir.graph import Node
-from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops import Buffer, Expr, Stmt, under_casts
 from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import bounds, coefficient, flatten, simplify, unflatten
@@ -298,9 +298,7 @@ def strides_of(node: Node) -> list[int | None]:
     base = base_of(node)
     buffer = Buffer("probe", base.dtype, (base.type.size,))
     index = fresh_index(node.shape)
-    value = Elements(lambda x: buffer if x is base else None).value(node, index)
-    while value.op == "cast":
-        value = value.args[0]
+    value = under_casts(Elements(lambda x: buffer if x is base else None).value(node, index))
     parts = value.args if value.op == "pair" else (value,)
     if any(x.op != "load" or len(x.args) > 1 or x.attr is not buffer for x in parts):
         return [None] * node.ndim

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from dlc.ir import loops, schedule
 from dlc.ir.dtypes import int64
-from dlc.ir.loops import Buffer, Expr, Stmt, View
+from dlc.ir.loops import Buffer, Expr, Stmt, View, under_casts
 from dlc.passes.index_math import linear, simplify
 from dlc.passes.lower_gpu import launch, split_axis
 from dlc.passes.lower_gpu_contract import GpuTile, stride_one, tile_origin
@@ -59,8 +59,7 @@ class BulkPanel:
     def _axes(self, value: Expr) -> bool:
         """Find the tensor's axes; False where there is none that fits."""
         tile = self.tile
-        while value.op == "cast":
-            value = value.args[0]
+        value = under_casts(value)
         if value.op != "load" or len(value.args) > 1 or value.attr.dtype is not self.shared.dtype:
             return False
         terms, constant = linear(simplify(value.args[0]))
@@ -119,10 +118,7 @@ class BulkPanel:
 
     def source(self, value: Expr) -> Buffer:
         """The operand's memory, as a parameter of the kernel."""
-        e = self.tile.operand(value, {})
-        while e.op == "cast":
-            e = e.args[0]
-        return e.attr
+        return under_casts(self.tile.operand(value, {})).attr
 
     def view(self) -> View:
         sizes = tuple(1 + sum(self.extent(x) - 1 for x in a.labels + a.back) for a in self.axes)

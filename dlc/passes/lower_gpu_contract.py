@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from dlc.ir import loops, schedule
 from dlc.ir.dtypes import DType
-from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops import Buffer, Expr, Stmt, under_casts
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import both, coefficient, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _product, guarded
@@ -85,9 +85,7 @@ class GpuTile(_Tile):
 
 def _plain(e: Expr) -> bool:
     """Is `e` a load, perhaps converted: 0 where its predicate is false?"""
-    while e.op == "cast":
-        e = e.args[0]
-    return e.op == "load"
+    return under_casts(e).op == "load"
 
 
 def stride_one(tile: GpuTile, value: Expr, labels: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from dlc.ir import loops, schedule
 from dlc.ir.dtypes import DType, float32
-from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops import Buffer, Expr, Stmt, under_casts
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import both, coefficient, simplify
 from dlc.passes.lower import Body, Lowered, _product, store_value
@@ -98,9 +98,7 @@ def _without_padding(e: Expr) -> Expr:
     if e.op != "select" or e.args[2].op != "const" or e.args[2].attr != 0:
         return e
     x = _without_padding(e.args[1])
-    inner = x
-    while inner.op == "cast":
-        inner = inner.args[0]
+    inner = under_casts(x)
     if inner.op != "load" or len(inner.args) < 2:
         return e
     return x if _conjuncts(e.args[0]) <= _conjuncts(inner.args[1]) else e
