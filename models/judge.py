@@ -17,9 +17,9 @@ import numpy as np
 import dlc
 import dlc.nn.functional as F
 from dlc import nn
-from dlc.data import DatasetError
 from models import checkpoint, cnn, training
 from models.data import NORMALIZE, centred, load
+from models.options import DEVICE, SEED, placed, reported
 
 SURE = 0.9  # the confidence from which on a sample counts as a digit
 EPOCHS = {"digits": 20, "mnist": 8}
@@ -65,25 +65,23 @@ def model_state(path: str) -> dict[str, Any]:
 @click.argument("run", metavar="RUN")
 @click.option("--classifier", metavar="FILE", help="A run of models.cnn; trained now if it is missing.")
 @click.option("--count", type=click.IntRange(1), default=1000, help="How many samples to judge.")
-@click.option("--seed", type=int, default=0)
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
+@SEED
+@DEVICE
 def main(model: str, run: str, classifier: str | None, count: int, seed: int, device: str) -> None:
     """Judge samples of a saved RUN of a generative MODEL."""
-    with training.placed(device):
+    with placed(device):
         report(model, run, classifier, count, seed)
 
 
 def report(model: str, run: str, classifier: str | None, count: int, seed: int) -> None:
     """Print what the classifier says of `count` samples."""
-    try:
+    with reported():
         settings = checkpoint.settings(run)
         module, name = importlib.import_module(f"models.{model}"), settings["data"]
         variants = {flag: settings[flag] for flag in module.TASK.variants}
         maker, _ = module.build(centred(name, settings["batch_size"], 0), settings["lr"], **variants)
         maker.load_state_dict(model_state(run))
         judge = trained_classifier(name, classifier)
-    except (DatasetError, dlc.CheckpointError) as error:
-        raise click.ClickException(str(error)) from None
     chances = classify(judge, module.sample(maker.eval(), count, seed), name)
     sure = chances.max(1) > SURE
     found = np.bincount(chances.argmax(1)[sure], minlength=10)

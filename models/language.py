@@ -8,12 +8,10 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import click
 import numpy as np
-from click.core import ParameterSource
 from rich.console import Console
 
 import dlc
@@ -28,6 +26,7 @@ from dlc.data import (
     tiny_shakespeare,
 )
 from models import checkpoint, training
+from models.options import Number, change_defaults, check_outputs, placed, reported, resumed, run_options
 
 EVALUATIONS = 10  # in a run
 Presets = Mapping[str, Mapping[str, Any]]
@@ -108,12 +107,7 @@ def command(presets: Presets, start: Start) -> click.Command:
     @click.command(context_settings={"show_default": True})
     @click.option("--preset", type=click.Choice(list(presets)), default=default, help="Sizes; options change them.")
     @click.option("--data", metavar="TEXT", help="python, shakespeare, ptb, ptb-small, or a text file or folder.")
-    @click.option("--seed", type=int, default=0, help="Of everything random: equal seeds give equal runs.")
-    @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
-    @click.option("--autocast", is_flag=True, help="Multiply matrices in bfloat16.")
-    @click.option("--save", metavar="FILE", help="Write the run here after each evaluation, and on Ctrl-C.")
-    @click.option("--resume", metavar="FILE", help="Go on with a saved run, with its settings.")
-    @click.option("--plot", metavar="PNG", help="Draw training and validation loss.")
+    @run_options(saved="evaluation", drawn="training and validation loss")
     @click.option("--prompt", help="What the sample begins with.  [default: a line end]")
     @click.option("--sample", type=click.IntRange(0), default=300, help="Tokens to write at the end.")
     @click.option("--temperature", type=click.FloatRange(0), default=0.8, help="0 takes the likeliest token.")
@@ -121,26 +115,20 @@ def command(presets: Presets, start: Start) -> click.Command:
     @click.pass_context
     def run(ctx: click.Context, device: str, save: str | None, resume: str | None, plot: str | None,
             prompt: str | None, sample: int, temperature: float, top_k: int, **options: Any):
-        place = training.placed(device)
-        for name, value in presets[options["preset"]].items():
-            if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
-                options[name] = value
-        for path in filter(None, (save, plot)):
-            if not Path(path).absolute().parent.is_dir():
-                raise click.UsageError(f"{path}: there is no folder {Path(path).parent}")
-        try:
+        place = placed(device)
+        change_defaults(ctx, options, presets[options["preset"]])
+        check_outputs(plot, save)
+        with reported():
             if resume:
-                options = training.resumed(ctx, options, checkpoint.settings(resume))
+                options = resumed(ctx, options, checkpoint.settings(resume))
             text = load(options["data"])
             beginning = _encoded(text, prompt or text.beginning)
             with place:
                 trained, history = train(start, options, text, save=save, resume=resume)
-        except (DatasetError, dlc.CheckpointError) as error:
-            raise click.ClickException(str(error)) from None
         if plot:
             training.draw(history, plot)
         if sample and len(history["loss"]) == options["steps"]:
-            with training.placed(device):
+            with placed(device):
                 tokens = list(itertools.islice(trained.generate(beginning, temperature, top_k), sample))
             click.echo("\n" + text.decode([*beginning, *tokens]))
 
@@ -149,7 +137,7 @@ def command(presets: Presets, start: Start) -> click.Command:
             shown = ", ".join(str(preset[name]) for preset in presets.values())
             flag = "--" + name.replace("_", "-")
             least = min(1, *(preset[name] for preset in presets.values()))
-            kind = click.IntRange(least) if isinstance(value, int) else click.FloatRange(0)
+            kind = click.IntRange(least) if isinstance(value, int) else Number(0)
             run.params.append(click.Option([flag], type=kind, help=f"[by preset: {shown}]"))
     return run
 

@@ -1,9 +1,8 @@
-"""What the training commands share: options, the loop, evaluation, saving and resuming."""
+"""What the training commands share: the command, the loop, evaluation, saving and resuming."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
-from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,6 +19,7 @@ from dlc import nn, optim
 from dlc.data import DatasetError
 from models import checkpoint
 from models.data import Data, load
+from models.options import Number, change_defaults, check_outputs, placed, reported, resumed, run_options
 
 
 def one_cycle(optimizer: optim.Optimizer, lr: float, steps: int) -> optim.lr_scheduler.LRScheduler:
@@ -54,36 +53,24 @@ def command(build: Callable, train_step: Callable, predict: Callable | None, epo
     @click.option("--epochs", type=click.IntRange(1), help="Passes over the data. [default: by data set]")
     @click.option("--steps", type=click.IntRange(1), help="End after so many steps, whatever --epochs says.")
     @click.option("--batch-size", type=click.IntRange(2), default=batch_size)
-    @click.option("--lr", type=click.FloatRange(0, min_open=True), default=lr, help="Highest learning rate.")
-    @click.option("--seed", type=int, default=0, help="Of everything random: equal seeds give equal runs.")
-    @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
-    @click.option("--autocast", is_flag=True, help="Multiply matrices in bfloat16.")
-    @click.option("--save", metavar="FILE", help="Write the run here after each epoch, and on Ctrl-C.")
-    @click.option("--resume", metavar="FILE", help="Go on with a saved run, with its settings.")
-    @click.option("--plot", metavar="PNG", help="Draw the loss and the metric.")
+    @click.option("--lr", type=Number(0, min_open=True), default=lr, help="Highest learning rate.")
+    @run_options(saved="epoch", drawn="the loss and the metric")
     @click.pass_context
     def run(ctx: click.Context, device: str, save: str | None, resume: str | None, plot: str | None,
             picture: str | None = None, **options: Any):
         place = placed(device)
         for name, changed in task.variants.items():
-            for option, value in changed.items() if options[name] else ():
-                if ctx.get_parameter_source(option) is not ParameterSource.COMMANDLINE:
-                    options[option] = value
+            if options[name]:
+                change_defaults(ctx, options, changed)
         if options["epochs"] is None:
             options["epochs"] = epochs.get(options["data"]) or epochs["FOLDER"]
-        for path in filter(None, (save, plot, picture)):
-            if not Path(path).absolute().parent.is_dir():
-                raise click.UsageError(f"{path}: there is no folder {Path(path).parent}")
-        if plot and importlib.util.find_spec("matplotlib") is None:
-            raise click.UsageError("--plot needs the package matplotlib: pip install 'dlc[models]'")
-        try:
+        check_outputs(plot, save, picture)
+        with reported():
             if resume:
                 options = resumed(ctx, options, checkpoint.settings(resume))
             with place:
                 history = train(build, train_step, predict, options, save=save, resume=resume, task=task,
                                 picture=picture)
-        except (DatasetError, dlc.CheckpointError) as error:
-            raise click.ClickException(str(error)) from None
         if plot:
             draw(history, plot)
 
@@ -102,23 +89,6 @@ class _DataSet(click.Choice):
         if "FOLDER" in self.choices and Path(value).is_dir():
             return value
         return super().convert(value, param, ctx)
-
-
-def resumed(ctx: click.Context, options: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
-    """The saved settings. What the command line says otherwise, of `options`, is an error."""
-    for name, value in options.items():
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and value != saved.get(name):
-            flag = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{flag} {value} cannot be changed in a resumed run, which has {saved.get(name)}")
-    return saved
-
-
-def placed(device: str) -> contextlib.AbstractContextManager[Any]:
-    """The context in which everything is made on `device`."""
-    try:
-        return dlc.device(device)
-    except dlc.DlcError as error:
-        raise click.UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
 
 
 def autocast(on: bool) -> contextlib.AbstractContextManager[Any]:

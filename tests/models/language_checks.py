@@ -88,11 +88,15 @@ def check_command(presets: language.Presets, start: language.Start, tmp_path: Pa
         (["--resume", str(saved), "--lr", "0.5"], "--lr 0.5 cannot be changed in a resumed run"),
         (["--data", str(tmp_path / "none")], "none cannot be read"),
         (["--save", str(tmp_path / "no" / "run")], "there is no folder"),
+        (["--save", str(tmp_path)], "is a folder"),
+        (["--lr", "inf"], "inf is no number"),
     ):
         result = invoke(*args)
         assert result.exit_code != 0 and message in result.output, result.output
         assert "Traceback" not in result.output
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        assert "--plot needs the package matplotlib" in invoke("--plot", str(plot)).output
         patch.setattr(dlc, "device", without_gpu)
         result = invoke("--device", "cuda")
     assert result.exit_code == 2 and "--device cuda: there is no GPU" in result.output

@@ -96,6 +96,10 @@ def test_command(tmp_path: Path):
         (["--resume", "missing.safetensors"], "cannot read missing.safetensors"),
         (["--save", "no/such/folder/run.safetensors"], "there is no folder no/such/folder"),
         (["--plot", "no/such/folder/curve.png"], "there is no folder no/such/folder"),
+        (["--save", "models"], "models is a folder"),
+        (["--batch-size", "-3"], "-3 is not in the range"),
+        (["--lr", "nan"], "nan is no number"),
+        (["--lr", "-1"], "-1.0 is not in the range"),
     ],
 )
 def test_mistakes(args: list[str], message: str):
@@ -103,6 +107,12 @@ def test_mistakes(args: list[str], message: str):
     assert result.exit_code != 0
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_plots_need_matplotlib(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = run("--plot", "curve.png")
+    assert result.exit_code == 2 and "--plot needs the package matplotlib" in result.output
 
 
 def test_files_that_are_no_runs(tmp_path: Path):

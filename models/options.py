@@ -1,0 +1,92 @@
+"""What the options of the training commands have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+import dlc
+from dlc.data import DatasetError
+
+SEED = click.option("--seed", type=int, default=0, help="Of everything random: equal seeds give equal runs.")
+DEVICE = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
+
+
+class Number(click.FloatRange):
+    """A number in a range; infinities and NaN are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is no number in a range.", param, ctx)
+        return number
+
+
+def run_options(saved: str, drawn: str) -> Callable[[Callable], Callable]:
+    """The options of every training command; `saved` says when it writes the run, `drawn` what it draws."""
+    options = (
+        SEED,
+        DEVICE,
+        click.option("--autocast", is_flag=True, help="Multiply matrices in bfloat16."),
+        click.option("--save", metavar="FILE", help=f"Write the run here after each {saved}, and on Ctrl-C."),
+        click.option("--resume", metavar="FILE", help="Go on with a saved run, with its settings."),
+        click.option("--plot", metavar="PNG", help=f"Draw {drawn}."),
+    )
+
+    def add(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+def change_defaults(ctx: click.Context, options: dict[str, Any], changed: Mapping[str, Any]) -> None:
+    """Put the values of `changed` into `options`, but for what the command line says."""
+    for name, value in changed.items():
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            options[name] = value
+
+
+def check_outputs(plot: str | None, *others: str | None) -> None:
+    """Can these files be made at the end? Training is long: what cannot be is an error before it."""
+    for path in filter(None, (plot, *others)):
+        if Path(path).is_dir():
+            raise click.UsageError(f"{path} is a folder")
+        if not Path(path).absolute().parent.is_dir():
+            raise click.UsageError(f"{path}: there is no folder {Path(path).parent}")
+    if plot and importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--plot needs the package matplotlib: pip install 'dlc[models]'")
+
+
+def resumed(ctx: click.Context, options: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """The saved settings. What the command line says otherwise, of `options`, is an error."""
+    for name, value in options.items():
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and value != saved.get(name):
+            flag = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{flag} {value} cannot be changed in a resumed run, which has {saved.get(name)}")
+    return saved
+
+
+def placed(device: str) -> contextlib.AbstractContextManager[Any]:
+    """The context in which everything is made on `device`."""
+    try:
+        return dlc.device(device)
+    except dlc.DlcError as error:
+        raise click.UsageError(f"--device {device}: {str(error).splitlines()[0]}") from None
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Files that cannot be used end a command with a message."""
+    try:
+        yield
+    except (DatasetError, dlc.CheckpointError) as error:
+        raise click.ClickException(str(error)) from None
