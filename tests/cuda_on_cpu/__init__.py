@@ -6,7 +6,7 @@ It shows wrong text: indices, barriers that not all threads reach, missing waits
 that is not the kernel's own. It does not show time, what the memory model allows, or that PTX means what we think.
 """
 
-from tests.cuda_on_cpu.device import EmulatedGpu, MachineError, use, why_not
+from tests.cuda_on_cpu.device import EmulatedGpu, MachineError, run_program, use, why_not
 from tests.cuda_on_cpu.source import NotEmulated
 
-__all__ = ["EmulatedGpu", "MachineError", "NotEmulated", "use", "why_not"]
+__all__ = ["EmulatedGpu", "MachineError", "NotEmulated", "run_program", "use", "why_not"]

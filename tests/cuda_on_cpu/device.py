@@ -10,13 +10,18 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
 
 from dlc.codegen.cuda_gates import TensorMap
 from dlc.codegen.cuda_kernel import emit_module, launch_shape, symbol
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import dtypes, loops
+from dlc.ir.program import Program
 from tests import fake_gpu
 from tests.cuda_on_cpu.source import translated
 from tests.fake_gpu import OFFSET, FakeGpu
@@ -157,3 +162,19 @@ def use(monkeypatch: Any, gpu: EmulatedGpu | None = None) -> EmulatedGpu:
     monkeypatch.setattr(cuda_compile, "sources", sources)
     monkeypatch.setattr(cuda_modules, "cubin", lambda text, arch: compiled(text))
     return gpu
+
+
+def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -> list[np.ndarray]:
+    """`loops_interp.run_program` of a program for a GPU, by its CUDA C: the seed is the order of threads."""
+    from dlc.runtime import cuda_compile, cuda_memory, devices
+
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, EmulatedGpu(1, 1 << 32, order=seed, late=seed % 2 == 1))
+        executable = cuda_compile.load(program, GpuTarget.of("sm_90a"), 0, "", False, lambda stage, result: None)
+        buffers = []
+        for array in map(np.ascontiguousarray, arrays):
+            buffers.append(cuda_memory.allocate(array.nbytes, 0))
+            cuda_memory.upload(buffers[-1], array)
+        out = executable.run(buffers)
+        return [np.asarray(devices.read(b, t.shape, t.dtype.np)) for b, t in
+                zip(out, program.output_types, strict=True)]
