@@ -4,12 +4,11 @@
     define void @dlc_entry(ptr %slots, ptr %arena, ptr %times)   with it
 
 `%slots` is an array of pointers: the inputs, then the outputs. `%times` is an array of int64, one for each launch in
-the order of `launches`; elapsed nanoseconds are added to it, in a parallel Repeat and of launches side by side those
-of all threads.
+the order of `launches`; elapsed nanoseconds are added to it, in a parallel Repeat and in a flow those of all threads.
 
 The body of a parallel Repeat is a function of its own, run once by each worker: it takes iterations from a shared
-counter until there are none left. Launches side by side are one parallel loop over pieces of them. Launches and
-their arguments are tables (`llvm_tables`).
+counter until there are none left. A flow is one call of a function that every thread runs once. Launches and their
+arguments are tables (`llvm_tables`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,9 @@ from dlc.codegen.llvm_kernel import symbol
 from dlc.codegen.llvm_tables import Tables
 from dlc.codegen.target import CpuTarget
 from dlc.ir.program import Launch, Program, Repeat, Slot, Workers
-from dlc.passes.beside import pieces
+from dlc.passes.flow import pieces, rows
+
+SHARED = 64  # arguments of a launch of a flow from which on they are found once, not by each thread
 
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
 
@@ -61,11 +62,13 @@ def emit_entry(program: Program, target: CpuTarget, profile: bool = False) -> st
 class _Entry:
     def __init__(self, program: Program, target: CpuTarget, profile: bool):
         self.program = program
-        self.threads = target.threads
+        self.target = target
         self.profile = profile
         found = launches(program)
-        rows = itertools.groupby(found, lambda step: step.beside or id(step))
-        self.width = max((sum(len(step.all_args) for step in row) for _, row in rows), default=0)
+        flows = [row for row in rows(found) if row[0].flow]
+        self.width = max((len(step.all_args) for step in found if not step.flow), default=0)
+        self.width = max(self.width, *(sum(map(_shared, row)) for row in flows), 0)
+        self.counts = max((1 + len(row) for row in flows), default=0) * frame.LINE
         self.depth = 1 + max((len(r.steps) for step in found for r in step.all_args), default=0)
         self.lines: list[str] = []
         self.counters: list[str] = []  # the iteration numbers of the enclosing Repeats
@@ -88,7 +91,7 @@ class _Entry:
         times = ", ptr %times" if self.profile else ""
         define = f"define void @dlc_entry(ptr %slots, ptr %arena{times}) nounwind {{"
         parts = [f"; program {program.name}", define, "entry:", *self.head, *self.lines, "  ret void", "}"]
-        parts += [*self.helpers, self.tables.text(self.parallel, self.profile)]
+        parts += [*self.helpers, self.tables.text(self.parallel, self.profile, pause_of(self.target))]
         if self.parallel:
             parts.append("declare void @dlc_parallel(ptr, ptr, i64, i64)")
         if self.profile:
@@ -99,6 +102,9 @@ class _Entry:
         """The head of a function: its frame, with the fields known so far, and room for the arguments of a launch."""
         self.head += [f"  %args = alloca [{max(self.width, 1)} x ptr], align 64",
                       f"  %frame = alloca [{frame.COUNTERS + self.depth} x i64], align 64"]
+        if self.counts and self.space is None:
+            self.head.append(f"  %done = alloca [{self.counts} x i64], align 128")
+            fields = fields | {frame.DONE: "%done"}
         for field, value in (fields | {frame.ARGS: "%args"}).items():
             self.field(field, f"ptr {value}", self.head)
         for n, counter in enumerate(counters):
@@ -124,18 +130,19 @@ class _Entry:
         return name
 
     def steps(self, steps: Sequence[Launch | Repeat]) -> None:
-        for (number, plain), group in itertools.groupby(steps, _row):
-            row = list(group)
-            if number:
-                self.side_by_side(row)
-            elif plain:
-                self.launch(row)
-            else:
-                for step in row:
-                    if step.workers is not None:
-                        self.shared(step, step.workers)
-                    else:
-                        self.repeat(step)
+        for plain, group in itertools.groupby(rows(steps), _plain):
+            found = list(group)
+            if plain:
+                self.launch([step for row in found for step in row if isinstance(step, Launch)])
+                continue
+            for row in found:
+                first = row[0]
+                if isinstance(first, Launch):
+                    self.flow([step for step in row if isinstance(step, Launch)])
+                elif first.workers is not None:
+                    self.shared(first, first.workers)
+                else:
+                    self.repeat(first)
 
     def arguments(self, launch: Launch, first: int = 0) -> str:
         """Write a launch's arguments to `%args`, from number `first` on; the function to be called with them."""
@@ -158,20 +165,28 @@ class _Entry:
         self.lines.append(f"  ; {', '.join(_one_line(launch.kernel.name) for launch in row)}")
         self.lines.append(f"  call void @dlc_run(ptr %args, ptr %frame, i64 {first}, i64 {first + len(row)})")
 
-    def side_by_side(self, row: Sequence[Launch]) -> None:
-        """One parallel loop over pieces of several launches."""
-        functions, starts, first = [], [0], self._launch
-        for launch in row:
-            functions.append(self.arguments(launch, starts[-1]))
-            starts.append(starts[-1] + len(launch.all_args))
+    def flow(self, row: Sequence[Launch]) -> None:
+        """Launches that all threads take as soon as they can start."""
+        tables, shared, at = self.tables, 0, len(self.tables.pieces)
+        for k, launch in enumerate(row):
+            first_wait = len(tables.waits)
+            for other in launch.after:
+                tables.wait((1 + other) * frame.LINE, sum(1 for _ in pieces(row[other])))
+            if many := _shared(launch):
+                function, words, count, depth = self.arguments(launch, shared), shared, 0, 0
+                shared += many
+            else:
+                function, count = self.function(launch), len(launch.all_args)
+                words, depth = tables.rows(launch, self.space)
+                tables.width = max(tables.width, count)
+            for begin, end in pieces(launch):
+                tables.piece(function, (words, count, depth, begin, end, self._launch, (1 + k) * frame.LINE,
+                                        first_wait, len(tables.waits)))
             self._launch += 1
-        table, at = pieces(row, self.threads), len(self.tables.pieces)
-        for k, begin, end in table:
-            self.tables.piece(functions[k], starts[k], begin, end, first + k)
-        start = self.emit(f"getelementptr {frame.PIECE}, ptr @dlc_pieces, i64 {at}")
-        self.field(frame.PIECES, f"ptr {start}", self.lines)
+        numbers = at, len(tables.pieces) - at, (1 + len(row)) * frame.LINE, self.target.threads
+        self.lines.append(f"  ; {', '.join(_one_line(launch.kernel.name) for launch in row)}")
+        self.lines.append(f"  call void @dlc_flows(ptr %frame, {', '.join(f'i64 {n}' for n in numbers)})")
         self.parallel = True
-        self.lines.append(f"  call void @dlc_parallel(ptr @dlc_beside, ptr %frame, i64 {len(table)}, i64 1)")
 
     def dispatcher(self, launch: Launch, kernel: str) -> str:
         """A function over the tasks of all segments, which calls the kernel for the part of each that it is given."""
@@ -287,9 +302,22 @@ leave:
                           *self.head, *self.lines, "  br label %take", "leave:", "  ret void", "}"])
 
 
-def _row(step: Launch | Repeat) -> tuple[int, bool]:
-    """Equal for neighbours that are written together."""
-    return (step.beside, True) if isinstance(step, Launch) else (0, False)
+def pause_of(target: CpuTarget) -> tuple[str, str]:
+    """The declaration and the call of the instruction that tells the processor that a thread waits."""
+    names = {"x86_64": "llvm.x86.sse2.pause()", "aarch64": "llvm.aarch64.hint(i32 1)"}
+    name = names.get(target.triple.partition("-")[0])
+    return ("", "") if name is None else (f"declare void @{name.replace('i32 1', 'i32')}", f"call void @{name}")
+
+
+def _plain(row: Sequence[Launch | Repeat]) -> bool:
+    """Is this a launch by itself? Neighbours of these are written together."""
+    return isinstance(row[0], Launch) and not row[0].flow
+
+
+def _shared(launch: Launch) -> int:
+    """How many arguments the threads of a flow do not find for themselves."""
+    count = len(launch.all_args)
+    return count if count == 0 or count > SHARED else 0
 
 
 def _one_line(text: str) -> str:

@@ -1,14 +1,20 @@
 """The launches of a program as tables, and the functions that walk them.
 
     define internal void @dlc_run(ptr %args, ptr %frame, i64 %begin, i64 %end)
-    define internal void @dlc_beside(ptr %frame, i64 %begin, i64 %end)
+    define internal void @dlc_flows(ptr %frame, i64 %first, i64 %count, i64 %words, i64 %threads)
+    define internal void @dlc_flow(ptr %frame, i64 %begin, i64 %end)
     define internal void @dlc_arguments(ptr %args, ptr %frame, i64 %first, i64 %count, i64 %depth)
 
-`dlc_run` makes the launches from number `%begin` to `%end` of the table, `dlc_beside` pieces of launches that run side
-by side, and `dlc_arguments` writes the addresses of one launch's arguments. An argument is a row of another table:
-where it is based, its offset in bytes, and the bytes that it advances with each counter of the enclosing Repeats,
-`%depth` numbers. A base from 0 on is an input or output of the program; -1, -2, -3 are fields of the frame: the arena,
-the workspace, the constants.
+`dlc_run` makes the launches from number `%begin` to `%end` of the table, and `dlc_arguments` writes the addresses of
+one launch's arguments. An argument is a row of another table: where it is based, its offset in bytes, and the bytes
+that it advances with each counter of the enclosing Repeats, `%depth` numbers. A base from 0 on is an input or output of
+the program; -1, -2, -3 are fields of the frame: the arena, the workspace, the constants.
+
+`dlc_flows` runs a flow, pieces from the `%first` on, after clearing so many words of counters. Every thread runs
+`dlc_flow`. Its pieces are in an order in which each depends on earlier ones only. A
+thread takes the next piece, finds its arguments, waits until the launches that the piece depends on are done, runs it,
+and counts it as done for its launch. The first piece that is not done never waits, so some thread always gets on. A
+thread that has waited long offers its processor: the piece may be that of a thread without one.
 
 Tables are data and need no code generation, which for hundreds of launches would take as long as that of the kernels.
 """
@@ -21,7 +27,8 @@ from dlc.codegen.llvm_expr import EmitError
 from dlc.ir.program import Launch, Program, Slot
 
 # The fields of a frame, words of 8 bytes: what the launches of one function find their arguments by.
-SLOTS, ARENA, SPACE, CONSTANTS, TIMES, TAKEN, ARGS, PIECES, COUNTERS = range(9)
+SLOTS, ARENA, SPACE, CONSTANTS, TIMES, TAKEN, ARGS, PIECES, COUNT, DONE, COUNTERS = range(11)
+LINE = 8  # words of a cache line: the counter of each launch of a flow has one, after that of the pieces taken
 
 _ARGUMENTS = f"""define internal void @dlc_arguments(
     ptr %args, ptr %frame, i64 %first, i64 %count, i64 %depth) nounwind {{
@@ -73,7 +80,10 @@ leave:
 
 
 _LAUNCH = "{ ptr, i64, i64, i64, i64, i64, i64 }"  # function, first word, arguments, depth, tasks, grain, number
-PIECE = "{ ptr, i64, i64, i64, i64 }"  # function, first argument, first task, end, number of the launch
+# function, first word of the arguments, how many (0: they are in the frame's, at this place), depth, first task, end,
+# number of the launch, its place in the flow, first of the waits, end
+PIECE = "{ ptr, i64, i64, i64, i64, i64, i64, i64, i64, i64 }"
+WAIT = "{ i64, i64 }"  # the place of a launch in the flow, its pieces
 
 
 def _run(parallel: bool, profile: bool) -> str:
@@ -109,26 +119,98 @@ leave:
 }}"""
 
 
-def _beside(profile: bool) -> str:
-    """The text of `dlc_beside`, whose pieces are numbered from the frame's first one on."""
+def _flow(profile: bool, pause: tuple[str, str], width: int) -> str:
+    """The text of `dlc_flow`; `width` is the most arguments that a thread finds for itself."""
     before, after = _timed(profile)
-    return f"""define internal void @dlc_beside(ptr %frame, i64 %begin, i64 %end) nounwind {{
+    names = "first", "count", "depth", "from", "to", "number", "place", "wait", "enough"
+    return f"""{pause[0]}
+declare i32 @sched_yield()
+define internal void @dlc_flows(ptr %frame, i64 %first, i64 %count, i64 %words, i64 %threads) nounwind {{
 entry:
+  %start = getelementptr {PIECE}, ptr @dlc_pieces, i64 %first
+  %piecesp = getelementptr i64, ptr %frame, i64 {PIECES}
+  store ptr %start, ptr %piecesp, align 8
+  %countp = getelementptr i64, ptr %frame, i64 {COUNT}
+  store i64 %count, ptr %countp, align 8
+  %donep = getelementptr i64, ptr %frame, i64 {DONE}
+  %done = load ptr, ptr %donep, align 8
+  br label %clear
+clear:
+  %w = phi i64 [ 0, %entry ], [ %next, %clear ]
+  %counter = getelementptr i64, ptr %done, i64 %w
+  store i64 0, ptr %counter, align 8
+  %next = add i64 %w, {LINE}
+  %more = icmp slt i64 %next, %words
+  br i1 %more, label %clear, label %fork
+fork:
+  call void @dlc_parallel(ptr @dlc_flow, ptr %frame, i64 %threads, i64 1)
+  ret void
+}}
+define internal void @dlc_flow(ptr %frame, i64 %ignored_begin, i64 %ignored_end) nounwind {{
+entry:
+  %mine = alloca [{max(width, 1)} x ptr], align 64
   %argsp = getelementptr i64, ptr %frame, i64 {ARGS}
   %args = load ptr, ptr %argsp, align 8
   %piecesp = getelementptr i64, ptr %frame, i64 {PIECES}
   %pieces = load ptr, ptr %piecesp, align 8
-  br label %next
-next:
-  %k = phi i64 [ %begin, %entry ], [ %more, %next ]
+  %allp = getelementptr i64, ptr %frame, i64 {COUNT}
+  %all = load i64, ptr %allp, align 8
+  %donep = getelementptr i64, ptr %frame, i64 {DONE}
+  %done = load ptr, ptr %donep, align 8
+  br label %take
+take:
+  %k = atomicrmw add ptr %done, i64 1 monotonic, align 8
+  %some = icmp slt i64 %k, %all
+  br i1 %some, label %found, label %leave
+found:
   %piece = getelementptr {PIECE}, ptr %pieces, i64 %k
   %function = load ptr, ptr %piece, align 8
-{_loaded(("first", "from", "to", "number"), PIECE, "%piece")}
-  %own = getelementptr ptr, ptr %args, i64 %first
-{before}  call void %function(ptr %own, i64 %from, i64 %to){after}
-  %more = add nuw nsw i64 %k, 1
-  %again = icmp slt i64 %more, %end
-  br i1 %again, label %next, label %leave
+{_loaded(names, PIECE, "%piece")}
+  %given = icmp eq i64 %count, 0
+  br i1 %given, label %shared, label %own
+shared:
+  %there = getelementptr ptr, ptr %args, i64 %first
+  br label %waits
+own:
+  call void @dlc_arguments(ptr %mine, ptr %frame, i64 %first, i64 %count, i64 %depth)
+  br label %waits
+waits:
+  %arguments = phi ptr [ %there, %shared ], [ %mine, %own ]
+  br label %check
+check:
+  %w = phi i64 [ %wait, %waits ], [ %w_next, %passed ]
+  %open = icmp slt i64 %w, %enough
+  br i1 %open, label %look, label %run
+look:
+  %entryp = getelementptr {WAIT}, ptr @dlc_waits, i64 %w
+  %other = load i64, ptr %entryp, align 8
+  %neededp = getelementptr {WAIT}, ptr %entryp, i64 0, i32 1
+  %needed = load i64, ptr %neededp, align 8
+  %counter = getelementptr i64, ptr %done, i64 %other
+  br label %again
+again:
+  %tries = phi i64 [ 0, %look ], [ %tries_next, %pause ], [ %tries_next, %yield ]
+  %now = load atomic i64, ptr %counter acquire, align 8
+  %enough_now = icmp sge i64 %now, %needed
+  %tries_next = add i64 %tries, 1
+  br i1 %enough_now, label %passed, label %patience
+patience:
+  %patient = icmp ult i64 %tries, 2000
+  br i1 %patient, label %pause, label %yield
+pause:
+  {pause[1]}
+  br label %again
+yield:
+  %ignored_rc = call i32 @sched_yield()
+  br label %again
+passed:
+  %w_next = add i64 %w, 1
+  br label %check
+run:
+{before}  call void %function(ptr %arguments, i64 %from, i64 %to){after}
+  %own_counter = getelementptr i64, ptr %done, i64 %place
+  %ignored_count = atomicrmw add ptr %own_counter, i64 1 release, align 8
+  br label %take
 leave:
   ret void
 }}"""
@@ -166,6 +248,8 @@ class Tables:
         self.arguments: list[str] = []  # a line for each launch
         self.launches: list[str] = []
         self.pieces: list[str] = []
+        self.waits: list[str] = []
+        self.width = 0  # the most arguments of a launch of a flow that are not shared
         self.constants: list[int] = []
 
     def launch(self, function: str, launch: Launch, number: int, space: Slot | None) -> None:
@@ -174,10 +258,13 @@ class Tables:
         numbers = first, len(launch.all_args), depth, launch.all_tasks, launch.grain, number
         self.launches.append(f"  {_LAUNCH} {{ ptr @{function}, {', '.join(f'i64 {n}' for n in numbers)} }}")
 
-    def piece(self, function: str, first: int, begin: int, end: int, number: int) -> None:
-        """One more piece: tasks of a launch whose arguments begin at `first`."""
-        numbers = ", ".join(f"i64 {n}" for n in (first, begin, end, number))
-        self.pieces.append(f"  {PIECE} {{ ptr @{function}, {numbers} }}")
+    def piece(self, function: str, numbers: Sequence[int]) -> None:
+        """One more piece; the numbers are those of `PIECE`."""
+        self.pieces.append(f"  {PIECE} {{ ptr @{function}, {', '.join(f'i64 {n}' for n in numbers)} }}")
+
+    def wait(self, place: int, pieces: int) -> None:
+        """One more launch to wait for."""
+        self.waits.append(f"  {WAIT} {{ i64 {place}, i64 {pieces} }}")
 
     def call(self, launch: Launch, args: str, space: Slot | None) -> str:
         """The call that writes the launch's arguments to `args`."""
@@ -213,19 +300,20 @@ class Tables:
             raise EmitError(f"{self.program.name}: slot {slot.name} ({slot.kind}) has no memory")
         return -ARENA if slot.private is None else -SPACE, slot.offset
 
-    def text(self, parallel: bool, profile: bool) -> str:
-        """The tables and their functions."""
+    def text(self, parallel: bool, profile: bool, pause: tuple[str, str]) -> str:
+        """The tables and their functions; `pause` is the instruction of a thread that waits, declared and called."""
         parts = []
         for name, kind, count, rows in (
             ("constants", "i64", len(self.constants), [f"  i64 {c}" for c in self.constants]),
             ("rows", "i64", self.words, self.arguments),
             ("launches", _LAUNCH, len(self.launches), self.launches),
             ("pieces", PIECE, len(self.pieces), self.pieces),
+            ("waits", WAIT, len(self.waits), self.waits),
         ):
             parts += [f"@dlc_{name} = internal constant [{count} x {kind}] [", ",\n".join(rows), "]"]
         functions = [_ARGUMENTS, _run(parallel, profile)]
         if self.pieces:
-            functions.append(_beside(profile))
+            functions.append(_flow(profile, pause, self.width))
         return "\n".join([*parts, *functions])
 
 

@@ -48,8 +48,8 @@ def _steps(steps: Sequence[Launch | Repeat], pad: str) -> Iterator[str]:
             yield from _steps(step.body, pad + "  ")
             continue
         threads = "one thread" if step.grain >= step.all_tasks else f"{step.grain} a turn"
-        if step.beside:
-            threads = f"side by side {step.beside}"
+        if step.flow:
+            threads += f", flow {step.flow}"
         yield f"{pad}{step.kernel.name}({_arguments(step.segments[0])})  # {plural(step.all_tasks, 'task')}, {threads}"
         for segment in step.segments[1:]:
             yield f"{pad}  and ({_arguments(segment)})"

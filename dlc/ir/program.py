@@ -61,8 +61,8 @@ class Segment:
 class Launch:
     """One kernel on its arguments, and on those of the further segments, in any order.
 
-    `work` is the estimated time on one thread in nanoseconds. Launches in a row with the same `beside` (other than 0)
-    do not depend on each other and may run at the same time.
+    `work` is the estimated time on one thread in nanoseconds. Launches in a row with the same `flow` (other than 0)
+    are started by all threads as soon as they can be: when those of the row are done whose positions are in `after`.
     """
 
     kernel: Kernel
@@ -71,7 +71,8 @@ class Launch:
     grain: int = 1  # tasks a thread takes at a time; grain >= all tasks runs on the calling thread alone
     more: tuple[Segment, ...] = ()
     work: float = 0.0
-    beside: int = 0
+    flow: int = 0
+    after: tuple[int, ...] = ()
 
     @property
     def segments(self) -> tuple[Segment, ...]:

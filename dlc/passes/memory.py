@@ -3,6 +3,9 @@
 A slot is alive from the first to the last step that touches it; a Repeat is one step. Slots are placed largest first
 at the lowest offset that is free of all slots alive at the same time.
 
+In a flow (`passes/flow.py`) several launches run at the same time, so the memory of a small slot is not given away at
+once: the next launches would have to wait for its last reader.
+
 The slots that only the body of a parallel Repeat touches are planned by themselves, in the workspace that each of its
 threads has. There the steps of loops inside the body count one by one, since every iteration computes anew what only
 that loop touches.
@@ -15,6 +18,8 @@ from collections.abc import Sequence
 from dlc.ir.program import Launch, Program, Repeat, Slot
 
 ALIGN = 64
+SMALL = 1 << 18  # bytes of a slot that a flow may keep for longer than it needs
+LATER = 8  # launches of a flow that may start before an earlier one is done
 
 
 def slots_of(step: Launch | Repeat) -> list[Slot]:
@@ -29,10 +34,12 @@ def plan_memory(program: Program) -> Program:
     """Give every arena slot its offset and the program its arena size (in place)."""
     _plan_workspaces(program.steps, program.steps)
     life: dict[Slot, tuple[int, int]] = {}
+    flows = {step.flow: time for time, step in enumerate(program.steps) if isinstance(step, Launch) and step.flow}
     for time, step in enumerate(program.steps):
+        later = min(time + LATER, flows[step.flow]) if isinstance(step, Launch) and step.flow else time
         for slot in slots_of(step):
             if slot.kind == "arena" and slot.private is None:
-                life[slot] = (life.get(slot, (time, time))[0], time)
+                life[slot] = (life.get(slot, (time, time))[0], later if slot.nbytes <= SMALL else time)
     program.arena_bytes = _place(life)
     return program
 

@@ -34,8 +34,8 @@ from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph
 from dlc.ir.loops import Kernel
 from dlc.ir.program import Program
-from dlc.passes.beside import side_by_side
 from dlc.passes.blocks import cut_blocks
+from dlc.passes.flow import find_dependencies, order_launches
 from dlc.passes.inline import prune_scans, remove_markers
 from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
@@ -128,9 +128,11 @@ def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: 
     watch("layout", graph)
     program = build_program(graph, donate, target, name, on_kernel)
     watch("program", program)
+    if isinstance(target, CpuTarget):
+        program = order_launches(program, target.threads)
     program = plan_memory(program)
     if isinstance(target, CpuTarget):
-        program = side_by_side(program, target.threads)
+        program = find_dependencies(program)
     watch("memory", program)
     return program
 

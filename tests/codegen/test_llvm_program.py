@@ -7,13 +7,15 @@ import pytest
 
 from dlc.codegen.llvm_expr import EmitError
 from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
-from dlc.codegen.llvm_program import emit_entry, launches
+from dlc.codegen.llvm_program import SHARED, emit_entry, launches
+from dlc.codegen.target import CpuTarget
 from dlc.ir.dtypes import float32, int32, uint8
 from dlc.ir.loops import Kernel, axis, cast, const, load, loop, op, seq, store
 from dlc.ir.program import Launch, Program, Ref, Repeat, Segment, Slot, Workers
+from dlc.passes.flow import find_dependencies, order_launches
 from dlc.passes.memory import plan_memory
 from dlc.runtime.native import Library, compile_object
-from dlc.runtime.threads import pool_symbols
+from dlc.runtime.threads import get_num_threads, pool_symbols, set_num_threads
 from tests.codegen.llvm_run import HOST, buffer, kernel
 
 
@@ -29,16 +31,26 @@ def accumulate(n: int, name: str) -> Kernel:
     return kernel(name, [x, y], loop(i, store(y, [i], load(x, i), "add"), "vector", lanes=8))
 
 
+def compiled(program: Program, profile: bool = False, target: CpuTarget = HOST):
+    """The program as a function of its inputs and outputs, which gives the times of the launches."""
+    text = emit_module(program.kernels(), target, emit_entry(program, target, profile))
+    library = Library.load(compile_object(text, target, passes=PASSES, opt_level=OPT_LEVEL), pool_symbols())
+    number = 3 if profile else 2
+    entry = ctypes.CFUNCTYPE(None, *([ctypes.c_void_p] * number))(library.address("dlc_entry"))
+
+    def call(inputs: list[np.ndarray], outputs: list[np.ndarray], library=library) -> np.ndarray:
+        arrays = inputs + outputs
+        slots = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+        arena = np.full(program.arena_bytes + 64, 0xFF, np.uint8)
+        times = np.zeros(len(launches(program)), np.int64)
+        entry(*[ctypes.addressof(slots), arena.ctypes.data, times.ctypes.data][:number])
+        return times
+
+    return call
+
+
 def execute(program: Program, inputs: list[np.ndarray], outputs: list[np.ndarray], profile: bool = False) -> np.ndarray:
-    text = emit_module(program.kernels(), HOST, emit_entry(program, HOST, profile))
-    library = Library.load(compile_object(text, HOST, passes=PASSES, opt_level=OPT_LEVEL), pool_symbols())
-    arrays = inputs + outputs
-    slots = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
-    arena = np.full(program.arena_bytes + 64, 0xFF, np.uint8)
-    times = np.zeros(len(launches(program)), np.int64)
-    arguments = [ctypes.addressof(slots), arena.ctypes.data, times.ctypes.data][: 3 if profile else 2]
-    ctypes.CFUNCTYPE(None, *([ctypes.c_void_p] * len(arguments)))(library.address("dlc_entry"))(*arguments)
-    return times
+    return compiled(program, profile)(inputs, outputs)
 
 
 @pytest.mark.parametrize("grain", [1, 2, 1000])
@@ -77,27 +89,80 @@ def test_repeats_step_through_slots():
 
 
 @pytest.mark.parametrize("profile", [False, True])
-def test_launches_side_by_side(profile):
-    """Three launches in one parallel loop, one of them with segments, in a Repeat that moves their arguments."""
+def test_a_flow(profile):
+    """Launches that wait for each other and do not, one of them with segments, in a Repeat that moves arguments."""
     n, rounds = 160, 3
-    x = Slot("x", float32, rounds * n, "input", 0)
+    x, t = Slot("x", float32, rounds * n, "input", 0), Slot("t", float32, n, "arena", offset=0)
     y = [Slot(f"y{k}", float32, rounds * n, "output", k) for k in range(4)]
     double, triple = scale(n, 2, "double"), scale(n, 3, "triple")
 
     def args(goal: Slot) -> tuple[Ref, Ref]:
         return Ref(x, 0, (n,)), Ref(goal, 0, (n,))
 
-    row = (Launch(double, args(y[0]), 10, 1, (Segment(args(y[1]), 10),), 50_000.0, 7),
-           Launch(triple, args(y[2]), 10, 10, work=1000.0, beside=7),
-           Launch(triple, args(y[3]), 10, 3, work=1000.0, beside=7))
-    program = Program("p", (x,), tuple(y), (Repeat(rounds, row),))
+    row = (Launch(double, args(y[0]), 10, 1, (Segment(args(y[1]), 10),), flow=7),
+           Launch(triple, (Ref(x, 0, (n,)), Ref(t)), 10, 10, flow=7),
+           Launch(triple, (Ref(t), Ref(y[2], 0, (n,))), 10, 3, flow=7, after=(1,)),
+           Launch(double, (Ref(y[2], 0, (n,)), Ref(y[3], 0, (n,))), 10, 4, flow=7, after=(0, 2)))
+    program = Program("p", (x,), tuple(y), (Repeat(rounds, row),), arena_bytes=4 * n)
     data = np.arange(rounds * n, dtype=np.float32)
-    for _ in range(20):
+    run = compiled(program, profile)
+    for _ in range(100):
         got = [np.zeros(rounds * n, np.float32) for _ in y]
-        times = execute(program, [data], got, profile)
-        for factor, result in zip((2, 2, 3, 3), got, strict=True):
+        times = run([data], got)
+        for factor, result in zip((2, 2, 9, 18), got, strict=True):
             assert (result == factor * data).all()
         assert (times > 0).all() == profile
+
+
+def test_a_launch_with_many_arguments_in_a_flow():
+    """More than the threads find for themselves: once, in the frame."""
+    n, count = 16, SHARED
+    x = Slot("x", float32, n, "input", 0)
+    y = [Slot(f"y{k}", float32, n, "output", k) for k in range(count + 1)]
+    double, triple = scale(n, 2, "double"), scale(n, 3, "triple")
+    more = tuple(Segment((Ref(x), Ref(goal)), 1) for goal in y[1:count])
+    row = (Launch(triple, (Ref(x), Ref(y[0])), 1, 1, more, flow=1), Launch(double, (Ref(y[0]), Ref(y[count])), flow=1,
+           after=(0,)), Launch(double, (Ref(x), Ref(y[1])), flow=1, after=(0,)))
+    got = [np.zeros(n, np.float32) for _ in y]
+    execute(Program("p", (x,), tuple(y), row), [np.ones(n, np.float32)], got)
+    assert [int(g[3]) for g in got] == [3, 2, *[3] * (count - 2), 6]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_flow_computes_what_its_launches_do_in_order(seed):
+    """Random launches over few slots, planned as programs are, on more threads than there are processors."""
+    rng, n = np.random.default_rng(seed), 96
+    x = Slot("x", float32, n, "input", 0)
+    outputs = [Slot(f"y{k}", float32, n, "output", k) for k in range(3)]
+    slots = [x, *outputs, *(Slot(f"t{k}", float32, n, "arena") for k in range(8))]
+    values = {s: np.zeros(n, np.float32) for s in slots}
+    values[x] = data = rng.random(n, np.float32)
+    known, steps = [x], []
+    kernels = [scale(n, factor, f"by{k}") for k, factor in enumerate((0.5, 2.0, -1.0))]
+    for k in range(60):
+        source, goal = known[rng.integers(len(known))], slots[rng.integers(1, len(slots))]
+        if source is goal:
+            continue
+        if k >= 57:
+            goal = outputs[k - 57]
+        factor = rng.integers(3)
+        values[goal] = values[source] * np.float32((0.5, 2.0, -1.0)[factor])
+        known = [*known, goal] if goal not in known else known
+        steps.append(Launch(kernels[factor], (Ref(source), Ref(goal)), n // 16, int(rng.integers(1, 7)), work=4e4))
+    program = Program("p", (x,), tuple(outputs), tuple(steps), slots=tuple(slots))
+    program = find_dependencies(plan_memory(order_launches(program, 4)))
+    assert all(step.flow == 1 for step in program.steps)
+    before = get_num_threads()
+    run = compiled(program, target=HOST.with_threads(4))
+    set_num_threads(4)
+    try:
+        for _ in range(200):
+            got = [np.zeros(n, np.float32) for _ in outputs]
+            run([data.copy()], got)
+            for slot, result in zip(outputs, got, strict=True):
+                assert (result == values[slot]).all()
+    finally:
+        set_num_threads(before)
 
 
 def sums_by_workers(rows: int, inner: int, n: int) -> Program:

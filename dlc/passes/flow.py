@@ -1,0 +1,217 @@
+"""Small launches in a row become a *flow*: all threads take their pieces in order, each as soon as it can start.
+
+A kernel of ten microseconds loses much of them when every thread must wait for the others before and after it, and when
+two threads share it: each fetches what the other has just written. In a flow nobody waits at the end of a launch: the
+next piece begins when the launches that it depends on are done. So one thread goes on with the chain of a backward
+pass while another computes the weight gradients that the chain leaves behind.
+
+`order_launches`, before the memory plan, finds rows of launches and puts each in the order in which threads would start
+them if the estimated times were right, those first that most of the rest waits for. A launch is cut into pieces where
+there is too little else to do. It is still a program: read one launch after the other, it computes the same.
+`find_dependencies`, after the plan, says which launches of its row a launch must wait for: two launches also depend on
+each other if the plan gives them the same memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
+from dlc.ir.schedule import Contract
+
+LARGE_NS = 150_000  # for each thread: a launch that takes longer gains nothing from company
+LEAST_NS = 4000  # together; less is not worth waking a thread
+LONGEST = 128  # launches of a flow
+PIECE_NS = 300.0  # taking a piece, and waiting for what it needs
+VECTORS = 0.25  # of the time that `work` says: how long kernels take that are no contractions
+COMPANY = 0.5  # of the time of a launch, for each other thread: if there is as much else to do it is not cut
+WORTH = 0.9  # of the time of a whole launch that it may take at most in pieces
+GAIN = 0.95  # of the time on one thread that a flow may take at most
+
+
+class _Touch(NamedTuple):
+    """Bytes [begin, end) of a memory that a launch reads or writes."""
+
+    memory: Slot | None  # None: the arena
+    begin: float
+    end: float
+    written: bool
+
+
+def order_launches(program: Program, threads: int) -> Program:
+    """Find the flows and put their launches in order (in place)."""
+    if threads > 1:
+        numbers = iter(range(1, 1 << 30))
+        program.steps = tuple(_ordered(program.steps, threads, numbers))
+    return program
+
+
+def find_dependencies(program: Program) -> Program:
+    """Mark what each launch of a flow waits for (in place)."""
+    program.steps = tuple(_marked(program.steps))
+    return program
+
+
+def rows(steps: Sequence[Launch | Repeat]) -> Iterator[list[Launch | Repeat]]:
+    """The steps, those of one flow together."""
+    row: list[Launch | Repeat] = []
+    for step in steps:
+        flow = step.flow if isinstance(step, Launch) else 0
+        if row and not (flow and isinstance(row[-1], Launch) and row[-1].flow == flow):
+            yield row
+            row = []
+        row.append(step)
+    if row:
+        yield row
+
+
+def pieces(launch: Launch) -> Iterator[tuple[int, int]]:
+    """The tasks [begin, end) of each piece of a launch."""
+    for begin in range(0, launch.all_tasks, max(1, launch.grain)):
+        yield begin, min(begin + launch.grain, launch.all_tasks)
+
+
+def _ordered(steps: Sequence[Launch | Repeat], threads: int, numbers: Iterator[int]) -> list[Launch | Repeat]:
+    out: list[Launch | Repeat] = []
+    row: list[Launch] = []
+
+    def close() -> None:
+        out.extend(_flow(row, threads, numbers))
+        row.clear()
+
+    for step in steps:
+        if isinstance(step, Repeat):
+            close()
+            inside = step.body if step.workers is not None else tuple(_ordered(step.body, threads, numbers))
+            out.append(replace(step, body=inside))
+            continue
+        if step.work > LARGE_NS * threads:
+            close()
+            out.append(step)
+            continue
+        row.append(step)
+        if len(row) == LONGEST:
+            close()
+    close()
+    return out
+
+
+def _flow(row: Sequence[Launch], threads: int, numbers: Iterator[int]) -> Sequence[Launch]:
+    """The launches of a row in a good order and cut as they should be, if that makes a flow."""
+    times = [_nanoseconds(launch) for launch in row]
+    if len(row) < 2 or sum(times) < LEAST_NS:
+        return row
+    order, end = _simulated(row, times, _needs([_touches(launch) for launch in row]), threads)
+    if end > GAIN * sum(times):
+        return row
+    number = next(numbers)
+    return [replace(row[k], flow=number, grain=row[k].grain if cut else row[k].all_tasks) for k, cut in order]
+
+
+def _nanoseconds(launch: Launch) -> float:
+    return PIECE_NS + launch.work * (1.0 if isinstance(launch.kernel.schedule, Contract) else VECTORS)
+
+
+def _simulated(row: Sequence[Launch], times: Sequence[float], needs: Sequence[Sequence[int]],
+               threads: int) -> tuple[list[tuple[int, bool]], float]:
+    """The launches in the order in which they start, whether they are cut, and when the last is done."""
+    users: list[list[int]] = [[] for _ in row]
+    for k, others in enumerate(needs):
+        for other in others:
+            users[other].append(k)
+    ahead = list(times)  # until the end of all that waits for the launch
+    for k in range(len(row) - 1, -1, -1):
+        ahead[k] += max((ahead[u] for u in users[k]), default=0.0)
+    missing = [len(others) for others in needs]
+    start = [0.0] * len(row)  # when all that a launch needs is there
+    able = [k for k, count in enumerate(missing) if not count]
+    free = [0.0] * threads
+    order: list[tuple[int, bool]] = []
+    while able:
+        now = max(min(free), min(start[k] for k in able))
+        ready = [k for k in able if start[k] <= now]
+        k = max(ready, key=lambda r: (ahead[r], -r))
+        able.remove(k)
+        others = sum(times[r] for r in ready) - times[k]
+        whole, end = _taken(free, now, times[k], 1)
+        cut = False
+        if row[k].grain < row[k].all_tasks and others < COMPANY * (threads - 1) * times[k]:
+            spread, sooner = _taken(free, now, times[k], -(-row[k].all_tasks // row[k].grain))
+            if sooner - now < WORTH * (end - now):
+                cut, whole, end = True, spread, sooner
+        free = whole
+        order.append((k, cut))
+        for u in users[k]:
+            missing[u] -= 1
+            start[u] = max(start[u], end)
+            if not missing[u]:
+                able.append(u)
+    return order, max(free)
+
+
+def _taken(free: Sequence[float], now: float, time: float, count: int) -> tuple[list[float], float]:
+    """When each thread is free again after a launch in so many pieces, and when the launch is done."""
+    after, end = list(free), 0.0
+    for _ in range(count):
+        thread = after.index(min(after))
+        after[thread] = max(after[thread], now) + (time - PIECE_NS) / count + PIECE_NS
+        end = max(end, after[thread])
+    return after, end
+
+
+def _marked(steps: Sequence[Launch | Repeat]) -> Iterator[Launch | Repeat]:
+    for row in rows(steps):
+        first = row[0]
+        if isinstance(first, Repeat):
+            yield replace(first, body=tuple(_marked(first.body)))
+        elif first.flow:
+            launches = [step for step in row if isinstance(step, Launch)]
+            needs = _needs([_touches(launch) for launch in launches])
+            for launch, after in zip(launches, needs, strict=True):
+                yield replace(launch, after=tuple(after))
+        else:
+            yield first
+
+
+def _needs(touched: Sequence[Sequence[_Touch]]) -> list[list[int]]:
+    """For each launch the earlier ones that it must wait for, less those that these wait for themselves."""
+    seen: dict[Slot | None, list[tuple[_Touch, int]]] = {}
+    before: list[int] = []  # the launches that each one waits for in the end, as bits
+    out: list[list[int]] = []
+    for k, touches in enumerate(touched):
+        found = {j for t in touches for o, j in seen.get(t.memory, ()) if _clash(o, t)}
+        waits, kept = 0, []
+        for j in sorted(found, reverse=True):
+            if not waits >> j & 1:
+                kept.append(j)
+                waits |= before[j] | 1 << j
+        before.append(waits)
+        out.append(kept[::-1])
+        for t in touches:
+            entries = seen.setdefault(t.memory, [])
+            if t.written:  # who touches it later waits for this launch, and so for those
+                entries[:] = [(o, j) for o, j in entries if not (t.begin <= o.begin and o.end <= t.end)]
+        for t in touches:
+            seen[t.memory].append((t, k))
+    return out
+
+
+def _touches(launch: Launch) -> list[_Touch]:
+    written = launch.written
+    return [_touch(ref, ref.slot in written) for ref in launch.all_args if ref.slot.kind != "const"]
+
+
+def _touch(ref: Ref, written: bool) -> _Touch:
+    slot = ref.slot
+    while slot.alias is not None:
+        slot = slot.alias
+    if slot.kind == "arena" and slot.offset >= 0:
+        return _Touch(None, slot.offset, slot.offset + slot.nbytes, written)
+    return _Touch(slot, 0, math.inf, written)
+
+
+def _clash(a: _Touch, b: _Touch) -> bool:
+    return (a.written or b.written) and a.begin < b.end and b.begin < a.end
