@@ -365,6 +365,8 @@ def _tiled(tile: _Tile) -> Stmt:
         columns = dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
         rows = dict(zip(tile.axes(last), unflatten(row, tile.extents(last)), strict=True))
         ks, inner = tile.inner_loops()
+        part, first, inner = _in_parts(ks, inner, mr) if sched.ahead else (None, None, inner)
+        ks = ks if first is None else [first, *ks[1:]]
         acc = Buffer("acc", tile.accumulator, (mr, wide // lanes, lanes), "reg")
         at = (i, j, lane)
 
@@ -387,7 +389,8 @@ def _tiled(tile: _Tile) -> Stmt:
             lines = [{lane: loops.const(0), j: loops.const(c // lanes)} for c in range(0, wide, width)]
             afar = _far_rows(free, ks[-1], i, mr, sched.stream)
             step = loops.seq(*_streamed(b, ks[-1], sched.stream, lines), *afar, step)
-        sums = (loops.Alloc(acc), start, *fetched(mt, nt, base), nest(ks, step))
+        sums = (loops.Alloc(acc), start, nest([] if part is None else [part],
+                                              loops.seq(*fetched(mt, nt, base, part), nest(ks, step))))
         if tile.epilogue_cost() > LIGHT:
             return loops.Seq((*sums, *spilled(mt, nt, base, acc, each, at, left)))
         out = tile.epilogue(base | columns | rows, loops.load(acc, *at), inside)
@@ -396,17 +399,19 @@ def _tiled(tile: _Tile) -> Stmt:
             writes = loops.If(loops.op("lt", row, loops.const(m)), writes)
         return loops.Seq((*sums, loops.loop(i, writes, "unroll")))
 
-    def fetched(mt: Expr, nt: Expr, base: dict[Expr, Expr]) -> list[Stmt]:
-        """Prefetches of the tile's last column, whose lines the tiles before it have not touched."""
+    def fetched(mt: Expr, nt: Expr, base: dict[Expr, Expr], part: Expr | None) -> list[Stmt]:
+        """Prefetches of what the epilogue will touch: some rows of it in each part of the inner range, because the
+        processor keeps track of few fetches at a time."""
         if not sched.ahead:
             return []
-        r = loops.axis("r", mr)
-        row = simplify(mt * mr + r)
-        col = simplify(loops.op("min", nt * nr + (nr - 1), loops.const(n - 1)))
+        per = -(-mr // part.attr[1]) if part is not None else mr
+        r, c = loops.axis("r", per), loops.axis("c", nr)
+        inside = r if part is None else simplify(part * per + r)
+        col = simplify(loops.op("min", nt * nr + c, loops.const(n - 1))) if n % nr else simplify(nt * nr + c)
         place = base | dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
-        place |= dict(zip(tile.axes(last), unflatten(row, tile.extents(last)), strict=True))
+        place |= dict(zip(tile.axes(last), unflatten(simplify(mt * mr + inside), tile.extents(last)), strict=True))
         out = tile.epilogue(place, loops.const(0, tile.accumulator), None)
-        return [loops.loop(r, prefetches(out, r))]
+        return [loops.loop(r, prefetches_of_line(out, r, c), extent=None if part is None else _left(mr, per, part))]
 
     def spilled(mt: Expr, nt: Expr, base: dict[Expr, Expr], acc: Buffer, each, at: tuple[Expr, ...],
                 left: int) -> list[Stmt]:
@@ -468,14 +473,43 @@ def _far_rows(value: Expr, k: Expr, i: Expr, mr: int, ahead: int) -> list[Stmt]:
     return found
 
 
+def _in_parts(ks: Sequence[Expr], inner: dict[Expr, Expr],
+              rows: int) -> tuple[Expr | None, Expr | None, dict[Expr, Expr]]:
+    """The outermost inner loop cut in as many equal parts as there are, up to `rows`: an axis of parts, one inside a
+    part, and the inner labels in terms of these. None where it has no parts."""
+    extent = ks[0].attr[1] if ks else 1
+    parts = max(p for p in range(1, rows + 1) if extent % p == 0)
+    if parts == 1:
+        return None, None, inner
+    part, first = loops.axis("part", parts), loops.axis(ks[0].attr[0], extent // parts)
+    where = {ks[0]: simplify(part * (extent // parts) + first)}
+    return part, first, {a: simplify(loops.map_expr(e, lambda *_: None, dict(where))) for a, e in inner.items()}
+
+
 def prefetches(stmt: Stmt, axis: Expr) -> Stmt:
     """Prefetches of all global memory that `stmt` touches at places that depend on `axis`."""
+    return loops.seq(*(loops.Prefetch(b, (at,)) for b, at in _places(stmt) if axis in at.axes))
+
+
+def prefetches_of_line(stmt: Stmt, row: Expr, column: Expr) -> Stmt:
+    """The same for all values of the axis `column`: once for each line of a cache, counted from the last column."""
+    columns = column.attr[1]
+    places: dict[tuple[Buffer, Expr], None] = {}
+    for b, at in _places(stmt):
+        if row in at.axes:
+            for c in range(columns - 1, -1, -LINE // b.dtype.itemsize):
+                places[b, simplify(loops.map_expr(at, lambda *_: None, {column: loops.const(c)}))] = None
+    return loops.seq(*(loops.Prefetch(b, (at,)) for b, at in places))
+
+
+def _places(stmt: Stmt) -> dict[tuple[Buffer, Expr], None]:
+    """Where a statement reads and writes global memory."""
     places: dict[tuple[Buffer, Expr], None] = {}
     for s in loops.walk(stmt):
         if isinstance(s, loops.Store):
             places[s.buffer, s.index[0]] = None
         places.update({(e.attr, e.args[0]): None for e in loops.loads_of(*loops.exprs(s))})
-    return loops.seq(*(loops.Prefetch(b, (at,)) for b, at in places if b.space == "global" and axis in at.axes))
+    return {(b, at): None for b, at in places if b.space == "global"}
 
 
 def _left(total: int, per: int, tile: Expr) -> Expr | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.graph import Graph, Node, TensorType, make, param
 from dlc.ir.graph_interp import evaluate
-from dlc.ir.loops import Prefetch, walk
+from dlc.ir.loops import Buffer, Expr, For, Prefetch, Stmt, Store, children, walk
 from dlc.ir.loops_verify import verify
 from dlc.ir.program import Launch
 from dlc.ir.schedule import Contract
@@ -150,6 +151,46 @@ def test_results_beyond_the_caches_are_fetched_ahead(level, m, n, light):
     graph = Graph([x, w, r], [y if light else b.op("tanh", b.op("mul", y, r))])
     assert [s.ahead for s in check(graph, level, l2_bytes=1 << 10)] == [True]
     assert [s.ahead for s in check(graph, level)] == [False]
+
+
+@pytest.mark.parametrize("m, n, spec, inner", [(61, 96, "mk,kn->mn", (80,)), (40, 64, "mk,kn->mn", (83,)),
+                                               (30, 64, "mkl,kln->mn", (6, 20))])
+@pytest.mark.parametrize("dtype", [dtypes.float32, dtypes.bfloat16])
+def test_all_lines_of_the_results_are_fetched_ahead(m, n, spec, inner, dtype):
+    x, w, r = tensor("x", m, *inner), tensor("w", *inner, n), tensor("r", m, n, dtype=dtype)
+    y = b.op("add", b.cast(b.contract(x, w, spec), dtype), r)
+    graph = Graph([x, w, r], [b.op("mul", y, r)])
+    check(graph, LEVELS[-1], 2e-5 if dtype is dtypes.float32 else 2e-2, l2_bytes=1 << 10)
+    target = replace(host.detect(), l2_bytes=1 << 10).with_threads(1)
+    kernel = build_program(target_layout(graph, target), (), target, "main").kernels()[-1]
+    assert kernel.schedule.ahead
+    line = 64 // dtype.itemsize
+    fetched, written = places(kernel.body, Prefetch), places(kernel.body, Store)
+    (result,) = kernel.writes
+    lines = {at // line for buffer, at in written if buffer is result}
+    assert lines and lines <= {at // line for buffer, at in fetched if buffer is result}
+    part = next((s for s in walk(kernel.body) if isinstance(s, For) and s.axis.attr[0] == "part"), None)
+    assert (part is None) == (inner == (83,))
+
+
+def places(stmt: Stmt, kind: type, at: dict | None = None) -> set[tuple[Buffer, int]]:
+    """Where statements of a kind touch memory when a kernel runs: first indices by buffer. Branches are all taken."""
+    at = at or {}
+    if isinstance(stmt, kind):
+        return {(stmt.buffer, number(stmt.index[0], at))}
+    if isinstance(stmt, For):
+        return set().union(*(places(stmt.body, kind, {**at, stmt.axis: i}) for i in range(number(stmt.extent, at))))
+    return set().union(*(places(s, kind, at) for s in children(stmt)))
+
+
+def number(e: Expr, at: dict) -> int:
+    if e.op == "axis":
+        return at[e]
+    return e.attr if e.op == "const" else INTEGERS[e.op](*(number(a, at) for a in e.args))
+
+
+INTEGERS = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv,
+            "mod": operator.mod, "min": min, "max": max}
 
 
 @pytest.mark.parametrize("level", LEVELS)
