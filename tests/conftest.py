@@ -1,7 +1,8 @@
 """`DLC_TEST_DEVICE=cuda pytest tests/frontend tests/nn tests/optim` runs tests on a GPU: it is the default device.
 
 Two need no GPU, and are slow: `fake`, where the Loop IR interpreter runs kernels (tests/fake_gpu.py), and `emulated`,
-where their CUDA C runs on the CPU (tests/cuda_on_cpu; `emulated:sm_80`, or `emulated:sm_90a:5` for threads in order 5).
+where their CUDA C runs on the CPU (tests/cuda_on_cpu): also as `emulated:sm_80`, `emulated:sm_90a:5` for threads in
+order 5, `emulated:sm_90a:5:2` with schedules for two multiprocessors.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def default_device() -> Iterator[None]:
         elif device.startswith("emulated"):
             from tests import cuda_on_cpu
 
-            arch, order = (*device.split(":")[1:], *("sm_90a", "0")[device.count(":"):])
-            cuda_on_cpu.use(patch, cuda_on_cpu.EmulatedGpu(arch=arch, order=int(order), nbytes=1 << 32))
+            arch, order, count = (*device.split(":")[1:], *("sm_90a", "0", "0")[device.count(":"):])
+            gpu = cuda_on_cpu.EmulatedGpu(arch=arch, order=int(order), nbytes=1 << 32, sm_count=int(count))
+            cuda_on_cpu.use(patch, gpu)
         dlc.set_default_device("cuda" if device == "fake" or device.startswith("emulated") else device)
         yield

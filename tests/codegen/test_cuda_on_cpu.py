@@ -34,14 +34,14 @@ _TOLERANCE = {"float64": 1e-12, "float32": 3e-5, "float16": 2e-2, "bfloat16": 6e
 
 
 def check(monkeypatch, *graphs: Graph, args=None, arch: str = "sm_90a", orders=((0, True), (1, False), (2, True)),
-          tolerance: float = 0.0, matrices: bool = False, exact: bool = False) -> str:
+          tolerance: float = 0.0, matrices: bool = False, exact: bool = False, sm_count: int = 0) -> str:
     """Run graphs as one program, and again with threads in other orders; its CUDA C. With `exact` results are compared
     with those of the same graph without rounding, as near as halves allow."""
     params = [p for g in graphs for p in g.params]
     graph = Graph(params, [o for g in graphs for o in g.outputs])
     args = [a for g in graphs for a in arguments(g)] if args is None else args
     want = graph_interp.evaluate(expand(graph) if exact else graph, args, wide=exact)
-    gpu = cuda_on_cpu.use(monkeypatch, cuda_on_cpu.EmulatedGpu(arch=arch))
+    gpu = cuda_on_cpu.use(monkeypatch, cuda_on_cpu.EmulatedGpu(arch=arch, sm_count=sm_count))
     executable = compiler.compile_graph(graph, device="cuda:0", tf32=matrices)
     for gpu.order, gpu.late in orders:
         out = executable.run([on_gpu(np.asarray(a)) for a in args])
@@ -133,6 +133,22 @@ def test_half_floats(monkeypatch, sched):
     forced(monkeypatch, "contract", sched)
     text = check(monkeypatch, *products(bfloat16), *products(float16, _SPECS[:1]))
     assert ("mma_16<" in text) == (sched.lanes == 32) and ("bulk_copy" in text) == sched.bulk
+
+
+_LARGE = [("mk,kn->mn", (264, 136), (136, 520)), ("km,nk->nm", (136, 264), (520, 136))]
+
+
+@pytest.mark.parametrize("dtype, matrices, arch, words", [
+    (bfloat16, False, "sm_80", ["mma_16<"]), (bfloat16, False, "sm_90a", ["wgmma_64x", "_registers<", "bulk_copy_2("]),
+    (float32, True, "sm_90a", ["mma_tf32<"]), (float32, False, "sm_80", []),
+])  # fmt: skip
+@pytest.mark.parametrize("sm_count", [1, 2])
+def test_the_tiles_of_large_products(monkeypatch, sm_count, dtype, matrices, arch, words):
+    graphs = products(dtype, _LARGE)
+    args = [a if dtype is bfloat16 else np.asarray(tf32(a)) for g in graphs for a in arguments(g)]
+    text = check(monkeypatch, *graphs, args=args, arch=arch, matrices=matrices, sm_count=sm_count,
+                 orders=((sm_count + 1, True),), tolerance=0.06 if dtype is bfloat16 else 1e-4)
+    assert all(word in text for word in words)
 
 
 def test_long_inner_ranges_and_few_rows(monkeypatch):

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,11 +109,17 @@ class Module:
 
 class EmulatedGpu(FakeGpu):
     """`order` of threads and blocks: 0 as they are numbered, 1 the other way round, more: shuffled by this seed.
-    `late`: asynchronous copies and products happen when they are waited for, else at once."""
+    `late`: asynchronous copies and products happen when they are waited for, else at once. Schedules are chosen for
+    `sm_count` multiprocessors (0: as many as the card has): few make small problems look large."""
 
-    def __init__(self, count: int = 2, nbytes: int = 1 << 28, arch: str = "sm_90a", order: int = 0, late: bool = True):
+    def __init__(self, count: int = 2, nbytes: int = 1 << 28, arch: str = "sm_90a", order: int = 0, late: bool = True,
+                 sm_count: int = 0):
         super().__init__(count, nbytes, arch)
-        self.order, self.late = order, late
+        self.order, self.late, self.sm_count = order, late, sm_count
+
+    def target(self, index: int) -> GpuTarget:
+        target = super().target(index)
+        return replace(target, sm_count=self.sm_count) if self.sm_count else target
 
     def load(self, cubin: bytes, index: int) -> Module:
         return Module(self, cubin)
