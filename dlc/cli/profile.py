@@ -12,7 +12,7 @@ import dlc
 from dlc.cli.errors import CommandError
 from dlc.cli.target import find
 from dlc.frontend.lowered import Profile
-from dlc.inspect.units import count, nbytes, seconds
+from dlc.inspect.units import count, nbytes, plural, seconds
 from dlc.ir.errors import DeviceError, TraceError
 
 
@@ -50,7 +50,8 @@ def profile(target: str, repeat: int, top: int, device: str | None) -> None:
     console.print(table)
     n = sum(r.launches for r in rows)
     console.print(
-        f"{len(rows)} kernels, {n} launches: {seconds(total)} in kernels, {seconds(whole)} a call (median of {repeat})",
+        f"{plural(len(rows), 'kernel')}, {plural(n, 'launch')}: {seconds(total)} in kernels, "
+        f"{seconds(whole)} a call (median of {repeat})",
         highlight=False,
     )
 

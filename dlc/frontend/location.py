@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dlc.ir.errors import DeviceError, DlcError, DTypeError, ShapeError
+from dlc.ir.errors import PACKAGE, DeviceError, DlcError, DTypeError, ShapeError
 from dlc.ir.graph import Loc, located
-
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,7 +18,7 @@ def here() -> Loc:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith(_PACKAGE):
+        if not code.co_filename.startswith(PACKAGE):
             return Loc(code.co_filename, frame.f_lineno, code.co_name)
         frame = frame.f_back
     return Loc("<dlc>", 0)

@@ -1,6 +1,20 @@
-"""The exceptions that users see. Each message names the operation, the operands and the user's own line."""
+"""The exceptions and warnings that users see: they name the operation, the operands and the user's own line."""
 
 from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def warn(message: str) -> None:
+    """A RuntimeWarning at the user's line: the innermost one on the stack that is not in the dlc package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 class DlcError(Exception):

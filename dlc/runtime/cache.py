@@ -12,9 +12,10 @@ import os
 import struct
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import NamedTuple
+
+from dlc.ir.errors import warn
 
 DEFAULT_MAX_BYTES = 1 << 30
 TUNED_MAX_BYTES = 16 << 20
@@ -147,7 +148,7 @@ class DiskCache:
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            warn(message)
 
 
 def default() -> DiskCache:

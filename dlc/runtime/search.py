@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dlc.codegen import tuned_text
 from dlc.codegen.candidates import MOST
-from dlc.ir.errors import DeviceError
+from dlc.ir.errors import DeviceError, warn
 from dlc.ir.schedule import Schedule
 from dlc.runtime import trials
 from dlc.runtime.memory import Buffer
@@ -122,6 +121,5 @@ def _right(subject: Subject, trial: Trial, expected: list[Buffer], inputs: list[
         fault = "is computed wrongly"
     except DeviceError as error:
         fault = f"does not run ({error})"
-    warnings.warn(f"dlc: {subject.name} {fault} with {trial.schedule!r}, which is not used; please report this",
-                  RuntimeWarning, stacklevel=2)
+    warn(f"dlc: {subject.name} {fault} with {trial.schedule!r}, which is not used; please report this")
     return False

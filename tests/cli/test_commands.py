@@ -44,7 +44,7 @@ def test_profile_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     file = tmp_path / "on_gpu.py"
     file.write_text("import dlc\ndef f(x): return (x * 2).sum(1)\ndef example_args(): return (dlc.ones(4, 5),)\n")
     result = run("profile", f"{file}:f", "--device", "cuda", "--repeat", "2")
-    assert result.exit_code == 0 and "1 kernels, 1 launches" in result.output, result.output
+    assert result.exit_code == 0 and "1 kernel, 1 launch" in result.output, result.output
     assert run("profile", f"{file}:f", "--device", "cuda:9").output.startswith("dlc: no device 'cuda:9'")
 
 

@@ -20,8 +20,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    code = next(block for block in blocks("python") if block.startswith("# weights.py\n"))
-    (tmp_path / "weights.py").write_text(code.removeprefix("# weights.py\n"))
+    (tmp_path / "weights.py").write_text(next(block for block in blocks("python") if "def weights(" in block))
     monkeypatch.chdir(tmp_path)
     return "weights.py:weights"
 

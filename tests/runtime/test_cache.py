@@ -158,8 +158,9 @@ def test_the_directory_is_a_file(tmp_path):
     (tmp_path / "file").write_text("in the way")
     disk = DiskCache(tmp_path / "file")
     assert disk.get("a") is None
-    with pytest.warns(RuntimeWarning, match="cannot write"):
+    with pytest.warns(RuntimeWarning, match="cannot write") as caught:
         disk.put("a", b"x")
+    assert caught[0].filename == __file__  # the user's line
     assert disk.get("a") is None and disk.stats().entries == 0
 
 
