@@ -26,6 +26,7 @@ LARGE_NS = 150_000  # for each thread: a launch that takes longer gains nothing 
 LEAST_NS = 4000  # together; less is not worth waking a thread
 LONGEST = 128  # launches of a flow
 PIECE_NS = 300.0  # taking a piece, and waiting for what it needs
+SHARE_NS = 1500.0  # for each piece of a launch that is cut: threads fetch from each other what they have written
 VECTORS = 0.25  # of the time that `work` says: how long kernels take that are no contractions
 COMPANY = 0.5  # of the time of a launch, for each other thread: if there is as much else to do it is not cut
 WORTH = 0.9  # of the time of a whole launch that it may take at most in pieces
@@ -155,9 +156,10 @@ def _simulated(row: Sequence[Launch], times: Sequence[float], needs: Sequence[Se
 def _taken(free: Sequence[float], now: float, time: float, count: int) -> tuple[list[float], float]:
     """When each thread is free again after a launch in so many pieces, and when the launch is done."""
     after, end = list(free), 0.0
+    more = PIECE_NS if count == 1 else PIECE_NS + SHARE_NS
     for _ in range(count):
         thread = after.index(min(after))
-        after[thread] = max(after[thread], now) + (time - PIECE_NS) / count + PIECE_NS
+        after[thread] = max(after[thread], now) + (time - PIECE_NS) / count + more
         end = max(end, after[thread])
     return after, end
 
