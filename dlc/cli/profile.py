@@ -13,7 +13,7 @@ from dlc.cli.errors import CommandError
 from dlc.cli.target import find
 from dlc.frontend.lowered import Profile
 from dlc.inspect.units import count, nbytes, plural, seconds
-from dlc.ir.errors import DeviceError, TraceError
+from dlc.ir.errors import DeviceError, DlcError
 
 
 @click.command()
@@ -59,8 +59,10 @@ def profile(target: str, repeat: int, top: int, device: str | None) -> None:
 def measure(text: str, repeat: int) -> Profile:
     """The kernels of a target in program order, and the seconds of a whole call."""
     target = find(text)
-    target.function(*target.args, **target.kwargs)  # gradients and state are then as in every later call
     try:
+        target.function(*target.args, **target.kwargs)  # gradients and state are then as in every later call
         return target.lower().profile(repeat)
-    except TraceError as error:
+    except DeviceError:
+        raise
+    except DlcError as error:
         raise CommandError(str(error)) from None

@@ -63,6 +63,8 @@ class DataLoader:
             ("num_workers", num_workers, 0),
             ("prefetch_factor", prefetch_factor, 1),
         ):
+            if not isinstance(value, (int, np.integer)):
+                raise TypeError(f"DataLoader: {name} is an integer, not {value!r}")
             if value < least:
                 raise ValueError(f"DataLoader: {name} must be at least {least}, got {value}")
         if seed is not None and generator is not None:

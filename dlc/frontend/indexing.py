@@ -125,7 +125,7 @@ def _without_ellipsis(shape: tuple[int, ...], parts: list[Any]) -> list[Any]:
 
 
 def _out_of_range(text: str) -> IndexOutOfRange:
-    return IndexOutOfRange(f"index: {text}\n  at {here()}")
+    return IndexOutOfRange(f"index: {text}")
 
 
 def plan_index(shape: tuple[int, ...], index: Any) -> Plan:

@@ -7,10 +7,18 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dlc.ir.errors import PACKAGE, DeviceError, DlcError, DTypeError, ShapeError
+from dlc.ir.errors import PACKAGE, DeviceError, DlcError, DTypeError, IndexOutOfRange, ShapeError
 from dlc.ir.graph import Loc, located
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Does an error come from a line of the package, not from one of the user's function that it calls?"""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at is not None and at.tb_frame.f_code.co_filename.startswith(PACKAGE)
 
 
 def here() -> Loc:
@@ -57,8 +65,8 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
 
 
 def user_errors(fn: F) -> F:
-    """Decorator for a public operation: its nodes get the user's line, and errors of shape, dtype and device that and
-    the operands.
+    """Decorator for a public operation: its nodes get the user's line, and errors of shape, dtype, index and device
+    that and the operands; so does what Python says of operands that are no tensors.
     """
 
     @functools.wraps(fn)
@@ -66,11 +74,15 @@ def user_errors(fn: F) -> F:
         try:
             with located(here()):
                 return fn(*args, **kwargs)
-        except (ShapeError, DTypeError, DeviceError) as error:
+        except (ShapeError, DTypeError, DeviceError, IndexOutOfRange) as error:
             if getattr(error, "loc", None) is not None:
                 raise
             # the name at the time of the call: functions made by a factory get theirs after decoration
             complete = locate(error, call.__name__.strip("_"), args)
+        except (AttributeError, TypeError) as error:
+            if isinstance(error, DlcError) or not _raised_here(error):
+                raise
+            raise locate(DTypeError(str(error)), call.__name__.strip("_"), args) from error
         raise complete
 
     return call  # type: ignore[return-value]

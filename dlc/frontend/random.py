@@ -29,7 +29,7 @@ from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DTypeError, ShapeError
-from dlc.ir.graph import Node
+from dlc.ir.graph import Node, check_size
 
 _LOW_WORD = 0xFFFFFFFF
 _SPLIT = 0xFFFFFFFF << 32  # counters that draws never reach: from here `split` makes keys
@@ -126,6 +126,9 @@ def _draw(shape: tuple[int, ...], generator: Generator | None, key, blocks: int,
     """`blocks` independent tensors of 64 random bits an element."""
     if key is not None and generator is not None:
         raise ShapeError("random: give a key or a generator, not both")
+    if any(d < 0 for d in shape):
+        raise ShapeError(f"random: {shape} has a negative extent")
+    check_size("random", shape)
     size = math.prod(shape)
     if key is not None:
         base, first = _key_node(key), b.const(0, dtypes.uint64, ())

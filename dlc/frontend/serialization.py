@@ -64,7 +64,11 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike, metadata: Mapping[
         raise CheckpointError(f"save: {os.fspath(path)}: give a dict of names and tensors, not a {kind}\n  at {here()}")
     arrays: dict[str, np.ndarray] = {}
     _flat("", tensors, arrays)
-    path = os.fspath(path)
+    path = os.path.realpath(path)  # what a link points to is replaced, not the link
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise CheckpointError(f"save: cannot write {path}: it is a folder or a device\n  at {here()}")
+    if not os.path.isdir(os.path.dirname(path)):
+        raise CheckpointError(f"save: cannot write {path}: there is no folder {os.path.dirname(path)}\n  at {here()}")
     aside = f"{path}.{uuid.uuid4().hex[:12]}.part"
     try:
         safetensors.numpy.save_file(arrays, aside, dict(metadata) if metadata else None)

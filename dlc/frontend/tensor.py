@@ -285,6 +285,12 @@ class Tensor:
             return array.astype(dtype)
         return array.copy() if copy else array
 
+    def __array_function__(self, function: Callable, types: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """NumPy's functions get Tensors as arrays, but for those that ask for nothing but the shape."""
+        if function in _OF_SHAPES and len(args) == 1 and not kwargs:
+            return _OF_SHAPES[function](self)
+        return function(*_as_arrays(args), **_as_arrays(kwargs))
+
     def item(self) -> bool | int | float:
         """The only element, as a Python number."""
         return self._scalar("item()")
@@ -553,3 +559,17 @@ def promote(*operands: Any) -> list[Node]:
             continue
         out.append(node if node.type.dtype is dtype else build.cast(node, dtype, here()))
     return out
+
+
+_OF_SHAPES: dict[Callable, Callable[[Tensor], Any]] = {
+    np.shape: lambda x: x.shape, np.ndim: lambda x: x.ndim, np.size: lambda x: x.size,
+}  # fmt: skip
+
+
+def _as_arrays(value: Any) -> Any:
+    """Arguments of a NumPy function with arrays in place of Tensors."""
+    if isinstance(value, Tensor):
+        return np.asarray(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(_as_arrays, value))
+    return {name: _as_arrays(item) for name, item in value.items()} if type(value) is dict else value

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+import types
 import warnings
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def warn(message: str) -> None:
-    """A RuntimeWarning at the user's line: the innermost one on the stack that is not in the dlc package."""
-    frame, level = sys._getframe(1), 2
+    """A RuntimeWarning at the user's line."""
+    warnings.warn(message, RuntimeWarning, stacklevel=1 + _user_frame()[1])
+
+
+def user_line() -> str:
+    """file:line of the innermost line on the stack that is not in the dlc package."""
+    frame, _ = _user_frame()
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _user_frame() -> tuple[types.FrameType, int]:
+    """The frame of the user's line, and how far above the caller it stands."""
+    frame, level = sys._getframe(1), 0
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, RuntimeWarning, stacklevel=level)
+    return frame, level
 
 
 class DlcError(Exception):

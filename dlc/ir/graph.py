@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dlc.ir.dtypes import DType
+from dlc.ir.errors import ShapeError
 from dlc.ir.interning import Interned
 
 
@@ -27,6 +28,9 @@ class Loc(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
+
+
+MAX_SIZE = 1 << 60  # elements of a tensor: their offsets in bytes fit 64 bits
 
 
 class TensorType(NamedTuple):
@@ -45,6 +49,12 @@ class TensorType(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.dtype.short}[{','.join(map(str, self.shape))}]"
+
+
+def check_size(name: str, shape: tuple[int, ...]) -> None:
+    """Raise ShapeError for a shape that no memory has addresses for."""
+    if math.prod(shape) >= MAX_SIZE:
+        raise ShapeError(f"{name}: a tensor of shape {shape} would have {math.prod(shape):.3g} elements")
 
 
 class Node:
@@ -151,6 +161,8 @@ def _made(op: str, inputs: tuple[Node, ...], loc: Loc | None, attrs: dict[str, A
     node.op, node.inputs, node.attrs, node.data, node._attrs_key = op, inputs, attrs, None, attrs_key
     node.loc = loc if loc is not None else getattr(_here, "loc", None)
     node.type = OPS[op].infer(tuple(i.type for i in inputs), attrs)
+    if isinstance(node.type, TensorType):
+        check_size(op, node.type.shape)
     node.serial = next(_serials)
     _table.add(key, node)
     return node

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
+from dlc import Tensor
+
 
 def not_negative(optimizer: str, options: Mapping[str, Any], *names: str) -> None:
-    """Raise ValueError for one of `names` below 0 (or NaN)."""
+    """Raise ValueError for one of `names` below 0, infinite or NaN, TypeError for what is no number."""
     for name in names:
-        if not options[name] >= 0:
-            raise ValueError(f"{optimizer}: {name} is {options[name]}, it must not be negative")
+        value = options[name].item() if isinstance(options[name], Tensor) else options[name]
+        if not isinstance(value, numbers.Real):
+            raise TypeError(f"{optimizer}: {name} is {value!r}, it must be a number")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{optimizer}: {name} is {value}, it must be a finite number that is not negative")
 
 
 def fractions(optimizer: str, options: Mapping[str, Any], name: str) -> None:

@@ -160,6 +160,9 @@ class Optimizer:
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         if isinstance(params, Tensor):
             raise TypeError(f"{self._name}: params is an iterable of Tensors or dicts, not one Tensor")
+        if not isinstance(params, Iterable):
+            raise TypeError(f"{self._name}: params is an iterable of Tensors or dicts, such as model.parameters(); "
+                            f"got {type(params).__name__}")
         groups = list(params)
         if not groups:
             raise ValueError(f"{self._name}: got an empty list of parameters")
@@ -271,6 +274,8 @@ class Optimizer:
 
         Raises ValueError where groups, sizes or shapes differ; nothing is changed then.
         """
+        if not isinstance(state_dict, Mapping) or not {"param_groups", "state"} <= state_dict.keys():
+            raise ValueError(f"{self._name}: the state_dict of an optimizer is a dict with 'param_groups' and 'state'")
         groups, states = state_dict["param_groups"], state_dict["state"]
         if len(groups) != len(self.param_groups):
             raise ValueError(f"{self._name}: {len(groups)} saved parameter groups for {len(self.param_groups)}")

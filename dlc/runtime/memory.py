@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlc.ir.errors import OutOfMemory, user_line
+
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 HUGE_PAGE = 2 << 20  # bytes: blocks from this size on are aligned to it and ask for transparent huge pages
 
@@ -219,9 +221,10 @@ def _fresh_block(nbytes: int, capacity: int) -> int:
         address = _system_allocate(capacity)
     if not address:
         now = stats()
-        raise MemoryError(
+        raise OutOfMemory(
             f"dlc could not allocate {readable(nbytes)} of host memory; it holds {readable(now.held_bytes)}: "
             f"{readable(now.live_bytes)} in {now.live_blocks} live buffers and {readable(now.cached_bytes)} cached"
+            f"\n  at {user_line()}"
         )
     _held[address] = capacity
     _count_held(capacity)

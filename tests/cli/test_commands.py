@@ -73,6 +73,14 @@ def test_profile():
     assert len(run("profile", f"{FILE}:train_step", "--repeat", "1", "--top", "2").output.strip().splitlines()) == 4
 
 
+def test_profile_of_a_function_with_a_mistake(tmp_path: Path):
+    code = "import dlc\n\ndef f(a):\n    return a @ a\n\nf.example_args = (dlc.ones(3, 4),)\n"
+    (tmp_path / "wrong.py").write_text(code)
+    result = run("profile", f"{tmp_path / 'wrong.py'}:f")
+    assert result.exit_code == 2
+    assert result.output.startswith("dlc: matmul: shapes (3, 4)") and "wrong.py:4, in f" in result.output
+
+
 def test_profile_without_compiler(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DLC_INTERPRET", "1")
     result = run("profile", f"{FILE}:softmax")

@@ -176,6 +176,12 @@ def test_bad_options(options, message):
         loader(**options)
 
 
+def test_sizes_are_integers():
+    with pytest.raises(TypeError, match="batch_size is an integer, not 2.5"):
+        loader(batch_size=2.5)
+    assert len(next(iter(loader(batch_size=np.int64(2))))) > 0
+
+
 def test_default_batches_are_tensors():
     x, y = next(iter(DataLoader(TensorDataset(np.ones((5, 2), np.float32), np.arange(5)), 3)))
     assert isinstance(x, dlc.Tensor) and x.shape == (3, 2) and x.dtype == dlc.float32

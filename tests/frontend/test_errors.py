@@ -1,11 +1,14 @@
 """Errors speak the user's language: the operation, the operands, and the user's own line; no internals."""
 
+import os
 import re
 
 import numpy as np
 import pytest
 
 import dlc
+import dlc.nn.functional as F
+from dlc import nn
 
 
 def fails(call):
@@ -46,10 +49,63 @@ def test_operation_operands_and_line(call, name, parts):
         assert part in text
 
 
-def test_an_index_out_of_range():
-    text = fails(lambda: A[5])
-    assert "5" in text
-    assert "(2, 3)" in text
+@pytest.mark.parametrize(
+    ("call", "parts"),
+    [
+        (lambda: A[5], ["getitem: 5 is outside axis 0 of extent 2", "operands: float32 (2, 3), 5"]),
+        (lambda: F.cross_entropy(A, dlc.asarray([0, 3])), ["cross_entropy: class 3 is outside", "int64 (2,)"]),
+        (lambda: nn.Embedding(4, 2)(dlc.asarray([4])), ["take: 4 is outside axis 0 of extent 4", "Embedding(4, 2)"]),
+    ],
+)
+def test_an_index_out_of_range(call, parts):
+    text = fails(call)
+    assert all(part in text for part in parts), text
+    assert text.count(__file__) == 1, text
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: nn.Linear(3, 4)([1, 2, 3]), "linear: 'list' object has no attribute 'ndim'\n  operands: [1, 2, 3]"),
+        (lambda: F.conv2d(None, A), "conv2d: 'NoneType' object"),
+        (lambda: dlc.reshape(A), "reshape: "),
+    ],
+)
+def test_what_is_no_tensor(call, name):
+    assert fails(call).startswith(name)
+
+
+def test_errors_of_a_function_that_is_called_stay_its_own():
+    def wrong(x):
+        return x.no_such_method()
+
+    for transform in (dlc.grad, dlc.vmap):
+        with pytest.raises(AttributeError, match="no_such_method") as error:
+            transform(wrong)(A)
+        assert not isinstance(error.value, dlc.DlcError)
+
+
+def test_shapes_beyond_any_memory():
+    for call in (
+        lambda: dlc.zeros((1 << 40, 1 << 40)),
+        lambda: dlc.arange(1 << 61),
+        lambda: dlc.zeros((1 << 30, 1)) + dlc.zeros((1, 1 << 30)),
+        lambda: dlc.random.normal((1 << 40, 1 << 40)),
+    ):
+        assert "elements" in fails(call)
+    assert dlc.zeros((1 << 40, 0, 1 << 40)).size == 0
+
+
+@pytest.mark.skipif("DLC_TEST_DEVICE" in os.environ, reason="host memory")
+def test_memory_that_is_not_there_names_the_line():
+    column, row = dlc.ones((1 << 25, 1)), dlc.ones((1, 1 << 25))
+    assert "could not allocate 4194304.0 GiB" in fails(lambda: (column + row).realize())
+    with pytest.raises(MemoryError):
+        dlc.ones(1 << 50).numpy()
+
+
+def test_random_numbers_of_no_shape():
+    assert fails(lambda: dlc.random.normal((2, -1))).startswith("normal: (2, -1) has a negative extent")
 
 
 def test_errors_inside_a_trace_name_the_line_in_the_function():

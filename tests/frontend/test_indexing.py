@@ -183,7 +183,7 @@ def test_mask_assignment_needs_no_values():
 @pytest.mark.parametrize(
     ("index", "text"),
     [
-        (S[2], r"index: 2 is outside axis 0 of extent 2 \(shape \(2, 3, 4\)\)"),
+        (S[2], r": 2 is outside axis 0 of extent 2 \(shape \(2, 3, 4\)\)"),
         (S[:, -4], "-4 is outside axis 1"),
         (S[0, [0, 3]], "3 is outside axis 1"),
         (S[0, np.array([-4])], "-4 is outside axis 1"),

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import dlc
 from dlc.frontend import interop, methods
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
@@ -118,3 +119,23 @@ def test_numpy_functions_and_operators():
     assert isinstance(np.ones(2, np.float32) + t, Tensor) and isinstance(np.float32(1) * t, Tensor)
     assert np.asarray(t, np.int32).dtype == np.int32
     assert t.__array_namespace__().__name__ == "dlc"
+
+
+def test_functions_of_numpy():
+    x = np.arange(6.0).reshape(2, 3)
+    t = dlc.asarray(x)
+    for function in (np.sum, np.mean, np.max, np.argmin, np.linalg.norm, lambda a: np.concatenate([a, a]), np.size):
+        result = function(t)
+        assert not isinstance(result, dlc.Tensor)
+        np.testing.assert_array_equal(result, function(x))
+    shapes = []
+
+    @dlc.jit
+    def shape(a):
+        shapes.append((np.shape(a), np.ndim(a), np.size(a)))
+        return a
+
+    shape(t)
+    assert shapes == [((2, 3), 2, 6)]
+    with pytest.raises(dlc.TraceError, match="a NumPy function needs a value"):
+        dlc.jit(lambda a: np.sum(a))(t)

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from dlc.frontend.serialization import CheckpointError, load, save
 from dlc.frontend.tensor import Tensor
@@ -69,3 +70,26 @@ def test_failed_saves_leave_the_old_file(tmp_path):
     with pytest.raises(CheckpointError, match="cannot write"):
         save({"a": Tensor([1.0])}, path, {"epoch": 7})
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_links_and_what_is_no_file(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "f")
+    save({"a": Tensor([1.0])}, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and load(tmp_path / "real" / "f")["a"].item() == 1
+    for path in (tmp_path / "real", os.devnull):
+        with pytest.raises(CheckpointError, match="it is a folder or a device"):
+            save({"a": Tensor([1.0])}, path)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    save({"a": Tensor([1.0])}, path)
+
+    def full(*args):
+        raise safetensors.SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"(?s)cannot write .*/f: No space left on device.*test_serialization.py"):
+        save({"a": Tensor([2.0])}, path)
+    assert load(path)["a"].item() == 1 and os.listdir(tmp_path) == ["f"]

@@ -200,8 +200,13 @@ def test_errors():
         optim.SGD([p, 3])
     with pytest.raises(ValueError, match="appears twice"):
         optim.SGD([p, p])
-    with pytest.raises(ValueError, match="lr is -1"):
-        optim.Adam([p], lr=-1)
+    for bad in (-1, float("nan"), float("inf"), dlc.asarray(-1.0)):
+        with pytest.raises(ValueError, match=f"Adam: lr is {float(bad)}|Adam: lr is {bad}"):
+            optim.Adam([p], lr=bad)
+    with pytest.raises(TypeError, match="Adam: lr is '1e-3', it must be a number"):
+        optim.Adam([p], lr="1e-3")
+    with pytest.raises(TypeError, match=r"such as model.parameters\(\); got Linear"):
+        optim.SGD(nn.Linear(2, 3))
     with pytest.raises(ValueError, match=r"betas is \(0.9, 1.0\), it must be in \[0, 1\)"):
         optim.Adam([p], betas=(0.9, 1.0))
     with pytest.raises(ValueError, match="nesterov needs a momentum"):
@@ -209,6 +214,8 @@ def test_errors():
     opt = optim.Adam([p])
     with pytest.raises(ValueError, match="betas takes 2 numbers"):
         opt.param_groups[0]["betas"] = 0.9
+    with pytest.raises(ValueError, match="a dict with 'param_groups' and 'state'"):
+        opt.load_state_dict({"foo": 1})
     with pytest.raises(ValueError, match="2 saved parameter groups for 1"):
         opt.load_state_dict({"state": {}, "param_groups": [{"params": []}] * 2})
     with pytest.raises(ValueError, match="group 0 has 1 parameters, 2 saved"):

@@ -55,7 +55,8 @@ def check_padding_idx(padding_idx: int, rows: int) -> int:
 def one_hot(input: Tensor, num_classes: int, dtype=None) -> Tensor:
     """1 at the class and 0 elsewhere: integers of shape S -> (S, num_classes), int64 unless `dtype` is given.
 
-    Unlike PyTorch, `num_classes` must be given: shapes do not depend on values.
+    Unlike PyTorch, `num_classes` must be given: shapes do not depend on values; and a number that is no class gives 0
+    everywhere.
     """
     hit = dlc.expand_dims(input, axis=-1) == dlc.arange(num_classes, dtype=input.dtype)
     return dlc.astype(hit, dlc.int64 if dtype is None else dtype)
