@@ -89,7 +89,7 @@ def _builder(target: CpuTarget | GpuTarget) -> Builder:
 
 def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with those operations that the target has kernels of its own for."""
-    return find_attention(graph) if isinstance(target, GpuTarget) else graph
+    return find_attention(graph, target.tf32) if isinstance(target, GpuTarget) else graph
 
 
 def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:

@@ -310,7 +310,17 @@ class KernelEmitter(Expressions):
         sums = self.names[s.buffer] + "".join(f"[{self.bare(i)}]" for i in s.index[:-2])
         self.in_flight[s.buffer] = None
         held = s.a_order == "sums"
-        if s.a.dtype is float32:
+        if s.a.dtype is float32 and s.fresh:
+            start = self.names[s.buffer] + "".join(f"[{self.bare(i)}]" for i in s.index[:-2])
+            self.line("#pragma unroll")
+            self.line(f"for (int k = 0; k < {s.n // 2}; ++k) {start}[k / 4][k % 4] = 0.0f;")
+        if s.a.dtype is float32 and held:
+            b, index, _ = load_parts(s.b)
+            tile = "".join(f"[{self.bare(i)}]" for i in index[:-3]) + "[0][0][0]"
+            first = simplify(index[-3] * b.shape[-1] + index[-1])
+            self.line(f"mma_tf32_held<{s.n}, {s.k}>({sums}, {self.held(s.a)}, &{self.names[b]}{tile}, "
+                      f"{self.bare(first)}, {b.shape[-2] * b.shape[-1]});")
+        elif s.a.dtype is float32:
             operands = ", ".join(self.rounded_tile(e, order) for e, order in ((s.a, s.a_order), (s.b, s.b_order)))
             sums = self.names[s.buffer] + "".join(f"[{self.bare(i)}]" for i in s.index[:-3])
             along = ", ".join(str(order[1] == "k").lower() for order in (s.a_order, s.b_order))

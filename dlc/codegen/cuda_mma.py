@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from dlc.codegen.cuda_gates import GATES, bulk_function
-from dlc.codegen.cuda_tf32 import TF32
+from dlc.codegen.cuda_tf32 import TF32, TF32_HELD
 
 _BULK = re.compile(r"\bbulk_copy_(\d)\(")
 _WGMMA = re.compile(r"\bwgmma_64x(\d+)\b")
@@ -138,7 +138,8 @@ __device__ __forceinline__ void mma_held_16(float (&d)[N / 8][4], const T (*a)[4
 }"""
 
 _FUNCTIONS = ((("copy_async", "commit_copies", "wait_copies"), ASYNC),
-              (("swizzled", "mma_16", "mma_held_16", "mma_tf32"), SWIZZLED), (("mma_tf32<",), TF32),
+              (("swizzled", "mma_16", "mma_held_16", "mma_tf32"), SWIZZLED),
+              (("mma_tf32<", "mma_tf32_held<"), TF32), (("mma_tf32_held<",), TF32_HELD),
               (("fence_shared", "wgmma_"), WARPGROUP),
               (("mma_16", "mma_held_16"), WARP), (("_held_",), HELD), (("mma_held_16",), WARP_HELD),
               (("sync_first<",), SYNC_FIRST), (("_registers<",), REGISTERS), (("gate_",), GATES))

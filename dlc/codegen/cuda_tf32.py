@@ -2,6 +2,8 @@
 
 Tiles along the inner range lie in swizzled rows of 32, which `ldmatrix` deals out as the instruction wants words; of
 tiles along rows (columns) each thread reads its words, whose rows are 8 longer than a multiple of 32: for the banks.
+With the left tile in registers, as sums are held (HELD), a thread has the words of inner positions 2t and 2t + 1 where
+the instruction wants t and t + 4: the order of what is summed is free, so the right tile's words follow.
 The instruction would cut what does not fit in 11 bits; rounding is unbiased, and keeps infinities and NaN.
 """
 
@@ -56,6 +58,30 @@ __device__ __forceinline__ void mma_tf32(float (&d)[M / 16][N / 8][4], const flo
                 mma_8(d[i][2 * j], x[i], y[j][0], y[j][1]);
                 mma_8(d[i][2 * j + 1], x[i], y[j][2], y[j][3]);
             }
+        }
+    }
+}"""
+
+TF32_HELD = """\
+// sums of a warp's 16 x N products with a 16 x K tile held as sums are; the other tile has blocks of 32
+// columns, `block` elements apart
+template <int N, int K>
+__device__ __forceinline__ void mma_tf32_held(float (&d)[N / 8][4], const float (*a)[4], const float* b, int first,
+                                              int block) {
+    const int lane = threadIdx.x % 32;
+    #pragma unroll
+    for (int k = 0; k < K; k += 8) {
+        unsigned x[4];
+        #pragma unroll
+        for (int i = 0; i < 4; ++i) x[i] = tf32_of(__float_as_uint(a[k / 8][i % 2 * 2 + i / 2]));
+        const int row = k + lane % 4 * 2;
+        #pragma unroll
+        for (int j = 0; j < N; j += 8) {
+            const int column = first + j + lane / 4;
+            const float* at = b + column / 32 * block + row * 32;
+            const unsigned y0 = tf32_of(__float_as_uint(at[swizzled(row, column % 32, float())]));
+            const unsigned y1 = tf32_of(__float_as_uint(at[32 + swizzled(row + 1, column % 32, float())]));
+            mma_8(d[j / 8], x, y0, y1);
         }
     }
 }"""

@@ -159,9 +159,11 @@ def attention(node: Node, target: GpuTarget) -> schedule.GpuAttention:
     labels = labels_of(node.attrs)
     sizes = sizes_of(labels, *(i.type for i in node.inputs[:3]))
     widest = max(sizes[labels.inner], sizes[labels.value])
+    pair = 2 if widest <= 64 else 1
+    if not node.inputs[0].dtype.is_half:  # 16 rows of float32 a warp, twice the bytes in shared memory
+        return schedule.GpuAttention(16 * pair, 4, 2, 32, pair, True)
     warpgroups = target.arch == "sm_90a"
     groups, lanes = (2, 128) if warpgroups else (4, 32)
-    pair = 2 if widest <= 64 else 1
     if node.op == "attention":
         return schedule.GpuAttention(64, groups, 2, lanes, pair)
     if node.attrs["wrt"] == "q":

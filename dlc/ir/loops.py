@@ -40,11 +40,12 @@ Statements:
                             two indices of `a` are row and inner position, "km" that its last three are row / 64, inner
                             position, row % 64 ("nk", "kn" of `b` alike). Thread l = 32*w + i of the group has in
                             buffer[index..., j, r] the sum of row 16*w + i/4 + 8*(r/2), column 8*j + 2*(i%4) + r%2.
-                            With a_order "sums" `a` loads such a buffer of halves: the threads' registers hold its tile
-                            as they hold sums. `fresh`: the sums start at 0, whatever stood there. Tiles are halves, or
-                            float32 of which 32 threads multiply 11 bits (TF32, rounded to nearest): then "km" and "kn"
-                            have inner position and row as last indices, and the sums of row 16*p + ... are those of
-                            buffer[..., p, j, r]
+                            With a_order "sums" `a` loads such a buffer of operands: the threads' registers hold its
+                            tile as they hold sums. `fresh`: the sums start at 0, whatever stood there. Tiles are
+                            halves, or float32 of which 32 threads multiply 11 bits (TF32, rounded to nearest): then
+                            "km" and "kn" have inner position and row as last indices, and the sums of row 16*p + ...
+                            are those of buffer[..., p, j, r]; but with "sums" `b` is in swizzled rows of 32, as halves
+                            in rows of 64
     TileMma(buffer, index, a, b, k, a_stride, b_stride)
                             adds the product of two tiles of pairs (`pair`) to sums that a CPU's matrix unit holds:
                             sum[i, j] = dot2(a[i, p], b[p, j], sum[i, j]) for all i < m, j < n and p < k, where the last

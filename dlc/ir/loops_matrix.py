@@ -64,7 +64,7 @@ def _held(e: Expr, parts: list[tuple], m: int, k: int) -> np.ndarray:
                 if value is None:
                     raise InterpError(f"an Mma reads {e.attr.name}[{j}, {r}] of a thread where nothing was written")
                 out[16 * (thread // 32) + i // 4 + 8 * (r // 2), 8 * j + 2 * (i % 4) + r % 2] = value
-    return out
+    return tf32(out) if e.dtype is dtypes.float32 else out
 
 
 def _tile(e: Expr, memory: list, start: int, count: int, k: int, order: str) -> np.ndarray:
@@ -75,10 +75,11 @@ def _tile(e: Expr, memory: list, start: int, count: int, k: int, order: str) -> 
         for y in range(k):
             if order[1] == "k":
                 at = start + x * shape[-1] + y
-            elif e.dtype is dtypes.float32:
+            elif e.dtype is dtypes.float32 and not e.attr.swizzled:
                 at = start + y * shape[-1] + x
             else:
-                at = start + (x // 64) * shape[-2] * 64 + y * 64 + x % 64
+                width = shape[-1]
+                at = start + (x // width) * shape[-2] * width + y * width + x % width
             value = memory[at]
             if value is None:
                 raise InterpError(f"an Mma reads element {at} of {e.attr.name} where nothing was written")

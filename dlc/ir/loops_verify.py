@@ -351,14 +351,17 @@ class _Verifier:
         tf32 = stmt.a.dtype is dtypes.float32
         known = (stmt.lanes, stmt.m) in ((32, 16), (128, 64))
         if tf32:
-            known = stmt.lanes == 32 and stmt.m == 16 * stmt.buffer.shape[-3] and not (stmt.n % 16 or stmt.fresh)
+            held = stmt.a_order == "sums"
+            columns = stmt.b_order == "kn" and stmt.b.op == "load" and stmt.b.attr.swizzled
+            known = stmt.lanes == 32 and stmt.m == 16 * (1 if held else stmt.buffer.shape[-3]) and not stmt.n % 16
+            known = known and held == columns
         if not known or stmt.n % 8 or stmt.k % 16:
             raise self.fail(f"no Mma of {stmt.m}x{stmt.n}x{stmt.k} by {stmt.lanes} threads")
         for e, order, orders in ((stmt.a, stmt.a_order, ("mk", "km", "sums")), (stmt.b, stmt.b_order, ("nk", "kn"))):
             space = "reg" if order == "sums" else "shared"
             if e.op != "load" or e.attr.space != space or order not in orders:
                 raise self.fail("the operands of an Mma are shared tiles, the first perhaps in registers")
-            if not e.dtype.is_half and (not tf32 or space == "reg"):
+            if not e.dtype.is_half and not tf32:
                 raise self.fail(f"an Mma of {e.dtype.name} in {space} memory")
         if stmt.a_order == "sums":
             first, r = load_parts(stmt.a)[1][-2:]

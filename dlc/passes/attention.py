@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from dlc.ir import build, dtypes
@@ -21,7 +22,7 @@ from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.vjp import Ct, map_bodies, pullback, through_plain
 
 LONGEST = 128  # elements of a query, key or value at most: a row of results stays in registers
-PIECE = 8  # halves of one copy: rows are multiples of it
+PIECE = 8  # halves of one copy: rows are multiples of it, those of float32 too
 SHORTEST = 16  # queries and keys at least
 EXPENSIVE = 8  # scalar cost from which a mask is computed once, into memory
 
@@ -29,9 +30,9 @@ _VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "flip"})
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def find_attention(graph: Graph) -> Graph:
-    """The graph, and the bodies in it, with attention in single nodes."""
-    graph = Graph(graph.params, map_bodies(graph.outputs, find_attention), graph.name)
+def find_attention(graph: Graph, tf32: bool = False) -> Graph:
+    """The graph, and the bodies in it, with attention in single nodes: on half floats, and with `tf32` on float32."""
+    graph = Graph(graph.params, map_bodies(graph.outputs, partial(find_attention, tf32=tf32)), graph.name)
     nodes = graph.nodes()
     if not any(n.op == "reduce" and n.attrs["monoid"] == "max" for n in nodes):
         return graph
@@ -43,7 +44,7 @@ def find_attention(graph: Graph) -> Graph:
         users[o].add(None)
     done: dict[Node, Node] = {}
     for node in nodes:
-        match = _match(node, users) if node.op == "contract" else None
+        match = _match(node, users, tf32) if node.op == "contract" else None
         if match is not None:
             new = make("attention", [done[i] for i in match.inputs], node.loc, **match.attrs)
             done[node] = build.item(new, 0, node.loc)
@@ -68,15 +69,16 @@ class _Softmax(NamedTuple):
     empty: bool
 
 
-def _match(out: Node, users: dict[Node, set[Node | None]]) -> _Match | None:
+def _match(out: Node, users: dict[Node, set[Node | None]], tf32: bool) -> _Match | None:
     """The attention whose last contraction is `out`."""
-    if not (out.dtype.is_half and out.inputs[0].dtype.is_half):
+    dtype = out.dtype
+    if not (dtype.is_half or (tf32 and dtype is dtypes.float32)) or out.inputs[0].dtype.is_half != dtype.is_half:
         return None
     for side in (0, 1):
         w = out.inputs[side]
         for soft in filter(None, map(_softmax, _pointwise(w))):
             for s in _pointwise(soft.x):
-                if s.op == "contract" and s.inputs[0].dtype.is_half and s.shape == soft.x.shape:
+                if s.op == "contract" and s.inputs[0].dtype.is_half == dtype.is_half and s.shape == soft.x.shape:
                     found = _fitting(out, side, soft, s, users)
                     if found is not None:
                         return found

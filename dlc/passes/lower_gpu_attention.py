@@ -11,6 +11,8 @@ results. Three kernels have this form:
 The gradients compute the weights again, as exp(x - lse). Exponentials are powers of two of scores that one
 multiplication brings to base 2, together with the constant factor that scores usually have.
 
+Of float32 (as TF32) what a block holds is in shared memory, in whose words the instructions take it.
+
 Masks that compare positions (causal ones, windows) say which tiles a block needs at all, and which need no mask.
 """
 
@@ -31,8 +33,8 @@ from dlc.passes.index_math import both, linear, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _product, guarded, store_value
 from dlc.passes.lower_gpu import block_axis, launch
 
-PIECE = 8  # halves of an asynchronous copy
-ROW = 64  # elements of a row of a shared tile
+PIECE = 16  # bytes of an asynchronous copy
+ROW = 128  # bytes of a row of a shared tile
 LOG2E = math.log2(math.e)
 
 _ZERO = loops.const(0)
@@ -132,34 +134,36 @@ class Side:
 
 
 class Tile:
-    """Rows of an operand of one side, [stage, column / 64, row, column % 64] in shared memory, filled up with zeros to
-    a multiple of 16 columns. A streamed one has a ring of stages, a held one a single stage."""
+    """Rows of an operand of one side, [stage, column / 64, row, column % 64] in shared memory (32 columns of float32),
+    filled up with zeros to a multiple of 16 columns. A streamed one has a ring of stages, a held one a single stage."""
 
     def __init__(self, kernel: Streaming, side: Side, value: Expr, label: str, name: str):
         self.kernel, self.side, self.value = kernel, side, value
         self.width, self.axis = kernel.sizes[label], kernel.at[label]
         self.padded = _up(self.width, 16)
         sched = kernel.sched
-        blocks = _up(self.padded, ROW) // ROW
-        shape = (sched.stages, blocks, sched.columns, ROW) if side is kernel.streamed else (1, blocks, sched.rows, ROW)
+        row = kernel.tile_row
+        blocks = _up(self.padded, row) // row
+        shape = (sched.stages, blocks, sched.columns, row) if side is kernel.streamed else (1, blocks, sched.rows, row)
         self.shared = Buffer(name, kernel.half, shape, "shared", swizzled=True)
 
     def copy(self, first: Expr, stage: Expr) -> Stmt:
         """This thread's pieces of the rows from `first` on."""
-        kernel, across = self.kernel, self.padded // PIECE
+        kernel, long = self.kernel, PIECE // self.kernel.half.itemsize
+        across = self.padded // long
         pieces = self.shared.shape[2] * across
-        c, v = loops.axis("c", -(-pieces // kernel.sched.block)), loops.axis("v", PIECE)
+        c, v = loops.axis("c", -(-pieces // kernel.sched.block)), loops.axis("v", long)
         number = simplify(c * kernel.sched.block + kernel.t)
         exists = _op("lt", number, loops.const(pieces)) if pieces % kernel.sched.block else None
-        row, column = simplify(number // across), simplify((number % across) * PIECE + v)
+        row, column = simplify(number // across), simplify((number % across) * long + v)
         at = simplify(first + row)
         inside = kernel.column_inside(at) if self.side is kernel.streamed else kernel.row_inside(at)
         if self.padded != self.width:
             inside = both(inside, _op("lt", column, loops.const(self.width)))
         value = kernel.put(self.value, {self.side.axis: at, self.axis: column}, inside)
-        place = (stage, simplify(column // ROW), row, simplify(column % ROW))
+        place = (stage, simplify(column // kernel.tile_row), row, simplify(column % kernel.tile_row))
         make = loops.store(self.shared, place, store_value(value, kernel.half), None, exists)
-        return loops.loop(c, loops.loop(v, make, "vector", None, PIECE), "unroll")
+        return loops.loop(c, loops.loop(v, make, "vector", None, long), "unroll")
 
 
     def load(self) -> Stmt:
@@ -168,7 +172,8 @@ class Tile:
 
     def left(self, k: int) -> tuple[Expr, str]:
         """The left operand of a product over columns from `k` on, for this thread's group."""
-        return loops.load(self.shared, _ZERO, loops.const(k // ROW), self.kernel.group_row, _ZERO), "mk"
+        block = loops.const(k // self.kernel.tile_row)
+        return loops.load(self.shared, _ZERO, block, self.kernel.group_row, _ZERO), "mk"
 
 
 class Statistic:
@@ -238,7 +243,9 @@ class Streaming:
         self.labels = labels_of(self.node.attrs)
         self.sizes = sizes_of(self.labels, *(i.type for i in self.node.inputs[:3]))
         self.at = dict(zip(self.unit.labels, self.unit.index, strict=True))
-        self.half = self.node.inputs[0].dtype
+        self.half = self.node.inputs[0].dtype  # or float32
+        self.tile_row = ROW // self.half.itemsize
+        assert sched.shared or self.half.is_half, "float32 is held in shared memory"
         query, key = (Side(x, self.sizes[x], self.at[x]) for x in (self.labels.query, self.labels.key))
         self.held, self.streamed = (key, query) if keys_held else (query, key)
         self.scores = scores_of(self.roles.score, self.held.axis, self.streamed.axis)
@@ -359,10 +366,10 @@ class Streaming:
     def products(self, out: Buffer, held: Held | Tile, tile: Tile, stage: Expr) -> Stmt:
         """out = held * tile^T."""
         parts = []
-        for k in range(0, tile.padded, ROW):
+        for k in range(0, tile.padded, self.tile_row):
             a, order = held.left(k)
-            b = loops.load(tile.shared, stage, loops.const(k // ROW), _ZERO, _ZERO)
-            wide = min(ROW, tile.padded - k)
+            b = loops.load(tile.shared, stage, loops.const(k // self.tile_row), _ZERO, _ZERO)
+            wide = min(self.tile_row, tile.padded - k)
             parts.append(self.mma(out, (a, order), (b, "nk"), self.sched.columns, wide, k == 0))
         return loops.seq(*parts)
 
