@@ -125,8 +125,8 @@ def command(presets: Presets, start: Start) -> click.Command:
             beginning = _encoded(text, prompt or text.beginning)
             with place:
                 trained, history = train(start, options, text, save=save, resume=resume)
-        if plot:
-            training.draw(history, plot)
+            if plot:
+                training.draw(history, plot)
         if sample and len(history["loss"]) == options["steps"]:
             with placed(device):
                 tokens = list(itertools.islice(trained.generate(beginning, temperature, top_k), sample))

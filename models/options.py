@@ -88,5 +88,5 @@ def reported() -> Iterator[None]:
     """Files that cannot be used end a command with a message."""
     try:
         yield
-    except (DatasetError, dlc.CheckpointError) as error:
+    except (DatasetError, OSError) as error:  # a CheckpointError is an OSError
         raise click.ClickException(str(error)) from None

@@ -71,8 +71,8 @@ def command(build: Callable, train_step: Callable, predict: Callable | None, epo
             with place:
                 history = train(build, train_step, predict, options, save=save, resume=resume, task=task,
                                 picture=picture)
-        if plot:
-            draw(history, plot)
+            if plot:
+                draw(history, plot)
 
     for name, changed in task.variants.items():
         changes = ", ".join(f"{option} {value}" for option, value in changed.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import re
@@ -113,6 +114,16 @@ def test_plots_need_matplotlib(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     result = run("--plot", "curve.png")
     assert result.exit_code == 2 and "--plot needs the package matplotlib" in result.output
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def full(history: Any, path: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr(training, "draw", full)
+    result = run("--epochs", "1", "--steps", "1", "--plot", str(tmp_path / "curve.png"))
+    assert result.exit_code == 1 and "No space left on device" in result.output
+    assert isinstance(result.exception, SystemExit)
 
 
 def test_files_that_are_no_runs(tmp_path: Path):
