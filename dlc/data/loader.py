@@ -67,6 +67,10 @@ class DataLoader:
                 raise TypeError(f"DataLoader: {name} is an integer, not {value!r}")
             if value < least:
                 raise ValueError(f"DataLoader: {name} must be at least {least}, got {value}")
+        for methods in (("__len__",), ("__getitem__", "__getitems__")):
+            if not any(hasattr(dataset, method) for method in methods):
+                raise TypeError(f"DataLoader: a dataset has __len__ and __getitem__; "
+                                f"{type(dataset).__name__} lacks {methods[0]}")
         if seed is not None and generator is not None:
             raise ValueError("DataLoader: give either seed or generator, not both")
         if transform is not None and collate_fn not in (None, default_collate, numpy_collate):

@@ -466,10 +466,13 @@ def _as_array(x: Any, dtype: DType | None) -> np.ndarray:
         except (ValueError, TypeError) as e:
             raise ShapeError(f"tensor: {e}") from None
         # Python numbers in lists take the defaults; what came with a dtype (an object with __array__) keeps it
-        if isinstance(x, (list, tuple)) and dtype is None and not _holds_numpy(x):
-            if array.dtype == np.float64:
+        if isinstance(x, (list, tuple)) and not _holds_numpy(x):
+            if array.dtype.kind in "iu" and array.size:
+                for worst in (int(array.min()), int(array.max())):
+                    _check_fits(worst, dtype or dtypes.int64)
+            if dtype is None and array.dtype == np.float64:
                 array = array.astype(np.float32)
-            elif array.dtype.kind in "iu":
+            elif dtype is None and array.dtype.kind in "iu":
                 array = array.astype(np.int64)
     if dtype is not None and array.dtype != dtype.np:
         try:
@@ -504,11 +507,16 @@ def _kind(x: Any) -> str:
     return "b" if isinstance(x, bool) else "i" if isinstance(x, int) else "f"
 
 
-def _number(x: Any, dtype: DType) -> Node:
-    if dtype.is_int and not isinstance(x, float):
+def _check_fits(x: int, dtype: DType) -> None:
+    if dtype.is_int:
         low, high = dtypes.limits(dtype)
         if not low <= x <= high:
             raise DTypeError(f"tensor: the number {x} does not fit {dtype.name}")
+
+
+def _number(x: Any, dtype: DType) -> Node:
+    if not isinstance(x, float):
+        _check_fits(x, dtype)
     if dtype.is_int and isinstance(x, float) and not math.isfinite(x):
         raise DTypeError(f"tensor: the number {x} does not fit {dtype.name}")
     return build.const(x, dtype, (), here())

@@ -182,6 +182,12 @@ def test_sizes_are_integers():
     assert len(next(iter(loader(batch_size=np.int64(2))))) > 0
 
 
+def test_what_is_no_dataset():
+    for wrong, method in ((None, "__len__"), ({1, 2}, "__getitem__")):
+        with pytest.raises(TypeError, match=f"{type(wrong).__name__} lacks {method}"):
+            DataLoader(wrong, 2)
+
+
 def test_default_batches_are_tensors():
     x, y = next(iter(DataLoader(TensorDataset(np.ones((5, 2), np.float32), np.arange(5)), 3)))
     assert isinstance(x, dlc.Tensor) and x.shape == (3, 2) and x.dtype == dlc.float32

@@ -104,7 +104,8 @@ def test_memory_that_is_not_there_names_the_line():
         dlc.ones(1 << 50).numpy()
 
 
-def test_random_numbers_of_no_shape():
+def test_results_of_no_shape():
+    assert "size (0,) has no elements" in fails(lambda: F.interpolate(dlc.ones(1, 1, 4), size=0))
     assert fails(lambda: dlc.random.normal((2, -1))).startswith("normal: (2, -1) has a negative extent")
 
 
@@ -127,6 +128,13 @@ def test_no_chained_internals():
 def test_float_arguments_to_numbers_only():
     assert "no dtype" in fails(lambda: dlc.Tensor(np.array(["a", "b"])))
     assert "complex" in fails(lambda: dlc.Tensor(np.array([1j])))
+
+
+def test_numbers_that_do_not_fit():
+    for numbers, dtype in (([1, -1], dlc.uint8), ([[300]], dlc.uint8), ([1 << 63], None), ([-129], dlc.int8)):
+        assert "does not fit" in fails(lambda numbers=numbers, dtype=dtype: dlc.asarray(numbers, dtype=dtype))
+    assert dlc.asarray([1 << 63], dtype=dlc.uint64).item() == 1 << 63
+    assert dlc.asarray(np.array([-1]), dtype=dlc.uint8).item() == 255  # an array wraps, as arrays do
 
 
 def test_ragged_lists():

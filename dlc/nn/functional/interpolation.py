@@ -34,6 +34,8 @@ def interpolate(
     extents = tuple(input.shape[2:])
     if size is not None:
         sizes = _several(size, n)
+        if min(sizes) < 1:
+            raise dlc.ShapeError(f"interpolate: size {sizes} has no elements")
         steps = [i / o for i, o in zip(extents, sizes, strict=True)]
     else:
         factors = _several(scale_factor, n)
