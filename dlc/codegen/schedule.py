@@ -29,6 +29,7 @@ from dlc.passes.units import base_of
 CHUNK_BYTES = 32 << 10  # what one task of a pointwise kernel touches in its widest tensor
 SHORT_RUN = 6  # rows at one stride (a line of an image) from which a register tile stays inside the run
 STREAM = 1280  # cycles in which a line comes from afar
+NOT_THERE = 4  # times a result the second-level cache may hold and yet no longer have what its epilogue meets
 AHEAD = 64  # inner range from which there is time to fetch what a tile's results meet
 MOST_ROWS = 28  # of a register tile
 PAGE, WAYS = 4096, 8  # of a first-level cache: bytes after which its sets come again, lines of one set
@@ -84,11 +85,14 @@ def _rows(fused: Fused, group: Group, target: CpuTarget) -> schedule.Schedule:
         n = rows[axis]
         lanes = lanes_for(target, dtypes, n)
         blocks = math.prod(rows) // n * -(-n // lanes)
-        # a lone reduction reads long runs of each row; with more in the group the registers are needed
-        widths = (16, 8, 4, 2, 1) if len(group.units) == 1 else (4, 2, 1)
         # beyond the caches long runs of each row count more than tasks to share out
         large = max(u.size for u in group.units) * 4 > target.l2_bytes
-        tasks = target.threads if large else 4 * target.threads
+        tasks = target.threads if large or target.threads == 1 else 4 * target.threads
+        # a lone reduction reads long runs of each row; with more in the group the registers are needed
+        widths = (16, 8, 4, 2, 1) if len(group.units) == 1 else (4, 2, 1)
+        alone = sum(bool(inner_axes(group, u)) for u in group.units) == 1  # all else comes after its loop
+        if len(group.units) > 1 and alone and large and blocks % (8 * target.threads) == 0:
+            widths = (8, 4, 2, 1)
         unroll = next(u for u in widths if u == 1 or (blocks // u >= tasks and n >= lanes * u))
         return schedule.Columns(lanes, unroll, axis)
     inner = max((math.prod(a.attr[1] for a in inner_axes(group, u)) for u in group.units), default=1)
@@ -147,7 +151,7 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
     width = dtype.itemsize * k
     mb, nb = blocks(m_tiles, n_tiles, outer, mr * width, nr * width, work_of(2 * mr * nr * k), target.threads,
                     target.l2_bytes)
-    ahead = m * n * outer * dtype.itemsize > target.l2_bytes and k >= AHEAD
+    ahead = m * n * outer * dtype.itemsize * NOT_THERE > target.l2_bytes and k >= AHEAD
     stream = STREAM // (mr * -(-nr // lanes)) if n * width * outer > target.l1d_bytes else 0
     return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run, ahead=ahead, stream=stream,
                              tail=tail_lanes(n, nr, lanes, target))
