@@ -27,7 +27,7 @@ from dlc.frontend.elementwise import (
     positive, pow, power, reciprocal, remainder, round, rsqrt, sigmoid, sign, signbit, sin, sinh, sqrt, square,
     subtract, tan, tanh, true_divide, trunc, where,
 )  # fmt: skip
-from dlc.frontend.indexing import (
+from dlc.frontend.gathering import (
     gather, index_add, index_copy, index_fill, index_select, masked_fill, masked_select, narrow, scatter, scatter_add,
     take, take_along_axis,
 )  # fmt: skip

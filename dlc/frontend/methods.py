@@ -16,6 +16,7 @@ import numpy as np
 from dlc.frontend import (
     creation,
     elementwise,
+    gathering,
     indexing,
     interop,
     linalg,
@@ -152,7 +153,7 @@ _SAME_NAME: dict[Any, str] = {
     shapes: """
         broadcast_to chunk expand_dims flatten moveaxis pad repeat_interleave roll split squeeze swapaxes unflatten
         unfold unsqueeze unstack""",
-    indexing: """
+    gathering: """
         gather index_add index_copy index_fill index_select masked_fill masked_select narrow scatter scatter_add take
         take_along_axis""",
     linalg: "bmm diagonal dot matmul norm outer trace vecdot",
@@ -343,12 +344,12 @@ _REBINDING: dict[str, Callable] = {
     "zero_": lambda x: _filled(x, 0),
     "fill_": _filled,
     "copy_": _copied,
-    "masked_fill_": indexing.masked_fill,
-    "scatter_": indexing.scatter,
-    "scatter_add_": indexing.scatter_add,
-    "index_add_": indexing.index_add,
-    "index_copy_": indexing.index_copy,
-    "index_fill_": indexing.index_fill,
+    "masked_fill_": gathering.masked_fill,
+    "scatter_": gathering.scatter,
+    "scatter_add_": gathering.scatter_add,
+    "index_add_": gathering.index_add,
+    "index_copy_": gathering.index_copy,
+    "index_fill_": gathering.index_fill,
     "uniform_": lambda x, low=0.0, high=1.0, *, generator=None: random.uniform(
         x.shape, low, high, dtype=x.dtype, generator=generator
     ),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dlc.frontend import indexing, methods
+from dlc.frontend import gathering, methods
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
 from dlc.ir.errors import DTypeError, IndexOutOfRange, ShapeError, TraceError
@@ -221,14 +221,14 @@ def test_negative_and_wide_dtypes_of_index():
 def test_take():
     for axis in (None, 0, 1, -1):
         for index in ([0, 1], [[1, 0], [0, -1]], 1, []):
-            same(indexing.take(Tensor(X), index, axis), np.take(X, np.array(index, int), axis))
+            same(gathering.take(Tensor(X), index, axis), np.take(X, np.array(index, int), axis))
     order = np.argsort(-X, 1)
-    same(indexing.take_along_axis(Tensor(X), Tensor(order), axis=1), np.take_along_axis(X, order, 1))
-    same(indexing.take_along_axis(Tensor(X), order[:1, :1], axis=1), np.take_along_axis(X, order[:1, :1], 1))
+    same(gathering.take_along_axis(Tensor(X), Tensor(order), axis=1), np.take_along_axis(X, order, 1))
+    same(gathering.take_along_axis(Tensor(X), order[:1, :1], axis=1), np.take_along_axis(X, order[:1, :1], 1))
     with pytest.raises(IndexOutOfRange):
-        indexing.take(Tensor(X), 3, 1)
+        gathering.take(Tensor(X), 3, 1)
     with pytest.raises(IndexOutOfRange):
-        indexing.take_along_axis(Tensor(X), order + 9, axis=1)
+        gathering.take_along_axis(Tensor(X), order + 9, axis=1)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
