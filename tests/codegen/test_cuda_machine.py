@@ -15,13 +15,14 @@ pytestmark = pytest.mark.skipif(bool(cuda_on_cpu.why_not()), reason=cuda_on_cpu.
 
 
 def run(body: str, x: np.ndarray, y: np.ndarray, block: int = 64, grid: int = 1, order: int = 0, late: bool = True,
-        before: str = "") -> str:
+        before: str = "", races: bool = False) -> str:
     """Run a kernel of float pointers x and y; the machine's complaint."""
     text = f"{before}\nextern \"C\" __global__ void k(const float* x, float* y)\n{{\n{body}\n}}\n"
-    kernel = library(compiled(text)).run_k
+    kernel = library(compiled(text, races)).run_k
     pointers = (ctypes.c_uint64 * 2)(x.ctypes.data, y.ctypes.data)
     sizes = (ctypes.c_size_t * 2)(x.nbytes, y.nbytes)
-    error = machine().gpu_launch(b"k", kernel, grid, block, 0, order, int(late), 2, pointers, sizes, b"\0\1", 0, b"")
+    error = machine().gpu_launch(b"k", kernel, grid, block, 0, order, int(late), 2, pointers, sizes, b"\0\1", 0, b"",
+                                 int(races))
     return (error or b"").decode()
 
 
@@ -131,3 +132,22 @@ def test_conversions_are_the_hardware_s():
         for got, want in zip(y.reshape(3, -1), (x.astype(np.float16), x.astype(ml_dtypes.bfloat16), tf32(x)),
                              strict=True):
             np.testing.assert_array_equal(got, np.asarray(want, np.float32))
+
+
+def test_races():
+    x, y = arrays()
+    for order in range(2):
+        assert run(SYNC.format(wait="__syncthreads();"), x, y, order=order, races=True) == ""
+        assert "no barrier between" in run(SYNC.format(wait=""), x, y, order=order, races=True)
+    late = SYNC.format(wait="__syncthreads();") + "\ns[t] = 0;"  # while others still read
+    assert "no barrier between" in run(late, x, y, races=True)
+    assert run(late.replace("y[t] = s[63 - t];", "y[t] = s[63 - t]; __syncthreads();"), x, y, races=True) == ""
+    over = "y[(threadIdx.x + blockIdx.x) % 64] = x[threadIdx.x];"
+    assert run(over, x, y, races=True) == ""
+    assert "writes over in memory" in run(over, x, y, grid=2, races=True)
+    assert "outside of all its parameters" in run("if (x[64 + threadIdx.x] > 0) y[0] = 1;", x, y, races=True)
+    assert "outside of its shared arrays" in run(
+        "__shared__ float s[64];\nconst float* p = s;\ny[threadIdx.x] = p[64 + threadIdx.x];", x, y, races=True)
+    own = "y[threadIdx.x] = x[threadIdx.x]; y[threadIdx.x] += 1;"
+    assert run(own, y, y, races=True) == ""  # a parameter that is overwritten by those who read it
+    assert "no barrier between" in run("y[63 - threadIdx.x] = x[threadIdx.x];", y, y, races=True)

@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 OPTIONS = ("-std=c++17", "-O1", "-fPIC", "-w", "-fno-strict-aliasing", "-ffp-contract=off",
            "-ftrivial-auto-var-init=pattern", "-fsanitize=bounds,alignment", "-shared",
            "-nodefaultlibs")  # the checks' functions are the machine's
+TELL = ("-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0")
 MAP_BYTES = 128
 
 
@@ -72,12 +73,13 @@ def machine() -> ctypes.CDLL:
 
 
 @functools.cache
-def compiled(text: str) -> bytes:
-    """A shared library with the kernels of a CUDA C source. Raises NotEmulated or MachineError."""
-    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+def compiled(text: str, races: bool = False) -> bytes:
+    """A shared library with the kernels of a CUDA C source; with `races` they tell of every access of memory. Raises
+    NotEmulated or MachineError."""
+    name = f"{hashlib.sha256(text.encode()).hexdigest()[:16]}{'-races' * races}"
     source, made = folder() / f"{name}.cpp", folder() / f"{name}.so"
     source.write_text(translated(text))
-    _compiler(*OPTIONS, "-I", HERE, source, "-o", made)
+    _compiler(*OPTIONS, *(TELL if races else ()), "-I", HERE, source, "-o", made)
     return str(made).encode()
 
 
@@ -110,12 +112,14 @@ class Module:
 class EmulatedGpu(FakeGpu):
     """`order` of threads and blocks: 0 as they are numbered, 1 the other way round, more: shuffled by this seed.
     `late`: asynchronous copies and products happen when they are waited for, else at once. Schedules are chosen for
-    `sm_count` multiprocessors (0: as many as the card has): few make small problems look large."""
+    `sm_count` multiprocessors (0: as many as the card has): few make small problems look large. `races`: an access of
+    what another thread wrote, or a write over what it read, with no barrier between is an error, and so is any access
+    outside of parameters and shared arrays; the operands of wgmma and bulk copies are not looked at."""
 
     def __init__(self, count: int = 2, nbytes: int = 1 << 28, arch: str = "sm_90a", order: int = 0, late: bool = True,
-                 sm_count: int = 0):
+                 sm_count: int = 0, races: bool = False):
         super().__init__(count, nbytes, arch)
-        self.order, self.late, self.sm_count = order, late, sm_count
+        self.order, self.late, self.sm_count, self.races = order, late, sm_count, races
 
     def target(self, index: int) -> GpuTarget:
         target = super().target(index)
@@ -149,7 +153,8 @@ class EmulatedGpu(FakeGpu):
         written = bytes(p in kernel.writes for p in kernel.params)
         error = machine().gpu_launch(
             symbol(kernel).encode(), run, grid, shape.block, shape.shared_bytes, self.order, int(self.late), count,
-            pointers, sizes, written, len(shape.maps), arguments.maps)
+            pointers, sizes, written, len(shape.maps), arguments.maps,
+            int(self.races))
         if error:
             raise MachineError(error.decode())
 
@@ -167,16 +172,16 @@ def use(monkeypatch: Any, gpu: EmulatedGpu | None = None) -> EmulatedGpu:
         return [emit_module(kernels, target) for kernels in modules]
 
     monkeypatch.setattr(cuda_compile, "sources", sources)
-    monkeypatch.setattr(cuda_modules, "cubin", lambda text, arch: compiled(text))
+    monkeypatch.setattr(cuda_modules, "cubin", lambda text, arch: compiled(text, gpu.races))
     return gpu
 
 
-def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -> list[np.ndarray]:
-    """`loops_interp.run_program` of a program for a GPU, by its CUDA C: the seed is the order of threads."""
+def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0, races: bool = False) -> list[np.ndarray]:
+    """`program_interp.run_program` of a program for a GPU, by its CUDA C: the seed is the order of threads."""
     from dlc.runtime import cuda_compile, cuda_memory, devices
 
     with pytest.MonkeyPatch.context() as patch:
-        use(patch, EmulatedGpu(1, 1 << 32, order=seed, late=seed % 2 == 1))
+        use(patch, EmulatedGpu(1, 1 << 32, order=seed, late=seed % 2 == 1, races=races))
         executable = cuda_compile.load(program, GpuTarget.of("sm_90a"), 0, "", False, lambda stage, result: None)
         buffers = []
         for array in map(np.ascontiguousarray, arrays):

@@ -5,6 +5,7 @@
 // threads reach, lanes of a warp at different instructions) is an error, as is a write outside of memory that was given.
 #include "machine.h"
 
+#include <dlfcn.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -53,6 +54,7 @@ struct Fiber {
     void* sp;
     State state;
     int line, barrier;  // its barrier
+    int epoch;          // barriers that it has passed
     const char* what;   // what it waits for
     const uint64_t* gate;
     unsigned parity;
@@ -86,6 +88,22 @@ constexpr int THREADS = 1024;
 constexpr size_t STACK = 256 << 10, SHARED = 1 << 20, GUARD = 256;
 constexpr unsigned char POISON = 0xff;  // NaN as a float, -1 as an integer
 
+// Who touched a byte last; ids are block * THREADS + thread + 1. Readers: one, or several of a block, or of many blocks.
+struct Cell { uint32_t writer, reader; int write_epoch, read_epoch; };
+constexpr uint32_t SEVERAL = 1u << 31, MANY = ~0u;
+
+struct Range {
+    uintptr_t start, end;
+    bool written;
+    std::vector<unsigned char> memory;
+    unsigned char* at;
+    std::vector<Cell> cells;
+};
+
+std::deque<Range> ranges;
+std::vector<Cell> shared_cells;
+bool checking;
+
 unsigned char* stacks;
 alignas(1024) unsigned char shared_memory[SHARED];
 Fiber fibers[THREADS];
@@ -103,6 +121,7 @@ void* main_sp;
 std::string error;
 void (*body)(void**);
 void** arguments;
+std::vector<void*> given;  // pointers to the arguments
 const char* kernel_name;
 
 [[noreturn]] void leave() {  // to the scheduler, for good
@@ -262,7 +281,7 @@ bool gate_open(const Fiber& f) { return ((*f.gate >> 24) & 1) != f.parity; }
 void run_block(const int* order) {
     for (int k = 0; k < threads; ++k) {
         Fiber& f = fibers[k];
-        f.state = READY, f.open = 0;
+        f.state = READY, f.open = 0, f.epoch = 0;
         f.copies.clear(), f.groups.clear();
         void** top = (void**)(stacks + (k + 1) * STACK) - 2;
         top[0] = (void*)entry;
@@ -277,6 +296,8 @@ void run_block(const int* order) {
     bulks.clear();
     statics.clear();
     memset(shared_memory, POISON, shared_end);
+    shared_cells.resize(SHARED);
+    if (checking) std::fill(shared_cells.begin(), shared_cells.begin() + std::max(shared_end, dynamic_bytes), Cell());
     shared_end = dynamic_bytes + GUARD;
     memset(shared_memory, POISON, shared_end);
     unfinished = threads;
@@ -313,7 +334,51 @@ void run_block(const int* order) {
         if (s.at && !whole(s.at + s.bytes)) complain("writes behind a shared array of %zu bytes", s.bytes);
 }
 
-struct Range { uintptr_t start, end; bool written; std::vector<unsigned char> memory; unsigned char* at; };
+uint32_t block_of(uint32_t id) { return id & SEVERAL ? id & ~SEVERAL : (id - 1) / THREADS; }
+
+void touch(Cell& c, bool write, const char* where) {
+    const uint32_t me = blockIdx.x * THREADS + running + 1;
+    const int epoch = fibers[running].epoch;
+    const bool apart = c.writer && c.writer != me && (block_of(c.writer) != blockIdx.x || c.write_epoch == epoch);
+    if (apart) fail("%s %s what thread %u of block %u wrote, with no barrier between", write ? "writes over" : "reads",
+                    where, (c.writer - 1) % THREADS, block_of(c.writer));
+    if (write) {
+        if (c.reader && c.reader != me &&
+            (c.reader == MANY || block_of(c.reader) != blockIdx.x || c.read_epoch == epoch))
+            fail("writes over %s what others read, with no barrier between", where);
+        c.writer = me, c.write_epoch = epoch;
+    } else {
+        if (!c.reader) c.reader = me;
+        else if (c.reader != me && c.reader != MANY)
+            c.reader = block_of(c.reader) == blockIdx.x ? SEVERAL | blockIdx.x : MANY;
+        c.read_epoch = epoch;
+    }
+}
+
+// An access by a kernel.
+void access(const void* p, size_t bytes, bool write) {
+    if (!checking || !inside) return;
+    const unsigned char* at = (const unsigned char*)p;
+    if (at >= stacks && at < stacks + THREADS * STACK) return;
+    if (at >= shared_memory && at < shared_memory + SHARED) {
+        bool own = at + bytes <= shared_memory + dynamic_bytes;
+        for (const Static& s : statics) own |= s.at && at >= s.at && at + bytes <= s.at + s.bytes;
+        if (!own) fail("%s outside of its shared arrays", write ? "writes" : "reads");
+        for (size_t k = 0; k < bytes; ++k) touch(shared_cells[at - shared_memory + k], write, "in shared memory");
+        return;
+    }
+    for (Range& r : ranges)
+        if (at >= r.at && at + bytes <= r.at + (r.end - r.start)) {
+            for (size_t k = 0; k < bytes; ++k) touch(r.cells[at - r.at + k], write, "in memory");
+            return;
+        }
+    Dl_info info;
+    if (!write && dladdr(p, &info)) return;  // a table of constants
+    if (at >= (unsigned char*)given.data() && at < (unsigned char*)(given.data() + given.size())) return;
+    for (void* v : given)
+        if (at >= (unsigned char*)v && at + bytes <= (unsigned char*)v + 128) return;
+    fail("%s outside of all its parameters", write ? "writes" : "reads");
+}
 
 }  // namespace
 
@@ -332,7 +397,8 @@ void barrier(int number, int count, int line) {
     }
     b.arrived = 0;
     for (int k = 0; k < threads; ++k)
-        if (fibers[k].state == AT_BARRIER && fibers[k].barrier == number) fibers[k].state = READY;
+        if (fibers[k].state == AT_BARRIER && fibers[k].barrier == number) fibers[k].state = READY, ++fibers[k].epoch;
+    ++fibers[running].epoch;
 }
 
 void* shared(int number, size_t bytes, size_t aligned) {
@@ -371,6 +437,8 @@ void exchange(const void* mine, void* out, size_t bytes, int d) {
 void copy_async(void* to, const void* from, bool valid) {
     if ((uintptr_t)to % 16 || (uintptr_t)from % 16) fail("an asynchronous copy off 16 bytes");
     shared_address(to);
+    access(to, 16, true);
+    if (valid) access(from, 16, false);
     Fiber& f = fibers[running];
     f.copies.push_back({to, from, valid});
     ++f.open;
@@ -387,6 +455,7 @@ void wait_copies(int pending) {
     Fiber& f = fibers[running];
     while (f.groups.size() > (size_t)pending) {
         for (size_t k = 0; k < f.groups.front(); ++k) {
+            access(f.copies.front().to, 16, true);
             if (late) perform(f.copies.front());
             f.copies.pop_front();
         }
@@ -399,6 +468,7 @@ struct Matrices { unsigned* r; const unsigned char* p; };
 void load_matrices(unsigned* r, const void* p, bool turned) {
     if ((uintptr_t)p % 16) fail("ldmatrix off 16 bytes");
     shared_address(p);
+    access(p, 16, false);
     Matrices m{r, (const unsigned char*)p};
     if (!turned)
         in_warp("ldmatrix", &m, [](void** lanes) {
@@ -547,6 +617,23 @@ unsigned tf32_of(unsigned x) { return (x & 0x7f800000) == 0x7f800000 ? x : (x + 
 
 }  // namespace gpu
 
+// Every access of memory, where kernels are compiled to tell of them (-fsanitize=thread).
+#define ACCESS(n) \
+    extern "C" void __tsan_read##n(void* p) { access(p, n, false); } \
+    extern "C" void __tsan_write##n(void* p) { access(p, n, true); } \
+    extern "C" void __tsan_unaligned_read##n(void* p) { access(p, n, false); } \
+    extern "C" void __tsan_unaligned_write##n(void* p) { access(p, n, true); }
+ACCESS(1)
+ACCESS(2)
+ACCESS(4)
+ACCESS(8)
+ACCESS(16)
+extern "C" void __tsan_read_range(void* p, size_t n) { access(p, n, false); }
+extern "C" void __tsan_write_range(void* p, size_t n) { access(p, n, true); }
+extern "C" void __tsan_init() {}
+extern "C" void __tsan_func_entry(void*) {}
+extern "C" void __tsan_func_exit() {}
+
 // What the compiler's checks call (-fsanitize=bounds,alignment).
 struct Source { const char* file; unsigned line, column; };
 extern "C" void __ubsan_handle_out_of_bounds(const Source* at, uintptr_t index) {
@@ -560,7 +647,8 @@ extern "C" void __ubsan_handle_type_mismatch_v1(const Source* at, uintptr_t addr
 // tensor maps are behind the pointers. Returns an error's text, or null.
 extern "C" const char* gpu_launch(const char* name, void (*kernel)(void**), int grid, int block, int shared_bytes,
                                   int order_of_threads, int copies_late, int count, unsigned char** pointers,
-                                  const size_t* sizes, const unsigned char* written, int map_count, const void* maps) {
+                                  const size_t* sizes, const unsigned char* written, int map_count, const void* maps,
+                                  int races) {
     if (!stacks)
         stacks = (unsigned char*)mmap(nullptr, THREADS * STACK, PROT_READ | PROT_WRITE,
                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -573,12 +661,13 @@ extern "C" const char* gpu_launch(const char* name, void (*kernel)(void**), int 
     std::vector<int> by_start(count);
     for (int k = 0; k < count; ++k) by_start[k] = k;
     std::sort(by_start.begin(), by_start.end(), [&](int a, int b) { return pointers[a] < pointers[b]; });
-    std::deque<Range> ranges;
+    ranges.clear();
+    checking = races;
     std::vector<unsigned char*> moved(count);
     std::vector<Range*> range_of(count);
     for (int k : by_start) {
         const uintptr_t start = (uintptr_t)pointers[k], end = start + sizes[k];
-        if (ranges.empty() || start >= ranges.back().end) ranges.push_back({start, end, false, {}, nullptr});
+        if (ranges.empty() || start >= ranges.back().end) ranges.push_back({start, end, false, {}, nullptr, {}});
         Range& r = ranges.back();
         r.end = std::max(r.end, end), r.written |= written[k];
         range_of[k] = &r;
@@ -588,12 +677,14 @@ extern "C" const char* gpu_launch(const char* name, void (*kernel)(void**), int 
         const uintptr_t first = (uintptr_t)r.memory.data() + GUARD;
         r.at = (unsigned char*)first + ((r.start - first) & 255);
         memcpy(r.at, (void*)r.start, r.end - r.start);
+        if (checking) r.cells.assign(r.end - r.start, {});
     }
     for (int k = 0; k < count; ++k) moved[k] = range_of[k]->at + ((uintptr_t)pointers[k] - range_of[k]->start);
     std::vector<Map> mine(map_count);
     std::vector<unsigned char> map_memory(map_count * 128 + 64);
     unsigned char* map_at = map_memory.data() + (-(uintptr_t)map_memory.data() & 63);
-    std::vector<void*> values;
+    std::vector<void*>& values = given;
+    values.clear();
     for (int k = 0; k < count; ++k) values.push_back(&moved[k]);
     for (int k = 0; k < map_count; ++k) {
         memcpy(map_at + 128 * k, (const char*)maps + 128 * k, 128);
