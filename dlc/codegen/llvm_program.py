@@ -68,7 +68,9 @@ class _Entry:
         flows = [row for row in rows(found) if row[0].flow]
         self.width = max((len(step.all_args) for step in found if not step.flow), default=0)
         self.width = max(self.width, *(sum(map(_shared, row)) for row in flows), 0)
-        self.counts = max((1 + len(row) for row in flows), default=0) * frame.LINE
+        # a counter for each launch, and a claim for each piece, in whole cache lines for each thread
+        self.counts = max((frame.LINE * (len(row) + target.threads) + sum(len(list(pieces(step))) for step in row)
+                           for row in flows), default=0)
         self.depth = 1 + max((len(r.steps) for step in found for r in step.all_args), default=0)
         self.lines: list[str] = []
         self.counters: list[str] = []  # the iteration numbers of the enclosing Repeats
@@ -168,10 +170,11 @@ class _Entry:
     def flow(self, row: Sequence[Launch]) -> None:
         """Launches that all threads take as soon as they can start."""
         tables, shared, at = self.tables, 0, len(self.tables.pieces)
+        lists: list[list[int]] = [[] for _ in range(self.target.threads)]
         for k, launch in enumerate(row):
             first_wait = len(tables.waits)
             for other in launch.after:
-                tables.wait((1 + other) * frame.LINE, sum(1 for _ in pieces(row[other])))
+                tables.wait(other * frame.LINE, sum(1 for _ in pieces(row[other])))
             if many := _shared(launch):
                 function, words, count, depth = self.arguments(launch, shared), shared, 0, 0
                 shared += many
@@ -179,11 +182,13 @@ class _Entry:
                 function, count = self.function(launch), len(launch.all_args)
                 words, depth = tables.rows(launch, self.space)
                 tables.width = max(tables.width, count)
-            for begin, end in pieces(launch):
-                tables.piece(function, (words, count, depth, begin, end, self._launch, (1 + k) * frame.LINE,
+            for p, (begin, end) in enumerate(pieces(launch)):
+                owner = launch.owners[p] if launch.owners else p
+                lists[owner % len(lists)].append(len(tables.pieces) - at)
+                tables.piece(function, (words, count, depth, begin, end, self._launch, k * frame.LINE,
                                         first_wait, len(tables.waits)))
             self._launch += 1
-        numbers = at, len(tables.pieces) - at, (1 + len(row)) * frame.LINE, self.target.threads
+        numbers = at, len(tables.pieces) - at, tables.thread_lists(lists), len(row), self.target.threads
         self.lines.append(f"  ; {', '.join(_one_line(launch.kernel.name) for launch in row)}")
         self.lines.append(f"  call void @dlc_flows(ptr %frame, {', '.join(f'i64 {n}' for n in numbers)})")
         self.parallel = True

@@ -1,7 +1,7 @@
 """The launches of a program as tables, and the functions that walk them.
 
     define internal void @dlc_run(ptr %args, ptr %frame, i64 %begin, i64 %end)
-    define internal void @dlc_flows(ptr %frame, i64 %first, i64 %count, i64 %words, i64 %threads)
+    define internal void @dlc_flows(ptr %frame, i64 %first, i64 %count, i64 %lists, i64 %launches, i64 %threads)
     define internal void @dlc_flow(ptr %frame, i64 %begin, i64 %end)
     define internal void @dlc_arguments(ptr %args, ptr %frame, i64 %first, i64 %count, i64 %depth)
 
@@ -10,11 +10,13 @@ one launch's arguments. An argument is a row of another table: where it is based
 that it advances with each counter of the enclosing Repeats, `%depth` numbers. A base from 0 on is an input or output of
 the program; -1, -2, -3 are fields of the frame: the arena, the workspace, the constants.
 
-`dlc_flows` runs a flow, pieces from the `%first` on, after clearing so many words of counters. Every thread runs
-`dlc_flow`. Its pieces are in an order in which each depends on earlier ones only. A
-thread takes the next piece, finds its arguments, waits until the launches that the piece depends on are done, runs it,
-and counts it as done for its launch. The first piece that is not done never waits, so some thread always gets on. A
-thread that has waited long offers its processor: the piece may be that of a thread without one.
+`dlc_flows` runs a flow of `%count` pieces from the `%first` on, after clearing its counters. Every thread runs
+`dlc_flow`: it goes through its own list of pieces, waits until the launches that the next one depends on are done,
+claims and runs it, and counts it as done for its launch. Pieces have owners so that what a thread has written, in this
+step and in the one before, is in its own cache. A thread that has waited for a while, or has no more pieces, takes one
+of another thread that can start (`dlc_steal`): the other may be late, or without a processor. Pieces are numbered in an
+order in which each depends on earlier ones only, so the first that is not done can always start; a thread alone runs
+them so.
 
 Tables are data and need no code generation, which for hundreds of launches would take as long as that of the kernels.
 """
@@ -27,8 +29,9 @@ from dlc.codegen.llvm_expr import EmitError
 from dlc.ir.program import Launch, Program, Slot
 
 # The fields of a frame, words of 8 bytes: what the launches of one function find their arguments by.
-SLOTS, ARENA, SPACE, CONSTANTS, TIMES, TAKEN, ARGS, PIECES, COUNT, DONE, COUNTERS = range(11)
-LINE = 8  # words of a cache line: the counter of each launch of a flow has one, after that of the pieces taken
+SLOTS, ARENA, SPACE, CONSTANTS, TIMES, TAKEN, ARGS, PIECES, COUNT, LISTS, THREADS, DONE, CLAIMS, COUNTERS = range(14)
+LINE = 8  # words of a cache line: the counter of each launch of a flow has one, and the claims of a thread have some
+PATIENCE = 64  # looks at what is not done yet before a thread takes a piece of another's
 
 _ARGUMENTS = f"""define internal void @dlc_arguments(
     ptr %args, ptr %frame, i64 %first, i64 %count, i64 %depth) nounwind {{
@@ -120,49 +123,88 @@ leave:
 
 
 def _flow(profile: bool, pause: tuple[str, str], width: int) -> str:
-    """The text of `dlc_flow`; `width` is the most arguments that a thread finds for itself."""
+    """The text of `dlc_flows` and what it calls; `width` is the most arguments that a thread finds for itself.
+
+    The lists of a flow are words: where the list of each thread begins (and the last one ends), then for each list the
+    numbers of its pieces, filled up with -1 to whole cache lines. The claim of the entry at such a place has the same
+    place among the claims.
+    """
     before, after = _timed(profile)
-    names = "first", "count", "depth", "from", "to", "number", "place", "wait", "enough"
+    names = "first", "count", "depth", "from", "to", "number", "place"
+    waits = _loaded(("wait", "enough"), PIECE, "%piece", 8)
+
+    def fields(**which: tuple[int, str]) -> str:
+        return "\n".join(f"""  %{name}_at = getelementptr i64, ptr %frame, i64 {field}
+  %{name} = load {kind}, ptr %{name}_at, align 8""" for name, (field, kind) in which.items())
+
+    pieces, done = (PIECES, "ptr"), (DONE, "ptr")
     return f"""{pause[0]}
 declare i32 @sched_yield()
-define internal void @dlc_flows(ptr %frame, i64 %first, i64 %count, i64 %words, i64 %threads) nounwind {{
+
+define internal void @dlc_flows(
+    ptr %frame, i64 %first, i64 %count, i64 %lists, i64 %launches, i64 %threads) nounwind {{
 entry:
   %start = getelementptr {PIECE}, ptr @dlc_pieces, i64 %first
   %piecesp = getelementptr i64, ptr %frame, i64 {PIECES}
   store ptr %start, ptr %piecesp, align 8
   %countp = getelementptr i64, ptr %frame, i64 {COUNT}
   store i64 %count, ptr %countp, align 8
-  %donep = getelementptr i64, ptr %frame, i64 {DONE}
-  %done = load ptr, ptr %donep, align 8
+  %own = getelementptr i64, ptr @dlc_lists, i64 %lists
+  %listsp = getelementptr i64, ptr %frame, i64 {LISTS}
+  store ptr %own, ptr %listsp, align 8
+  %threadsp = getelementptr i64, ptr %frame, i64 {THREADS}
+  store i64 %threads, ptr %threadsp, align 8
+{fields(done=done)}
+  %counters = mul i64 %launches, {LINE}
+  %claims = getelementptr i64, ptr %done, i64 %counters
+  %claimsp = getelementptr i64, ptr %frame, i64 {CLAIMS}
+  store ptr %claims, ptr %claimsp, align 8
+  %lastp = getelementptr i64, ptr %own, i64 %threads
+  %entries = load i64, ptr %lastp, align 8
+  %words = add i64 %counters, %entries
   br label %clear
 clear:
   %w = phi i64 [ 0, %entry ], [ %next, %clear ]
-  %counter = getelementptr i64, ptr %done, i64 %w
-  store i64 0, ptr %counter, align 8
-  %next = add i64 %w, {LINE}
+  %word = getelementptr i64, ptr %done, i64 %w
+  store atomic i64 0, ptr %word monotonic, align 8
+  %next = add i64 %w, 1
   %more = icmp slt i64 %next, %words
   br i1 %more, label %clear, label %fork
 fork:
   call void @dlc_parallel(ptr @dlc_flow, ptr %frame, i64 %threads, i64 1)
   ret void
 }}
-define internal void @dlc_flow(ptr %frame, i64 %ignored_begin, i64 %ignored_end) nounwind {{
+
+define internal i1 @dlc_ready(ptr %frame, i64 %k) nounwind {{
+entry:
+{fields(pieces=pieces, done=done)}
+  %piece = getelementptr {PIECE}, ptr %pieces, i64 %k
+{waits}
+  br label %check
+check:
+  %w = phi i64 [ %wait, %entry ], [ %w_next, %look ]
+  %open = icmp slt i64 %w, %enough
+  br i1 %open, label %look, label %yes
+look:
+  %entryp = getelementptr {WAIT}, ptr @dlc_waits, i64 %w
+  %other = load i64, ptr %entryp, align 8
+  %neededp = getelementptr {WAIT}, ptr %entryp, i64 0, i32 1
+  %needed = load i64, ptr %neededp, align 8
+  %counter = getelementptr i64, ptr %done, i64 %other
+  %now = load atomic i64, ptr %counter acquire, align 8
+  %there = icmp sge i64 %now, %needed
+  %w_next = add i64 %w, 1
+  br i1 %there, label %check, label %no
+yes:
+  ret i1 true
+no:
+  ret i1 false
+}}
+
+define internal void @dlc_piece(ptr %frame, i64 %k) nounwind {{
 entry:
   %mine = alloca [{max(width, 1)} x ptr], align 64
-  %argsp = getelementptr i64, ptr %frame, i64 {ARGS}
-  %args = load ptr, ptr %argsp, align 8
-  %piecesp = getelementptr i64, ptr %frame, i64 {PIECES}
-  %pieces = load ptr, ptr %piecesp, align 8
-  %allp = getelementptr i64, ptr %frame, i64 {COUNT}
-  %all = load i64, ptr %allp, align 8
-  %donep = getelementptr i64, ptr %frame, i64 {DONE}
-  %done = load ptr, ptr %donep, align 8
-  br label %take
-take:
-  %k = atomicrmw add ptr %done, i64 1 monotonic, align 8
-  %some = icmp slt i64 %k, %all
-  br i1 %some, label %found, label %leave
-found:
+{fields(args=(ARGS, "ptr"), pieces=pieces, done=done)}
   %piece = getelementptr {PIECE}, ptr %pieces, i64 %k
   %function = load ptr, ptr %piece, align 8
 {_loaded(names, PIECE, "%piece")}
@@ -170,56 +212,158 @@ found:
   br i1 %given, label %shared, label %own
 shared:
   %there = getelementptr ptr, ptr %args, i64 %first
-  br label %waits
+  br label %run
 own:
   call void @dlc_arguments(ptr %mine, ptr %frame, i64 %first, i64 %count, i64 %depth)
-  br label %waits
-waits:
+  br label %run
+run:
   %arguments = phi ptr [ %there, %shared ], [ %mine, %own ]
-  br label %check
-check:
-  %w = phi i64 [ %wait, %waits ], [ %w_next, %passed ]
-  %open = icmp slt i64 %w, %enough
-  br i1 %open, label %look, label %run
+{before}  call void %function(ptr %arguments, i64 %from, i64 %to){after}
+  %counter = getelementptr i64, ptr %done, i64 %place
+  %ignored_count = atomicrmw add ptr %counter, i64 1 release, align 8
+  ret void
+}}
+
+define internal i1 @dlc_claim(ptr %claim) nounwind {{
+  %before = atomicrmw xchg ptr %claim, i64 1 monotonic, align 8
+  %won = icmp eq i64 %before, 0
+  ret i1 %won
+}}
+
+; 0: every piece is claimed, 1: one was run, 2: none can start
+define internal i64 @dlc_steal(ptr %frame) nounwind {{
+entry:
+{fields(lists=(LISTS, "ptr"), claims=(CLAIMS, "ptr"), threads=(THREADS, "i64"))}
+  %lastp = getelementptr i64, ptr %lists, i64 %threads
+  %last = load i64, ptr %lastp, align 8
+  %numbers = getelementptr i64, ptr %lastp, i64 1
+  br label %next
+next:
+  %j = phi i64 [ 0, %entry ], [ %j_next, %skip ]
+  %left = phi i64 [ 0, %entry ], [ %left_next, %skip ]
+  %inside = icmp slt i64 %j, %last
+  br i1 %inside, label %look, label %nothing
 look:
-  %entryp = getelementptr {WAIT}, ptr @dlc_waits, i64 %w
-  %other = load i64, ptr %entryp, align 8
-  %neededp = getelementptr {WAIT}, ptr %entryp, i64 0, i32 1
-  %needed = load i64, ptr %neededp, align 8
-  %counter = getelementptr i64, ptr %done, i64 %other
-  br label %again
-again:
-  %tries = phi i64 [ 0, %look ], [ %tries_next, %pause ], [ %tries_next, %yield ]
-  %now = load atomic i64, ptr %counter acquire, align 8
-  %enough_now = icmp sge i64 %now, %needed
+  %j_next = add i64 %j, 1
+  %kp = getelementptr i64, ptr %numbers, i64 %j
+  %k = load i64, ptr %kp, align 8
+  %real = icmp sge i64 %k, 0
+  br i1 %real, label %claimed, label %skip
+claimed:
+  %claim = getelementptr i64, ptr %claims, i64 %j
+  %taken = load atomic i64, ptr %claim monotonic, align 8
+  %free = icmp eq i64 %taken, 0
+  br i1 %free, label %able, label %skip
+able:
+  %can = call i1 @dlc_ready(ptr %frame, i64 %k)
+  br i1 %can, label %try, label %skip
+try:
+  %won = call i1 @dlc_claim(ptr %claim)
+  br i1 %won, label %run, label %skip
+run:
+  call void @dlc_piece(ptr %frame, i64 %k)
+  ret i64 1
+skip:
+  %left_next = phi i64 [ %left, %look ], [ %left, %claimed ], [ 2, %able ], [ %left, %try ]
+  br label %next
+nothing:
+  ret i64 %left
+}}
+
+define internal void @dlc_flow(ptr %frame, i64 %thread, i64 %end) nounwind {{
+entry:
+{fields(all=(COUNT, "i64"), lists=(LISTS, "ptr"), claims=(CLAIMS, "ptr"), threads=(THREADS, "i64"))}
+  %beyond = sub i64 %end, %thread
+  %alone = icmp sgt i64 %beyond, 1
+  br i1 %alone, label %one, label %several
+one:
+  %k_alone = phi i64 [ 0, %entry ], [ %k_next, %one ]
+  call void @dlc_piece(ptr %frame, i64 %k_alone)
+  %k_next = add i64 %k_alone, 1
+  %k_more = icmp slt i64 %k_next, %all
+  br i1 %k_more, label %one, label %leave
+several:
+  %startp = getelementptr i64, ptr %lists, i64 %thread
+  %start = load i64, ptr %startp, align 8
+  %stopp = getelementptr i64, ptr %startp, i64 1
+  %stop = load i64, ptr %stopp, align 8
+  %endp = getelementptr i64, ptr %lists, i64 %threads
+  %numbers = getelementptr i64, ptr %endp, i64 1
+  br label %next
+next:
+  %j = phi i64 [ %start, %several ], [ %j_next, %advance ]
+  %inside = icmp slt i64 %j, %stop
+  br i1 %inside, label %number, label %help
+number:
+  %kp = getelementptr i64, ptr %numbers, i64 %j
+  %k = load i64, ptr %kp, align 8
+  %claim = getelementptr i64, ptr %claims, i64 %j
+  %real = icmp sge i64 %k, 0
+  br i1 %real, label %look, label %help
+look:
+  %tries = phi i64 [ 0, %number ], [ %tries_next, %pause ], [ %tries_next, %other ], [ %tries_next, %yield ]
   %tries_next = add i64 %tries, 1
-  br i1 %enough_now, label %passed, label %patience
-patience:
-  %patient = icmp ult i64 %tries, 2000
-  br i1 %patient, label %pause, label %yield
+  %taken = load atomic i64, ptr %claim monotonic, align 8
+  %free = icmp eq i64 %taken, 0
+  br i1 %free, label %able, label %advance
+able:
+  %can = call i1 @dlc_ready(ptr %frame, i64 %k)
+  br i1 %can, label %try, label %wait
+try:
+  %won = call i1 @dlc_claim(ptr %claim)
+  br i1 %won, label %run, label %advance
+run:
+  call void @dlc_piece(ptr %frame, i64 %k)
+  br label %advance
+advance:
+  %j_next = add i64 %j, 1
+  br label %next
+wait:
+  %turn = urem i64 %tries_next, {PATIENCE}
+  %patient = icmp ne i64 %turn, 0
+  br i1 %patient, label %pause, label %other
 pause:
   {pause[1]}
-  br label %again
+  br label %look
+other:
+  %found = call i64 @dlc_steal(ptr %frame)
+  %helped = icmp eq i64 %found, 1
+  %short = icmp ult i64 %tries_next, 2048
+  %go_on = or i1 %helped, %short
+  br i1 %go_on, label %look, label %yield
 yield:
   %ignored_rc = call i32 @sched_yield()
-  br label %again
-passed:
-  %w_next = add i64 %w, 1
-  br label %check
-run:
-{before}  call void %function(ptr %arguments, i64 %from, i64 %to){after}
-  %own_counter = getelementptr i64, ptr %done, i64 %place
-  %ignored_count = atomicrmw add ptr %own_counter, i64 1 release, align 8
-  br label %take
+  br label %look
+help:
+  %idle = phi i64 [ 0, %next ], [ 0, %number ], [ %idle_next, %rest ], [ 0, %took ], [ %idle_next, %give ]
+  %idle_next = add i64 %idle, 1
+  %idle_turn = urem i64 %idle_next, {PATIENCE}
+  %waits = icmp ne i64 %idle_turn, 0
+  br i1 %waits, label %rest, label %seek
+rest:
+  {pause[1]}
+  br label %help
+seek:
+  %what = call i64 @dlc_steal(ptr %frame)
+  switch i64 %what, label %still [ i64 0, label %leave
+                                   i64 1, label %took ]
+took:
+  br label %help
+still:
+  %long = icmp ugt i64 %idle_next, 2048
+  br i1 %long, label %give, label %rest
+give:
+  %ignored_help = call i32 @sched_yield()
+  br label %help
 leave:
   ret void
 }}"""
 
 
-def _loaded(names: Sequence[str], record: str, place: str) -> str:
-    """Loads of a record's fields after the function."""
+def _loaded(names: Sequence[str], record: str, place: str, first: int = 1) -> str:
+    """Loads of a record's fields from number `first` on."""
     return "\n".join(f"""  %{name}p = getelementptr {record}, ptr {place}, i64 0, i32 {n}
-  %{name} = load i64, ptr %{name}p, align 8""" for n, name in enumerate(names, 1))
+  %{name} = load i64, ptr %{name}p, align 8""" for n, name in enumerate(names, first))
 
 
 def _timed(profile: bool) -> tuple[str, str]:
@@ -249,6 +393,7 @@ class Tables:
         self.launches: list[str] = []
         self.pieces: list[str] = []
         self.waits: list[str] = []
+        self.lists: list[int] = []
         self.width = 0  # the most arguments of a launch of a flow that are not shared
         self.constants: list[int] = []
 
@@ -265,6 +410,16 @@ class Tables:
     def wait(self, place: int, pieces: int) -> None:
         """One more launch to wait for."""
         self.waits.append(f"  {WAIT} {{ i64 {place}, i64 {pieces} }}")
+
+    def thread_lists(self, lists: Sequence[Sequence[int]]) -> int:
+        """The lists of a flow's threads; their place in the table."""
+        starts, numbers = [0], []
+        for pieces in lists:
+            numbers += [*pieces, *(-1,) * (-len(pieces) % LINE)]
+            starts.append(len(numbers))
+        at = len(self.lists)
+        self.lists += [*starts, *numbers]
+        return at
 
     def call(self, launch: Launch, args: str, space: Slot | None) -> str:
         """The call that writes the launch's arguments to `args`."""
@@ -309,6 +464,7 @@ class Tables:
             ("launches", _LAUNCH, len(self.launches), self.launches),
             ("pieces", PIECE, len(self.pieces), self.pieces),
             ("waits", WAIT, len(self.waits), self.waits),
+            ("lists", "i64", len(self.lists), [f"  i64 {n}" for n in self.lists]),
         ):
             parts += [f"@dlc_{name} = internal constant [{count} x {kind}] [", ",\n".join(rows), "]"]
         functions = [_ARGUMENTS, _run(parallel, profile)]

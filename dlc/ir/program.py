@@ -62,7 +62,8 @@ class Launch:
     """One kernel on its arguments, and on those of the further segments, in any order.
 
     `work` is the estimated time on one thread in nanoseconds. Launches in a row with the same `flow` (other than 0)
-    are started by all threads as soon as they can be: when those of the row are done whose positions are in `after`.
+    are started as soon as they can be: when those of the row are done whose positions are in `after`. `owners` are the
+    threads whose turn the pieces are, if these have time.
     """
 
     kernel: Kernel
@@ -73,6 +74,7 @@ class Launch:
     work: float = 0.0
     flow: int = 0
     after: tuple[int, ...] = ()
+    owners: tuple[int, ...] = ()
 
     @property
     def segments(self) -> tuple[Segment, ...]:

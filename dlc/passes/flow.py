@@ -27,8 +27,10 @@ LEAST_NS = 4000  # together; less is not worth waking a thread
 LONGEST = 128  # launches of a flow
 PIECE_NS = 300.0  # taking a piece, and waiting for what it needs
 SHARE_NS = 1500.0  # for each piece of a launch that is cut: threads fetch from each other what they have written
+NEAR_NS = 1500.0  # that a launch may wait for the thread which has what it needs
 VECTORS = 0.25  # of the time that `work` says: how long kernels take that are no contractions
-COMPANY = 0.5  # of the time of a launch, for each other thread: if there is as much else to do it is not cut
+SOON = 0.5  # of the time of a launch: what can start by then is company
+COMPANY = 0.5  # of its time, for each other thread: if there is as much else to do it is not cut
 WORTH = 0.9  # of the time of a whole launch that it may take at most in pieces
 GAIN = 0.95  # of the time on one thread that a flow may take at most
 
@@ -105,11 +107,15 @@ def _flow(row: Sequence[Launch], threads: int, numbers: Iterator[int]) -> Sequen
     times = [_nanoseconds(launch) for launch in row]
     if len(row) < 2 or sum(times) < LEAST_NS:
         return row
-    order, end = _simulated(row, times, _needs([_touches(launch) for launch in row]), threads)
+    touched = [_touches(launch) for launch in row]
+    needs, homes = _needs(touched), {}
+    for _ in range(2):  # the next step finds everything where this one has left it
+        order, end = _simulated(row, times, needs, touched, threads, homes)
     if end > GAIN * sum(times):
         return row
     number = next(numbers)
-    return [replace(row[k], flow=number, grain=row[k].grain if cut else row[k].all_tasks) for k, cut in order]
+    return [replace(row[k], flow=number, grain=row[k].grain if len(owners) > 1 else row[k].all_tasks, owners=owners)
+            for k, owners in order]
 
 
 def _nanoseconds(launch: Launch) -> float:
@@ -117,8 +123,10 @@ def _nanoseconds(launch: Launch) -> float:
 
 
 def _simulated(row: Sequence[Launch], times: Sequence[float], needs: Sequence[Sequence[int]],
-               threads: int) -> tuple[list[tuple[int, bool]], float]:
-    """The launches in the order in which they start, whether they are cut, and when the last is done."""
+               touched: Sequence[Sequence[_Touch]], threads: int,
+               homes: dict[Slot | None, int]) -> tuple[list[tuple[int, tuple[int, ...]]], float]:
+    """The launches in the order in which they start, with the threads of their pieces, and when the last is done.
+    `homes` are the threads that have touched each memory last, before and after."""
     users: list[list[int]] = [[] for _ in row]
     for k, others in enumerate(needs):
         for other in others:
@@ -130,21 +138,22 @@ def _simulated(row: Sequence[Launch], times: Sequence[float], needs: Sequence[Se
     start = [0.0] * len(row)  # when all that a launch needs is there
     able = [k for k, count in enumerate(missing) if not count]
     free = [0.0] * threads
-    order: list[tuple[int, bool]] = []
+    order: list[tuple[int, tuple[int, ...]]] = []
     while able:
         now = max(min(free), min(start[k] for k in able))
         ready = [k for k in able if start[k] <= now]
         k = max(ready, key=lambda r: (ahead[r], -r))
         able.remove(k)
-        others = sum(times[r] for r in ready) - times[k]
-        whole, end = _taken(free, now, times[k], 1)
-        cut = False
+        others = sum(times[r] for r in able if start[r] <= now + SOON * times[k])
+        before, near = free, [t for t in range(threads) if free[t] <= now + NEAR_NS]
+        free, owners, end = _taken(before, now, times[k], 1, max(near, key=lambda t: _at_home(touched[k], t, homes)))
         if row[k].grain < row[k].all_tasks and others < COMPANY * (threads - 1) * times[k]:
-            spread, sooner = _taken(free, now, times[k], -(-row[k].all_tasks // row[k].grain))
-            if sooner - now < WORTH * (end - now):
-                cut, whole, end = True, spread, sooner
-        free = whole
-        order.append((k, cut))
+            cut = _taken(before, now, times[k], -(-row[k].all_tasks // row[k].grain))
+            if cut[2] - now < WORTH * (end - now):
+                free, owners, end = cut
+        for t in touched[k]:
+            homes[t.memory] = owners[0] if len(owners) == 1 else -1
+        order.append((k, owners))
         for u in users[k]:
             missing[u] -= 1
             start[u] = max(start[u], end)
@@ -153,15 +162,25 @@ def _simulated(row: Sequence[Launch], times: Sequence[float], needs: Sequence[Se
     return order, max(free)
 
 
-def _taken(free: Sequence[float], now: float, time: float, count: int) -> tuple[list[float], float]:
-    """When each thread is free again after a launch in so many pieces, and when the launch is done."""
-    after, end = list(free), 0.0
+def _taken(free: Sequence[float], now: float, time: float, count: int,
+           first: int = -1) -> tuple[list[float], tuple[int, ...], float]:
+    """When each thread is free again after a launch in so many pieces, their threads, and when the launch is done;
+    `first` is the thread of the only piece."""
+    after, owners, end = list(free), [], 0.0
     more = PIECE_NS if count == 1 else PIECE_NS + SHARE_NS
     for _ in range(count):
-        thread = after.index(min(after))
+        thread = after.index(min(after)) if first < 0 else first
         after[thread] = max(after[thread], now) + (time - PIECE_NS) / count + more
+        owners.append(thread)
         end = max(end, after[thread])
-    return after, end
+    if len(set(owners)) == count:
+        owners.sort()  # the same part of everything for the same thread
+    return after, tuple(owners), end
+
+
+def _at_home(touches: Sequence[_Touch], thread: int, homes: dict[Slot | None, int]) -> float:
+    """Bytes that a thread has in its cache, of what a launch touches."""
+    return sum(t.memory.nbytes for t in touches if t.memory is not None and homes.get(t.memory) == thread)
 
 
 def _marked(steps: Sequence[Launch | Repeat]) -> Iterator[Launch | Repeat]:

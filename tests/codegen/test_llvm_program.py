@@ -1,6 +1,7 @@
 """The entry function: order, addresses, repeats, donated outputs, the thread pool, profiling."""
 
 import ctypes
+import time
 
 import numpy as np
 import pytest
@@ -114,6 +115,24 @@ def test_a_flow(profile):
         assert (times > 0).all() == profile
 
 
+@pytest.mark.parametrize("owner", [0, 1])
+def test_pieces_of_a_thread_that_does_not_come(owner):
+    """All pieces have one owner, which may be a thread that is asleep: the caller takes them."""
+    n = 160
+    x, t = Slot("x", float32, n, "input", 0), Slot("t", float32, n, "arena", offset=0)
+    y = Slot("y", float32, n, "output", 0)
+    double, triple = scale(n, 2, "double"), scale(n, 3, "triple")
+    row = (Launch(double, (Ref(x), Ref(t)), 10, 2, flow=1, owners=(owner,) * 5),
+           Launch(triple, (Ref(t), Ref(y)), 10, 5, flow=1, after=(0,), owners=(owner,) * 2))
+    run = compiled(Program("p", (x,), (y,), row, arena_bytes=4 * n), target=HOST.with_threads(2))
+    data = np.arange(n, dtype=np.float32)
+    for pause in (0, 0, 0, 2e-3, 2e-3, 0):
+        time.sleep(pause)  # longer than a worker looks for work
+        got = np.zeros(n, np.float32)
+        run([data], [got])
+        assert (got == 6 * data).all()
+
+
 def test_a_launch_with_many_arguments_in_a_flow():
     """More than the threads find for themselves: once, in the frame."""
     n, count = 16, SHARED
@@ -154,9 +173,10 @@ def test_any_flow_computes_what_its_launches_do_in_order(seed):
     assert all(step.flow == 1 for step in program.steps)
     before = get_num_threads()
     run = compiled(program, target=HOST.with_threads(4))
-    set_num_threads(4)
     try:
-        for _ in range(200):
+        for turn in range(300):
+            if turn % 100 == 0:  # some that there should be are missing; all of them; this thread alone
+                set_num_threads((3, 4, 1)[turn // 100])
             got = [np.zeros(n, np.float32) for _ in outputs]
             run([data.copy()], got)
             for slot, result in zip(outputs, got, strict=True):

@@ -103,6 +103,27 @@ def test_what_most_waits_for_comes_first_and_is_cut_where_there_is_no_company():
     assert cut == {"t": 8, "out1": 8, "u": 4, "out0": 4}
 
 
+def test_launches_go_to_threads_that_have_their_values():
+    """Two chains by two threads; and parts of launches that are cut, in the order of the threads."""
+    t = [temporary(f"t{k}") for k in range(4)]
+    row = planned(run(X, t[0]), run(Y, t[1]), run(t[0], t[2], 9_000.0), run(t[1], t[3]), run(t[2], OUT[0]),
+                  run(t[3], OUT[1], 9_000.0))
+    owner = {step.args[-1].slot.name: step.owners for step in row}
+    assert owner["t0"] == owner["t2"] == owner["out0"] and owner["t1"] == owner["t3"] == owner["out1"]
+    assert {owner["t0"], owner["t1"]} == {(0,), (1,)}
+    chain = planned(*(run(a, b, 40_000.0) for a, b in zip((X, *t), (*t, OUT[0]), strict=True)))
+    assert [step.owners for step in chain] == [(0, 1)] * 5
+
+
+def test_state_stays_with_a_thread():
+    """What is written at the end of a step is read by the same thread at the start of the next one."""
+    new = Slot("new_x", float32, N, "output", 0, alias=X)
+    other = Slot("new_y", float32, N, "output", 1, alias=Y)
+    row = planned(run(X, OUT[2]), run(Y, OUT[3], 9_000.0), run(OUT[2], new), run(OUT[3], other, 9_000.0))
+    owner = {step.args[-1].slot.name: step.owners for step in row}
+    assert owner["out2"] == owner["new_x"] and owner["out3"] == owner["new_y"] and owner["out2"] != owner["out3"]
+
+
 def test_pieces():
     assert list(pieces(run(X, Y, grain=3))) == [(0, 3), (3, 6), (6, 8)]
     assert list(pieces(run(X, Y, grain=100))) == [(0, 8)]
