@@ -19,7 +19,8 @@ from dlc.ir.errors import ShapeError
 from dlc.ir.graph import Graph, Node, make, param, remade, substitute, topological
 from dlc.ir.ops import OPS, split_spec
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.vjp import Ct, map_bodies, pullback, through_plain
+from dlc.passes.vjp import map_bodies, pullback, through_plain
+from dlc.passes.vjp_rules import Ct
 
 LONGEST = 128  # elements of a query, key or value at most: a row of results stays in registers
 PIECE = 8  # halves of one copy: rows are multiples of it, those of float32 too

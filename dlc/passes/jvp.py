@@ -17,16 +17,12 @@ from dlc.ir.graph import Graph, Node, inline, located, make, param, substitute, 
 from dlc.ir.ops import OPS
 from dlc.passes.arith import add, cumulative, div, gather, mul, scatter, shift, take_along, where, zeros
 from dlc.passes.scans import active_params
-from dlc.passes.vjp import (
-    VJP,
-    differentiable,
+from dlc.passes.vjp import VJP, differentiable, expand_nodes, pullback, rule_of
+from dlc.passes.vjp_rules import (
     excluded_product,
-    expand_nodes,
     inverse,
     other_factors,
-    pullback,
     reduced_last,
-    rule_of,
     running_positions,
     scatter_ties,
     shared_ties,

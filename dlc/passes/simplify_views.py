@@ -9,7 +9,7 @@ from dlc.ir import build as B
 from dlc.ir.graph import Node, make
 from dlc.ir.ops import split_spec
 from dlc.passes.simplify_scalars import is_value
-from dlc.passes.vjp import inverse
+from dlc.passes.vjp_rules import inverse
 
 Rule = Callable[[Node], Node | None]
 
