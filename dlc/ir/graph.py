@@ -268,3 +268,22 @@ def structure(graph: Graph) -> tuple:
         rows.append((node.op, tuple(number[i] for i in node.inputs), attrs, node.type))
         number[node] = len(number)
     return (len(graph.params), tuple(rows), tuple(number[o] for o in graph.outputs))
+
+
+def map_bodies(roots: Sequence[Node], transform: Callable[[Graph], Graph]) -> list[Node]:
+    """`roots` with `transform` applied to the body of every node that has one."""
+    done: dict[Node, Node] = {}
+    changed: dict[Graph, Graph] = {}
+    for node in topological(roots):
+        ins = [done[i] for i in node.inputs]
+        attrs = node.attrs
+        body = attrs.get("body")
+        if body is not None:
+            if body not in changed:
+                new = transform(body)
+                same = new.params == body.params and new.outputs == body.outputs
+                changed[body] = body if same else new
+            attrs = {**attrs, "body": changed[body]}
+        same = attrs.get("body") is body
+        done[node] = remade(node, ins) if same else make(node.op, ins, node.loc, **attrs)
+    return [done[r] for r in roots]

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from dlc.ir import build, dtypes
 from dlc.ir.attention import INPUTS, labels_of, sizes_of
 from dlc.ir.errors import ShapeError
-from dlc.ir.graph import Graph, Node, make, param, remade, substitute, topological
+from dlc.ir.graph import Graph, Node, make, map_bodies, param, remade, substitute, topological
 from dlc.ir.ops import OPS, split_spec
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.vjp import map_bodies, pullback, through_plain
+from dlc.passes.vjp import pullback, through_plain
 from dlc.passes.vjp_rules import Ct
 
 LONGEST = 128  # elements of a query, key or value at most: a row of results stays in registers

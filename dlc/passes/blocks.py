@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dlc.ir import build
-from dlc.ir.graph import Graph, Node, TensorType, make, remade, structure
+from dlc.ir.graph import Graph, Node, TensorType, make, map_bodies, remade, structure
 from dlc.passes.blocks_body import Around, Body, Entry, Window, strided
 from dlc.passes.blocks_outside import columns_needed, fills
 from dlc.passes.blocks_region import Labels, Region, find_regions
 from dlc.passes.units import contiguous
-from dlc.passes.vjp import map_bodies
 
 MOST_ROWS, LEAST_ROWS = 64, 16  # of a block
 PARTS = 4  # of the rows, in which different columns may be left out; each has kernels of its own to compile

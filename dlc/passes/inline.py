@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dlc.ir import build as B
 from dlc.ir import custom
-from dlc.ir.graph import Graph, Node, inline, make, remade, topological
-from dlc.passes.vjp import map_bodies
+from dlc.ir.graph import Graph, Node, inline, make, map_bodies, remade, topological
 
 
 def remove_markers(graph: Graph) -> Graph:

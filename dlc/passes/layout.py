@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 
 from dlc.ir import build, dtypes
-from dlc.ir.graph import Graph, Node, make, param, rewrite, substitute, unique
+from dlc.ir.graph import Graph, Node, make, map_bodies, param, rewrite, substitute, unique
 from dlc.ir.ops import split_spec
 from dlc.passes.layout_pairs import pair_operands
 from dlc.passes.layout_tiles import (
@@ -29,7 +29,6 @@ from dlc.passes.layout_tiles import (
 )
 from dlc.passes.lower_contract import Parts, column_run, label_sizes, parts_of, strides_of
 from dlc.passes.units import base_of
-from dlc.passes.vjp import map_bodies
 
 PAGE = 4096  # bytes
 COPIED = -1  # uid of copies that all contractions of a tensor share

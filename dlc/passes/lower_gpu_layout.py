@@ -16,7 +16,7 @@ from typing import Protocol
 
 from dlc.ir import build, dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.graph import Graph, Node, make, rewrite
+from dlc.ir.graph import Graph, Node, make, map_bodies, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.gpu_operands import vector_operands
 from dlc.passes.gpu_scatter import deal_out
@@ -25,7 +25,6 @@ from dlc.passes.layout import _as_reduction, cut_reduce
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
 from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.trim import trim_contractions
-from dlc.passes.vjp import map_bodies
 
 MOST = 256  # pieces
 LEAST, LEAST_TILES = 48, 128  # inner range of a piece at least, by scalar code and by matrix instructions

@@ -13,10 +13,9 @@ from collections import Counter
 from collections.abc import Sequence, Set
 
 from dlc.ir import build
-from dlc.ir.graph import Graph, Node, TensorType, make, remade
+from dlc.ir.graph import Graph, Node, TensorType, make, map_bodies, remade
 from dlc.ir.ops import OPS, split_spec
 from dlc.passes.arith import base_of_casts
-from dlc.passes.vjp import map_bodies
 
 Placed = tuple[Node, tuple[int, ...]]  # (core, perm): axis k of the node is axis perm[k] of the core
 

@@ -16,10 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlc.ir import build as B
-from dlc.ir.graph import Graph, Node, located, rewrite
+from dlc.ir.graph import Graph, Node, located, map_bodies, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.arith import base_of_casts, with_base
-from dlc.passes.vjp import map_bodies
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

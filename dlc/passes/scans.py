@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dlc.ir import build as B
-from dlc.ir.graph import Graph, Node, make, param, substitute, topological
+from dlc.ir.graph import Graph, Node, make, map_bodies, param, substitute, topological
 from dlc.ir.ops import OPS, split_spec
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.arith import add
-from dlc.passes.vjp import differentiable, map_bodies, pullback
+from dlc.passes.vjp import differentiable, pullback
 from dlc.passes.vjp_rules import Ct, inverse
 
 _CHEAP_COST = 2  # machine operations an element up to which recomputing beats a load

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dlc.ir.graph import Graph, Node, located, remade, topological
+from dlc.ir.graph import Graph, Node, located, map_bodies, remade, topological
 from dlc.passes.inline import prune_scans
 from dlc.passes.simplify_scalars import SCALAR_RULES
 from dlc.passes.simplify_sums import SUM_RULES
 from dlc.passes.simplify_views import VIEW_RULES
 from dlc.passes.simplify_windows import WINDOW_RULES
-from dlc.passes.vjp import map_bodies
 
 Rule = Callable[[Node], Node | None]
 

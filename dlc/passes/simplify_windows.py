@@ -11,10 +11,9 @@ import itertools
 from collections.abc import Callable
 
 from dlc.ir import build as B
-from dlc.ir.graph import Graph, Node, located, rewrite
+from dlc.ir.graph import Graph, Node, located, map_bodies, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.arith import add
-from dlc.passes.vjp import map_bodies
 from dlc.passes.vjp_rules import inverse
 
 Rule = Callable[[Node], Node | None]

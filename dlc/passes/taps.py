@@ -9,11 +9,10 @@ both gradients are the smaller contraction's; what is cut off of `w` gets zeros.
 from __future__ import annotations
 
 from dlc.ir import build as B
-from dlc.ir.graph import Graph, Node, make, rewrite
+from dlc.ir.graph import Graph, Node, make, map_bodies, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.arith import base_of_casts, with_base
 from dlc.passes.trim import cut
-from dlc.passes.vjp import map_bodies
 
 
 def drop_taps(graph: Graph) -> Graph:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from dlc.ir import build as B
-from dlc.ir.graph import Graph, Node, make, rewrite
+from dlc.ir.graph import Graph, Node, make, map_bodies, rewrite
 from dlc.ir.ops import split_spec
-from dlc.passes.vjp import map_bodies
 
 
 def trim_contractions(graph: Graph) -> Graph:

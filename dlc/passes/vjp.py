@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dlc.ir import build as B
 from dlc.ir.attention import plain
 from dlc.ir.errors import TraceError, VerifyError
-from dlc.ir.graph import Graph, Node, TensorType, inline, located, make, remade, substitute, topological, unique
+from dlc.ir.graph import Graph, Node, TensorType, inline, located, make, map_bodies, substitute, topological, unique
 from dlc.passes.arith import add, zeros
 from dlc.passes.vjp_rules import RULES, Ct, Rule
 
@@ -91,25 +91,6 @@ def expand_nodes(roots: Sequence[Node]) -> list[Node]:
         grads = vjp(node.inputs[:n], node.inputs[n : 2 * n], node.inputs[2 * n :])
         users = [u for u in order if u.op == "item" and u.inputs[0] is node]
         roots = merge_scans(substitute(roots, {u: grads[u.attrs["index"]] for u in users}))
-
-
-def map_bodies(roots: Sequence[Node], transform: Callable[[Graph], Graph]) -> list[Node]:
-    """`roots` with `transform` applied to the body of every node that has one."""
-    done: dict[Node, Node] = {}
-    changed: dict[Graph, Graph] = {}
-    for node in topological(roots):
-        ins = [done[i] for i in node.inputs]
-        attrs = node.attrs
-        body = attrs.get("body")
-        if body is not None:
-            if body not in changed:
-                new = transform(body)
-                same = new.params == body.params and new.outputs == body.outputs
-                changed[body] = body if same else new
-            attrs = {**attrs, "body": changed[body]}
-        same = attrs.get("body") is body
-        done[node] = remade(node, ins) if same else make(node.op, ins, node.loc, **attrs)
-    return [done[r] for r in roots]
 
 
 # -- operations with graphs inside
