@@ -34,6 +34,7 @@ AHEAD = 64  # inner range from which there is time to fetch what a tile's result
 MOST_ROWS = 28  # of a register tile
 PAGE, WAYS = 4096, 8  # of a first-level cache: bytes after which its sets come again, lines of one set
 NS_PER_BYTE = 0.05  # one core streaming
+NS_PER_CACHED_BYTE = 0.02  # what a contraction reads and writes, beside its arithmetic
 NS_PER_OP = 0.06  # one core, one vectorised scalar operation
 
 
@@ -249,6 +250,9 @@ def work_ns(fused: Fused, group: Group, nbytes: int) -> float:
     """Estimated single-thread time of a group."""
     if group.kind == "contract":
         sizes = label_sizes(group.units[0].node)
-        return work_of(2 * math.prod(sizes.values()))
-    ops = sum(u.size * (2 + sum(map(cost_of, u.values))) for u in group.units)
+        return work_of(2 * math.prod(sizes.values())) + nbytes * NS_PER_CACHED_BYTE
+    ops = 0
+    for u in group.units:
+        inner = frozenset(inner_axes(group, u)) if group.kind == "rows" else frozenset()
+        ops += u.size * (2 + sum(cost_of(v, inner) for v in u.values))
     return max(ops * NS_PER_OP, nbytes * NS_PER_BYTE)

@@ -42,8 +42,9 @@ def identity(monoid: str, dtype: DType) -> Expr:
     return loops.const(value, dtype)
 
 
-def cost_of(e: Expr) -> int:
-    """Scalar cost of an expression's operations on floats, shared parts counted once."""
+def cost_of(e: Expr, inner: frozenset[Expr] = frozenset()) -> int:
+    """Scalar cost of an expression's operations on floats, shared parts counted once; of those that depend on axes of
+    `inner`, if there are any: the others are not computed again for each element."""
     seen: set[Expr] = set()
     stack, total = [e], 0
     while stack:
@@ -51,6 +52,8 @@ def cost_of(e: Expr) -> int:
         if x in seen:
             continue
         seen.add(x)
+        if inner and not inner & x.axes:
+            continue
         if x.op in SCALAR_OPS and x.dtype is not dtypes.int64:
             total += SCALAR_OPS[x.op].cost
         stack.extend(x.args)

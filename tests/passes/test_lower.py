@@ -13,9 +13,10 @@ from dlc.ir import build as B
 from dlc.ir import dtypes, graph_interp, schedule
 from dlc.ir.dtypes import float16, float32, float64, int8, int32, int64
 from dlc.ir.graph import Graph, make
-from dlc.ir.loops import For, exprs, subexpressions, walk
+from dlc.ir.loops import Buffer, For, axis, exprs, load, op, subexpressions, walk
 from dlc.passes.fuse import fuse
 from dlc.passes.inline import remove_markers
+from dlc.passes.lower import cost_of
 from dlc.passes.lower_rows import best_vector_axis
 from dlc.passes.simplify_windows import lower_unwindow
 from dlc.passes.units import own_outputs
@@ -466,3 +467,12 @@ def test_numbers_of_a_reshaped_iota_are_places():
     for kernel in kernels(graph, vectors(0)):
         assert not {"floordiv", "mod"} & {e.op for s in walk(kernel.body) for x in exprs(s) if x.dtype is dtypes.uint64
                                           for e in subexpressions(x)}
+
+
+def test_the_cost_of_what_depends_on_inner_axes():
+    i, j = axis("i", 8), axis("j", 8)
+    x, y = load(Buffer("x", float32, (8,)), i), load(Buffer("y", float32, (8,)), j)
+    once = op("sqrt", op("add", x, x))
+    each = op("mul", op("mul", once, y), y)
+    assert cost_of(each) == cost_of(once) + 2
+    assert cost_of(each, frozenset((j,))) == 2 and cost_of(once, frozenset((j,))) == 0
