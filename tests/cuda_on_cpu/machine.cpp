@@ -348,7 +348,8 @@ void touch(Cell& c, bool write, const char* where) {
             fail("writes over %s what others read, with no barrier between", where);
         c.writer = me, c.write_epoch = epoch;
     } else {
-        if (!c.reader) c.reader = me;
+        const bool before = c.reader != MANY && block_of(c.reader) == blockIdx.x && c.read_epoch < epoch;
+        if (!c.reader || before) c.reader = me;  // those who read before the last barrier count no more
         else if (c.reader != me && c.reader != MANY)
             c.reader = block_of(c.reader) == blockIdx.x ? SEVERAL | blockIdx.x : MANY;
         c.read_epoch = epoch;
@@ -369,7 +370,9 @@ void access(const void* p, size_t bytes, bool write) {
     }
     for (Range& r : ranges)
         if (at >= r.at && at + bytes <= r.at + (r.end - r.start)) {
-            for (size_t k = 0; k < bytes; ++k) touch(r.cells[at - r.at + k], write, "in memory");
+            // a single number may be read by all threads, and used by the one that overwrites it
+            const bool alone = bytes == r.end - r.start;
+            for (size_t k = 0; k < bytes && !alone; ++k) touch(r.cells[at - r.at + k], write, "in memory");
             return;
         }
     Dl_info info;
