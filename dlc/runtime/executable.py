@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections import deque
-from struct import pack
+from operator import itemgetter
+from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from dlc.runtime.memory import Buffer, allocate
@@ -51,14 +52,20 @@ class Executable:
         # A donated output is written through its parameter's address, so the last ones need none of their own.
         last = max((k + 1 for k, p in enumerate(frame.into) if p < 0), default=0)
         self._outputs = list(zip(frame.into[:last], frame.output_bytes[:last], strict=True))
-        self._donated = frame.into[last:]
+        donated = frame.into[last:]
+        self._donated = itemgetter(*donated) if len(donated) > 1 else lambda buffers: [buffers[p] for p in donated]
+        self._slots: Struct | None = None  # of the addresses
 
     def run(self, buffers: list[Buffer]) -> list[Buffer]:
         """One Buffer for each parameter in, one for each output out; a donated output is its parameter's own Buffer."""
         out = [buffers[p] if p >= 0 else allocate(nbytes) for p, nbytes in self._outputs]
-        slots = pack(f"{len(buffers) + len(out)}Q", *[b.address for b in buffers], *[b.address for b in out])
-        if self._donated:
-            out += [buffers[p] for p in self._donated]
+        addresses = [b.address for b in buffers]
+        for b in out:
+            addresses.append(b.address)
+        if self._slots is None:
+            self._slots = Struct(f"{len(addresses)}Q")
+        slots = self._slots.pack(*addresses)
+        out += self._donated(buffers)
         try:
             arena = self._arenas.pop()
         except IndexError:
