@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlc.ir import build as B
-from dlc.ir import dtypes, graph_interp, schedule
+from dlc.ir import dtypes, graph_interp, loops, schedule
 from dlc.ir.dtypes import float16, float32, float64, int8, int32, int64
 from dlc.ir.graph import Graph, make
-from dlc.ir.loops import Buffer, For, axis, exprs, load, op, subexpressions, walk
+from dlc.ir.loops import Buffer, For, exprs, load, op, subexpressions, walk
 from dlc.passes.fuse import fuse
 from dlc.passes.inline import remove_markers
 from dlc.passes.lower import cost_of
@@ -470,7 +470,7 @@ def test_numbers_of_a_reshaped_iota_are_places():
 
 
 def test_the_cost_of_what_depends_on_inner_axes():
-    i, j = axis("i", 8), axis("j", 8)
+    i, j = loops.axis("i", 8), loops.axis("j", 8)
     x, y = load(Buffer("x", float32, (8,)), i), load(Buffer("y", float32, (8,)), j)
     once = op("sqrt", op("add", x, x))
     each = op("mul", op("mul", once, y), y)
