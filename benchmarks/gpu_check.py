@@ -25,7 +25,7 @@ import cupy
 import numpy as np
 
 from dlc.codegen import gpu_schedule
-from dlc.codegen.build import build_program, target_layout
+from dlc.codegen.build import target_layout
 from dlc.codegen.cuda_kernel import emit_module, launch_shape, symbol
 from dlc.codegen.gpu_build import LOWER
 from dlc.codegen.gpu_target import GpuTarget
@@ -34,12 +34,11 @@ from dlc.ir import dtypes, graph_interp, schedule
 from dlc.ir.dtypes import DType, bfloat16, float16, float32, float64
 from dlc.ir.graph import Graph, Node, TensorType, make, param
 from dlc.ir.loops import Kernel
-from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 from dlc.passes.fuse import fuse
 from dlc.passes.inline import remove_markers
-from dlc.passes.memory import plan_memory
 from dlc.passes.simplify_windows import lower_unwindow
 from dlc.passes.units import memory_of, own_outputs
+from dlc.runtime import cuda_device, devices, programs
 
 RNG = np.random.default_rng(0)
 
@@ -56,6 +55,9 @@ def this_gpu() -> GpuTarget:
 
 
 # ---------------------------------------------------------------- running kernels
+
+
+_TENSOR_MAP = np.dtype([("words", np.uint64, 16)], align=True)
 
 
 class Loaded:
@@ -77,50 +79,10 @@ class Loaded:
     def launch(self, kernel: Kernel, pointers: Sequence[int], sizes: dict[int, int]) -> None:
         shape = launch_shape(kernel)
         grid = shape.grid({kernel.params[k]: n for k, n in sizes.items()})
-        args = tuple(np.intp(p) for p in pointers)
+        maps = [np.frombuffer(cuda_device.gpu().tensor_map(m, pointers[m.param]), _TENSOR_MAP)[0] for m in shape.maps]
+        args = (*map(np.intp, pointers), *maps)
         if grid:
             self.functions[kernel]((grid,), (shape.block,), args, shared_mem=shape.shared_bytes)
-
-
-def run_program(program: Program, arrays: Sequence[np.ndarray], target: GpuTarget) -> list[np.ndarray]:
-    """A program's outputs, launch by launch."""
-    loaded = Loaded(program.kernels(), target)
-    arena = cupy.full(max(program.arena_bytes, 16), 0xFF, cupy.uint8)
-    memory: dict[Slot, Any] = {}
-
-    def place(slot: Slot) -> Any:
-        if slot not in memory:
-            if slot.alias is not None:
-                memory[slot] = place(slot.alias)
-            elif slot.kind == "arena":
-                memory[slot] = arena[slot.offset : slot.offset + slot.nbytes]
-            elif slot.kind == "const":
-                memory[slot] = cupy.asarray(np.array([slot.value], slot.dtype.np).view(np.uint8))
-            elif slot.kind == "input":
-                flat = np.ascontiguousarray(arrays[program.inputs.index(slot)], slot.dtype.np).reshape(-1)
-                memory[slot] = cupy.asarray(flat.view(np.uint8)) if flat.size else cupy.zeros(16, cupy.uint8)
-            else:
-                memory[slot] = cupy.full(max(slot.nbytes, 16), 0xFF, cupy.uint8)
-        return memory[slot]
-
-    def address(ref: Ref, at: tuple[int, ...]) -> int:
-        start = ref.start + sum(s * i for s, i in zip(ref.steps, at, strict=False))
-        return place(ref.slot).data.ptr + start * ref.slot.dtype.itemsize
-
-    def visit(steps: Sequence[Launch | Repeat], at: tuple[int, ...]) -> None:
-        for step in steps:
-            if isinstance(step, Repeat):
-                for i in range(step.count):
-                    visit(step.body, (*at, i))
-                continue
-            for part in step.segments:
-                sizes = {k: r.slot.value for k, r in enumerate(part.args) if r.slot.kind == "const"}
-                loaded.launch(step.kernel, [address(r, at) for r in part.args], sizes)
-
-    visit(program.steps, ())
-    cupy.cuda.runtime.deviceSynchronize()
-    return [cupy.asnumpy(place(s))[: s.nbytes].view(s.dtype.np).reshape(t.shape)
-            for s, t in zip(program.outputs, program.output_types, strict=True)]
 
 
 # ---------------------------------------------------------------- the zoo
@@ -361,29 +323,32 @@ def difference(got: np.ndarray, want: np.ndarray, dtype: DType) -> str:
     return f"error {error:.2e}" if error > _TOLERANCE[dtype.name] else ""
 
 
-def check(graph: Graph, target: GpuTarget) -> list[str]:
-    """What is wrong with the compiled graph."""
-    graph = lower_unwindow(remove_markers(graph))
+def check(graph: Graph) -> list[str]:
+    """What is wrong with the compiled graph, launched kernel by kernel, and then as one CUDA graph."""
     args = random_arguments(graph)
-    program = plan_memory(build_program(target_layout(graph, target), (), target, "check"))
-    got = run_program(program, args, target)
-    want = graph_interp.evaluate(graph, args)
+    executable = programs.compile_graph(graph, device="cuda:0")
+    buffers = [devices.allocate(p.type.nbytes, "cuda:0") for p in graph.params]
+    for buffer, value, p in zip(buffers, args, graph.params, strict=True):
+        devices.write(buffer, np.asarray(value, p.dtype.np))
+    want = graph_interp.evaluate(lower_unwindow(remove_markers(graph)), args)
     bad = []
-    for k, (o, g, w) in enumerate(zip(graph.outputs, got, want, strict=True)):
-        text = difference(g, np.asarray(w), o.dtype)
-        if text:
-            bad.append(f"output {k} ({o.op}): {text}")
+    for call in ("launches", "graph"):
+        outs = executable.run(buffers)
+        for k, (o, buffer, w) in enumerate(zip(graph.outputs, outs, want, strict=True)):
+            text = difference(devices.read(buffer, o.shape, o.dtype.np), np.asarray(w), o.dtype)
+            if text:
+                bad.append(f"{call}: output {k} ({o.op}): {text}")
     return bad
 
 
-def run_zoo(target: GpuTarget, names: Sequence[str]) -> None:
+def run_zoo(names: Sequence[str]) -> None:
     """Prints a JSON line for each case; stops after an error that takes the context along."""
     cases = zoo()
     for name in names:
         lost = False
         start = time.perf_counter()
         try:
-            bad = check(cases[name](), target)
+            bad = check(cases[name]())
         except Exception as error:  # a report of all cases is worth more than the first traceback
             bad = [f"{type(error).__name__}: {str(error)[:300]}"]
             traceback.print_exc(limit=-3)
@@ -642,7 +607,10 @@ def run_parts(part: str, names: list[str]) -> list[dict[str, Any]]:
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["child"]:
-        (run_zoo if arguments[1] == "zoo" else run_timings)(this_gpu(), arguments[2:])
+        if arguments[1] == "zoo":
+            run_zoo(arguments[2:])
+        else:
+            run_timings(this_gpu(), arguments[2:])
         return 0
     parts = [p for p in ("zoo", "time") if p in arguments] or ["zoo", "time"]
     words = [a for a in arguments if a not in ("zoo", "time")]
