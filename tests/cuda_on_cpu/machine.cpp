@@ -102,6 +102,7 @@ struct Range {
 
 std::deque<Range> ranges;
 std::vector<Cell> shared_cells;
+size_t cells_end;  // of those that were touched
 bool checking;
 
 unsigned char* stacks;
@@ -297,7 +298,8 @@ void run_block(const int* order) {
     statics.clear();
     memset(shared_memory, POISON, shared_end);
     shared_cells.resize(SHARED);
-    if (checking) std::fill(shared_cells.begin(), shared_cells.begin() + std::max(shared_end, dynamic_bytes), Cell());
+    std::fill(shared_cells.begin(), shared_cells.begin() + cells_end, Cell());
+    cells_end = 0;
     shared_end = dynamic_bytes + GUARD;
     memset(shared_memory, POISON, shared_end);
     unfinished = threads;
@@ -365,7 +367,9 @@ void access(const void* p, size_t bytes, bool write) {
         bool own = at + bytes <= shared_memory + dynamic_bytes;
         for (const Static& s : statics) own |= s.at && at >= s.at && at + bytes <= s.at + s.bytes;
         if (!own) fail("%s outside of its shared arrays", write ? "writes" : "reads");
-        for (size_t k = 0; k < bytes; ++k) touch(shared_cells[at - shared_memory + k], write, "in shared memory");
+        const size_t start = at - shared_memory;
+        cells_end = std::max(cells_end, start + bytes);
+        for (size_t k = start; k < start + bytes; ++k) touch(shared_cells[k], write, "in shared memory");
         return;
     }
     for (Range& r : ranges)
