@@ -259,6 +259,16 @@ def view(tensor: Tensor, what: str) -> np.ndarray:
         return devices.read(node.data, node.shape, tensor._node.dtype.np)
 
 
+def may_leave(tensor: Tensor, what: str) -> None:
+    """Raise TraceError where a derivative that is being taken would end unnoticed: the value becomes an array."""
+    if state.transforms and state.trace is None:
+        if any(n.op == "tag" and leaf_cell(n) is None for n in history(tensor._read())):
+            raise TraceError(
+                f"{what}: derivatives do not pass through an array, and this {tensor.dtype.name} {tensor.shape} tensor "
+                f"depends on what is being differentiated; detach() it first to treat it as a constant\n  at {here()}"
+            )
+
+
 def at_hand(tensor: Tensor, what: str) -> None:
     """Compute the value, to be looked at where it is. In a trace this is an error."""
     if state.trace is not None:

@@ -70,6 +70,7 @@ def dlpack(x: Tensor, *, stream=None, max_version=None, dl_device=None, copy=Non
 def _dlpack_cuda(x: Tensor, copy: bool, stream: Any, options: dict[str, Any]) -> Any:
     from dlc.runtime import cuda_interop
 
+    eager.may_leave(x, "__dlpack__")
     eager.at_hand(x, "__dlpack__")
     capsule = cuda_interop.export(x._node.data, x.shape, x.dtype, copy, stream, options)
     if x.dtype is dtypes.bfloat16:

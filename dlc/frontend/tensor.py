@@ -270,11 +270,13 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """The value as a read-only NumPy array without a copy; its content never changes."""
+        eager.may_leave(self, "numpy()")
         array = eager.view(self, "numpy()")
         array.flags.writeable = False
         return array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        eager.may_leave(self, "a NumPy function")
         array = eager.view(self, "a NumPy function")
         array.flags.writeable = False
         if dtype is not None and np.dtype(dtype) != array.dtype:
