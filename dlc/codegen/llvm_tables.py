@@ -337,7 +337,7 @@ yield:
 help:
   %idle = phi i64 [ 0, %next ], [ 0, %number ], [ %idle_next, %rest ], [ 0, %took ], [ %idle_next, %give ]
   %idle_next = add i64 %idle, 1
-  %idle_turn = urem i64 %idle_next, {PATIENCE}
+  %idle_turn = urem i64 %idle, {PATIENCE}
   %waits = icmp ne i64 %idle_turn, 0
   br i1 %waits, label %rest, label %seek
 rest:

@@ -26,6 +26,7 @@ LARGE_NS = 150_000  # for each thread: a launch that takes longer gains nothing 
 LEAST_NS = 4000  # together; less is not worth waking a thread
 LONGEST = 128  # launches of a flow
 PIECE_NS = 300.0  # taking a piece, and waiting for what it needs
+PIECES = 8  # of a launch, for each thread, at most
 SHARE_NS = 1500.0  # for each piece of a launch that is cut: threads fetch from each other what they have written
 NEAR_NS = 1500.0  # that a launch may wait for the thread which has what it needs
 VECTORS = 0.25  # of the time that `work` says: how long kernels take that are no contractions
@@ -102,20 +103,27 @@ def _ordered(steps: Sequence[Launch | Repeat], threads: int, numbers: Iterator[i
     return out
 
 
-def _flow(row: Sequence[Launch], threads: int, numbers: Iterator[int]) -> Sequence[Launch]:
+def _flow(launches: Sequence[Launch], threads: int, numbers: Iterator[int]) -> Sequence[Launch]:
     """The launches of a row in a good order and cut as they should be, if that makes a flow."""
-    times = [_nanoseconds(launch) for launch in row]
-    if len(row) < 2 or sum(times) < LEAST_NS:
-        return row
+    times = [_nanoseconds(launch) for launch in launches]
+    if len(launches) < 2 or sum(times) < LEAST_NS:
+        return launches
+    row = [replace(launch, grain=_grain(launch, time, threads)) for launch, time in zip(launches, times, strict=True)]
     touched = [_touches(launch) for launch in row]
     needs, homes = _needs(touched), {}
     for _ in range(2):  # the next step finds everything where this one has left it
         order, end = _simulated(row, times, needs, touched, threads, homes)
     if end > GAIN * sum(times):
-        return row
+        return launches
     number = next(numbers)
     return [replace(row[k], flow=number, grain=row[k].grain if len(owners) > 1 else row[k].all_tasks, owners=owners)
             for k, owners in order]
+
+
+def _grain(launch: Launch, time: float, threads: int) -> int:
+    """Tasks of a piece, if the launch is cut: those that a thread takes at a time anyway, but enough for some work."""
+    count = min(-(-launch.all_tasks // launch.grain), PIECES * threads, max(2, int(time / (2 * SHARE_NS))))
+    return max(launch.grain, -(-launch.all_tasks // count))
 
 
 def _nanoseconds(launch: Launch) -> float:

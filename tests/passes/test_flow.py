@@ -124,6 +124,12 @@ def test_state_stays_with_a_thread():
     assert owner["out2"] == owner["new_x"] and owner["out3"] == owner["new_y"] and owner["out2"] != owner["out3"]
 
 
+def test_pieces_are_not_too_small():
+    many = replace(run(X, t := temporary("t"), 20_000.0, 1), tasks=640)
+    row = planned(many, replace(run(t, OUT[0], 200_000.0, 1), tasks=640))
+    assert [len(list(pieces(step))) for step in row] == [6, 16]
+
+
 def test_pieces():
     assert list(pieces(run(X, Y, grain=3))) == [(0, 3), (3, 6), (6, 8)]
     assert list(pieces(run(X, Y, grain=100))) == [(0, 8)]
