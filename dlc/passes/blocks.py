@@ -162,7 +162,8 @@ class _Blocks:
         steps = [self._stride(e, p) for e, p in ours]
         rows, exits = self.region.rows, self.region.exits
         places = [self.region.labels[e] for e in exits]
-        gives = tuple((x.index(rows) if rows in x else -1,) for x in places)
+        alone = 0 if count == 1 else -1  # an only block's sums over its rows are the whole ones: nothing is added up
+        gives = tuple((x.index(rows) if rows in x else alone,) for x in places)
         return make("each", [p for _, p in ours], exits[0].loc, body=Graph([e.param for e, _ in ours], outs, "rows"),
                     extents=(count,), starts=tuple(first * s for s in steps),
                     steps=tuple((body.block * s,) for s in steps), gives=gives, parallel=False)

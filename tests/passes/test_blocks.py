@@ -280,6 +280,16 @@ def test_keys_that_a_mask_leaves_out_are_not_computed():
         assert keys_of_parts(masked(mask), q, k, v) == [64]
 
 
+def test_sums_of_a_part_with_one_block_are_not_added_up():
+    """Rows of 64 are four parts of one block each; rows of 128 four parts of two."""
+    for rows, single in ((64, True), (128, False)):
+        q, k, v = normal(*[(2, rows, 4)] * 3)
+        (loop,) = loops(check(with_gradients(causal), v, q, k, v, regions=1))
+        parts = loops(loop.attrs["body"])
+        assert [p.attrs["extents"] for p in parts] == [(1,) if single else (2,)] * 4
+        assert all(((-1,) in p.attrs["gives"]) is not single for p in parts)
+
+
 def test_columns_count_unless_everything_that_reads_them_is_neutral():
     """A sum of unmasked scores beside the softmax needs all keys; weights that are wanted are zero where left out."""
     q, k, v, g = normal(*[(2, 64, 4)] * 4)
