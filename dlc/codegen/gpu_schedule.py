@@ -110,12 +110,13 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     # enough threads for the row to stay in registers, more where there are few rows
     group_size = 8
     while group_size < 1024 and group_size < vectors:
-        each = 8 if group_size >= 128 and lanes <= 4 else 4
+        each = 16 if group_size >= 512 and lanes <= 4 else 8 if group_size >= 128 and lanes <= 4 else 4
         if vectors <= each * group_size and total * group_size >= target.threads // 2:
             break
         group_size *= 2
     block = max(128, group_size)
-    return schedule.GpuRows(block, group_size, lanes, 32 if group_size <= 512 else 16)
+    keep = 32 if group_size < 512 else 64 if group_size == 512 else 52  # 1,024 threads have 64 registers each
+    return schedule.GpuRows(block, group_size, lanes, keep)
 
 
 LEAST_INNER = 16  # inner range from which matrix instructions are worth it

@@ -145,15 +145,16 @@ def kernel_name(group: Group) -> str:
 
 
 def guarded(e: Expr, predicate: Expr | None, everywhere: bool = True) -> Expr:
-    """`e` with every load of memory made under `predicate` too; unless `everywhere`, not those of a fixed place, which
-    is always there (a learning rate is then one number, not one a lane)."""
+    """`e` with every load of memory made under `predicate` too; unless `everywhere`, not those of a place that has
+    nothing to do with it and is always there (a row's label is then read once, not under a condition for each
+    element)."""
     if predicate is None or (predicate.op == "const" and predicate.attr):
         return e
 
     def rule(old: Expr, args: tuple[Expr, ...]) -> Expr | None:
         if old.op == "load" and old.attr.space != "reg":
             rank = len(old.attr.shape)
-            if not everywhere and all(i.op == "const" for i in args):
+            if not everywhere and not any(i.axes & predicate.axes for i in args[:rank]):
                 return None
             own = args[rank] if len(args) > rank else None
             if own is predicate or (own is not None and own.op == "and" and own.args[1] is predicate):

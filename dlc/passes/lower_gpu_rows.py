@@ -107,7 +107,7 @@ class _Shared(_Row):
         read = self.reader(here, units)
         for u in units:
             mapping = self.fixed(u) | spread(inner_axes(self.group, u), places)
-            value = guarded(self.body.put(u, u.values[0], mapping, read), inside)
+            value = guarded(self.body.put(u, u.values[0], mapping, read), inside, everywhere=False)
             if u.kind == "reduce":
                 out += states[u].accumulate(value, acc, places, inside)
                 continue
