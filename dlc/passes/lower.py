@@ -422,7 +422,8 @@ def _reads(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Expr
     words: dict[Expr, tuple[Expr, Expr]] = {}  # load -> (the pair that it is half of, the load of its low half)
     for e in loops.subexpressions(*unit.values):
         halves = [a.args[0] if a.op == "cast" else a for a in e.args] if e.op == "pair" else ()
-        if halves and all(h.op == "load" and len(h.args) == 1 for h in halves) and halves[0].attr is halves[1].attr:
+        first = halves[0] if halves else e
+        if halves and all(h.op == "load" and h.attr is first.attr and h.args[1:] == first.args[1:] for h in halves):
             if simplify(offset(halves[1]) - offset(halves[0])) is loops.const(1):
                 words |= dict.fromkeys(halves, (e, halves[0]))
     found: dict[Expr, tuple[Expr, Expr, int]] = {}

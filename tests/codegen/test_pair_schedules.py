@@ -72,6 +72,15 @@ def product(spec: str, sizes: dict[str, int], dtype: dtypes.DType = F32) -> Grap
     return Graph([x, w], [b.contract(x, w, spec, dtype)])
 
 
+def test_padded_panels_are_turned_in_registers():
+    """The pairs of rows that a panel is filled up with are read under a condition, and still as one word each."""
+    graph = product("mk,kn->mn", {"m": 1024, "k": 1024, "n": 1024})
+    panels = [k for k in kernels(graph) if "dot2" not in operations(k)]
+    padded = [k for k in panels if any(w.size % 1024 for w in k.writes)]
+    assert padded and all(k.schedule.tile == 16 for k in padded)
+    check_pairs(product("mk,kn->mn", {"m": 270, "k": 512, "n": 64}))
+
+
 @pytest.mark.parametrize("spec", ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->nm", "mk,nk->nm"])
 @pytest.mark.parametrize("m, n, k", [(37, 50, 46), (14, 32, 64), (5, 9, 11), (100, 70, 129), (300, 96, 514)])
 def test_matrix_products(spec, m, n, k):
