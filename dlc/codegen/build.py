@@ -460,8 +460,8 @@ def threads_min_tasks(target: CpuTarget) -> int:
 
 
 def tile_rule(target: CpuTarget) -> Callable[[Node], schedule.Contract]:
-    """The target's schedule for a contraction node."""
-    return lambda node: choice.contract(node, target)
+    """The target's schedule for a contraction node. The layout pass asks again for what it does not change."""
+    return functools.cache(lambda node: choice.contract(node, target))
 
 
 def lowered_group(fused: Fused, group: Group, target: CpuTarget) -> Lowered:

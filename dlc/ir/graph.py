@@ -274,7 +274,10 @@ def map_bodies(roots: Sequence[Node], transform: Callable[[Graph], Graph]) -> li
     """`roots` with `transform` applied to the body of every node that has one."""
     done: dict[Node, Node] = {}
     changed: dict[Graph, Graph] = {}
-    for node in topological(roots):
+    order = topological(roots)
+    if not any("body" in node.attrs for node in order):
+        return list(roots)
+    for node in order:
         ins = [done[i] for i in node.inputs]
         attrs = node.attrs
         body = attrs.get("body")

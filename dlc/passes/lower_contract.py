@@ -10,6 +10,7 @@ pass packs them into panels where they are not).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -292,9 +293,19 @@ def _runs(rows: str, tile: _Tile, run: int) -> tuple[str, str]:
     return (rows[:k], rows[k:]) if run else ("", rows)
 
 
-def strides_of(node: Node) -> list[int | None]:
+_strides: weakref.WeakKeyDictionary[Node, tuple[int | None, ...]] = weakref.WeakKeyDictionary()
+
+
+def strides_of(node: Node) -> tuple[int | None, ...]:
     """The memory stride of each axis of a view of memory, in elements; None where it is not one number. An element of
     pairs that lie side by side in memory is a word."""
+    found = _strides.get(node)
+    if found is None:
+        found = _strides[node] = tuple(_strides_of(node))
+    return found
+
+
+def _strides_of(node: Node) -> list[int | None]:
     base = base_of(node)
     buffer = Buffer("probe", base.dtype, (base.type.size,))
     index = fresh_index(node.shape)
