@@ -307,6 +307,7 @@ def trained(build) -> list[np.ndarray]:
 @pytest.mark.parametrize("build, arch, tolerance", [
     (mlp, "sm_90a", 1e-4), (resnet, "sm_80", 2e-3), (gpt, "sm_80", 0.03), (gpt, "sm_90a", 0.03), (lstm, "sm_80", 1e-4),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_training_steps(monkeypatch, build, arch, tolerance):
     want = trained(build)
     gpu = cuda_on_cpu.use(monkeypatch, cuda_on_cpu.EmulatedGpu(arch=arch, order=5, races=True))
