@@ -13,8 +13,6 @@ import numpy as np
 from dlc.frontend.trace import state
 from dlc.ir.errors import DlcError, IndexOutOfRange
 from dlc.ir.graph import Graph, Node, TensorType, param
-from dlc.runtime import devices
-from dlc.runtime.memory import Buffer
 
 
 class NaNFound(DlcError, FloatingPointError):
@@ -30,26 +28,6 @@ def debug() -> Iterator[None]:
         yield
     finally:
         state.debug = saved
-
-
-class CheckedExecutable:
-    """An Executable that evaluates node by node, and checks each."""
-
-    def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str = "cpu"):
-        from dlc.passes.vjp import expand
-
-        self.graph, self.device = expand(graph), device
-        self.into = {output: k for k, output in donate}
-
-    def run(self, buffers: list[Buffer]) -> list[Buffer]:
-        values = [devices.read(b, p.shape, p.dtype.np).copy() for b, p in zip(buffers, self.graph.params, strict=True)]
-        results = run_checked(self.graph, values)
-        out = []
-        for k, (value, node) in enumerate(zip(results, self.graph.outputs, strict=True)):
-            buffer = buffers[self.into[k]] if k in self.into else devices.allocate(node.type.nbytes, self.device)
-            devices.write(buffer, np.asarray(value, node.dtype.np).reshape(node.shape))
-            out.append(buffer)
-        return out
 
 
 def run_checked(graph: Graph, args: Sequence[np.ndarray]) -> list[np.ndarray]:

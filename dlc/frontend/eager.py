@@ -226,9 +226,10 @@ def compiled(
 ) -> Executable:
     """The executable of `graph` on `device`, from the cache if an equal graph was compiled before."""
     if state.debug:
-        from dlc.frontend.debug import CheckedExecutable
+        from dlc.frontend.debug import run_checked
+        from dlc.runtime.interpreted import Interpreted
 
-        return CheckedExecutable(graph, donate, device)
+        return Interpreted(graph, donate, device, run_checked)
     tf32 = setting.tf32
     key = (structure(graph), donate, device, tune, tf32)
     with _cache_lock:
