@@ -21,7 +21,7 @@ from dlc.frontend.trace import execution, leaf_cell, leaked, register_leaf, stat
 from dlc.ir import dtypes
 from dlc.ir.errors import TraceError
 from dlc.ir.graph import Graph, Node, TensorType, param, structure, substitute, topological
-from dlc.runtime import devices
+from dlc.runtime import devices, programs
 from dlc.runtime.memory import Buffer
 
 if TYPE_CHECKING:
@@ -237,9 +237,7 @@ def compiled(
         if found is not None:
             _executables.move_to_end(key)
             return found
-    from dlc.runtime.programs import compile_graph
-
-    found = compile_graph(graph, donate, graph.name, device=device, tune=tune, tf32=tf32)
+    found = programs.compile_graph(graph, donate, graph.name, device=device, tune=tune, tf32=tf32)
     with _cache_lock:
         found = _executables.setdefault(key, found)
         while len(_executables) > CACHED_EXECUTABLES:

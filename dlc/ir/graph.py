@@ -188,13 +188,14 @@ def unique() -> int:
 class Graph:
     """A function from `params` to `outputs`. Every leaf reached from the outputs is in `params`."""
 
-    __slots__ = ("params", "outputs", "name", "_nodes", "__weakref__")
+    __slots__ = ("params", "outputs", "name", "_nodes", "_structure", "__weakref__")
 
     def __init__(self, params: Sequence[Node], outputs: Sequence[Node], name: str = "main"):
         self.params = tuple(params)
         self.outputs = tuple(outputs)
         self.name = name
         self._nodes: tuple[Node, ...] | None = None
+        self._structure: tuple | None = None
 
     def nodes(self) -> tuple[Node, ...]:
         """All nodes the outputs need, inputs first, in a deterministic order."""
@@ -255,6 +256,8 @@ def rewrite(graph: Graph, rule: Callable[[Node, tuple[Node, ...]], Node | None])
 
 def structure(graph: Graph) -> tuple:
     """A hashable description of the graph up to the identity of its nodes: equal for equal programs."""
+    if graph._structure is not None:
+        return graph._structure
     number: dict[Node, int] = {p: i for i, p in enumerate(graph.params)}
     rows: list[tuple] = [(p.type, p.attrs.get("strides")) for p in graph.params]
     for node in graph.nodes():
@@ -267,7 +270,8 @@ def structure(graph: Graph) -> tuple:
         )
         rows.append((node.op, tuple(number[i] for i in node.inputs), attrs, node.type))
         number[node] = len(number)
-    return (len(graph.params), tuple(rows), tuple(number[o] for o in graph.outputs))
+    graph._structure = (len(graph.params), tuple(rows), tuple(number[o] for o in graph.outputs))
+    return graph._structure
 
 
 def map_bodies(roots: Sequence[Node], transform: Callable[[Graph], Graph]) -> list[Node]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dlc.runtime import host, stored
 from dlc.runtime.collector import no_collection
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ def compile_graph(graph: Graph, donate: Donated = (), name: str = "main", *, tar
 
 def _for_cpu(graph: Graph, donate: Donated, name: str, target: CpuTarget | None, profile: bool,
              observe: Observer | None, tune: bool) -> Executable:
-    from dlc.runtime import host, stored
-
     machine = _tuned(graph, target or host.detect(), name, "cpu") if tune else target or host.detect()
     key = ""
     if observe is None and not profile:
