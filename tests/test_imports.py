@@ -29,7 +29,8 @@ ALSO = {
     "dlc/frontend/interop.py": ("dlc",),  # `__array_namespace__` returns the package itself
     # modules and optimizers tell the tracer of changed attributes, and errors name the user's line
     "dlc/nn": ("dlc.frontend.trace", "dlc.frontend.location", "dlc.frontend.placement"),
-    "dlc/optim": ("dlc.frontend.trace",),
+    "dlc/optim": ("dlc.frontend.trace", "dlc.frontend.location"),
+    "dlc/data": ("dlc.frontend.location",),
 }
 FILES = [(folder, path) for folder in FLOORS for path in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from dlc.data.collate import numpy_collate
+from dlc.frontend.location import Located, located_errors
 
 
-class Dataset:
+class Dataset(Located):
     """Base of all datasets: define `__len__` and `__getitem__(index) -> sample`.
 
     Define also `__getitems__(indices) -> batch`, where `indices` is an int64 array, and the loader reads whole batches
@@ -67,6 +68,7 @@ class Subset(Dataset):
         return fetch(self.dataset, self.indices[indices])
 
 
+@located_errors
 def random_split(
     dataset: Any, lengths: Sequence[int | float], generator: np.random.Generator | int | None = None
 ) -> list[Subset]:

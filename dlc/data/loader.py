@@ -13,6 +13,7 @@ import numpy as np
 
 from dlc.data.collate import default_collate, numpy_collate, to_tensors
 from dlc.data.dataset import fetch
+from dlc.frontend.location import Located, kind_of
 
 
 @dataclass
@@ -23,7 +24,7 @@ class _Position:
     batch: int
 
 
-class DataLoader:
+class DataLoader(Located):
     """Iterate over a dataset in batches; each `iter()` is one epoch.
 
     The order of epoch `e`, and the random numbers that `transform` sees for batch `b` of it, depend on `(seed, e, b)`
@@ -70,7 +71,7 @@ class DataLoader:
         for methods in (("__len__",), ("__getitem__", "__getitems__")):
             if not any(hasattr(dataset, method) for method in methods):
                 raise TypeError(f"DataLoader: a dataset has __len__ and __getitem__; "
-                                f"{type(dataset).__name__} lacks {methods[0]}")
+                                f"{kind_of(dataset)} lacks {methods[0]}")
         if seed is not None and generator is not None:
             raise ValueError("DataLoader: give either seed or generator, not both")
         if transform is not None and collate_fn not in (None, default_collate, numpy_collate):

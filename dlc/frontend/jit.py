@@ -30,7 +30,7 @@ from dlc.frontend.recorder import Recorder
 from dlc.frontend.tensor import Tensor
 from dlc.frontend.trace import leaked, state
 from dlc.frontend.tree import TreeDef, paths, tree_flatten
-from dlc.ir.errors import TraceError
+from dlc.ir.errors import TraceError, is_foreign, no_operand
 from dlc.ir.graph import Graph
 
 if TYPE_CHECKING:
@@ -186,6 +186,8 @@ class JitFunction:
                     raise TypeError(
                         f"jit: {self._path(treedef, k)} of {self.name} is a {type(leaf).__name__}\n  at {here()}"
                     )
+                if is_foreign(leaf):
+                    raise TypeError(f"jit: {self._path(treedef, k)} of {self.name}: {no_operand(leaf)}\n  at {here()}")
                 key.append(Static(type(leaf), leaf))
         if len(set(map(id, tensors))) != len(tensors):
             first = {}

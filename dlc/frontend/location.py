@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import functools
 import sys
+import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dlc.ir.errors import PACKAGE, DeviceError, DlcError, DTypeError, IndexOutOfRange, ShapeError
+from dlc.ir.errors import (
+    PACKAGE,
+    DeviceError,
+    DlcError,
+    DTypeError,
+    IndexOutOfRange,
+    ShapeError,
+    is_foreign,
+    kind_of,
+    no_operand,
+    warn,
+)  # fmt: skip
 from dlc.ir.graph import Loc, located
+
+__all__ = ["Located", "describe", "here", "kind_of", "locate", "located_errors", "user_errors", "warn"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,7 +54,8 @@ def describe(value: Any, place: bool = False) -> str:
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
     if dtype is not None and shape is not None:
         where = f" on {getattr(value, 'device', 'cpu')}" if place else ""
-        return f"{getattr(dtype, 'name', dtype)} {tuple(shape)}{where}"
+        text = f"{getattr(dtype, 'name', dtype)} {tuple(shape)}{where}"
+        return f"{kind_of(value)} {text}" if is_foreign(value) else text
     if isinstance(value, (list, tuple)) and value and any(hasattr(v, "shape") for v in value):
         return "[" + ", ".join(describe(v, place) for v in value) + "]"
     text = repr(value)
@@ -64,6 +79,52 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
     return out
 
 
+def add_line(error: Exception) -> None:
+    """Say the user's line at the end of an error's message, unless that has it already."""
+    text = error.args[0] if len(error.args) == 1 else None
+    if getattr(error, "loc", None) is not None or not isinstance(text, str) or "\n  at " in text:
+        return
+    loc = here()
+    at = f"at {loc}" + (f", in {loc.function}" if loc.function else "")
+    if isinstance(error, KeyError):
+        error.add_note(f"  {at}")  # its message is shown as a quoted string, in one line
+    else:
+        error.args = (f"{text}\n  {at}",)
+    error.loc = loc  # type: ignore[attr-defined]
+
+
+class Located:
+    """Base of the package's classes: errors of their constructors and public methods say the user's line."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.partition(".")[0] != "dlc":
+            return
+        for name, value in list(vars(cls).items()):
+            if isinstance(value, types.FunctionType) and (name == "__init__" or name[0] != "_") and name != "forward":
+                setattr(cls, name, located_errors(value))
+
+
+def located_errors(fn: F) -> F:
+    """Decorator: errors that the package raises in `fn` say the user's line, if they do not yet."""
+
+    @functools.wraps(fn)
+    def call(*args, **kwargs):
+        try:
+            return fn(*args, **kwargs)
+        except Exception as error:
+            if _raised_here(error):
+                add_line(error)
+            raise
+
+    return call  # type: ignore[return-value]
+
+
+def _foreign(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """The first operand that is an array of another library, or None."""
+    return next((v for v in (*args, *kwargs.values()) if is_foreign(v)), None)
+
+
 def user_errors(fn: F) -> F:
     """Decorator for a public operation: its nodes get the user's line, and errors of shape, dtype, index and device
     that and the operands; so does what Python says of operands that are no tensors.
@@ -75,14 +136,22 @@ def user_errors(fn: F) -> F:
             with located(here()):
                 return fn(*args, **kwargs)
         except (ShapeError, DTypeError, DeviceError, IndexOutOfRange) as error:
-            if getattr(error, "loc", None) is not None:
+            foreign = _foreign(args, kwargs)
+            if getattr(error, "loc", None) is not None and (foreign is None or no_operand(foreign) in str(error)):
                 raise
-            # the name at the time of the call: functions made by a factory get theirs after decoration
-            complete = locate(error, call.__name__.strip("_"), args)
+            complete = error
         except (AttributeError, TypeError) as error:
             if isinstance(error, DlcError) or not _raised_here(error):
                 raise
-            raise locate(DTypeError(str(error)), call.__name__.strip("_"), args) from error
-        raise complete
+            foreign = _foreign(args, kwargs)
+            complete = DTypeError(str(error))
+            complete.__cause__ = error
+        except (ValueError, NotImplementedError) as error:
+            if _raised_here(error):
+                add_line(error)
+            raise
+        complete = complete if foreign is None else DTypeError(no_operand(foreign))
+        # the name at the time of the call: functions made by a factory get theirs after decoration
+        raise locate(complete, call.__name__.strip("_"), args) from complete.__cause__
 
     return call  # type: ignore[return-value]

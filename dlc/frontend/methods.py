@@ -32,7 +32,7 @@ from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.errors import DTypeError, ShapeError
+from dlc.ir.errors import DTypeError, ShapeError, is_foreign
 from dlc.ir.graph import located
 
 _OPERANDS = (Tensor, bool, int, float, np.ndarray, np.generic, list, tuple)
@@ -67,21 +67,21 @@ _COMPARE: dict[str, Callable] = {
 
 def _operator(f: Callable) -> Callable:
     def method(self: Tensor, other: Any) -> Any:
-        return f(self, other) if isinstance(other, _OPERANDS) else NotImplemented
+        return f(self, other) if isinstance(other, _OPERANDS) or is_foreign(other) else NotImplemented
 
     return method
 
 
 def _reflected(f: Callable) -> Callable:
     def method(self: Tensor, other: Any) -> Any:
-        return f(other, self) if isinstance(other, _OPERANDS) else NotImplemented
+        return f(other, self) if isinstance(other, _OPERANDS) or is_foreign(other) else NotImplemented
 
     return method
 
 
 def _in_place(f: Callable) -> Callable:
     def method(self: Tensor, other: Any) -> Any:
-        return _rebound(self, f(self, other)) if isinstance(other, _OPERANDS) else NotImplemented
+        return _rebound(self, f(self, other)) if isinstance(other, _OPERANDS) or is_foreign(other) else NotImplemented
 
     return method
 

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dlc.frontend.location import here
+from dlc.frontend.location import here, kind_of
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
 from dlc.ir.errors import DlcError
@@ -42,7 +42,7 @@ def _flat(prefix: str, value: Any, out: dict[str, np.ndarray]) -> None:
         elif isinstance(value, (np.ndarray, np.generic, bool, int, float)):
             array = Tensor(value).numpy()
         else:
-            raise CheckpointError(f"save: '{prefix}' is a {type(value).__name__}, not a tensor\n  at {here()}")
+            raise CheckpointError(f"save: '{prefix}' is a {kind_of(value)}, not a tensor\n  at {here()}")
         if not prefix:
             raise CheckpointError(f"save: give a dict of names and tensors, not one tensor\n  at {here()}")
         if prefix in out:

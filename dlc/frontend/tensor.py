@@ -28,7 +28,7 @@ from dlc.frontend.trace import (
 from dlc.frontend.trace import differentiable as _differentiable
 from dlc.ir import build, dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.errors import DeviceError, DTypeError, ShapeError, TraceError
+from dlc.ir.errors import DeviceError, DTypeError, ShapeError, TraceError, is_foreign, no_operand
 from dlc.ir.graph import Node, TensorType, make, unique
 from dlc.runtime.memory import Buffer
 
@@ -293,6 +293,12 @@ class Tensor:
             return _OF_SHAPES[function](self)
         return function(*_as_arrays(args), **_as_arrays(kwargs))
 
+    @classmethod
+    def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        """PyTorch's functions do not take Tensors. PyTorch itself would say "must be Tensor, not Tensor"."""
+        name = getattr(function, "__name__", str(function))
+        raise DTypeError(f"torch's {name} does not take a dlc.Tensor: convert it with torch.from_dlpack(x)")
+
     def item(self) -> bool | int | float:
         """The only element, as a Python number."""
         return self._scalar("item()")
@@ -439,6 +445,8 @@ def as_node(x: Any, dtype: DType | None = None, device: str | None = None) -> No
             raise ShapeError(f"tensor: elements have shapes {', '.join(str(p.shape) for p in parts)}")
         rows = [build.reshape(build.cast(p, common), (1, *p.shape)) for p in parts]
         return make("concat", rows, here(), axis=0)
+    if is_foreign(x):
+        raise DTypeError(no_operand(x))
     array = _as_array(x, dtype)
     # The array of a caller may change later: a trace reads it again at every call.
     return eager.array_node(array, x is array or array.base is not None, device)
@@ -447,6 +455,10 @@ def as_node(x: Any, dtype: DType | None = None, device: str | None = None) -> No
 @user_errors
 def tensor(x: Any, dtype: DType | None, device: Any = None) -> Node:
     dtype = None if dtype is None else as_dtype("tensor", dtype)
+    if is_foreign(x):
+        from dlc.frontend.interop import from_dlpack  # which makes Tensors
+
+        x = from_dlpack(x, copy=True)
     if device is None and not placement.several:
         return as_node(x, dtype)
     where = placement.wanted(device)

@@ -16,7 +16,7 @@ import numpy as np
 
 from dlc.frontend import eager, placement
 from dlc.frontend.calls import name_of
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import here, kind_of, user_errors
 from dlc.frontend.tensor import Tensor, as_node, bare, is_weak, wrap
 from dlc.frontend.trace import Trace, state
 from dlc.frontend.tree import LEAF, TreeDef, paths, tree_flatten, tree_map, tree_structure, tree_unflatten
@@ -194,7 +194,7 @@ def _tagged(tree: Any, what: str) -> tuple[Any, TreeDef, list[Node]]:
     for path, leaf in zip(paths(treedef, what), leaves, strict=True):
         if not isinstance(leaf, (Tensor, np.ndarray, np.generic, int, float)) or isinstance(leaf, bool):
             raise DTypeError(
-                f"grad: {path} is a {type(leaf).__name__}; gradients are for float Tensors and trees of them"
+                f"grad: {path} is a {kind_of(leaf)}; gradients are for float Tensors and trees of them"
             )
         node = as_node(leaf)
         if not node.dtype.is_float:

@@ -10,15 +10,37 @@ import warnings
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-def warn(message: str) -> None:
-    """A RuntimeWarning at the user's line."""
-    warnings.warn(message, RuntimeWarning, stacklevel=1 + _user_frame()[1])
+def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
+    """A warning at the user's line."""
+    warnings.warn(message, category, stacklevel=1 + _user_frame()[1])
 
 
 def user_line() -> str:
     """file:line of the innermost line on the stack that is not in the dlc package."""
     frame, _ = _user_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def kind_of(value: object) -> str:
+    """The class of a value, for messages: with its module, unless that is Python's own or dlc's."""
+    cls = type(value)
+    own = cls.__module__ == "builtins" or cls.__module__.partition(".")[0] == "dlc"
+    return cls.__qualname__ if own else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def is_foreign(value: object) -> bool:
+    """Is a value an array of another library than NumPy (PyTorch's, JAX's, CuPy's)?"""
+    cls = type(value)
+    known = any(base.__module__.partition(".")[0] in ("dlc", "numpy") for base in cls.__mro__)
+    return hasattr(cls, "__dlpack__") and not known
+
+
+def no_operand(value: object) -> str:
+    """What to say of an array of another library."""
+    return (
+        f"dlc does not convert a {kind_of(value)} by itself: use dlc.from_dlpack(x), which shares its memory, or "
+        "dlc.asarray(x), which copies"
+    )
 
 
 def _user_frame() -> tuple[types.FrameType, int]:

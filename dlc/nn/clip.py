@@ -7,9 +7,11 @@ from collections.abc import Iterable
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import located_errors
 from dlc.nn.functional.precision import narrow, widen
 
 
+@located_errors
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
     """Scale all gradients by one factor so that their common norm is at most `max_norm`; returns the norm before.
 

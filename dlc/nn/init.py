@@ -12,18 +12,22 @@ import numpy as np
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import located_errors
 
 # -- host arrays to start parameters from -----------------------------------------------------------------------------
 
 
 def zeros(shape: tuple[int, ...], dtype=None) -> np.ndarray:
-    """A host array of zeros of a dlc dtype, float32 if None."""
-    return np.zeros(shape, (dtype or dlc.float32).np)
+    """A host array of zeros of a dtype, float32 if None."""
+    if any(not isinstance(n, (int, np.integer)) or n < 0 for n in shape):
+        raise dlc.ShapeError(f"a parameter cannot have shape {shape}: sizes are integers that are not negative")
+    checked = dlc.float32 if dtype is None else dlc.zeros((0,), dtype=dtype).dtype  # NumPy's dtypes are taken as well
+    return np.zeros(shape, checked.np)
 
 
 def ones(shape: tuple[int, ...], dtype=None) -> np.ndarray:
-    """A host array of ones of a dlc dtype, float32 if None."""
-    return np.ones(shape, (dtype or dlc.float32).np)
+    """A host array of ones of a dtype, float32 if None."""
+    return np.ones_like(zeros(shape, dtype))
 
 
 empty = zeros  # to be filled by an initialiser; nothing is ever uninitialised
@@ -57,6 +61,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, zero_row: in
     return _fill(tensor, values)
 
 
+@located_errors
 def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Tensor:
     """Normal, drawn again where it falls outside [a, b]."""
     if not a < b:
@@ -85,6 +90,7 @@ def ones_(tensor: Tensor) -> Tensor:
     return constant_(tensor, 1.0)
 
 
+@located_errors
 def eye_(tensor: Tensor) -> Tensor:
     """The identity, cut or zero-padded to the shape of the 2-D `tensor`."""
     if tensor.ndim != 2:
@@ -92,6 +98,7 @@ def eye_(tensor: Tensor) -> Tensor:
     return _fill(tensor, np.eye(*tensor.shape))
 
 
+@located_errors
 def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """A random matrix with orthonormal rows or columns, times `gain` (Saxe et al. 2013, arXiv:1312.6120)."""
     if tensor.ndim < 2:
@@ -108,6 +115,7 @@ _GAINS = {
 }  # fmt: skip
 
 
+@located_errors
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor that keeps the variance through a nonlinearity; `param` is leaky_relu's slope (0.01 if None)."""
     if nonlinearity == "leaky_relu":
@@ -117,6 +125,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return _GAINS[nonlinearity]
 
 
+@located_errors
 def fans(tensor: Tensor) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight (out, in, *taps)."""
     if tensor.ndim < 2:
@@ -136,6 +145,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(fans(tensor))))
 
 
+@located_errors
 def _kaiming_std(name: str, tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"{name}: mode is 'fan_in' or 'fan_out', not {mode!r}")

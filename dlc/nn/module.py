@@ -13,7 +13,7 @@ from typing import Any
 import dlc
 from dlc import DlcError, Tensor
 from dlc.frontend import placement
-from dlc.frontend.location import here
+from dlc.frontend.location import Located, here, kind_of
 from dlc.frontend.trace import UNSET, structure_changed
 from dlc.nn import state_dict as states
 from dlc.nn.parameter import Parameter
@@ -21,7 +21,7 @@ from dlc.nn.parameter import Parameter
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
-class Module:
+class Module(Located):
     """Base class of layers and models. Subclasses call `super().__init__()` first and define `forward`.
 
     Parameters, Modules and registered buffers assigned to attributes are found by name, in order of assignment.
@@ -115,14 +115,14 @@ class Module:
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Add a parameter under `name`; None keeps the name free."""
         if param is not None and not isinstance(param, Parameter):
-            raise TypeError(f"register_parameter: {name!r} is a {type(param).__name__}, not a Parameter")
+            raise TypeError(f"register_parameter: {name!r} is a {kind_of(param)}, not a Parameter")
         self._check_name(name)
         self._set("_parameters", name, param)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Add a Tensor that belongs to the state but is not trained; `persistent` puts it into `state_dict`."""
         if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"register_buffer: {name!r} is a {type(tensor).__name__}, not a Tensor")
+            raise TypeError(f"register_buffer: {name!r} is a {kind_of(tensor)}, not a Tensor")
         self._check_name(name)
         self._set("_buffers", name, tensor)
         (self._temporary_buffers.discard if persistent else self._temporary_buffers.add)(name)
@@ -130,7 +130,7 @@ class Module:
     def add_module(self, name: str, module: Module | None) -> None:
         """Add a child under `name`."""
         if module is not None and not isinstance(module, Module):
-            raise TypeError(f"add_module: {name!r} is a {type(module).__name__}, not a Module")
+            raise TypeError(f"add_module: {name!r} is a {kind_of(module)}, not a Module")
         self._check_name(name)
         self._set("_modules", name, module)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import warn
 from dlc.nn import functional as F
 from dlc.nn import init
 from dlc.nn.functional import recurrent as cells
@@ -39,7 +39,7 @@ class _Recurrent(Module):
         self.bias, self.batch_first = bias, batch_first
         self.dropout, self.bidirectional = check_probability(name, dropout), bidirectional
         if dropout > 0 and num_layers == 1:
-            warnings.warn(f"{name}: dropout acts between layers; with one layer it does nothing", stacklevel=3)
+            warn(f"{name}: dropout acts between layers; with one layer it does nothing", UserWarning)
         for layer in range(num_layers):
             for direction in range(self._directions):
                 size = input_size if layer == 0 else hidden_size * self._directions

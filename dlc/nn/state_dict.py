@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dlc import Tensor
+from dlc.frontend.location import kind_of
 
 if TYPE_CHECKING:
     from dlc.nn.module import Module
@@ -42,7 +43,7 @@ def collect(module: Module, prefix: str = "") -> OrderedDict[str, Tensor]:
 def load(module: Module, state: Mapping[str, Any], strict: bool) -> IncompatibleKeys:
     """Assign the values of `state` by name; all or nothing."""
     if not isinstance(state, Mapping):
-        raise TypeError(f"load_state_dict: needs a dict of names and values, got {type(state).__name__}")
+        raise TypeError(f"load_state_dict: needs a dict of names and values, got {kind_of(state)}")
     own = OrderedDict(_tensors(module, ""))
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]

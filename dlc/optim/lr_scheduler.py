@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlc import Tensor, TraceError
+from dlc.frontend.location import Located, kind_of
 from dlc.optim.optimizer import Optimizer, ParamGroup
 
 
-class LRScheduler:
+class LRScheduler(Located):
     """Base class: `factor(step)` is what the starting learning rates are multiplied by, unless `rate` says otherwise.
 
     `last_epoch` is the step to continue after; -1 starts. The base is a group's 'initial_lr', which the first schedule
@@ -25,7 +26,7 @@ class LRScheduler:
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1):
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(self).__name__}: needs an Optimizer, got {type(optimizer).__name__}")
+            raise TypeError(f"{type(self).__name__}: needs an Optimizer, got {kind_of(optimizer)}")
         self.optimizer = optimizer
         for k, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:

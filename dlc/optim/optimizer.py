@@ -16,13 +16,14 @@ import numpy as np
 
 import dlc
 from dlc import Tensor, TraceError
+from dlc.frontend.location import Located, kind_of
 from dlc.frontend.trace import structure_changed
 from dlc.nn.functional.precision import narrow
 from dlc.nn.module import forget_grad
 from dlc.nn.state_dict import value_of
 
 
-class ParamGroup(MutableMapping):
+class ParamGroup(Located, MutableMapping):
     """Parameters that share hyperparameters; a dict as far as its users can tell.
 
     Reading a number gives a float; inside a traced function it gives the 0-d Tensor that holds it.
@@ -148,7 +149,7 @@ def _read(cell: Tensor) -> float | Tensor:
         return cell
 
 
-class Optimizer:
+class Optimizer(Located):
     """Base class. A subclass gives `state_names`, and `update`, which steps one parameter.
 
     `params` is an iterable of Tensors, or of dicts {'params': ..., 'lr': ..., ...} with their own hyperparameters.
@@ -162,7 +163,7 @@ class Optimizer:
             raise TypeError(f"{self._name}: params is an iterable of Tensors or dicts, not one Tensor")
         if not isinstance(params, Iterable):
             raise TypeError(f"{self._name}: params is an iterable of Tensors or dicts, such as model.parameters(); "
-                            f"got {type(params).__name__}")
+                            f"got {kind_of(params)}")
         groups = list(params)
         if not groups:
             raise ValueError(f"{self._name}: got an empty list of parameters")
@@ -202,7 +203,7 @@ class Optimizer:
         params = [params] if isinstance(params, Tensor) else list(params)
         for k, p in enumerate(params):
             if not isinstance(p, Tensor):
-                raise TypeError(f"{self._name}: parameter {k} is a {type(p).__name__}, not a Tensor")
+                raise TypeError(f"{self._name}: parameter {k} is a {kind_of(p)}, not a Tensor")
             if p in self.state or any(p is q for q in params[:k]):
                 raise ValueError(f"{self._name}: parameter {k} of shape {tuple(p.shape)} appears twice")
         options = self.defaults | {name: value for name, value in group.items() if name != "params"}

@@ -8,7 +8,8 @@ import pytest
 
 import dlc
 import dlc.nn.functional as F
-from dlc import nn
+from dlc import nn, optim
+from dlc.data import DataLoader, TensorDataset, random_split
 
 
 def fails(call):
@@ -73,6 +74,120 @@ def test_an_index_out_of_range(call, parts):
 )
 def test_what_is_no_tensor(call, name):
     assert fails(call).startswith(name)
+
+
+class Foreign:
+    """An array of another library, as far as dlc can tell."""
+
+    shape, dtype, ndim = (2, 3), "other.float32", 2
+
+    def __dlpack__(self, **_):
+        return A.__dlpack__()
+
+    def __dlpack_device__(self):
+        return (1, 0)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones((2, 3), np.float32)
+
+
+OTHER = Foreign()
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: A + OTHER, "add"),
+        (lambda: OTHER - A, "subtract"),
+        (lambda: A @ OTHER, "matmul"),
+        (lambda: A == OTHER, "equal"),
+        (lambda: dlc.exp(OTHER), "exp"),
+        (lambda: dlc.concat([A, OTHER]), "concat"),
+        (lambda: A[OTHER], "getitem"),
+        (lambda: A.assign(OTHER), "assign"),
+        (lambda: F.cross_entropy(A, OTHER), "cross_entropy"),
+        (lambda: F.softmax(input=OTHER), ""),
+        (lambda: nn.Linear(3, 2)(OTHER), ""),
+        (lambda: dlc.grad(dlc.sum)(OTHER), "sum"),
+    ],
+)
+def test_arrays_of_other_libraries_are_not_operands(call, name):
+    text = fails(call)
+    assert text.startswith(name), text
+    assert "Foreign" in text, text
+
+
+def test_arrays_of_other_libraries_are_converted_where_asked():
+    for made in (dlc.asarray(OTHER), dlc.Tensor(OTHER), dlc.from_dlpack(OTHER), nn.Parameter(OTHER)):
+        assert made.numpy().tolist() == A.numpy().tolist()
+    assert (A + dlc.from_dlpack(OTHER)).shape == (2, 3)
+
+
+def test_arrays_of_other_libraries_are_no_arguments_of_jit():
+    # they were static arguments: what they held at the trace was computed with for ever
+    with pytest.raises(TypeError, match=r"argument 'x' of .*Foreign by itself: use dlc.from_dlpack"):
+        dlc.jit(lambda x: x)(OTHER)
+
+
+def test_functions_of_pytorch_say_which_library_is_which():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"torch's relu does not take a dlc.Tensor"):
+        torch.relu(A)
+    with pytest.raises(TypeError, match=r"add: dlc does not convert a torch.Tensor by itself"):
+        torch.ones(2, 3) + A
+    assert torch.from_dlpack(A).shape == torch.as_tensor(A).shape == (2, 3)
+
+
+class Wrong(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, -1)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "part"),
+    [
+        (lambda: nn.Linear(2.5, 2), ValueError, "shape (2, 2.5): sizes are integers"),
+        (lambda: nn.Conv2d(3, 8, 3, groups=2), ValueError, "Conv2d: 2 groups"),
+        (lambda: nn.Dropout(2), ValueError, "Dropout: probability 2"),
+        (lambda: nn.Linear(2, 2).load_state_dict({}), ValueError, "missing keys: weight, bias"),
+        (lambda: nn.Linear(2, 2).register_buffer("b", np.ones(2)), TypeError, "is a numpy.ndarray, not a Tensor"),
+        (lambda: nn.Linear(2, 2).add_module("a.b", None), KeyError, "without dots"),
+        (lambda: F.gelu(A, approximate="erf"), ValueError, "gelu: approximate"),
+        (lambda: nn.init.eye_(dlc.zeros(2)), ValueError, "eye_: needs two dimensions"),
+        (lambda: optim.SGD(nn.Linear(2, 2), lr=0.1), TypeError, "got Linear"),
+        (lambda: optim.Adam([dlc.zeros(2)], lr=-1), ValueError, "lr is -1"),
+        (lambda: optim.lr_scheduler.StepLR(None, 3), TypeError, "got NoneType"),
+        (lambda: DataLoader([1], batch_size=0), ValueError, "batch_size must be at least 1"),
+        (lambda: TensorDataset(), ValueError, "at least one array"),
+        (lambda: random_split([1, 2], [5]), ValueError, "lengths [5] do not sum"),
+        (lambda: Wrong(), ValueError, "shape (-1, 2)"),
+    ],
+)
+def test_constructors_and_methods_name_the_users_line(call, kind, part):
+    with pytest.raises(kind) as error:
+        call()
+    text = "\n".join([str(error.value), *getattr(error.value, "__notes__", ())])
+    line = Wrong.__init__.__code__.co_firstlineno + 2 if "(-1, 2)" in part else call.__code__.co_firstlineno
+    assert part in text
+    assert text.count("\n") and text.count(f"at {__file__}:{line}") == 1, text
+
+
+def test_errors_of_the_users_own_classes_stay_as_they_are():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            raise ValueError("mine")
+
+        def forward(self, x):
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="^mine$"):
+        Own()
+    samples = DataLoader(type("Bad", (), {"__len__": lambda s: 1, "__getitem__": lambda s, k: {}["mine"]})())
+    with pytest.raises(KeyError) as error:
+        next(iter(samples))
+    assert error.value.args == ("mine",)
 
 
 def test_errors_of_a_function_that_is_called_stay_its_own():

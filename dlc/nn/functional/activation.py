@@ -9,6 +9,7 @@ import math
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import user_errors
 from dlc.nn.functional.precision import beside, narrow, widen
 
 
@@ -27,6 +28,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     return dlc.where(input > 0, input, input * negative_slope)
 
 
+@user_errors
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """Leaky ReLU with a learned slope: `weight` has shape (1,) or (C,), C being axis 1 of `input`."""
     weight = beside(weight, input)
@@ -56,6 +58,7 @@ def _not_positive(x: Tensor) -> Tensor:
     return dlc.where(x > 0, 0, x)
 
 
+@user_errors
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """x * Phi(x), Phi being the standard normal distribution (Hendrycks and Gimpel 2016, arXiv:1606.08415).
 
@@ -134,6 +137,7 @@ def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     return dlc.where(input > threshold, input, value)
 
 
+@user_errors
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """First half times the sigmoid of the second half along `dim`, whose extent is even and halves."""
     extent = input.shape[dim]
@@ -143,6 +147,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return first * sigmoid(second)
 
 
+@user_errors
 def softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     """exp(x) / sum(exp(x)) along `dim`. The maximum is subtracted first, as a constant to differentiation."""
     x, out = widen(input, dtype)
@@ -150,6 +155,7 @@ def softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     return narrow(e / dlc.sum(e, axis=dim, keepdims=True), out)
 
 
+@user_errors
 def log_softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     """x - log(sum(exp(x))) along `dim`."""
     x, out = widen(input, dtype)
@@ -162,6 +168,7 @@ def softmin(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     return softmax(-input, dim, dtype)
 
 
+@user_errors
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
     """x / max(||x||_p, eps), the norm taken along `dim`."""
     if p == 2.0:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.location import user_errors
 
 
 def window(
@@ -37,6 +38,7 @@ def spread_axes(x: Tensor, axes: Sequence[int], strides: Sequence[int]) -> Tenso
     return dlc.dilate(x, axes, strides) if any(s > 1 for s in strides) else x
 
 
+@user_errors
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """PyTorch's padding: `pad` is (before, after) of the last axis, then of the one before it, and so on.
 
