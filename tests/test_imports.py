@@ -28,7 +28,7 @@ FLOORS = {
 ALSO = {
     "dlc/frontend/interop.py": ("dlc",),  # `__array_namespace__` returns the package itself
     # modules and optimizers tell the tracer of changed attributes, and errors name the user's line
-    "dlc/nn": ("dlc.frontend.trace", "dlc.frontend.location", "dlc.frontend.placement"),
+    "dlc/nn": ("dlc.frontend.trace", "dlc.frontend.location", "dlc.frontend.placement", "dlc.frontend.labels"),
     "dlc/optim": ("dlc.frontend.trace", "dlc.frontend.location"),
     "dlc/data": ("dlc.frontend.location",),
 }

@@ -9,6 +9,7 @@ import operator
 import numpy as np
 
 from dlc.frontend import eager, placement
+from dlc.frontend.labels import class_numbers
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.manipulation import broadcast_nodes, shape_tuple
 from dlc.frontend.tensor import Tensor, as_dtype, as_node, promote, result_dtype, wrap
@@ -247,18 +248,18 @@ def meshgrid(*arrays, indexing: str = "xy") -> list[Tensor]:
 
 @user_errors
 def one_hot(x, num_classes: int = -1, *, dtype: DType | None = None) -> Tensor:
-    """int64 (or `dtype`) [..., num_classes]: 1 where the last position equals x, 0 elsewhere (all 0 if out of range).
+    """int64 (or `dtype`) [..., num_classes]: 1 where the last position equals x, 0 elsewhere.
 
-    Without `num_classes` the largest element decides, which only works on concrete tensors.
+    Without `num_classes` the largest element decides, which only works on concrete tensors. A number that is no class
+    raises IndexOutOfRange; where values are not known (under jit) it gives zeros, and raises under `dlc.debug()`.
     """
-    n = as_node(x)
-    if not n.dtype.is_int:
-        raise DTypeError(f"one_hot: needs integers, got {n.dtype.name}{list(n.shape)}")
     if num_classes == -1:
         from dlc.frontend.searching import host_array
 
         num_classes = int(host_array("one_hot", x, "the number of classes is not given").max(initial=-1)) + 1
-    shape = (*n.shape, operator.index(num_classes))
+    num_classes = operator.index(num_classes)
+    n = class_numbers("one_hot", x, num_classes).node
+    shape = (*n.shape, num_classes)
     wide = b.broadcast(b.cast(n, dtypes.int64), shape, range(n.ndim))
     same = b.op("eq", wide, b.iota(shape, n.ndim, dtypes.int64))
     return wrap(b.cast(same, _dtype("one_hot", dtype, dtypes.int64)))

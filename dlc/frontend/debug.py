@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dlc.frontend import labels
 from dlc.frontend.trace import state
 from dlc.ir.errors import DlcError, IndexOutOfRange
 from dlc.ir.graph import Graph, Node, TensorType, param
@@ -97,6 +98,8 @@ def _has_nan(x: object) -> bool:
 
 
 def _check_indices(node: Node, ins: list) -> None:
+    if node.op == "stop_gradient" and "below" in node.attrs:
+        labels.check(ins[0], node.attrs["below"], node.attrs.get("but"), after=_at(node))
     if node.op not in ("gather", "scatter"):
         return
     axis, index = node.attrs["axis"], ins[1]

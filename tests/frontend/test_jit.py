@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dlc
+import dlc.nn.functional as F
 from dlc import nn, optim
 from dlc.runtime import programs
 
@@ -399,6 +400,24 @@ def test_debug_checks_compiled_functions():
     assert g(index).tolist() == [2]
     with dlc.debug(), pytest.raises(dlc.IndexOutOfRange, match=r"index 5 is outside axis 0.*\n  at .*test_jit.py"):
         g(index)
+
+
+def test_debug_checks_class_numbers():
+    scores, good, bad = dlc.zeros((2, 3)), t(2, -100), t(1, 3)
+    functions = (
+        lambda y: F.cross_entropy(scores, y),
+        lambda y: F.one_hot(dlc.where(y < 0, 0, y), 3),
+        lambda y: dlc.vmap(lambda s, y: F.nll_loss(s, y, reduction="sum"))(scores, y),
+        lambda y: dlc.scan(lambda c, y: (c + F.cross_entropy(scores[0], y, reduction="sum"), None), 0.0, y)[0],
+    )
+    for k, function in enumerate(map(dlc.jit, functions)):
+        function(bad).realize()
+        with dlc.debug():
+            function(good)
+            with pytest.raises(dlc.IndexOutOfRange, match=r"class 3 is outside the 3 classes\n  at .*test_jit.py"):
+                function(bad)
+        assert "below=3" in str(function.graph(good)), k
+        assert "below" not in function.lower(good).text("simplified")
 
 
 def warned(call, times=9):

@@ -148,7 +148,7 @@ def test_layers():
 def test_class_numbers_out_of_range(bad):
     x, target = dlc.zeros((4, 3)), dlc.asarray([0, 1, bad, 2])
     for loss in (F.cross_entropy, F.nll_loss):
-        with pytest.raises(dlc.IndexOutOfRange, match=rf"class {bad} is outside the 3 classes of input \(4, 3\)"):
+        with pytest.raises(dlc.IndexOutOfRange, match=f"class {bad} is outside the 3 classes\n  operands: float32 "):
             loss(x, target)
         # inside jit the numbers are not known: the loss is NaN, never a plausible number
         assert np.isnan(dlc.jit(loss)(x, target).item())

@@ -2,6 +2,7 @@
 
 # isort: off
 # (it would give each name a line of its own)
+from dlc import one_hot
 from dlc.nn.functional.activation import (
     celu, elu, gelu, glu, hardsigmoid, hardswish, hardtanh, leaky_relu, log_softmax, logsigmoid, mish, normalize, prelu,
     relu, relu6, selu, sigmoid, silu, softmax, softmin, softplus, softsign, tanh, tanhshrink, threshold,
@@ -10,7 +11,7 @@ from dlc.nn.functional.attention import causal_mask, scaled_dot_product_attentio
 from dlc.nn.functional.convolution import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from dlc.nn.functional.dropout import dropout, dropout1d, dropout2d
 from dlc.nn.functional.interpolation import interpolate
-from dlc.nn.functional.linear import bilinear, embedding, linear, one_hot
+from dlc.nn.functional.linear import bilinear, embedding, linear
 from dlc.nn.functional.loss import (
     binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, huber_loss, kl_div, l1_loss, mse_loss,
     nll_loss, smooth_l1_loss,

@@ -1,4 +1,4 @@
-"""Affine maps, embedding and one-hot coding."""
+"""Affine maps and embedding."""
 
 from __future__ import annotations
 
@@ -49,14 +49,3 @@ def check_padding_idx(padding_idx: int, rows: int) -> int:
     if not -rows <= padding_idx < rows:
         raise ValueError(f"embedding: padding_idx {padding_idx} is outside a table of {rows} rows")
     return padding_idx % rows
-
-
-@user_errors
-def one_hot(input: Tensor, num_classes: int, dtype=None) -> Tensor:
-    """1 at the class and 0 elsewhere: integers of shape S -> (S, num_classes), int64 unless `dtype` is given.
-
-    Unlike PyTorch, `num_classes` must be given: shapes do not depend on values; and a number that is no class gives 0
-    everywhere.
-    """
-    hit = dlc.expand_dims(input, axis=-1) == dlc.arange(num_classes, dtype=input.dtype)
-    return dlc.astype(hit, dlc.int64 if dtype is None else dtype)

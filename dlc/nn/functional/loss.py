@@ -9,6 +9,7 @@ import math
 
 import dlc
 from dlc import Tensor
+from dlc.frontend.labels import class_numbers
 from dlc.frontend.location import user_errors
 from dlc.nn.functional.activation import logsigmoid
 from dlc.nn.functional.precision import narrow, single, widen
@@ -39,7 +40,7 @@ def cross_entropy(
     axis = _class_axis("cross_entropy", input)
     as_probabilities = tuple(input.shape) == tuple(target.shape) and _is_float(target)
     if not as_probabilities:
-        _check_classes("cross_entropy", input, target, axis, ignore_index)
+        target = _class_numbers("cross_entropy", input, target, axis, ignore_index)
     _check_weight("cross_entropy", weight, input.shape[axis])
 
     x, out = widen(single(input))
@@ -81,7 +82,7 @@ def nll_loss(
     """-input[target] for log-probabilities `input` (N, C, d1, ...) or (C,) and class numbers `target` (N, d1, ...)."""
     _check_reduction("nll_loss", reduction)
     axis = _class_axis("nll_loss", input)
-    _check_classes("nll_loss", input, target, axis, ignore_index)
+    target = _class_numbers("nll_loss", input, target, axis, ignore_index)
     _check_weight("nll_loss", weight, input.shape[axis])
     input = single(input)
     hit = _hits(target, axis, input.shape[axis])
@@ -233,7 +234,8 @@ def _class_axis(name: str, input: Tensor) -> int:
     return 0 if input.ndim == 1 else 1
 
 
-def _check_classes(name: str, input: Tensor, target: Tensor, axis: int, ignore_index: int) -> None:
+def _class_numbers(name: str, input: Tensor, target: Tensor, axis: int, ignore_index: int) -> Tensor:
+    """`target`, checked: what a trace does not know, `_reduce_classes` and `dlc.debug()` find."""
     shape = tuple(input.shape)
     if not dlc.isdtype(target.dtype, "integral"):
         raise dlc.DTypeError(
@@ -243,13 +245,7 @@ def _check_classes(name: str, input: Tensor, target: Tensor, axis: int, ignore_i
     want = shape[:axis] + shape[axis + 1 :]
     if tuple(target.shape) != want:
         raise dlc.ShapeError(f"{name}: input {shape} needs class numbers of shape {want}, got {tuple(target.shape)}")
-    try:
-        numbers = target.numpy()
-    except dlc.TraceError:
-        return  # not known yet: see `_reduce_classes`
-    bad = numbers[(numbers != ignore_index) & ((numbers < 0) | (numbers >= shape[axis]))]
-    if bad.size:
-        raise dlc.IndexOutOfRange(f"{name}: class {bad[0]} is outside the {shape[axis]} classes of input {shape}")
+    return class_numbers(name, target, shape[axis], ignore_index)
 
 
 def _check_weight(name: str, weight: Tensor | None, classes: int) -> None:

@@ -1,0 +1,35 @@
+"""Class numbers: integers that are positions along an axis of classes, for losses and one-hot coding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dlc.frontend.tensor import Tensor, as_node, wrap
+from dlc.ir.build import make
+from dlc.ir.errors import DTypeError, IndexOutOfRange, TraceError
+
+
+def class_numbers(name: str, x: Any, classes: int, but: int | None = None) -> Tensor:
+    """`x`, of which every element must be in [0, classes), or `but`.
+
+    Raises IndexOutOfRange where the values are known. Values that a trace does not know are marked for `dlc.debug()`.
+    """
+    node = as_node(x)
+    if not node.dtype.is_int:
+        raise DTypeError(f"{name}: class numbers are integers, not {node.dtype.name} {node.shape}")
+    try:
+        check(x.numpy() if isinstance(x, Tensor) else np.asarray(x), classes, but, f"{name}: ")
+    except TraceError:
+        allowed = {"below": classes} if but is None else {"below": classes, "but": but}
+        node = make("stop_gradient", (node,), **allowed)
+    return wrap(node)
+
+
+def check(values: np.ndarray, classes: int, but: int | None, before: str = "", after: str = "") -> None:
+    """Raise IndexOutOfRange, in a message between two texts, for the first value outside [0, classes) but `but`."""
+    bad = (values < 0) | (values >= classes)
+    bad = bad if but is None else bad & (values != but)
+    if bad.any():
+        raise IndexOutOfRange(f"{before}class {values[bad][0]} is outside the {classes} classes{after}")
