@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import types
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dlc.frontend import eager, placement
+from dlc.frontend.location import here
 from dlc.frontend.tensor import Tensor, bare
 from dlc.frontend.trace import state
 
@@ -39,6 +42,26 @@ def of_array(array: Any) -> Tensor:
     if not placement.several:
         return Tensor(array)
     return bare(eager.following(np.asarray(array)), state.trace)
+
+
+def check_static(fn: Any, numbers: int | Sequence[int], names: str | Sequence[str]) -> None:
+    """Raise ValueError where `jit` is told of static arguments that its function does not have."""
+    try:
+        parameters = inspect.signature(fn).parameters
+    except (TypeError, ValueError):
+        return  # a builtin that does not say
+    kinds = [p.kind for p in parameters.values()]
+    count = sum(k in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for k in kinds)
+    wrong: list[Any] = []
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        wrong += [k for k in ([numbers] if isinstance(numbers, int) else numbers) if not -count <= k < count]
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        wrong += [n for n in ([names] if isinstance(names, str) else names) if n not in parameters]
+    if wrong:
+        raise ValueError(
+            f"jit: {name_of(fn)} has no argument {', '.join(map(repr, wrong))} to be static; it takes "
+            f"{', '.join(parameters) or 'none'}\n  at {here()}"
+        )
 
 
 def name_of(fn: Any) -> str:

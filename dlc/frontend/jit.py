@@ -22,7 +22,7 @@ import numpy as np
 
 from dlc.frontend import eager, placement, retraces
 from dlc.frontend import trace as tracing
-from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, is_leaf, name_of, of_array
+from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, check_static, is_leaf, name_of, of_array
 from dlc.frontend.entry import Entry
 from dlc.frontend.location import here
 from dlc.frontend.precision import setting
@@ -66,7 +66,8 @@ class JitFunction:
                 f"jit: {name_of(fn)} is {kind}, which runs piece by piece; jit the function that computes one step"
                 f"\n  at {here()}"
             )
-        functools.update_wrapper(self, fn)
+        check_static(fn, static_argnums, static_argnames)
+        functools.update_wrapper(self, fn, updated=())
         self.fn = fn
         self.tune = tune
         self.name = name_of(fn)
@@ -84,6 +85,12 @@ class JitFunction:
 
     def __get__(self, owner: Any, cls: type | None = None) -> Any:
         return self if owner is None else types.MethodType(self, owner)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the function has: parameters() of a module, attributes of a function."""
+        if "fn" not in self.__dict__ or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.fn, name)
 
     def __repr__(self) -> str:
         return f"<dlc.jit of {self.name}>"

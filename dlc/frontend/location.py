@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import types
 from collections.abc import Callable
@@ -22,8 +23,11 @@ from dlc.ir.errors import (
 )  # fmt: skip
 from dlc.ir.graph import Loc, located
 
-__all__ = ["Located", "describe", "here", "kind_of", "locate", "located_errors", "user_errors", "warn"]
+__all__ = [
+    "TORCH_KEYWORDS", "Located", "describe", "here", "kind_of", "locate", "located_errors", "user_errors", "warn",
+]  # fmt: skip
 
+TORCH_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}  # PyTorch's name and ours
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -125,9 +129,18 @@ def _foreign(args: tuple, kwargs: dict[str, Any]) -> Any:
     return next((v for v in (*args, *kwargs.values()) if is_foreign(v)), None)
 
 
-def user_errors(fn: F) -> F:
+def _named_otherwise(fn: Callable, reason: str) -> str:
+    """Python's complaint of an unknown keyword, with the name that the keyword has here."""
+    for theirs, ours in TORCH_KEYWORDS.items():
+        if f"unexpected keyword argument '{theirs}'" in reason and ours in inspect.signature(fn).parameters:
+            return f"{reason}; here it is '{ours}'"
+    return reason
+
+
+def user_errors(fn: F, name: str | None = None) -> F:
     """Decorator for a public operation: its nodes get the user's line, and errors of shape, dtype, index and device
-    that and the operands; so does what Python says of operands that are no tensors.
+    that and the operands; so does what Python says of operands that are no tensors. `name` is the operation's in
+    messages, by default the function's.
     """
 
     @functools.wraps(fn)
@@ -144,7 +157,7 @@ def user_errors(fn: F) -> F:
             if isinstance(error, DlcError) or not _raised_here(error):
                 raise
             foreign = _foreign(args, kwargs)
-            complete = DTypeError(str(error))
+            complete = DTypeError(_named_otherwise(fn, str(error)))
             complete.__cause__ = error
         except (ValueError, NotImplementedError) as error:
             if _raised_here(error):
@@ -152,6 +165,6 @@ def user_errors(fn: F) -> F:
             raise
         complete = complete if foreign is None else DTypeError(no_operand(foreign))
         # the name at the time of the call: functions made by a factory get theirs after decoration
-        raise locate(complete, call.__name__.strip("_"), args) from complete.__cause__
+        raise locate(complete, (name or call.__name__).strip("_"), args) from complete.__cause__
 
     return call  # type: ignore[return-value]

@@ -27,7 +27,7 @@ from dlc.frontend import (
     statistics,
 )
 from dlc.frontend import manipulation as shapes
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import TORCH_KEYWORDS, here, user_errors
 from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
@@ -369,18 +369,26 @@ def _rebinding(f: Callable) -> Callable:
     return method
 
 
-_TORCH_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}
+_WITH_POSITIONS = ("cummax", "cummin", "max", "median", "min", "sort")  # where PyTorch's, with `dim`, give a pair
 
 
 def _with_torch_keywords(f: Callable) -> Callable:
-    """`f` as a method that also takes `dim` and `keepdim`, where it has `axis` and `keepdims`."""
+    """`f` as a method that also takes `dim` and `keepdim`, where it has `axis` and `keepdims`.
+
+    Methods that mean something else by `dim` in PyTorch raise: x.max(dim=1)[0] would be a plausible wrong result.
+    """
     names = inspect.signature(f).parameters
-    renamed = {theirs: ours for theirs, ours in _TORCH_KEYWORDS.items() if ours in names and theirs not in names}
+    renamed = {theirs: ours for theirs, ours in TORCH_KEYWORDS.items() if ours in names and theirs not in names}
     if not renamed:
         return f
 
     @functools.wraps(f)
     def method(*args: Any, **kwargs: Any) -> Any:
+        if "dim" in kwargs and f.__name__ in _WITH_POSITIONS:
+            raise TypeError(
+                f"{f.__name__}: with dim, PyTorch gives values and positions; write axis= for the values, and "
+                f"argmax, argmin, argsort or topk for positions\n  at {here()}"
+            )
         for theirs, ours in renamed.items():
             if theirs in kwargs:
                 kwargs[ours] = kwargs.pop(theirs)

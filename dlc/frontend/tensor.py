@@ -194,6 +194,14 @@ class Tensor:
             if leaf_cell(node) is self:
                 unregister_leaf(node)
 
+    def _no_data(self, value: Any = None) -> None:
+        """PyTorch's way around the gradient, which a subclass would otherwise take for an attribute of its own."""
+        raise AttributeError(
+            f"a Tensor is a value and has no data: read x.detach(), write x.assign(value)\n  at {here()}"
+        )
+
+    data = property(_no_data, _no_data)
+
     def requires_grad_(self, on: bool = True) -> Tensor:
         self.requires_grad = on
         return self

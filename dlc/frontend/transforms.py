@@ -85,7 +85,7 @@ def value_and_grad(fn: Callable, argnums: int | Sequence[int] = 0, has_aux: bool
     numbers = tuple(argnums) if several else (argnums,)  # type: ignore[arg-type]
 
     @functools.wraps(fn)
-    @user_errors
+    @functools.partial(user_errors, name="grad")
     def value_and_grad(*args: Any, **kwargs: Any) -> Any:
         loc = here()
         args_list = list(args)
@@ -321,7 +321,7 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
     """
 
     @functools.wraps(fn)
-    @user_errors
+    @functools.partial(user_errors, name="vmap")
     def vmap(*args: Any, **kwargs: Any) -> Any:
         axes = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(args)
         if len(axes) != len(args):
@@ -492,7 +492,7 @@ def checkpoint(fn: Callable) -> Callable:
     """
 
     @functools.wraps(fn)
-    @user_errors
+    @functools.partial(user_errors, name="checkpoint")
     def checkpoint(*args: Any, **kwargs: Any) -> Any:
         loc = here()
         leaves, treedef = tree_flatten((args, kwargs))

@@ -108,7 +108,7 @@ OTHER = Foreign()
         (lambda: F.cross_entropy(A, OTHER), "cross_entropy"),
         (lambda: F.softmax(input=OTHER), ""),
         (lambda: nn.Linear(3, 2)(OTHER), ""),
-        (lambda: dlc.grad(dlc.sum)(OTHER), "sum"),
+        (lambda: dlc.grad(dlc.sum)(OTHER), "grad"),
     ],
 )
 def test_arrays_of_other_libraries_are_not_operands(call, name):
@@ -171,6 +171,35 @@ def test_constructors_and_methods_name_the_users_line(call, kind, part):
     line = Wrong.__init__.__code__.co_firstlineno + 2 if "(-1, 2)" in part else call.__code__.co_firstlineno
     assert part in text
     assert text.count("\n") and text.count(f"at {__file__}:{line}") == 1, text
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: dlc.grad(lambda x: x)(A), "grad: <lambda> must return a scalar"),
+        (lambda: dlc.value_and_grad(lambda x: x)(I), "grad: argument 0 of <lambda> is int64"),
+        (lambda: dlc.vmap(lambda x, y: x)(A, B), "vmap: "),
+        (lambda: dlc.concat([A, A], dim=1), "unexpected keyword argument 'dim'; here it is 'axis'"),
+    ],
+)
+def test_transforms_and_keywords_go_by_their_names(call, message):
+    assert message in fails(call)
+
+
+@pytest.mark.parametrize("name", ["max", "min", "median", "sort", "cummax", "cummin"])
+def test_methods_that_give_a_pair_in_pytorch_do_not_take_its_dim(name):
+    # x.max(dim=1)[0] would be the first row's maximum, not the maxima
+    with pytest.raises(TypeError, match=f"^{name}: with dim, PyTorch gives values and positions"):
+        getattr(A, name)(dim=1)
+    assert getattr(A, name)(axis=1).ndim
+
+
+def test_data_is_not_an_attribute_of_its_own():
+    weight = nn.Parameter(A)
+    for call in (lambda: weight.data, lambda: setattr(weight, "data", B)):
+        with pytest.raises(AttributeError, match=r"read x.detach\(\), write x.assign\(value\)\n  at .*test_errors.py"):
+            call()
+    assert not hasattr(weight, "data")
 
 
 def test_errors_of_the_users_own_classes_stay_as_they_are():

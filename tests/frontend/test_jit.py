@@ -402,6 +402,27 @@ def test_debug_checks_compiled_functions():
         g(index)
 
 
+def test_static_arguments_that_are_not_there():
+    for options in ({"static_argnames": "mod"}, {"static_argnums": 2}, {"static_argnums": (0, -3)}):
+        with pytest.raises(ValueError, match=r"jit: <lambda> has no argument .* it takes x, mode\n  at .*test_jit.py"):
+            dlc.jit(lambda x, mode: x, **options)
+    for options in ({"static_argnames": "mod"}, {"static_argnums": 2}):
+        dlc.jit(lambda *args, **kwargs: args[0], **options)
+    assert dlc.jit(lambda x, *, mode: x, static_argnames="mode")(t(1.0), mode=[].append).tolist() == [1]
+
+
+def test_a_jitted_module_has_what_the_module_has():
+    model = nn.Dropout(0.5)
+    model.graph = "its own"
+    compiled = dlc.jit(nn.Sequential(nn.Linear(2, 2), model))
+    assert len(list(compiled.parameters())) == 2
+    compiled.eval()
+    assert compiled.training is model.training is False
+    assert callable(dlc.jit(model).graph)
+    with pytest.raises(AttributeError, match="Sequential has no attribute 'nothing'"):
+        compiled.nothing  # noqa: B018
+
+
 def test_debug_checks_class_numbers():
     scores, good, bad = dlc.zeros((2, 3)), t(2, -100), t(1, 3)
     functions = (
