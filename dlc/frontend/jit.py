@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 import threading
 import types
 import warnings
@@ -85,6 +86,15 @@ class JitFunction:
 
     def __get__(self, owner: Any, cls: type | None = None) -> Any:
         return self if owner is None else types.MethodType(self, owner)
+
+    def __reduce__(self) -> Any:
+        """Like a function: by its name where that finds it; else the same of a copy of the function."""
+        found: Any = sys.modules.get(getattr(self.fn, "__module__", ""))
+        for part in getattr(self.fn, "__qualname__", "<none>").split("."):
+            found = getattr(found, part, None)
+        if found is self:
+            return self.fn.__qualname__
+        return JitFunction, (self.fn, tuple(self.static_argnums), tuple(self.static_argnames), self.tune)
 
     def __getattr__(self, name: str) -> Any:
         """What the function has: parameters() of a module, attributes of a function."""

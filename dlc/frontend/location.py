@@ -105,7 +105,8 @@ class Located:
         if cls.__module__.partition(".")[0] != "dlc":
             return
         for name, value in list(vars(cls).items()):
-            if isinstance(value, types.FunctionType) and (name == "__init__" or name[0] != "_") and name != "forward":
+            public = name[0] != "_" or name in ("__init__", "__getitem__", "__setitem__", "__setattr__")
+            if isinstance(value, types.FunctionType) and public and name != "forward":
                 setattr(cls, name, located_errors(value))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dlc.frontend.location import here, kind_of
+from dlc.frontend.location import here, kind_of, located_errors
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
 from dlc.ir.errors import DlcError
@@ -53,12 +53,15 @@ def _flat(prefix: str, value: Any, out: dict[str, np.ndarray]) -> None:
         _flat(f"{prefix}.{name}" if prefix else str(name), item, out)
 
 
+@located_errors
 def save(tensors: Mapping[str, Any], path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors to a safetensors file, with an optional dict of strings.
 
     Nested dicts and lists become flat names joined by '.'; a `state_dict()` goes in as it is. The file is written aside
     and renamed, so that `path` never holds half of it. Raises CheckpointError naming the path.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"save: the path, after the tensors, is a string, not a {kind_of(path)}")
     if not isinstance(tensors, Mapping):
         kind = type(tensors).__name__
         raise CheckpointError(f"save: {os.fspath(path)}: give a dict of names and tensors, not a {kind}\n  at {here()}")

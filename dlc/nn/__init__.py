@@ -8,7 +8,6 @@ from dlc.nn.activation import (
     ReLU6, Sigmoid, SiLU, Softmax, Softplus, Softsign, Tanh,
 )  # fmt: skip
 from dlc.nn.attention import MultiheadAttention, TransformerEncoderLayer
-from dlc.nn.clip import clip_grad_norm_, clip_grad_value_
 from dlc.nn.container import Flatten, ModuleDict, ModuleList, ParameterList, Residual, Sequential, Unflatten
 from dlc.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from dlc.nn.dropout import Dropout, Dropout1d, Dropout2d
@@ -24,6 +23,7 @@ from dlc.nn.pooling import (
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d, Upsample,
 )  # fmt: skip
 from dlc.nn.recurrent import GRU, LSTM, RNN
+from dlc.nn.utils import clip_grad_norm_, clip_grad_value_
 # isort: on
 
 __all__ = [

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 import dlc
 from dlc import DlcError, Tensor
 from dlc.frontend import placement
@@ -129,6 +131,8 @@ class Module(Located):
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Add a child under `name`."""
+        if isinstance(module, type):
+            raise TypeError(f"add_module: {name!r} is the class {module.__name__}, not a Module made of it")
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"add_module: {name!r} is a {kind_of(module)}, not a Module")
         self._check_name(name)
@@ -221,7 +225,7 @@ class Module(Located):
         dtype never changes, so converted ones are new Tensors: make optimizers afterwards.
         """
         for target in targets:
-            if isinstance(target, dlc.DType):
+            if isinstance(target, (dlc.DType, np.dtype, type)):
                 dtype = target
             elif isinstance(target, (str, int)) or hasattr(target, "__enter__"):
                 device = f"cuda:{target}" if isinstance(target, int) else target
@@ -229,7 +233,7 @@ class Module(Located):
                 raise TypeError(f"to: parameters convert to a float dtype, or move to a device, not to {target!r}")
         if device is not None:
             self._move(device)
-        return self if dtype is None else self._convert(dtype)
+        return self if dtype is None else self._convert(dlc.zeros((), dtype=dtype).dtype)  # NumPy's are taken as well
 
     def cpu(self) -> Module:
         return self.to("cpu")

@@ -53,7 +53,9 @@ def load(module: Module, state: Mapping[str, Any], strict: bool) -> Incompatible
     if strict and unexpected:
         problems.append(f"unexpected keys: {', '.join(unexpected)}")
     for name, tensor in own.items():
-        if name in state and tuple(state[name].shape) != tuple(tensor.shape):
+        if name in state and not hasattr(state[name], "shape"):
+            problems.append(f"{name} is a {kind_of(state[name])}, not an array")
+        elif name in state and tuple(state[name].shape) != tuple(tensor.shape):
             problems.append(f"{name} has shape {tuple(state[name].shape)}, the module's is {tuple(tensor.shape)}")
     if problems:
         raise ValueError(f"load_state_dict of {type(module).__name__}:\n  " + "\n  ".join(problems))

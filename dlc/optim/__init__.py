@@ -1,6 +1,6 @@
 """Optimizers and learning rate schedules, after `torch.optim`."""
 
-from dlc.nn.clip import clip_grad_norm_, clip_grad_value_
+from dlc.nn.utils import clip_grad_norm_, clip_grad_value_
 from dlc.optim import lr_scheduler
 from dlc.optim.adam import Adam, AdamW
 from dlc.optim.optimizer import Optimizer, ParamGroup

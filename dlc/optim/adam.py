@@ -24,14 +24,14 @@ class Adam(Optimizer):
         weight_decay: float = 0.0, amsgrad: bool = False, *, maximize: bool = False,
     ):  # fmt: skip
         defaults = {
-            "lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
             "maximize": maximize,
         }  # fmt: skip
         super().__init__(params, defaults)
 
     def check(self, options) -> None:
         not_negative(self._name, options, "lr", "eps", "weight_decay")
-        fractions(self._name, options, "betas")
+        fractions(self._name, options, "betas", 2)
 
     def state_names(self, group: ParamGroup) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")

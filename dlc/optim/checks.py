@@ -20,8 +20,10 @@ def not_negative(optimizer: str, options: Mapping[str, Any], *names: str) -> Non
             raise ValueError(f"{optimizer}: {name} is {value}, it must be a finite number that is not negative")
 
 
-def fractions(optimizer: str, options: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError for a decay rate outside [0, 1)."""
+def fractions(optimizer: str, options: Mapping[str, Any], name: str, count: int) -> None:
+    """Raise ValueError where a hyperparameter is not `count` decay rates in [0, 1)."""
     values = options[name] if isinstance(options[name], (tuple, list)) else (options[name],)
+    if len(values) != count or not all(isinstance(v, (numbers.Real, Tensor)) for v in values):
+        raise ValueError(f"{optimizer}: {name} is {options[name]!r}, it must be {count} number{'s' * (count > 1)}")
     if any(not 0 <= v < 1 for v in values):
         raise ValueError(f"{optimizer}: {name} is {options[name]}, it must be in [0, 1)")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dlc import Tensor, TraceError
@@ -25,10 +26,8 @@ class LRScheduler(Located):
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1):
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(self).__name__}: needs an Optimizer, got {kind_of(optimizer)}")
         self.optimizer = optimizer
-        for k, group in enumerate(optimizer.param_groups):
+        for k, group in enumerate(_groups(self, optimizer)):
             if last_epoch == -1:
                 group.setdefault("initial_lr", float(group["lr"]))  # one made before this one may have changed 'lr'
             elif "initial_lr" not in group:
@@ -61,8 +60,14 @@ class LRScheduler(Located):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a `state_dict`, and set the learning rates it had."""
+        self._check_state(state_dict, self.state_dict())
         vars(self).update(state_dict)
         self._write()
+
+    def _check_state(self, given: Any, own: dict[str, Any]) -> None:
+        lacks = [name for name in own if not isinstance(given, Mapping) or name not in given]
+        if lacks:
+            raise ValueError(f"{type(self).__name__}: no state_dict of such a schedule: it lacks {', '.join(lacks)}")
 
     def _write(self) -> None:
         self._last_lr = [self.rate(self.last_epoch, k) for k in range(len(self.base_lrs))]
@@ -77,14 +82,29 @@ class LRScheduler(Located):
             )
 
 
+def _groups(schedule: LRScheduler, optimizer: Any) -> list[ParamGroup]:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{type(schedule).__name__}: needs an Optimizer, got {kind_of(optimizer)}")
+    return optimizer.param_groups
+
+
+def _positive(schedule: LRScheduler, name: str, steps: Any) -> int:
+    """A number of steps. Raises ValueError unless it is at least 1."""
+    if not isinstance(steps, numbers.Real) or steps < 1:
+        raise ValueError(f"{type(schedule).__name__}: {name} is a number of steps, at least 1, not {steps!r}")
+    return steps
+
+
 class LambdaLR(LRScheduler):
     """Base rate times `lr_lambda(step)`; one function, or a list with one for each group."""
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Callable | Sequence[Callable], last_epoch: int = -1):
-        count = len(optimizer.param_groups)
+        count = len(_groups(self, optimizer))
         self._functions = list(lr_lambda) if isinstance(lr_lambda, (list, tuple)) else [lr_lambda] * count
         if len(self._functions) != count:
             raise ValueError(f"LambdaLR: {len(self._functions)} functions for {count} parameter groups")
+        if not all(map(callable, self._functions)):
+            raise TypeError(f"LambdaLR: lr_lambda is a function or a list of functions, not {lr_lambda!r}")
         super().__init__(optimizer, last_epoch)
 
     def rate(self, step: int, k: int) -> float:
@@ -98,7 +118,7 @@ class StepLR(LRScheduler):
     """Times `gamma` every `step_size` steps."""
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
-        self.step_size, self.gamma = step_size, gamma
+        self.step_size, self.gamma = _positive(self, "step_size", step_size), gamma
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:
@@ -109,6 +129,8 @@ class MultiStepLR(LRScheduler):
     """Times `gamma` at each of the steps `milestones`."""
 
     def __init__(self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1, last_epoch: int = -1):
+        if not isinstance(milestones, Iterable):
+            raise TypeError(f"MultiStepLR: milestones is a list of steps, not {milestones!r}")
         self.milestones, self.gamma = sorted(milestones), gamma
         super().__init__(optimizer, last_epoch)
 
@@ -149,7 +171,8 @@ class LinearLR(LRScheduler):
     ):  # fmt: skip
         if not 0.0 < start_factor <= 1.0 or not 0.0 <= end_factor <= 1.0:
             raise ValueError(f"LinearLR: start_factor {start_factor} is in (0, 1], end_factor {end_factor} in [0, 1]")
-        self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
+        self.start_factor, self.end_factor = start_factor, end_factor
+        self.total_iters = _positive(self, "total_iters", total_iters)
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:
@@ -161,7 +184,7 @@ class CosineAnnealingLR(LRScheduler):
     """eta_min + (base - eta_min) (1 + cos(pi step / T_max)) / 2 (Loshchilov and Hutter 2016, arXiv:1608.03983)."""
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1):  # noqa: N803
-        self.T_max, self.eta_min = T_max, eta_min
+        self.T_max, self.eta_min = _positive(self, "T_max", T_max), eta_min
         super().__init__(optimizer, last_epoch)
 
     def rate(self, step: int, k: int) -> float:
@@ -191,7 +214,7 @@ class OneCycleLR(LRScheduler):
             raise ValueError(f"OneCycleLR: total_steps {total_steps} must be positive, pct_start {pct_start} in [0, 1]")
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(f"OneCycleLR: anneal_strategy is 'cos' or 'linear', not {anneal_strategy!r}")
-        count = len(optimizer.param_groups)
+        count = len(_groups(self, optimizer))
         self.max_lrs = list(max_lr) if isinstance(max_lr, (list, tuple)) else [max_lr] * count
         if len(self.max_lrs) != count:
             raise ValueError(f"OneCycleLR: {len(self.max_lrs)} values of max_lr for {count} parameter groups")
@@ -254,8 +277,9 @@ class SequentialLR(LRScheduler):
     def __init__(
         self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = -1
     ):
-        if len(milestones) != len(schedulers) - 1:
-            raise ValueError(f"SequentialLR: {len(schedulers)} schedulers need {len(schedulers) - 1} milestones")
+        if not schedulers or len(milestones) != len(schedulers) - 1:
+            counts = f"{len(schedulers)} schedulers and {len(milestones)} milestones"
+            raise ValueError(f"SequentialLR: {counts}; there is one milestone less")
         if any(s.optimizer is not optimizer for s in schedulers):
             raise ValueError("SequentialLR: a scheduler belongs to another optimizer")
         self.schedulers, self.milestones = list(schedulers), list(milestones)
@@ -278,7 +302,13 @@ class SequentialLR(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._check_state(state_dict, self.state_dict())
+        states = state_dict["schedulers"]
+        if len(states) != len(self.schedulers):
+            raise ValueError(f"SequentialLR: {len(states)} saved schedulers for {len(self.schedulers)}")
+        for scheduler, state in zip(self.schedulers, states, strict=True):
+            scheduler._check_state(state, scheduler.state_dict())
         self.last_epoch, self.milestones = state_dict["last_epoch"], list(state_dict["milestones"])
-        for scheduler, state in zip(self.schedulers, state_dict["schedulers"], strict=True):
+        for scheduler, state in zip(self.schedulers, states, strict=True):
             vars(scheduler).update(state)
         self._write()

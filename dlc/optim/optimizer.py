@@ -9,6 +9,7 @@ state) and a few scalars.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
@@ -35,13 +36,14 @@ class ParamGroup(Located, MutableMapping):
         self._cells: dict[str, tuple[Tensor, ...]] = {}
         self._is_zero: dict[str, bool] = {}
         for name, value in options.items():
-            numbers = _numbers(value)
-            if numbers is None:
+            held = _numbers(value)
+            if held is None:
                 self._values[name] = value
             else:
-                self._values[name] = type(value)  # keeps the place among the keys, and whether it is a tuple
-                self._cells[name] = tuple(Tensor(np.array(v, np.float64)) for v in numbers)
-                self._is_zero[name] = all(v == 0 for v in numbers)
+                # keeps the place among the keys, and whether it is a tuple
+                self._values[name] = tuple if isinstance(value, (list, tuple)) else type(value)
+                self._cells[name] = tuple(Tensor(np.array(v, np.float64)) for v in held)
+                self._is_zero[name] = all(v == 0 for v in held)
         # where the counting of steps stands: the group's count, and for each parameter how many of them passed it by
         self.steps = Tensor(np.zeros((), np.float64))
         self.missed = [Tensor(np.zeros((), np.float64)) for _ in params]
@@ -58,8 +60,8 @@ class ParamGroup(Located, MutableMapping):
     def __getitem__(self, name: str) -> Any:
         if name not in self._cells:
             return self._values[name]
-        numbers = tuple(_read(cell) for cell in self._cells[name])
-        return numbers if issubclass(self._values[name], tuple) else numbers[0]
+        values = tuple(_read(cell) for cell in self._cells[name])
+        return values if issubclass(self._values[name], tuple) else values[0]
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name == "params":
@@ -78,6 +80,8 @@ class ParamGroup(Located, MutableMapping):
         values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
         if len(values) != len(cells):
             raise ValueError(f"{type(self._owner).__name__}: {name} takes {len(cells)} numbers, got {value!r}")
+        if not all(isinstance(v, (numbers.Real, Tensor)) and (isinstance(v, Tensor) or v == v) for v in values):
+            raise TypeError(f"{type(self._owner).__name__}: {name} is {value!r}, it must be a number")
         for cell, v in zip(cells, values, strict=True):
             cell.assign(dlc.astype(v, dlc.float64) if isinstance(v, Tensor) else np.array(v, np.float64))
         is_zero = all(not isinstance(v, Tensor) and v == 0 for v in values)
@@ -136,8 +140,8 @@ class ParamGroup(Located, MutableMapping):
 
 def _numbers(value: Any) -> tuple | None:
     """The numbers in a hyperparameter, or None for a flag or anything else."""
-    values = value if isinstance(value, tuple) else (value,)
-    if any(isinstance(v, bool) or not isinstance(v, (int, float, Tensor)) for v in values):
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    if not values or any(isinstance(v, bool) or not isinstance(v, (int, float, Tensor)) for v in values):
         return None
     return tuple(float(v) for v in values)
 
@@ -159,8 +163,8 @@ class Optimizer(Located):
         self.defaults = defaults
         self.param_groups: list[ParamGroup] = []
         self.state: dict[Tensor, dict[str, Tensor]] = {}
-        if isinstance(params, Tensor):
-            raise TypeError(f"{self._name}: params is an iterable of Tensors or dicts, not one Tensor")
+        if isinstance(params, (Tensor, Mapping)):
+            raise TypeError(f"{self._name}: params is an iterable of Tensors or dicts, not one {kind_of(params)}")
         if not isinstance(params, Iterable):
             raise TypeError(f"{self._name}: params is an iterable of Tensors or dicts, such as model.parameters(); "
                             f"got {kind_of(params)}")
@@ -199,6 +203,8 @@ class Optimizer(Located):
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Add parameters with hyperparameters of their own; what `group` leaves out are the optimizer's defaults."""
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f"{self._name}: a parameter group is a dict with 'params', not {group!r}")
         params = group["params"]
         params = [params] if isinstance(params, Tensor) else list(params)
         for k, p in enumerate(params):

@@ -28,7 +28,7 @@ class RMSprop(Optimizer):
 
     def check(self, options) -> None:
         not_negative("RMSprop", options, "lr", "eps", "weight_decay", "momentum")
-        fractions("RMSprop", options, "alpha")
+        fractions("RMSprop", options, "alpha", 1)
 
     def state_names(self, group: ParamGroup) -> tuple[str, ...]:
         names = ["square_avg"]

@@ -1,6 +1,8 @@
 """jit: what is traced, what is an input, what is compiled again, what comes back."""
 
+import copy
 import dataclasses
+import pickle
 import warnings
 
 import numpy as np
@@ -421,6 +423,25 @@ def test_a_jitted_module_has_what_the_module_has():
     assert callable(dlc.jit(model).graph)
     with pytest.raises(AttributeError, match="Sequential has no attribute 'nothing'"):
         compiled.nothing  # noqa: B018
+
+
+@dlc.jit
+def double(x):
+    return x * 2
+
+
+def test_jitted_functions_are_copied_and_pickled_like_functions():
+    assert copy.deepcopy(double) is pickle.loads(pickle.dumps(double)) is double
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.step = dlc.jit(model.forward, static_argnums=())
+    x = dlc.ones(1, 2)
+    other = copy.deepcopy(model)
+    before = model(x).numpy().copy()
+    other[0].weight.assign(other[0].weight * 0)
+    other[0].bias.assign(other[0].bias * 0)
+    assert other.step(x).tolist() == [[0, 0]]
+    assert model.step(x).numpy().tolist() == before.tolist()
+    assert pickle.loads(pickle.dumps(dlc.jit(model)))(x).tolist() == before.tolist()
 
 
 def test_debug_checks_class_numbers():

@@ -194,7 +194,7 @@ def test_errors():
     p = nn.Parameter(dlc.zeros((3,)))
     with pytest.raises(ValueError, match="SGD: got an empty list of parameters"):
         optim.SGD([])
-    with pytest.raises(TypeError, match="not one Tensor"):
+    with pytest.raises(TypeError, match="not one Parameter"):
         optim.SGD(p)
     with pytest.raises(TypeError, match="parameter 1 is a int, not a Tensor"):
         optim.SGD([p, 3])

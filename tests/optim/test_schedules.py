@@ -109,5 +109,5 @@ def test_errors():
         ours.LambdaLR(a, [lambda k: 1.0])
     with pytest.raises(KeyError, match="needs 'initial_lr'"):
         ours.StepLR(a, 3, last_epoch=4)
-    with pytest.raises(ValueError, match="2 schedulers need 1 milestones"):
+    with pytest.raises(ValueError, match="2 schedulers and 0 milestones"):
         ours.SequentialLR(a, [ours.StepLR(a, 3), ours.StepLR(a, 3)], [])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.location import located_errors
+from dlc.frontend.location import kind_of, located_errors
 from dlc.nn.functional.precision import narrow, widen
 
 
@@ -36,6 +36,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
     return total
 
 
+@located_errors
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
     """Limit every element of every gradient to [-clip_value, clip_value]."""
     for p in _with_grad(parameters):
@@ -44,6 +45,9 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
 def _with_grad(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     params = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    for p in params:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"gradients are clipped of Tensors, such as model.parameters(), not of a {kind_of(p)}")
     return [p for p in params if p.grad is not None]
 
 
