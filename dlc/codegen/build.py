@@ -35,6 +35,7 @@ from dlc.passes.lower import Lowered, lower_map
 from dlc.passes.lower_contract import lower_contract
 from dlc.passes.lower_ordered import lower_ordered
 from dlc.passes.lower_rows import lower_rows
+from dlc.passes.memory import ALIGN
 from dlc.passes.phases import split_phases
 from dlc.passes.trim import trim_contractions
 from dlc.passes.units import contiguous, made_in_place, memory_of, own_outputs
@@ -63,6 +64,7 @@ def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTa
     outputs = tuple(Slot(f"out{k}", o.dtype, o.type.size, "output", k) for k, o in enumerate(graph.outputs))
     refs = {p: Ref(s) for p, s in zip(graph.params, inputs, strict=True)}
     roots = {memory_of(o): Ref(s) for o, s in zip(graph.outputs, outputs, strict=True)}
+    builder.donated = {outputs[o] for _, o in donate}
     steps = builder.steps(graph, refs, roots, 0)
     if isinstance(target, CpuTarget):
         steps = updates_early(steps, [(inputs[p], outputs[o]) for p, o in donate])
@@ -109,12 +111,14 @@ class Builder:
         self.target = target
         self.arena: list[Slot] = []
         self.kernels: dict[Hashable, Kernel] = {}
+        self.shared: dict[Hashable, Kernel] = {}  # by the kernel, and what it may do with its arguments
         self.known: dict[Hashable, tuple[Lowered, tuple[int, ...]]] = {}  # by `group_key`
         self.on_kernel: Callable[[Kernel], None] = lambda kernel: None
         self.names: dict[str, int] = {}
         self.fused: list[Fused] = []
         self.sizes: dict[int, Ref] = {}
         self.bodies: dict[Hashable, _Formal] = {}
+        self.donated: set[Slot] = set()  # outputs that will be written over inputs
         self.threads = 0  # that a kernel may use, if not all of the target's
 
     def slot(self, name: str, dtype, size: int) -> Slot:
@@ -161,12 +165,31 @@ class Builder:
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-        work = schedules.work_ns(fused, group, lowered.kernel.bytes)
-        cut = isinstance(choice.schedule_of(lowered.kernel), schedule.Contract)
-        return Launch(lowered.kernel, args, lowered.tasks, self.grain(lowered.tasks, work, cut), work=work)
+        known = lowered.kernel, self.streams(lowered.kernel, args)
+        kernel = self.shared.get(known)
+        if kernel is None:
+            kernel = self.shared[known] = self.share(replace(lowered.kernel, streams=known[1]))
+        work = schedules.work_ns(fused, group, kernel.bytes)
+        cut = isinstance(choice.schedule_of(kernel), schedule.Contract)
+        return Launch(kernel, args, lowered.tasks, self.grain(lowered.tasks, work, cut), work=work)
+
+    def streams(self, kernel: Kernel, args: Sequence[Ref]) -> frozenset[Buffer]:
+        """What the kernel writes past the cache: results that would push themselves out of it before anybody reads
+        them, so that their memory need not be read first. Not where that was read anyway, and only from a line's
+        beginning on."""
+        large = {b for b, r in zip(kernel.params, args, strict=True)
+                 if b in kernel.writes and min(b.size, r.slot.size) * b.dtype.itemsize >= self.target.l3_bytes // 2
+                 and r.slot not in self.donated
+                 and all(n * b.dtype.itemsize % ALIGN == 0 for n in (r.start, *r.steps))}
+        if large:
+            for s in loops.walk(kernel.body):
+                large -= {e.attr for e in loops.loads_of(*loops.exprs(s))}
+                large -= {s.buffer} if isinstance(s, loops.Prefetch) else set()
+        return frozenset(large)
 
     def lowered(self, fused: Fused, group: Group) -> Lowered:
-        """The group's kernel with the tensors it works on; a group equal to an earlier one takes that one's kernel."""
+        """The group's kernel with the tensors it works on; a group equal to an earlier one takes that one's kernel.
+        It is shared once the arguments are known."""
         if group.kind not in REPEATED:
             return self.lower(fused, group)
         key, nodes = group_key(fused, group)
@@ -183,8 +206,7 @@ class Builder:
 
     def lower(self, fused: Fused, group: Group) -> Lowered:
         """Schedule and lower one group."""
-        lowered = lowered_group(fused, group, self.target)
-        return replace(lowered, kernel=self.share(lowered.kernel))
+        return lowered_group(fused, group, self.target)
 
     def size(self, n: int) -> Ref:
         """A run-time size as an argument."""

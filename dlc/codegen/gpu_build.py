@@ -68,7 +68,6 @@ class GpuBuilder(Builder):
     def __init__(self, target: GpuTarget):
         super().__init__(target)  # type: ignore[arg-type]
         self.gpu = target
-        self.shared: dict[tuple[Kernel, frozenset[Buffer]], Kernel] = {}  # by what may start off a boundary
         self.in_loop = False  # is the graph that comes next a loop's body?
 
     def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int) -> Steps:

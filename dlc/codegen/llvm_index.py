@@ -104,6 +104,12 @@ class IndexMath:
             memo[key] = total
         return total
 
+    def divisor(self, total: Linear) -> int:
+        """What divides the linear form in the first lane of every group."""
+        vector = self.vector
+        factors = (f * vector.lanes if vector is not None and a is vector.base else f for a, f in total.terms.items())
+        return math.gcd(total.const, *factors)
+
     def _find_linear(self, e: Expr) -> Linear:
         op, args = e.op, e.args
         if op == "const":

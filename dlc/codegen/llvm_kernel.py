@@ -115,11 +115,19 @@ class KernelEmitter(Tiles):
             *self._allocas,
             *begin,
             *self.scopes[0].lines,
+            *self._drained(),
             *end,
             "  ret void",
             "}",
         ]
         return "\n".join([*(_one_line(h) for h in header), *before, *outer, *inner])
+
+    def _drained(self) -> list[str]:
+        """Stores past the cache are not ordered before those that tell other threads of them, if nothing is done."""
+        if not self.streamed or not self.target.is_x86:
+            return []
+        self.declared["llvm.x86.sse.sfence"] = "declare void @llvm.x86.sse.sfence()"
+        return ["  call void @llvm.x86.sse.sfence()"]
 
     # statements
 

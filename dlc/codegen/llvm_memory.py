@@ -17,6 +17,7 @@ from dlc.ir.dtypes import DType, bfloat16, bool_, float32, int32, int64, uint8, 
 from dlc.ir.loops import RUNTIME, Buffer, Expr, Store, load_parts
 
 _ONE = Linear(1, {})
+WHOLE = (16, 32, 64)  # bytes that one instruction stores past the cache
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Memory(Registers):
         self._versions: dict[Buffer, int] = {}
         self._words: dict[Buffer, Buffer] = {}  # two-byte elements read as words
         self._alignment: dict[Buffer, int] = {}  # of the words
+        self.streamed = False  # has anything been stored past the cache?
 
     def touch(self, buffer: Buffer) -> None:
         """`buffer` may have changed: nothing loaded before stands for what it holds now."""
@@ -379,6 +381,12 @@ class Memory(Registers):
                 value = self.shuffle(value, None, order, stored)
                 mask = None if mask is None else self._turn(mask, order)
             p = self.pointer(place, self.depth, 1 - lanes if place.lane < 0 else 0)
+            if mask is None and place.lane > 0 and self._streams(s, lanes):
+                t = lt.type_text(stored, lanes)
+                bytes_ = lanes * stored.itemsize
+                self.do(f"store {t} {value.text}, ptr {p.text}, align {bytes_}, !nontemporal !{{i32 1}}")
+                self.streamed = True
+                return
             self._write_lanes(p, value, stored, mask)
         elif place.vector is None and (mask is None or mask.const is not None):
             for i in range(lanes):
@@ -387,6 +395,12 @@ class Memory(Registers):
                     self.write_scalar(p, self.extract(value, i, stored), stored)
         else:
             self._scatter(place, value, stored, mask)
+
+    def _streams(self, s: Store, lanes: int) -> bool:
+        """Is this a store past the cache? It has to be of whole vectors at multiples of their size."""
+        if s.buffer not in self.kernel.streams or s.combine is not None or lanes * s.buffer.dtype.itemsize not in WHOLE:
+            return False
+        return self.index.divisor(self.index.flat(s.index, s.buffer.shape)) % lanes == 0
 
     def _write_lanes(self, p: Value, value: Value, dtype: DType, mask: Value | None) -> None:
         t = lt.type_text(dtype, value.lanes)

@@ -412,7 +412,8 @@ class Bulk(Stmt):
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """One generated function. `params` are global buffers in argument order; those in `writes` are written."""
+    """One generated function. `params` are global buffers in argument order; those in `writes` are written. Those in
+    `streams`, some of these, would have left the cache before anybody reads them: they are written past it."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -423,6 +424,7 @@ class Kernel:
     flops: int = 0
     bytes: int = 0
     meta: dict = field(default_factory=dict)
+    streams: frozenset[Buffer] = frozenset()
 
     @property
     def parallel(self) -> For | None:
@@ -616,5 +618,5 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
 
     body = map_stmt(kernel.body, lambda e: map_expr(e, rule, memo), statement)
     params = tuple(names.get(b, b) for b in kernel.params)
-    writes = frozenset(names.get(b, b) for b in kernel.writes)
-    return replace(kernel, params=params, writes=writes, body=body, **changes)
+    writes, streams = (frozenset(names.get(b, b) for b in some) for some in (kernel.writes, kernel.streams))
+    return replace(kernel, params=params, writes=writes, streams=streams, body=body, **changes)

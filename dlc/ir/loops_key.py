@@ -19,7 +19,8 @@ def kernel_key(kernel: Kernel) -> Hashable:
     params = tuple(map(walk.buffer, kernel.params))
     body = walk.part(kernel.body)
     writes = frozenset(map(walk.buffer, kernel.writes))
-    return params, writes, body, repr(kernel.schedule), tuple(walk.rows), tuple(walk.buffers.values())
+    streams = frozenset(map(walk.buffer, kernel.streams))
+    return params, writes, streams, body, repr(kernel.schedule), tuple(walk.rows), tuple(walk.buffers.values())
 
 
 class Numbering:

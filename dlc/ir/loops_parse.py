@@ -43,7 +43,7 @@ from dlc.ir.loops_syntax import COMBINE_SIGN, RESERVED, TYPES, Quoted
 
 _HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:\s+# ?(.*))?$")
 _NOTE = re.compile(r"\s+# (\w+): (.*)$")
-_BUFFER = re.compile(r"(\w+)\s*:\s*(?:(\w+) )?(\w+)\[([^\]]*)\](?:( writes| swizzled))?(?:\s+# ?(.*))?$")
+_BUFFER = re.compile(r"(\w+)\s*:\s*(?:(\w+) )?(\w+)\[([^\]]*)\](?:( writes| streams| swizzled))?(?:\s+# ?(.*))?$")
 _MMA = re.compile(r"mma\((\d+)x(\d+)x(\d+) of (\d+), (mk|km|sums), (nk|kn)\) (.*)$")
 _TILEMMA = re.compile(r"tilemma\((\d+), (\d+), (\d+)\) (.*\]) \+= (.*)$")
 _DRAIN = re.compile(r"drain (.*\]) = (.*)$")
@@ -105,21 +105,23 @@ class _Parser:
             notes[found[1]] = found[2]
             self.at += 1
         at, self.at = self.at, 0
-        buffers, writes, column = [], [], match.start(2)
+        buffers, marks, column = [], {}, match.start(2)
         for part in re.split(r"(,\s*(?=\w+\s*:))", params) if params.strip() else ():
             if not part.startswith(","):
-                buffer, written = self.buffer(part, notes, column)
+                buffer, mark = self.buffer(part, notes, column)
                 if any(buffer.name == b.name for b in buffers):
                     raise self.fail(f"two parameters are called {buffer.name}", column)
                 buffers.append(buffer)
-                writes += [buffer] if written else []
+                marks[buffer] = mark
             column += len(part)
         extra = self.facts(facts or "")
         self.at = at
         body = self.block({b.name: b for b in buffers}, 1)
         if self.at < len(self.lines):
             raise self.fail("unexpected indentation")
-        return Kernel(name, tuple(buffers), frozenset(writes), body, meta={"lines": self.line_of}, **extra)
+        writes = frozenset(b for b in buffers if marks[b] in (" writes", " streams"))
+        streams = frozenset(b for b in buffers if marks[b] == " streams")
+        return Kernel(name, tuple(buffers), writes, body, meta={"lines": self.line_of}, streams=streams, **extra)
 
     def facts(self, text: str) -> dict:
         found: dict = {}
@@ -147,7 +149,7 @@ class _Parser:
             raise self.fail(f"expected a size up to 2**40, found {text.strip()!r}", column)
         return int(text)
 
-    def buffer(self, text: str, notes: dict[str, str], column: int) -> tuple[Buffer, bool]:
+    def buffer(self, text: str, notes: dict[str, str], column: int) -> tuple[Buffer, str | None]:
         match = _BUFFER.match(text.strip())
         if not match or match[3] not in TYPES:
             raise self.fail(f"expected 'name: type[shape]', got {text!r}", column)
@@ -155,7 +157,7 @@ class _Parser:
         dims = tuple(RUNTIME if n == "n" else self.extent(n, column) for n in shape.split(",") if n or "," in shape)
         self.name(name, column)
         buffer = Buffer(name, TYPES[short], dims, space or "global", note or notes.get(name, ""), mark == " swizzled")
-        return buffer, mark == " writes"
+        return buffer, mark
 
     def block(self, scope: dict[str, Buffer | Expr], least: int) -> Stmt:
         """The statements indented as the first of them, by `least` or more; a body of one statement is that."""

@@ -12,10 +12,11 @@
         else:
           out[r] = x[r + 1 if r < 9]         # a predicated load
 
-`fold(32) m[0] max= x` is a Fold over groups of 32 threads, `mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]`
-an Mma by groups of 128 (with `=` a fresh one), `tilemma(16, 512, 32) acc[0, 0] += x[i*512] * w[j]` a TileMma over 16
-pairs with rows 512 and 32 elements apart, `drain sums[0, 0] = acc[0, 0]` a Drain, `prefetch x[i]` a Prefetch, `async:`
-an Async, `wait copy 2` a Wait, `arrive(8) free[s]` an Arrive, `await free[s] 2` an Await,
+A parameter that `streams` is written, past the cache. `fold(32) m[0] max= x` is a Fold over groups of 32 threads,
+`mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]` an Mma by groups of 128 (with `=` a fresh one),
+`tilemma(16, 512, 32) acc[0, 0] += x[i*512] * w[j]` a TileMma over 16 pairs with rows 512 and 32 elements apart,
+`drain sums[0, 0] = acc[0, 0]` a Drain, `prefetch x[i]` a Prefetch, `async:` an Async, `wait copy 2` a Wait,
+`arrive(8) free[s]` an Arrive, `await free[s] 2` an Await,
 `bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a Bulk: box, size and stride of each axis,
 `registers 40` a Registers.
 

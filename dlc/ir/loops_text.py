@@ -47,7 +47,7 @@ def print_kernel(kernel: Kernel) -> str:
     """The kernel as a page of text."""
     names = _Names({}, set(RESERVED))
     params = ", ".join(
-        f"{names.add(b, b.name)}: {_type(b)}{' writes' if b in kernel.writes else ''}" for b in kernel.params
+        f"{names.add(b, b.name)}: {_type(b)}{_written(b, kernel)}" for b in kernel.params
     )
     facts = []
     if kernel.schedule is not None:
@@ -62,6 +62,10 @@ def print_kernel(kernel: Kernel) -> str:
     lines += [f"  # {names.of[b]}: {b.note}" for b in kernel.params if b.note]
     lines += _block(kernel.body, names, "  ")
     return "\n".join(lines) + "\n"
+
+
+def _written(b: Buffer, kernel: Kernel) -> str:
+    return " streams" if b in kernel.streams else " writes" if b in kernel.writes else ""
 
 
 def print_stmt(stmt: Stmt) -> str:

@@ -194,6 +194,8 @@ class _Verifier:
             raise self.fail("the same buffer is a parameter twice")
         for b in self.kernel.writes - set(self.kernel.params):
             raise self.fail(f"{b.name} is in writes but not a parameter")
+        for b in self.kernel.streams - self.kernel.writes:
+            raise self.fail(f"{b.name} is in streams but not in writes")
         self.outermost = self.kernel.parallel
         self.allocated: set[Buffer] = set()
         self.visit(self.kernel.body, {}, set(self.kernel.params), guarded=False)

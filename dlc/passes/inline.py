@@ -29,21 +29,30 @@ def remove_markers(graph: Graph) -> Graph:
 
 
 def prune_scans(graph: Graph) -> Graph:
-    """`graph` without the results of loops that nobody reads, the carries that only they need, and unread inputs."""
+    """`graph` without the results of loops that nobody reads, the carries that only they need, and unread inputs.
+    What a loop stacks twice it stacks once."""
     used: dict[Node, set[int]] = {}
     for node in graph.nodes():
         if node.op == "item" and node.inputs[0].op == "scan":
-            used.setdefault(node.inputs[0], set()).add(node.attrs["index"])
+            used.setdefault(node.inputs[0], set()).add(_first_stack(node.inputs[0], node.attrs["index"]))
+    if not used:
+        return graph
     done: dict[Node, Node | dict[int, Node]] = {}
     for node in graph.nodes():
         ins = [done[i] for i in node.inputs]
         if node in used:
             done[node] = _pruned(node, ins, used[node])
         elif node.op == "item" and node.inputs[0] in used:
-            done[node] = ins[0][node.attrs["index"]]
+            done[node] = ins[0][_first_stack(node.inputs[0], node.attrs["index"])]
         else:
             done[node] = remade(node, ins)
     return Graph(graph.params, [done[o] for o in graph.outputs], graph.name)
+
+
+def _first_stack(scan: Node, index: int) -> int:
+    """The first result of a loop that is result `index`: of the same value in each step, if it is a stack of these."""
+    outputs, n_carry = scan.attrs["body"].outputs, scan.attrs["carry"]
+    return index if index < n_carry else outputs.index(outputs[index], n_carry)
 
 
 def _pruned(node: Node, ins: list[Node], used: set[int]) -> dict[int, Node]:

@@ -31,8 +31,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 def simplify(graph: Graph) -> Graph:
     """An equal graph with less to do, loop bodies included."""
-    graph = prune_scans(graph)
-    outputs = map_bodies(graph.outputs, simplify)
+    outputs = map_bodies(prune_scans(graph).outputs, simplify)
+    outputs = prune_scans(Graph(graph.params, outputs)).outputs  # what simple bodies have twice
     done: dict[Node, Node] = {}  # every node seen or made here -> its simplest form
     for node in topological(outputs):
         _settle(node, done)

@@ -14,6 +14,7 @@ from dlc.codegen.gpu_target import GpuTarget
 from dlc.frontend import eager
 from dlc.ir import loops
 from dlc.ir.graph_text import parse_graph
+from dlc.ir.loops_key import kernel_key
 from dlc.ir.loops_text import print_kernel
 from dlc.runtime import driver, host
 
@@ -51,10 +52,9 @@ def test_a_reused_kernel_is_what_lowering_gives(make, monkeypatch):
         got = taken(self, fused, group)
         counts["all"] += 1
         if group.kind in build.REPEATED:
-            known = len(self.kernels)
             again = self.lower(fused, group)
-            assert len(self.kernels) == known, f"{group.units} becomes a kernel of its own"
-            assert (again.kernel, again.nodes, again.tasks) == (got.kernel, got.nodes, got.tasks)
+            assert kernel_key(again.kernel) == kernel_key(got.kernel), f"{group.units} becomes a kernel of its own"
+            assert (again.nodes, again.tasks) == (got.nodes, got.tasks)
         counts["new"] = len(self.kernels)
         return got
 

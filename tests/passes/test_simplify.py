@@ -381,6 +381,20 @@ def test_dead_carry_constant_and_input_go():
     values_agree(graph, pruned, args, exact=True)
 
 
+def test_what_a_loop_stacks_twice_it_stacks_once():
+    """Also what only is the same once the body is simple: for an LSTM's weights and its input, the gates' gradient."""
+    x, p = (param(TensorType(dtypes.float64, shape)) for shape in ((3, 2), (2,)))
+    twice = B.op("mul", B.op("add", p, p), B.const(1.0, dtypes.float64, (2,)))
+    body = Graph([p], [B.op("add", p, p), B.op("neg", p), twice], "step")
+    node = make("scan", (x,), body=body, length=3, consts=0, carry=0, reverse=False)
+    graph = Graph([x], [B.item(node, k) for k in (0, 1, 2)])
+    simple = simplify(graph)
+    (loop,) = loops(simple)
+    assert len(loop.attrs["body"].outputs) == 2
+    assert simple.outputs[0] is simple.outputs[2]
+    values_agree(graph, simple, [normal(3, 2)], exact=True)
+
+
 def test_simplifying_twice_changes_nothing_more():
     for name in CASES:
         f, args = CASES[name]
