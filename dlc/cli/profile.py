@@ -10,10 +10,10 @@ from rich.table import Table
 
 import dlc
 from dlc.cli.errors import CommandError
-from dlc.cli.target import find
+from dlc.cli.target import blamed, find
 from dlc.frontend.lowered import Profile
 from dlc.inspect.units import count, nbytes, plural, seconds
-from dlc.ir.errors import DeviceError, DlcError
+from dlc.ir.errors import DeviceError, TraceError
 
 
 @click.command()
@@ -59,10 +59,9 @@ def profile(target: str, repeat: int, top: int, device: str | None) -> None:
 def measure(text: str, repeat: int) -> Profile:
     """The kernels of a target in program order, and the seconds of a whole call."""
     target = find(text)
-    try:
+    with blamed(target.function.name):
         target.function(*target.args, **target.kwargs)  # gradients and state are then as in every later call
+    try:
         return target.lower().profile(repeat)
-    except DeviceError:
-        raise
-    except DlcError as error:
+    except TraceError as error:
         raise CommandError(str(error)) from None

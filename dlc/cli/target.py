@@ -37,7 +37,7 @@ class Target(NamedTuple):
 
     def lower(self) -> Lowered:
         """The function traced for these arguments; nothing is compiled."""
-        with _blamed(self.function.name):
+        with blamed(self.function.name):
             return self.function.lower(*self.args, **self.kwargs)
 
 
@@ -54,7 +54,10 @@ def find(text: str) -> Target:
         found = getattr(found, part)
     if not callable(found) or inspect.isclass(found):
         raise CommandError(f"{text} is a {type(found).__name__}, not a function")
-    function = found if isinstance(found, JitFunction) else dlc.jit(found)
+    try:
+        function = found if isinstance(found, JitFunction) else dlc.jit(found)
+    except TypeError as error:
+        raise CommandError(str(error).partition("\n")[0]) from None
     return Target(function, *_arguments(module, place, name.rpartition(".")[2], found))
 
 
@@ -78,7 +81,7 @@ def _module_of_file(path: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with _blamed(str(path)):
+    with blamed(str(path)):
         spec.loader.exec_module(module)
     return module
 
@@ -92,7 +95,7 @@ def _module(name: str) -> ModuleType:
         spec = None
     if spec is None:
         raise CommandError(f"no module {name!r} (for a file, write its path with .py)")
-    with _blamed(name):
+    with blamed(name):
         return importlib.import_module(name)
 
 
@@ -113,7 +116,7 @@ def _arguments(module: ModuleType, place: str, name: str, function: Callable) ->
             f"there, which returns a tuple of them"
         )
     if callable(hook):
-        with _blamed(f"{place}: {label}()"):
+        with blamed(f"{place}: {label}()"):
             hook = hook()
     if isinstance(hook, dict):
         return (), hook
@@ -130,7 +133,7 @@ def _has_no_parameters(function: Callable) -> bool:
 
 
 @contextmanager
-def _blamed(what: str) -> Iterator[None]:
+def blamed(what: str) -> Iterator[None]:
     """Errors of the user's code as one message that names the user's line."""
     try:
         yield

@@ -16,6 +16,9 @@ def numpy_collate(samples: Sequence[Any]) -> Any:
     """
     first = samples[0]
     if isinstance(first, Mapping):
+        other = next((s for s in samples if s.keys() != first.keys()), None)
+        if other is not None:
+            raise ValueError(f"samples of one batch differ in their keys: {list(first)} and {list(other)}")
         return {key: numpy_collate([sample[key] for sample in samples]) for key in first}
     if isinstance(first, (tuple, list)):
         lengths = {len(sample) for sample in samples}

@@ -72,6 +72,9 @@ class DataLoader(Located):
             if not any(hasattr(dataset, method) for method in methods):
                 raise TypeError(f"DataLoader: a dataset has __len__ and __getitem__; "
                                 f"{kind_of(dataset)} lacks {methods[0]}")
+        for name, function in (("collate_fn", collate_fn), ("transform", transform)):
+            if function is not None and not callable(function):
+                raise TypeError(f"DataLoader: {name} is a function, not a {kind_of(function)}")
         if seed is not None and generator is not None:
             raise ValueError("DataLoader: give either seed or generator, not both")
         if transform is not None and collate_fn not in (None, default_collate, numpy_collate):
@@ -111,6 +114,9 @@ class DataLoader(Located):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next `iter()` go on where `state` was taken. The dataset and batch size must be the same."""
+        lacks = [name for name in self.state_dict() if name not in state]
+        if lacks:
+            raise ValueError(f"DataLoader: no state_dict of a loader: it lacks {', '.join(lacks)}")
         for name, value in self._order_facts().items():
             if state[name] != value:
                 raise ValueError(f"DataLoader: the state was saved with {name}={state[name]}, this loader has {value}")

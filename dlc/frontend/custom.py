@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.tensor import Tensor, as_node, wrap
 from dlc.frontend.trace import state
-from dlc.frontend.transforms import Body, closed, pending
+from dlc.frontend.transforms import Body, check_callable, closed, pending
 from dlc.ir import build
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError, DTypeError, ParseError, ShapeError, TraceError, VerifyError
@@ -62,6 +62,9 @@ class CustomKernel:
 
     def __init__(self, kernel: Any, outputs: Any, vjp: Callable | None, jvp: Callable | None,
                  batching: Callable | None):
+        for name, rule in (("vjp", vjp), ("jvp", jvp), ("batching", batching)):
+            if rule is not None:
+                check_callable(f"custom_kernel, {name}", rule)
         self.kernel, self.outputs, self.vjp, self.jvp = kernel, outputs, vjp, jvp
         self.batching = None if batching is None else _Batching(self, batching)
         self._text = "" if callable(kernel) else _canonical(kernel)

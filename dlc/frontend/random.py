@@ -305,6 +305,8 @@ integers = randint
 @user_errors
 def bernoulli(p, shape=None, *, dtype: DType = dtypes.bool_, generator=None, key=None) -> Tensor:
     """True (or 1 in `dtype`) with probability `p`, a number or a tensor; the shape is p's unless given."""
+    if isinstance(p, (int, float)) and not 0 <= p <= 1:
+        raise ShapeError(f"bernoulli: the probability {p} is outside [0, 1]")
     size = as_node(p).shape if shape is None else shape_tuple("bernoulli", shape)
     hit = less(uniform(size, generator=generator, key=key), p)
     return wrap(b.cast(hit.node, as_dtype("bernoulli", dtype)))

@@ -35,6 +35,10 @@ class no_grad(contextlib.ContextDecorator):
 
     _off = True
 
+    def __new__(cls, function: Callable | None = None) -> Any:
+        """With a function: `@no_grad` without parentheses."""
+        return super().__new__(cls) if function is None else cls()(function)
+
     def __enter__(self) -> None:
         self._stack = [*getattr(self, "_stack", ()), state.no_grad]
         state.no_grad = self._off
@@ -67,6 +71,12 @@ def _differentiating() -> Iterator[None]:
         state.no_grad = saved
 
 
+def check_callable(what: str, fn: Any) -> None:
+    """Raise TypeError where a transform is given something else than a function."""
+    if not callable(fn):
+        raise TypeError(f"{what}: needs a function, got a {kind_of(fn)}\n  at {here()}")
+
+
 def stop_gradient(tree: Any) -> Any:
     """The same values, with no gradient to what they came from."""
     return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree)
@@ -81,6 +91,7 @@ def value_and_grad(fn: Callable, argnums: int | Sequence[int] = 0, has_aux: bool
     `fn` returns a float scalar, or (scalar, aux) with `has_aux`, and then the result is ((scalar, aux), gradients).
     Gradients have the tree, shapes and dtypes of the argument; for several argnums they come as a tuple.
     """
+    check_callable("grad", fn)
     several = not isinstance(argnums, int)
     numbers = tuple(argnums) if several else (argnums,)  # type: ignore[arg-type]
 
@@ -319,6 +330,7 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
     with `key=` are what the key says, so equal keys give equal numbers. Tensors assigned inside must not depend on the
     example.
     """
+    check_callable("vmap", fn)
 
     @functools.wraps(fn)
     @functools.partial(user_errors, name="vmap")
@@ -490,6 +502,7 @@ def checkpoint(fn: Callable) -> Callable:
     """`fn`, with nothing kept for its gradient but its inputs: going backward it is computed again, which saves
     memory.
     """
+    check_callable("checkpoint", fn)
 
     @functools.wraps(fn)
     @functools.partial(user_errors, name="checkpoint")

@@ -78,7 +78,18 @@ def test_profile_of_a_function_with_a_mistake(tmp_path: Path):
     (tmp_path / "wrong.py").write_text(code)
     result = run("profile", f"{tmp_path / 'wrong.py'}:f")
     assert result.exit_code == 2
-    assert result.output.startswith("dlc: matmul: shapes (3, 4)") and "wrong.py:4, in f" in result.output
+    assert result.output.startswith("dlc: f: matmul: shapes (3, 4)") and "wrong.py:4, in f" in result.output
+
+
+def test_functions_that_cannot_be_traced(tmp_path: Path):
+    path = tmp_path / "odd.py"
+    functions = "def g(x):\n    yield x\ndef r(x):\n    raise KeyError('mine')\n"
+    path.write_text(functions + "def example_args():\n    return (1.0,)\n")
+    for command in ("dump", "profile"):
+        for name, message in (("g", "jit: g is a generator"), ("r", f"r: KeyError: 'mine' (at {path}:4)")):
+            result = run(command, f"{path}:{name}")
+            assert result.exit_code == 2
+            assert result.output.startswith(f"dlc: {message}"), result.output
 
 
 def test_profile_without_compiler(monkeypatch: pytest.MonkeyPatch):

@@ -42,6 +42,11 @@ def data_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("dlc-data")]
 
 
+def test_samples_with_different_keys():
+    with pytest.raises(ValueError, match=r"differ in their keys: \['a'\] and \['b'\]"):
+        next(iter(DataLoader([{"a": 1}, {"b": 2}], 2)))
+
+
 def test_batches_in_order():
     assert batches(loader()) == [ARRAY[k : k + 4].tolist() for k in range(0, 23, 4)]
     assert len(loader()) == 6

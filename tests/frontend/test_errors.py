@@ -190,6 +190,8 @@ class Wrong(nn.Module):
         (lambda: setattr(nn.Linear(2, 2), "weight", A), TypeError, "Linear.weight is a parameter"),
         (lambda: nn.Sequential()[1], IndexError, "index 1 is outside 0 items"),
         (lambda: dlc.save("path", {"a": A}), TypeError, "the path, after the tensors, is a string, not a dict"),
+        (lambda: DataLoader([1], collate_fn=3), TypeError, "collate_fn is a function, not a int"),
+        (lambda: DataLoader([1]).load_state_dict({"seed": 1}), ValueError, "it lacks epoch, batch, samples"),
         (lambda: Wrong(), ValueError, "shape (-1, 2)"),
     ],
 )
@@ -202,6 +204,25 @@ def test_constructors_and_methods_name_the_users_line(call, kind, part):
     assert part in text
     assert [int(at) for at in re.findall(rf"\n  at {re.escape(__file__)}:(\d+), in", text)][0] in own, text
     assert text.count("\n  at ") == 1
+
+
+def test_transforms_of_what_is_no_function():
+    for transform in (dlc.grad, dlc.value_and_grad, dlc.vmap, dlc.checkpoint):
+        with pytest.raises(TypeError, match=r"(grad|vmap|checkpoint): needs a function, got a Tensor\n  at .*py"):
+            transform(A)
+    with pytest.raises(TypeError, match="custom_kernel, vjp: needs a function, got a int"):
+        dlc.custom_kernel("", lambda x: x, vjp=3)
+
+
+def test_no_grad_is_a_decorator_with_and_without_parentheses():
+    weight = nn.Parameter(A)
+    assert not dlc.no_grad(lambda: weight * 2)().requires_grad
+    assert not dlc.no_grad()(lambda: weight * 2)().requires_grad
+    assert dlc.no_grad(dlc.enable_grad(lambda: weight * 2))().requires_grad
+
+
+def test_probabilities():
+    assert "the probability 1.5 is outside [0, 1]" in fails(lambda: dlc.random.bernoulli(1.5, (2,)))
 
 
 @pytest.mark.parametrize(
