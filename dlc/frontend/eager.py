@@ -90,6 +90,9 @@ def mark_pending(cell: Tensor) -> None:
 
 def count(cell: Tensor) -> None:
     """Called for each Tensor made outside a trace: run the pending graph if it has grown too long."""
+    if state.debug:  # what is wrong inside `with dlc.debug():` is found inside
+        realize(cell)
+        return
     _recent.append(weakref.ref(cell))
     if len(_recent) >= MAX_PENDING:
         alive = [c for c in (ref() for ref in _recent) if c is not None]

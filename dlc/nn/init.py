@@ -36,7 +36,12 @@ empty = zeros  # to be filled by an initialiser; nothing is ever uninitialised
 def _generator() -> np.random.Generator:
     """A fresh generator, keyed by where dlc.random's default stream stands, which moves on by one."""
     state = dlc.random.default_generator.state
-    key, counter = (int(word) for word in state.numpy())
+    try:
+        key, counter = (int(word) for word in state.numpy())
+    except dlc.TraceError:
+        raise dlc.TraceError(
+            "parameters are made and filled outside of traced functions: inside they would be new at every call"
+        ) from None
     state.assign(np.array([key, counter + 1], np.uint64))
     return np.random.Generator(np.random.Philox(key=key << 64 | counter))
 

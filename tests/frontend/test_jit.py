@@ -444,6 +444,22 @@ def test_jitted_functions_are_copied_and_pickled_like_functions():
     assert pickle.loads(pickle.dumps(dlc.jit(model)))(x).tolist() == before.tolist()
 
 
+def test_debug_checks_inside_its_block():
+    with dlc.debug(), pytest.raises(dlc.NaNFound, match=r"log made a NaN .*\n  at .*test_jit.py"):
+        dlc.log(t(-1.0))  # nobody looks at it
+    w = t(2.0, requires_grad=True)
+    with dlc.debug():
+        loss = (w * w).sum()
+        loss.backward()
+    assert w.grad.tolist() == [4]
+
+
+def test_parameters_are_not_made_in_a_trace():
+    for make in (lambda: nn.Linear(2, 2).weight, lambda: nn.init.normal_(dlc.zeros(2))):
+        with pytest.raises(dlc.TraceError, match=r"^parameters are made and filled outside of traced functions"):
+            dlc.jit(make)()
+
+
 def test_debug_checks_class_numbers():
     scores, good, bad = dlc.zeros((2, 3)), t(2, -100), t(1, 3)
     functions = (

@@ -53,6 +53,12 @@ def attend(
     if is_causal:
         scores = dlc.where(causal_mask(*scores.shape[-2:]), scores, -math.inf)
     elif attn_mask is not None:
+        if attn_mask.ndim > scores.ndim or any(
+            m not in (1, s) for m, s in zip(reversed(attn_mask.shape), reversed(scores.shape), strict=False)
+        ):
+            raise dlc.ShapeError(
+                f"attn_mask of shape {tuple(attn_mask.shape)} does not broadcast to the scores' {tuple(scores.shape)}"
+            )
         is_bool = dlc.isdtype(attn_mask.dtype, "bool")
         scores = dlc.where(attn_mask, scores, -math.inf) if is_bool else scores + attn_mask
     weights = narrow(_softmax(scores, may_be_empty=attn_mask is not None), out_dtype)
