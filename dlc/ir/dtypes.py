@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import ml_dtypes
 import numpy as np
@@ -18,28 +19,28 @@ class DType:
     bits: int  # bits of the value; a bool is stored in a byte
     np: np.dtype
 
-    @property
+    @cached_property
     def itemsize(self) -> int:
         return max(self.bits, 8) // 8
 
-    @property
+    @cached_property
     def is_float(self) -> bool:
         return self.kind == "f"
 
-    @property
+    @cached_property
     def is_int(self) -> bool:
         return self.kind in "iu"
 
-    @property
+    @cached_property
     def is_bool(self) -> bool:
         return self.kind == "b"
 
-    @property
+    @cached_property
     def is_half(self) -> bool:
         """Two-byte floats, which are stored as they are and computed in float32."""
         return self.kind == "f" and self.bits == 16
 
-    @property
+    @cached_property
     def compute(self) -> DType:
         """The type in which a kernel does arithmetic on values of this type."""
         return float32 if self.is_half else self

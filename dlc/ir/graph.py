@@ -60,28 +60,23 @@ def check_size(name: str, shape: tuple[int, ...]) -> None:
 class Node:
     """One operation. `type` is a TensorType, or a tuple of them for operations with several results (see `item`)."""
 
-    __slots__ = ("op", "inputs", "attrs", "type", "loc", "data", "serial", "_attrs_key", "__weakref__")
+    __slots__ = ("op", "inputs", "attrs", "type", "dtype", "shape", "loc", "data", "serial", "_attrs_key",
+                 "__weakref__")
 
     op: str
     inputs: tuple[Node, ...]
     attrs: dict[str, Any]
     type: Any
+    dtype: DType  # those of `type`, of an operation with one result
+    shape: tuple[int, ...]
     loc: Loc | None
     data: Any  # payload of a param outside any graph (the frontend's buffer or cell); never part of the IR
     serial: int  # creation order: inputs always have smaller numbers
     _attrs_key: tuple  # the attributes as part of the node's identity
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.type.shape
-
-    @property
-    def dtype(self) -> DType:
-        return self.type.dtype
-
-    @property
     def ndim(self) -> int:
-        return len(self.type.shape)
+        return len(self.shape)
 
     def __repr__(self) -> str:
         return f"<{self.op} {self.type}>"
@@ -127,18 +122,19 @@ def located(loc: Loc | None) -> Iterator[None]:
 
 def _key_of(value: Any) -> Any:
     # 1 == 1.0 == True and 0.0 == -0.0 in Python, but they are different attributes
-    if type(value) is float:
+    kind = type(value)
+    if kind is float:
         return ("float", repr(value))
-    if type(value) is bool:
+    if kind is bool:
         return ("bool", value)
-    if type(value) is tuple:
+    if kind is tuple:
         return tuple(map(_key_of, value))
     return value
 
 
 def make(op: str, inputs: Sequence[Node] = (), loc: Loc | None = None, **attrs: Any) -> Node:
     """The node `op(inputs, **attrs)`; its type comes from the operation's row. Raises ShapeError or DTypeError."""
-    attrs_key = tuple((k, _key_of(attrs[k])) for k in sorted(attrs))
+    attrs_key = tuple([(k, _key_of(attrs[k])) for k in sorted(attrs)])
     return _made(op, tuple(inputs), loc, attrs, attrs_key)
 
 
@@ -151,27 +147,38 @@ def remade(node: Node, inputs: Sequence[Node]) -> Node:
 
 
 def _made(op: str, inputs: tuple[Node, ...], loc: Loc | None, attrs: dict[str, Any], attrs_key: tuple) -> Node:
-    key = (op, tuple(map(id, inputs)), attrs_key)
+    key = (op, inputs, attrs_key)
     node = _table.get(key)
     if node is not None:
         return node
-    from dlc.ir.ops import OPS  # the table needs Node; one import at first use breaks the circle
-
+    infer = _infer.get(op) or _rule(op)
     node = Node()
     node.op, node.inputs, node.attrs, node.data, node._attrs_key = op, inputs, attrs, None, attrs_key
     node.loc = loc if loc is not None else getattr(_here, "loc", None)
-    node.type = OPS[op].infer(tuple(i.type for i in inputs), attrs)
+    node.type = infer(tuple([i.type for i in inputs]), attrs)
     if isinstance(node.type, TensorType):
-        check_size(op, node.type.shape)
+        node.dtype, node.shape = node.type
+        check_size(op, node.shape)
     node.serial = next(_serials)
     _table.add(key, node)
     return node
+
+
+_infer: dict[str, Callable[..., Any]] = {}  # operation -> the rule for its type
+
+
+def _rule(op: str) -> Callable[..., Any]:
+    from dlc.ir.ops import OPS  # the table needs Node; reading it at first use breaks the circle
+
+    _infer.update((row.name, row.infer) for row in OPS.values())
+    return _infer[op]
 
 
 def param(type: TensorType, name: str = "", loc: Loc | None = None, data: Any = None) -> Node:
     """A new leaf with an identity of its own."""
     node = Node()
     node.op, node.inputs, node.type, node.loc, node.data = "param", (), type, loc, data
+    node.dtype, node.shape = type
     node.attrs = {"name": name}
     node.serial = next(_serials)
     return node
@@ -203,6 +210,11 @@ class Graph:
             self._nodes = tuple(topological(self.outputs))
         return self._nodes
 
+    def with_outputs(self, outputs: Sequence[Node]) -> Graph:
+        """The graph with other outputs: itself, which knows its nodes, where they are its own."""
+        outputs = tuple(outputs)
+        return self if outputs == self.outputs else Graph(self.params, outputs, self.name)
+
     def __repr__(self) -> str:
         from dlc.ir.graph_text import print_graph
 
@@ -213,19 +225,22 @@ def topological(roots: Iterable[Node], stop: Callable[[Node], bool] | None = Non
     """Nodes reachable from `roots`, inputs before users. Nodes for which `stop` holds are listed but not entered."""
     out: list[Node] = []
     seen: set[Node] = set()
-    stack: list[Node | None] = list(roots)[::-1]
-    while stack:
-        node = stack.pop()
-        if node is None:  # all inputs of the one below are listed
-            out.append(stack.pop())  # type: ignore[arg-type]
-        elif node not in seen:
-            seen.add(node)
-            if node.inputs and (stop is None or not stop(node)):
-                stack += (node, None)
-                stack += node.inputs[::-1]
-            else:
+    path: list[tuple[Node, Iterator[Node]]] = []  # nodes that are entered, and what is left to do beside each
+    ahead = iter(roots)
+    while True:
+        for node in ahead:
+            if node not in seen:
+                seen.add(node)
+                if node.inputs and (stop is None or not stop(node)):
+                    path.append((node, ahead))
+                    ahead = iter(node.inputs)
+                    break
                 out.append(node)
-    return out
+        else:
+            if not path:
+                return out
+            node, ahead = path.pop()
+            out.append(node)
 
 
 def substitute(roots: Sequence[Node], mapping: dict[Node, Node]) -> list[Node]:
@@ -251,7 +266,7 @@ def rewrite(graph: Graph, rule: Callable[[Node, tuple[Node, ...]], Node | None])
         ins = tuple(done[i] for i in node.inputs)
         new = rule(node, ins)
         done[node] = remade(node, ins) if new is None else new
-    return Graph(graph.params, [done[o] for o in graph.outputs], graph.name)
+    return graph.with_outputs([done[o] for o in graph.outputs])
 
 
 def structure(graph: Graph) -> tuple:
@@ -274,23 +289,20 @@ def structure(graph: Graph) -> tuple:
     return graph._structure
 
 
-def map_bodies(roots: Sequence[Node], transform: Callable[[Graph], Graph]) -> list[Node]:
-    """`roots` with `transform` applied to the body of every node that has one."""
-    done: dict[Node, Node] = {}
+def map_bodies(graph: Graph, transform: Callable[[Graph], Graph]) -> Graph:
+    """`graph` with `transform` applied to the body of every node that has one."""
+    if not any("body" in node.attrs for node in graph.nodes()):
+        return graph
     changed: dict[Graph, Graph] = {}
-    order = topological(roots)
-    if not any("body" in node.attrs for node in order):
-        return list(roots)
-    for node in order:
-        ins = [done[i] for i in node.inputs]
-        attrs = node.attrs
-        body = attrs.get("body")
-        if body is not None:
-            if body not in changed:
-                new = transform(body)
-                same = new.params == body.params and new.outputs == body.outputs
-                changed[body] = body if same else new
-            attrs = {**attrs, "body": changed[body]}
-        same = attrs.get("body") is body
-        done[node] = remade(node, ins) if same else make(node.op, ins, node.loc, **attrs)
-    return [done[r] for r in roots]
+
+    def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
+        body = node.attrs.get("body")
+        if body is None:
+            return None
+        if body not in changed:
+            new = transform(body)
+            same = new.params == body.params and new.outputs == body.outputs
+            changed[body] = body if same else new
+        return None if changed[body] is body else make(node.op, ins, node.loc, **{**node.attrs, "body": changed[body]})
+
+    return rewrite(graph, rule)

@@ -84,6 +84,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from dlc.ir import dtypes
@@ -111,7 +112,7 @@ class Buffer:
     note: str = ""  # what it holds, for the dump: '%x f32[100,784]'
     swizzled: bool = False  # shared, rows of 128 bytes: 16-byte piece p of row r stands at p ^ r % 8 (for the banks)
 
-    @property
+    @cached_property
     def size(self) -> int:
         return math.prod(self.shape)
 
@@ -173,13 +174,12 @@ class Expr:
 
 _table: Interned[Expr] = Interned()
 _entries = _table.entries
+_NONE: frozenset[Expr] = frozenset()
 
 
 def _make(op: str, args: tuple[Expr, ...], attr: Any, dtype: DType) -> Expr:
-    if not args:  # 0.0 and -0.0 are different constants; types differ with the dtype
-        key = (op, repr(attr) if type(attr) is float else attr, dtype)
-    else:
-        key = (op, *map(id, args), id(attr) if op == "load" else attr, dtype)
+    # 0.0 and -0.0 are different constants; types differ with the dtype
+    key = (op, args, repr(attr) if type(attr) is float else attr, dtype)
     entry = _entries.get(key)
     expr = None if entry is None else entry()
     if expr is None:
@@ -187,12 +187,11 @@ def _make(op: str, args: tuple[Expr, ...], attr: Any, dtype: DType) -> Expr:
         expr.op, expr.args, expr.attr, expr.dtype = op, args, attr, dtype
         expr.bounds = expr.simple = None
         expr.chain = 0
-        if op == "axis":
-            expr.axes = frozenset((expr,))
-        elif len(args) == 1:
-            expr.axes = args[0].axes
-        else:
-            expr.axes = frozenset().union(*(a.axes for a in args))
+        axes = _NONE
+        for a in args:
+            if not a.axes <= axes:
+                axes = axes | a.axes if axes else a.axes
+        expr.axes = axes if op != "axis" else frozenset((expr,))
         _table.add(key, expr)
     return expr
 
@@ -231,19 +230,21 @@ def load_parts(expr: Expr) -> tuple[Buffer, tuple[Expr, ...], Expr | None]:
 
 def op(name: str, *args: Expr, dtype: DType | None = None) -> Expr:
     """A scalar operation; `dtype` only for cast and bitcast. No simplification: see `passes/index_math.py`."""
-    if name in ("cast", "bitcast"):
+    row = SCALAR_OPS.get(name)
+    if row is not None:
+        result = args[0].dtype if row.result == "same" else dtypes.by_name(row.result)
+    elif name in ("cast", "bitcast"):
         if args[0].dtype is dtype:
             return args[0]
         result = dtype
     elif name == "select":
         result = args[1].dtype
-    elif name in ("fma", "exp2"):
-        result = args[0].dtype
     elif name in PAIRS:
         result = dtypes.uint32 if name == "pair" else dtypes.float32
+    elif name in ("fma", "exp2"):
+        result = args[0].dtype
     else:
-        row = SCALAR_OPS[name]
-        result = args[0].dtype if row.result == "same" else dtypes.by_name(row.result)
+        raise KeyError(name)
     return _make(name, args, None, result)
 
 

@@ -40,6 +40,7 @@ Elementwise operations (every row of `ir/scalar.py`) need operands of equal shap
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,8 +70,9 @@ class Op:
 
 def _same_shape(op: str, ins: Types) -> tuple[int, ...]:
     shape = ins[0].shape
-    if any(t.shape != shape for t in ins):
-        raise ShapeError(f"{op}: operands have shapes {', '.join(str(t.shape) for t in ins)}")
+    for t in ins:
+        if t.shape != shape:
+            raise ShapeError(f"{op}: operands have shapes {', '.join(str(t.shape) for t in ins)}")
     return shape
 
 
@@ -78,9 +80,10 @@ def _infer_elementwise(op: str):
     def infer(ins: Types, attrs: Attrs) -> TensorType:
         shape = _same_shape(op, ins)
         try:
-            return TensorType(scalar_result(op, tuple(t.dtype for t in ins)), shape)
+            dtype = scalar_result(op, tuple([t.dtype for t in ins]))
         except TypeError as e:
             raise DTypeError(str(e)) from None
+        return ins[0] if dtype is ins[0].dtype else TensorType(dtype, shape)
 
     return infer
 
@@ -186,6 +189,7 @@ def _infer_reduce(ins: Types, attrs: Attrs) -> TensorType:
     return TensorType(dtype, tuple(d for a, d in enumerate(t.shape) if a not in axes))
 
 
+@functools.cache
 def split_spec(spec: str) -> tuple[str, str, str]:
     """'ik,kj->ij' -> ('ik', 'kj', 'ij')."""
     operands, out = spec.split("->")

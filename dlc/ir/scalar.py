@@ -151,7 +151,7 @@ def scalar_result(op: str, operands: tuple[DType, ...]) -> DType:
     if len(operands) != row.arity:
         raise TypeError(f"{op} takes {row.arity} operands, got {len(operands)}")
     first = operands[0]
-    if any(d is not first for d in operands):
+    if operands.count(first) != len(operands):
         raise TypeError(f"{op} needs operands of one dtype, got {', '.join(d.name for d in operands)}")
     if first.kind not in row.kinds:
         raise TypeError(f"{op} is not defined for {first.name}")

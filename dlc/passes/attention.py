@@ -33,7 +33,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def find_attention(graph: Graph, tf32: bool = False) -> Graph:
     """The graph, and the bodies in it, with attention in single nodes: on half floats, and with `tf32` on float32."""
-    graph = Graph(graph.params, map_bodies(graph.outputs, partial(find_attention, tf32=tf32)), graph.name)
+    graph = map_bodies(graph, partial(find_attention, tf32=tf32))
     nodes = graph.nodes()
     if not any(n.op == "reduce" and n.attrs["monoid"] == "max" for n in nodes):
         return graph

@@ -28,8 +28,7 @@ TENSORS = 3  # wide tensors of a block that are alive at the same time
 
 def cut_blocks(graph: Graph, cache: int, threads: int) -> Graph:
     """The graph with its regions as loops over blocks. `cache` is how many bytes one thread has for itself."""
-    outputs = map_bodies(graph.outputs, lambda body: cut_blocks(body, cache, threads))
-    graph = Graph(graph.params, outputs, graph.name)
+    graph = map_bodies(graph, lambda body: cut_blocks(body, cache, threads))
     regions = find_regions(graph, cache, threads)
     return _Rebuild(regions, cache).graph(graph) if regions else graph
 

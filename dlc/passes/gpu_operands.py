@@ -41,7 +41,7 @@ def vector_operands(graph: Graph) -> Graph:
             return node
         return _contract(node, copies)
 
-    return rewrite(Graph(graph.params, map_bodies(graph.outputs, vector_operands), graph.name), rule)
+    return rewrite(map_bodies(graph, vector_operands), rule)
 
 
 def _contract(node: Node, copies: Copies) -> Node:

@@ -10,9 +10,9 @@ from dlc.ir.graph import Graph, Node, inline, make, map_bodies, remade, topologi
 def remove_markers(graph: Graph) -> Graph:
     """`graph` without checkpoint, tag and stop_gradient nodes and the derivatives of calls, in bodies too. Barriers
     stay until fusion."""
-    outputs = map_bodies(graph.outputs, remove_markers)
+    graph = map_bodies(graph, remove_markers)
     done: dict[Node, Node | list[Node]] = {}
-    for node in Graph(graph.params, outputs).nodes():
+    for node in graph.nodes():
         ins = [done[i] for i in node.inputs]
         if node.op in ("tag", "stop_gradient"):
             done[node] = ins[0]
@@ -25,7 +25,7 @@ def remove_markers(graph: Graph) -> Graph:
             done[node] = make("call", ins, node.loc, **kept)
         else:
             done[node] = remade(node, ins)
-    return Graph(graph.params, [done[o] for o in outputs], graph.name)
+    return graph.with_outputs([done[o] for o in graph.outputs])
 
 
 def prune_scans(graph: Graph) -> Graph:

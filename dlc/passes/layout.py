@@ -51,9 +51,8 @@ def layout(graph: Graph, tile_of, min_tasks: int, pairs: bool = False, same: fro
 
     unchanged = {n.attrs["body"]: frozenset(n.attrs["body"].params[: n.attrs["consts"]])
                  for n in graph.nodes() if n.op == "scan" and n.attrs["length"] > 1}
-    outputs = map_bodies(graph.outputs, lambda body: layout(body, tile_of, min_tasks, pairs,
-                                                            unchanged.get(body, frozenset())))
-    return hoist_invariants(rewrite(Graph(graph.params, outputs, graph.name), rule))
+    graph = map_bodies(graph, lambda body: layout(body, tile_of, min_tasks, pairs, unchanged.get(body, frozenset())))
+    return hoist_invariants(rewrite(graph, rule))
 
 
 def hoist_invariants(graph: Graph) -> Graph:

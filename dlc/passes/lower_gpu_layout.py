@@ -52,8 +52,7 @@ def gpu_layout(graph: Graph, target: Sizes) -> Graph:
             return deal_out(node, ins, target.sm_count)
         return None
 
-    outputs = map_bodies(graph.outputs, lambda body: gpu_layout(body, target))
-    return rewrite(Graph(graph.params, outputs, graph.name), rule)
+    return rewrite(map_bodies(graph, lambda body: gpu_layout(body, target)), rule)
 
 
 def _reduce(node: Node, x: Node, target: Sizes) -> Node | None:

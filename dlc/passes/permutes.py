@@ -39,7 +39,7 @@ def full(placed: Placed) -> Node:
 
 def sink_permutes(graph: Graph) -> Graph:
     """The graph with permutations moved towards its outputs and windows' contractions in channels-last order."""
-    graph = Graph(graph.params, map_bodies(graph.outputs, sink_permutes), graph.name)
+    graph = map_bodies(graph, sink_permutes)
     done: dict[Node, Placed] = {p: (p, identity(p.ndim)) for p in graph.params}
     nodes = graph.nodes()
     uses = Counter(i for n in nodes for i in n.inputs) + Counter(graph.outputs)
@@ -60,7 +60,7 @@ def sink_permutes(graph: Graph) -> Graph:
         core, perm = done[node]
         if uses[node] == 1 and perm == identity(node.ndim) and _any_order(core, free):
             free.add(core)
-    return Graph(graph.params, [full(done[o]) for o in graph.outputs], graph.name)
+    return graph.with_outputs([full(done[o]) for o in graph.outputs])
 
 
 def _plain(node: Node, ins: Sequence[Node]) -> Placed:

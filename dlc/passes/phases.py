@@ -32,8 +32,7 @@ def split_phases(graph: Graph) -> Graph:
         with located(node.loc):
             return _split(node, ins, 0) or _split(node, ins, 1)
 
-    outputs = map_bodies(graph.outputs, split_phases)
-    return rewrite(Graph(graph.params, outputs, graph.name), rule)
+    return rewrite(map_bodies(graph, split_phases), rule)
 
 
 @dataclass(frozen=True)

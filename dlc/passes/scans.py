@@ -312,11 +312,11 @@ def merge_scans(roots: Sequence[Node]) -> list[Node]:
     """Scans that repeat a loop and add to it (record residuals, carry tangents) take the plain loop's place."""
     while pair := _mergeable(topological(roots)):
         roots = _merge(roots, *pair)
-    return map_bodies(roots, _merge_body)
+    return list(map_bodies(Graph((), roots), _merge_body).outputs)
 
 
 def _merge_body(body: Graph) -> Graph:
-    return Graph(body.params, merge_scans(body.outputs), body.name)
+    return body.with_outputs(merge_scans(body.outputs))
 
 
 def _mergeable(order: Sequence[Node]) -> tuple[Node, Node] | None:

@@ -31,12 +31,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 def simplify(graph: Graph) -> Graph:
     """An equal graph with less to do, loop bodies included."""
-    outputs = map_bodies(prune_scans(graph).outputs, simplify)
-    outputs = prune_scans(Graph(graph.params, outputs)).outputs  # what simple bodies have twice
+    graph = map_bodies(prune_scans(graph), simplify)
+    graph = prune_scans(graph)  # what simple bodies have twice
     done: dict[Node, Node] = {}  # every node seen or made here -> its simplest form
-    for node in topological(outputs):
+    for node in graph.nodes():
         _settle(node, done)
-    return Graph(graph.params, [done[o] for o in outputs], graph.name)
+    return graph.with_outputs([done[o] for o in graph.outputs])
 
 
 def _settle(root: Node, done: dict[Node, Node], depth: int = _AGAIN) -> Node:

@@ -119,8 +119,7 @@ def lower_unwindow(graph: Graph) -> Graph:
         with located(node.loc):
             return _sum_of_taps(node, ins[0])
 
-    outputs = map_bodies(graph.outputs, lower_unwindow)
-    return rewrite(Graph(graph.params, outputs, graph.name), rule)
+    return rewrite(map_bodies(graph, lower_unwindow), rule)
 
 
 def _sum_of_taps(node: Node, x: Node) -> Node:

@@ -21,8 +21,7 @@ def drop_taps(graph: Graph) -> Graph:
     def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
         return _cut_taps(node, ins) if node.op == "contract" else None
 
-    outputs = map_bodies(graph.outputs, drop_taps)
-    return rewrite(Graph(graph.params, outputs, graph.name), rule)
+    return rewrite(map_bodies(graph, drop_taps), rule)
 
 
 def _cut_taps(node: Node, ins: tuple[Node, ...]) -> Node | None:

@@ -17,8 +17,7 @@ from dlc.ir.ops import split_spec
 def trim_contractions(graph: Graph) -> Graph:
     """`graph` with every contraction of which only slices of single steps are used computing no more than the range
     that has them all."""
-    outputs = map_bodies(graph.outputs, trim_contractions)
-    graph = Graph(graph.params, outputs, graph.name)
+    graph = map_bodies(graph, trim_contractions)
     users: dict[Node, set[Node | None]] = defaultdict(set)
     for o in graph.outputs:
         users[o].add(None)

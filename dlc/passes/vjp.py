@@ -74,14 +74,14 @@ def vjp(outputs: Sequence[Node], cotangents: Sequence[Ct], wrt: Sequence[Node]) 
 
 def expand(graph: Graph) -> Graph:
     """`graph` with every `vjp` node, also those inside bodies, replaced by the operations it stands for."""
-    return Graph(graph.params, expand_nodes(graph.outputs), graph.name)
+    return graph.with_outputs(expand_nodes(graph.outputs))
 
 
 def expand_nodes(roots: Sequence[Node]) -> list[Node]:
     """`expand` on nodes. Innermost first: a `vjp` node is expanded when nothing below it has one."""
     from dlc.passes.scans import merge_scans
 
-    roots = merge_scans(map_bodies(roots, expand))
+    roots = merge_scans(map_bodies(Graph((), roots), expand).outputs)
     while True:
         order = topological(roots)
         node = next((n for n in order if n.op == "vjp"), None)

@@ -18,6 +18,7 @@ def forged(op, inputs, type, serial=None, **attrs):
     """A node that skips the checks of `make`."""
     node = Node()
     node.op, node.inputs, node.attrs, node.type, node.loc, node.data = op, inputs, attrs, type, Loc("a.py", 4), None
+    node.dtype, node.shape = type
     node.serial = max((i.serial for i in inputs), default=0) + 1 if serial is None else serial
     return node
 
