@@ -68,9 +68,8 @@ def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTa
     steps = builder.steps(graph, refs, roots, 0)
     if isinstance(target, CpuTarget):
         steps = updates_early(steps, [(inputs[p], outputs[o]) for p, o in donate])
-    program = Program(name, inputs, outputs, tuple(steps), tuple(p.type for p in graph.params),
-                      tuple(o.type for o in graph.outputs), (*inputs, *outputs, *builder.arena), donate=tuple(donate),
-                      fused=tuple(builder.fused))
+    program = Program(name, inputs, outputs, tuple(steps), tuple(o.type for o in graph.outputs),
+                      (*inputs, *outputs, *builder.arena), donate=tuple(donate), fused=tuple(builder.fused))
     program = in_place(program, donate, lambda source, goal: builder.slot(f"new_{source.name}", goal.dtype, goal.size),
                        builder.copy)
     program.slots = (*inputs, *outputs, *builder.arena)

@@ -13,7 +13,7 @@ from dlc.codegen.cuda_types import ctype, identifier, literal
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError
-from dlc.ir.loops import RUNTIME, Buffer, Expr, load_parts
+from dlc.ir.loops import Buffer, Expr, load_parts
 from dlc.ir.loops_verify import Interval, interval
 
 Value = tuple[str, str]  # C text, C type
@@ -280,9 +280,6 @@ class Expressions:
             bounds = f"{literal(low, source)}, {literal(high, source)}, {literal(low, target)}, {literal(high, target)}"
             return f"to_int<{ctype(target)}>({_bare(text)}, {_bare(bounds)})"
         return text if x[1] == type_ else f"({type_}){text}"
-
-    def is_wide(self, buffer: Buffer) -> bool:
-        return buffer.size >= RUNTIME or buffer.size > _INT32[1]
 
 
 def _as(x: Value, type_: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from dlc.codegen.gpu_skinny import skinny
 from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.schedule import group_dtypes, pow2_at_most, swapped
+from dlc.codegen.schedule import group_dtypes, swapped
 from dlc.ir import schedule
 from dlc.ir.attention import labels_of, sizes_of
 from dlc.ir.dtypes import DType
@@ -171,7 +171,3 @@ def attention(node: Node, target: GpuTarget) -> schedule.GpuAttention:
         return schedule.GpuAttention(32 * pair, groups, 2, lanes, pair if warpgroups else 1, True)
     # two results of 128 columns and tiles of 32 are too much for the registers of wgmma
     return schedule.GpuAttention(16 if pair == 1 and warpgroups else 32 * pair, groups, 2, lanes, 1, True)
-
-
-def pow2_at_least(n: int) -> int:
-    return pow2_at_most(2 * n - 1) if n > 1 else 1

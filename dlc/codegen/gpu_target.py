@@ -43,11 +43,6 @@ class GpuTarget:
         return cls(name, *_TYPICAL[name])
 
     @property
-    def capability(self) -> int:
-        """80, 90, ...: the compute capability times ten."""
-        return int(self.arch.removeprefix("sm_").rstrip("af"))
-
-    @property
     def threads(self) -> int:
         """Threads that run at the same time."""
         return self.sm_count * 2048

@@ -134,15 +134,11 @@ class Builder:
             operands = ", ".join(f"{t} {v}" for t, v in arguments)
         return f"call {result} @{name}({operands})"
 
-    def pure_call(
-        self, dtype: DType, name: str, *operands: Value, extra: tuple[tuple[str, str], ...] = (), flags: str = ""
-    ) -> Value:
+    def pure_call(self, dtype: DType, name: str, *operands: Value, extra: tuple[tuple[str, str], ...] = ()) -> Value:
         """An intrinsic from operands of one type to the same type; `name` without its type suffix."""
         lanes = operands[0].lanes
         t = lt.type_text(dtype, lanes)
         text = self.call_text(t, f"{name}.{lt.suffix(dtype, lanes)}", [(t, v.text) for v in operands] + list(extra))
-        if flags:
-            text = f"call {flags}{text[4:]}"
         return self.ins(text, lanes, *operands)
 
     # scopes

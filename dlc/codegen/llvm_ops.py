@@ -237,7 +237,7 @@ def _harmless(b: Builder, dtype: DType, x: Value, y: Value) -> tuple[Value, Valu
     return b.select(bad, one, y, dtype), zero
 
 
-def _power_of_two(dtype: DType, y: Value) -> int | None:
+def _power_of_two(y: Value) -> int | None:
     c = y.const
     return c.bit_length() - 1 if c is not None and c > 0 and c & (c - 1) == 0 else None
 
@@ -252,7 +252,7 @@ def _floor_correction(b: Builder, dtype: DType, r: Value, y: Value) -> Value:
 def _floordiv(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
     if dtype.is_float:
         return _float_floordiv(b, dtype, x, y)
-    shift = _power_of_two(dtype, y)
+    shift = _power_of_two(y)
     if shift is not None:
         if shift == 0:
             return x
@@ -269,7 +269,7 @@ def _floordiv(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
 def _mod(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
     if dtype.is_float:
         return _float_mod(b, dtype, x, y)
-    shift = _power_of_two(dtype, y)
+    shift = _power_of_two(y)
     if shift is not None:
         return _and(b, dtype, x, b.splat(b.const((1 << shift) - 1, dtype), dtype, x.lanes))
     y, _ = _harmless(b, dtype, x, y)  # x % 1 is 0, which is what x % 0 shall be
@@ -279,7 +279,7 @@ def _mod(b: Builder, dtype: DType, x: Value, y: Value) -> Value:
 
 def unsigned_divmod(b: Builder, dtype: DType, op: str, x: Value, y: Value) -> Value:
     """floordiv or mod of an x >= 0 by a constant y > 0 (index arithmetic)."""
-    if _power_of_two(dtype, y) is not None:
+    if _power_of_two(y) is not None:
         return RULES[op](b, dtype, x, y)
     q = b.ins(f"udiv {_text(dtype, x)} {x.text}, {y.text}", x.lanes, x, y)
     if op == "floordiv":

@@ -164,8 +164,8 @@ class Format:
     def sign_bit(self) -> int:
         return -(1 << (self.dtype.bits - 1))
 
-    def table(self, name: str, column: str = "") -> tuple[float, ...]:
-        return TABLES[name, column or self.column]
+    def table(self, name: str) -> tuple[float, ...]:
+        return TABLES[name, self.column]
 
     def bits_of(self, x: float) -> int:
         return int(np.array(x, self.dtype.np).view(self.ints.np))

@@ -92,7 +92,7 @@ def moments(x: Node, axes: tuple[int, ...], correction: float) -> tuple[Node, No
     return mean, total / (count if count > 0 else 0)
 
 
-def _float_result(name: str, n: Node) -> DType:
+def _float_result(n: Node) -> DType:
     return n.dtype if n.dtype.is_float else dtypes.float32
 
 
@@ -101,7 +101,7 @@ def mean(x, axis=None, *, keepdims: bool = False) -> Tensor:
     """The arithmetic mean; integers as float32."""
     n = as_node(x)
     axes = normalize_axes("mean", axis, n.ndim)
-    return wrap(b.cast(mean_node(n, axes, keepdims), _float_result("mean", n)))
+    return wrap(b.cast(mean_node(n, axes, keepdims), _float_result(n)))
 
 
 @user_errors
@@ -109,7 +109,7 @@ def var(x, axis=None, *, correction: float = 0.0, keepdims: bool = False) -> Ten
     """The mean of the squared differences from the mean, over n - `correction` (1 for the unbiased estimate)."""
     n = as_node(x)
     axes = normalize_axes("var", axis, n.ndim)
-    return wrap(b.cast(_variance(n, axes, correction, keepdims), _float_result("var", n)))
+    return wrap(b.cast(_variance(n, axes, correction, keepdims), _float_result(n)))
 
 
 def _variance(n: Node, axes: tuple[int, ...], correction: float, keepdims: bool) -> Node:
@@ -123,7 +123,7 @@ def std(x, axis=None, *, correction: float = 0.0, keepdims: bool = False) -> Ten
     n = as_node(x)
     axes = normalize_axes("std", axis, n.ndim)
     v = _variance(n, axes, correction, keepdims)
-    return wrap(b.cast(b.op("sqrt", v), _float_result("std", n)))
+    return wrap(b.cast(b.op("sqrt", v), _float_result(n)))
 
 
 @user_errors
@@ -153,7 +153,7 @@ def logsumexp(x, axis=None, *, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) without overflow on the way; -inf over no elements. Integers as float32."""
     n = as_node(x)
     axes = normalize_axes("logsumexp", axis, n.ndim)
-    result, w = _float_result("logsumexp", n), wide(n)
+    result, w = _float_result(n), wide(n)
     if math.prod(n.shape[a] for a in axes) == 0:
         kept = [1 if k in axes else d for k, d in enumerate(n.shape)]
         out = b.const(-math.inf, result, kept)

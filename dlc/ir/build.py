@@ -56,14 +56,14 @@ def broadcast(x: Node, shape: Sequence[int], axes: Sequence[int], loc: Loc | Non
     return make("broadcast", (x,), loc, shape=shape, axes=axes)
 
 
-def broadcast_to(x: Node, shape: Sequence[int], loc: Loc | None = None) -> Node:
+def broadcast_to(x: Node, shape: Sequence[int]) -> Node:
     """NumPy's rule: axes are aligned from the right."""
-    return broadcast(x, shape, range(len(shape) - x.ndim, len(shape)), loc)
+    return broadcast(x, shape, range(len(shape) - x.ndim, len(shape)))
 
 
-def expand(x: Node, shape: Sequence[int], reduced: Sequence[int], loc: Loc | None = None) -> Node:
+def expand(x: Node, shape: Sequence[int], reduced: Sequence[int]) -> Node:
     """Undo a reduction: `x` lacks the axes `reduced` of `shape` and is repeated along them."""
-    return broadcast(x, shape, [a for a in range(len(shape)) if a not in reduced], loc)
+    return broadcast(x, shape, [a for a in range(len(shape)) if a not in reduced])
 
 
 def slice_(x: Node, start, stop, step=None, loc: Loc | None = None) -> Node:

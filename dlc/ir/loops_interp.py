@@ -117,9 +117,9 @@ class _Compiler:
     def name(self, thing: Any, letter: str) -> str:
         return self.names.setdefault(thing, f"{letter}{len(self.names)}")
 
-    def given(self, value: Any, letter: str = "k") -> str:
+    def given(self, value: Any) -> str:
         """A name for a Python object that the text uses."""
-        name = f"{letter}{len(self.globals)}"
+        name = f"k{len(self.globals)}"
         self.globals[name] = value
         return name
 

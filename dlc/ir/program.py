@@ -149,7 +149,6 @@ class Program:
     inputs: tuple[Slot, ...]
     outputs: tuple[Slot, ...]
     steps: tuple[Launch | Repeat, ...]
-    input_types: tuple[TensorType, ...] = ()
     output_types: tuple[TensorType, ...] = ()
     slots: tuple[Slot, ...] = ()
     arena_bytes: int = 0

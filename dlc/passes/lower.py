@@ -74,10 +74,9 @@ class Body:
         self.params.setdefault(b, node)
         return b
 
-    def put(self, unit: Unit, value: Expr, mapping: dict[Expr, Expr], read: Reader,
-            memo: dict[Expr, Expr] | None = None) -> Expr:
+    def put(self, unit: Unit, value: Expr, mapping: dict[Expr, Expr], read: Reader) -> Expr:
         """`value` (of `unit`) with its axes replaced; reads of members of the group go through `read`."""
-        memo = dict(mapping) if memo is None else memo
+        memo = dict(mapping)
 
         def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:
             if e.op == "load":
@@ -166,9 +165,9 @@ def guarded(e: Expr, predicate: Expr | None, everywhere: bool = True) -> Expr:
     return loops.map_expr(e, rule, {})
 
 
-def nest(axes: Iterable[Expr], body: Stmt, kind: str = "serial") -> Stmt:
+def nest(axes: Iterable[Expr], body: Stmt) -> Stmt:
     for a in reversed(list(axes)):
-        body = loops.loop(a, body, kind)
+        body = loops.loop(a, body)
     return body
 
 

@@ -81,7 +81,7 @@ class _Shared(_Row):
         """Where a member's value stands in its registers, or None if that is another thread's."""
         raise NotImplementedError
 
-    def reader(self, here: dict[Unit, Expr], units: Sequence[Unit]) -> Callable[[Unit, tuple[Expr, ...]], Expr]:
+    def reader(self, here: dict[Unit, Expr]) -> Callable[[Unit, tuple[Expr, ...]], Expr]:
         def read(m: Unit, index: tuple[Expr, ...]) -> Expr:
             if m in here:
                 return here[m]
@@ -104,7 +104,7 @@ class _Shared(_Row):
         here: dict[Unit, Expr] = {}
         out: list[Stmt] = []
         memory: list[Stmt] = []
-        read = self.reader(here, units)
+        read = self.reader(here)
         for u in units:
             mapping = self.fixed(u) | spread(inner_axes(self.group, u), places)
             value = guarded(self.body.put(u, u.values[0], mapping, read), inside, everywhere=False)

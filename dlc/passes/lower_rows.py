@@ -52,14 +52,14 @@ def levels(group: Group) -> dict[Unit, int]:
             m = group.member(node)
             if m is None:
                 continue
-            same = m.kind == "map" and _same_place(group, u, inner, m, index)
+            same = m.kind == "map" and _same_place(group, inner, m, index)
             level = max(level, out[m] + (0 if same else 1))
         out[u] = level
     return out
 
 
-def _same_place(group: Group, u: Unit, inner: tuple[Expr, ...], m: Unit, index: Sequence[Expr]) -> bool:
-    """Does u read map m at the very inner position that it is itself computed at?"""
+def _same_place(group: Group, inner: tuple[Expr, ...], m: Unit, index: Sequence[Expr]) -> bool:
+    """Is map m read at the very inner position that its reader is computed at?"""
     at = {a: i for a, i in zip(m.index, index, strict=True) if a.op == "axis"}
     return tuple(at[a] for a in inner_axes(group, m)) == inner
 
@@ -116,7 +116,7 @@ class _Row:
 
     # -- reading members -------------------------------------------------------------------------------------------
 
-    def reader(self, here: dict[Unit, Expr], units: Sequence[Unit]) -> Callable[[Unit, tuple[Expr, ...]], Expr]:
+    def reader(self, here: dict[Unit, Expr]) -> Callable[[Unit, tuple[Expr, ...]], Expr]:
         def read(m: Unit, index: tuple[Expr, ...]) -> Expr:
             if m in here:
                 return here[m]
@@ -203,7 +203,7 @@ class _Row:
         """All units of a nest at one inner position: accumulate reductions, keep or store maps."""
         here: dict[Unit, Expr] = {}
         out: list[Stmt] = []
-        read = self.reader(here, units)
+        read = self.reader(here)
         total = predicate
         if self.predicate is not None:
             total = self.predicate if predicate is None else loops.op("and", predicate, self.predicate)

@@ -41,9 +41,9 @@ class Elements:
             self._memo[key] = found
         return found
 
-    def compute(self, node: Node, index: Index, guard: Expr | None = None) -> Expr:
+    def compute(self, node: Node, index: Index) -> Expr:
         """Like `value`, but `node` itself is computed even if it is in memory."""
-        return self._rule(node, index, guard)
+        return self._rule(node, index, None)
 
     def inside(self, node: Node, index: Index, guard: Expr) -> Expr:
         """`value` where `index` lies in `node` if `guard` holds, and elsewhere does not matter. Then nothing on the way

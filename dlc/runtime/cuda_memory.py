@@ -20,7 +20,6 @@ from dlc.runtime.cuda_device import gpu
 from dlc.runtime.memory import Buffer, readable
 
 LARGEST = 5  # holders that an out-of-memory error lists
-SMALL = 64 << 10  # bytes: up to here the driver copies host memory aside itself before an asynchronous copy returns
 
 
 class DeviceBuffer(Buffer):

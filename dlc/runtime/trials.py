@@ -89,8 +89,8 @@ def one_launch(lowered: Lowered, grain: int, number: int) -> tuple[Program, dict
         if isinstance(node, int):
             refs[node] = Ref(Slot(f"n{node}", dtypes.int64, 1, "const", value=node))
     launch = Launch(kernel, tuple(refs[n] for n in lowered.nodes), lowered.tasks, grain)
-    types = [tuple(TensorType(s.dtype, (s.size,)) for s in slots) for slots in (inputs, outputs)]
-    return Program("trial", tuple(inputs), tuple(outputs), (launch,), *types, (*inputs, *outputs)), tensors
+    types = tuple(TensorType(s.dtype, (s.size,)) for s in outputs)
+    return Program("trial", tuple(inputs), tuple(outputs), (launch,), types, (*inputs, *outputs)), tensors
 
 
 def trial(sched: Schedule, program: Program, work_ns: float, places: Sequence[str],
