@@ -27,7 +27,7 @@ from dlc.ir.loops_key import kernel_key
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers, may_wait
 from dlc.passes.arith import add
 from dlc.passes.attention import find_attention
-from dlc.passes.early import updates_early
+from dlc.passes.early import in_good_time
 from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.group_key import group_key
 from dlc.passes.layout import layout
@@ -67,7 +67,7 @@ def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTa
     builder.donated = {outputs[o] for _, o in donate}
     steps = builder.steps(graph, refs, roots, 0)
     if isinstance(target, CpuTarget):
-        steps = updates_early(steps, [(inputs[p], outputs[o]) for p, o in donate])
+        steps = in_good_time(steps, [(inputs[p], outputs[o]) for p, o in donate])
     program = Program(name, inputs, outputs, tuple(steps), tuple(o.type for o in graph.outputs),
                       (*inputs, *outputs, *builder.arena), donate=tuple(donate), fused=tuple(builder.fused))
     program = in_place(program, donate, lambda source, goal: builder.slot(f"new_{source.name}", goal.dtype, goal.size),

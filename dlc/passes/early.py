@@ -1,10 +1,13 @@
-"""Updates as soon as what they need is there: then what only they still read is in memory no longer than necessary.
+"""Updates as soon as what they need is there, copies of parameters as late as they can be: so that nothing is in memory
+longer than necessary.
 
 Groups come in the order in which their operations were traced, and an optimizer's updates, with the gradients of the
 weights that are fused into them, are traced last: every activation and every gradient of one would be kept until the
 end of the step. A launch whose results nobody in the step reads is therefore moved up, with what is computed for such
 launches alone (packed operands): behind the last launch that it depends on, and behind all that read a parameter that
-it overwrites. Small ones stay where they are: neighbours among them may run side by side.
+it overwrites. A launch that reads inputs of the program alone (it packs a weight) is moved down: before the first that
+reads its result, or that overwrites what it reads. Small ones stay where they are: neighbours among them may run side
+by side.
 """
 
 from __future__ import annotations
@@ -14,14 +17,14 @@ from typing import TypeVar
 
 from dlc.ir.program import Launch, Repeat, Slot
 
-LARGE = 1 << 20  # bytes of temporary memory read by a launch that is worth moving
+LARGE = 1 << 20  # bytes of temporary memory read, or written, by a launch that is worth moving
 
 Step = TypeVar("Step", bound=Launch | Repeat)
 
 
-def updates_early(steps: Sequence[Step], donated: Sequence[tuple[Slot, Slot]], large: int = LARGE) -> list[Step]:
-    """The steps in an order in which large updates come early. `donated` has pairs (input, output): the output is to
-    take the input's memory."""
+def in_good_time(steps: Sequence[Step], donated: Sequence[tuple[Slot, Slot]], large: int = LARGE) -> list[Step]:
+    """The steps in an order in which large updates come early, and large copies of inputs late. `donated` has pairs
+    (input, output): the output is to take the input's memory."""
     slots, writes = [s.touched for s in steps], [s.written for s in steps]
     before, users = _dependencies(slots, writes)
     early = {k for k in range(len(steps)) if not users[k] and all(s.kind == "output" for s in writes[k])
@@ -32,13 +35,16 @@ def updates_early(steps: Sequence[Step], donated: Sequence[tuple[Slot, Slot]], l
         if goals and all(g is not None and g == goals[0] for g in goals):
             only_for[k] = goals[0]
     with_them = only_for.keys() - early
+    late = {k for k in range(len(steps)) if k not in only_for
+            and all(s.kind == "arena" for s in writes[k]) and sum(s.nbytes for s in writes[k]) >= large
+            and {s.kind for s in slots[k] - writes[k]} | {"const"} == {"input", "const"}}
     for source, goal in donated:
         writers = [k for k, s in enumerate(writes) if goal in s]
         readers = [k for k, s in enumerate(slots) if source in s and k not in writers]
         if writers and all(k < writers[0] for k in readers):  # otherwise a copy is made in any case
             for k in writers:
                 before[k].update(readers)
-    waits: dict[int, set[int]] = {k: _needed(k, before, with_them) for k in sorted(early)}
+    waits: dict[int, set[int]] = {k: _needed(k, before, with_them | late) for k in sorted(early)}
     out: list[Step] = []
     done: set[int] = set()
 
@@ -56,7 +62,7 @@ def updates_early(steps: Sequence[Step], donated: Sequence[tuple[Slot, Slot]], l
                     out.append(steps[top])
 
     for k in range(len(steps)):
-        if k not in early and k not in with_them:
+        if k not in early and k not in with_them and k not in late:
             place(k)
             for ready in [e for e, needs in waits.items() if needs <= done]:
                 place(ready)

@@ -1,4 +1,4 @@
-"""Large updates come as early as they can, and nothing else changes its place."""
+"""Large updates come as early as they can, copies of inputs as late, and nothing else changes its place."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import pytest
 from dlc.ir.dtypes import float32
 from dlc.ir.loops import Kernel, Seq
 from dlc.ir.program import Launch, Program, Ref, Slot
-from dlc.passes.early import updates_early
+from dlc.passes.early import in_good_time
 from dlc.passes.memory import plan_memory
 from tests.codegen.llvm_run import buffer
 
@@ -29,7 +29,7 @@ def touched(step: Launch) -> set[Slot]:
 
 
 def ordered(steps: list[Launch], donated: list[tuple[Slot, Slot]] = (), **options) -> list[str]:
-    out = updates_early(steps, donated, **options)
+    out = in_good_time(steps, donated, **options)
     assert sorted(map(id, out)) == sorted(map(id, steps))
     return [s.kernel.name for s in out]
 
@@ -63,10 +63,23 @@ def test_updates_follow_the_last_reader_of_their_weight():
 def test_activations_go_as_the_backward_pass_comes():
     steps, donated = layers(8)
     sizes = []
-    for order in (steps, updates_early(steps, donated)):
+    for order in (steps, in_good_time(steps, donated)):
         sizes.append(plan_memory(Program("p", (), (), tuple(order))).arena_bytes / (4 * N))
     late, early = sizes
     assert late >= 16 and early <= 11
+
+
+def test_copies_of_inputs_wait_for_their_reader():
+    """A weight is packed for the backward pass where that begins, and before it is overwritten."""
+    w, x, y, g, out = Slot("w", float32, N, "input", 0), arena("x"), arena("y"), arena("g"), arena("out")
+    z = arena("z", 64)
+    packed, turned, new = arena("packed"), arena("turned"), Slot("new", float32, N, "output", 0)
+    steps = [launch("pack", [w], [packed]), launch("turn", [w], [turned]), launch("first", [z], [x]),
+             launch("forward", [x, packed], [y]), launch("loss", [y], [g]), launch("backward", [g, turned], [out]),
+             launch("use", [out], [out]), launch("update", [g, x, w], [new])]
+    assert ordered(steps) == ["first", "pack", "forward", "loss", "update", "turn", "backward", "use"]
+    assert ordered(steps, [(w, new)]) == ["first", "pack", "forward", "loss", "turn", "update", "backward", "use"]
+    assert ordered(steps, large=16 * N) == [s.kernel.name for s in steps]
 
 
 def test_small_updates_stay():
@@ -94,7 +107,7 @@ def test_dependencies_hold_in_any_program(seed):
         goal = rng.choice([*slots[:6], *outs])
         reads = [s for s in rng.sample(slots, 2) if s is not goal]
         steps.append(launch(f"k{k}", reads, [goal]))
-    out = updates_early(steps, [(slots[6], outs[0])], 1)
+    out = in_good_time(steps, [(slots[6], outs[0])], 1)
     at = {id(s): k for k, s in enumerate(out)}
     assert len(at) == len(steps) == len(out)
     for a, b in itertools.combinations(steps, 2):
