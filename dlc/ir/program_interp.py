@@ -12,7 +12,7 @@ from dlc.ir.loops_interp import run
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 
 
-def run_program(program: Program, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0) -> list[np.ndarray]:
     """Run every step on copies of the inputs and return the outputs. The arena starts as NaN (integers: -1).
 
     Raises InterpError, also for a Ref that reaches outside its slot.
@@ -59,7 +59,7 @@ def run_program(program: Program, arrays: Sequence[np.ndarray]) -> list[np.ndarr
             else:
                 for part in step.segments:
                     windows = [window(r, p, iterations) for r, p in zip(part.args, step.kernel.params, strict=True)]
-                    run(step.kernel, windows)
+                    run(step.kernel, windows, seed)
 
     for slot in program.inputs:
         place(slot)
