@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from dlc.codegen import schedule_tiles
 from dlc.codegen.schedule_blocks import blocks
+from dlc.codegen.schedule_tiles import Tiles
 from dlc.codegen.target import CpuTarget
 from dlc.ir import schedule
 from dlc.ir.dtypes import DType
@@ -157,12 +158,12 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
                              tail=tail_lanes(n, nr, lanes, target))
 
 
-def on_tiles(node: Node, target: CpuTarget, swap: bool) -> schedule.Contract:
-    """The schedule for a matrix unit, with the tiles that are estimated to be the best."""
+def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = None) -> schedule.Contract:
+    """The schedule for a matrix unit, with the tiles that are given or estimated to be the best."""
     m, n, k, outer = product_sizes(node, swap)
     run = row_run(node, swap)
     run = run if run >= SHORT_RUN_OF_TILES else 0  # shorter ones are packed
-    stack, wide = schedule_tiles.best(m, n, k, run or m)
+    stack, wide = tiles or schedule_tiles.best(m, n, k, run or m)
     rows = height_of(run or m)
     stacks, panels = -(-(m // (run or m) * -(-(run or m) // rows)) // stack), -(-n // (TILE * wide))
     mr, nr = stack * rows, TILE * wide
