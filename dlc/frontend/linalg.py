@@ -9,6 +9,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Sequence
+from string import ascii_letters
 
 from dlc.frontend.autocast import factors
 from dlc.frontend.elementwise import wide
@@ -31,7 +32,6 @@ __all__ = [
     "norm", "outer", "tensordot", "trace", "vecdot", "vector_norm",
 ]  # fmt: skip
 
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _numbers(name: str, *operands) -> list[Node]:
@@ -87,7 +87,7 @@ def matmul(x1, x2) -> Tensor:
                          f"{c.shape[-2 if c.ndim > 1 else 0]} rows")  # fmt: skip
     batch = max(a.ndim, c.ndim) - 2
     broadcast_shape("matmul", a.shape[:-2], c.shape[:-2])
-    names = _LETTERS[: max(batch, 0)]
+    names = ascii_letters[: max(batch, 0)]
     la = names[batch - (a.ndim - 2) :] + "YX" if a.ndim > 1 else "X"
     lc = names[batch - (c.ndim - 2) :] + "XZ" if c.ndim > 1 else "X"
     return wrap(contract_labels(a, la, c, lc, names + "Y" * (a.ndim > 1) + "Z" * (c.ndim > 1)))
@@ -127,8 +127,8 @@ def tensordot(x1, x2, axes=2) -> Tensor:
     first, second = (normalize_axes("tensordot", s, n.ndim) for s, n in zip(axes, (a, c), strict=True))
     if [a.shape[k] for k in first] != [c.shape[k] for k in second]:
         raise ShapeError(f"tensordot: axes {first} of shape {a.shape} do not match axes {second} of shape {c.shape}")
-    la = list(_LETTERS[: a.ndim])
-    lc = list(_LETTERS[a.ndim : a.ndim + c.ndim])
+    la = list(ascii_letters[: a.ndim])
+    lc = list(ascii_letters[a.ndim : a.ndim + c.ndim])
     for i, j in zip(first, second, strict=True):
         lc[j] = la[i]
     out = [x for x in la if x not in lc] + [x for x in lc if x not in la]
@@ -146,7 +146,7 @@ def vecdot(x1, x2, *, axis: int = -1) -> Tensor:
     if a.shape[k] != c.shape[k]:
         raise ShapeError(f"vecdot: axis {axis} has extents {a.shape[k]} and {c.shape[k]} (shapes {a.shape}, {c.shape})")
     broadcast_shape("vecdot", a.shape, c.shape)
-    names = _LETTERS[:ndim]
+    names = ascii_letters[:ndim]
     return wrap(contract_labels(a, names[ndim - a.ndim :], c, names[ndim - c.ndim :], names.replace(names[k], "")))
 
 
@@ -310,7 +310,7 @@ def _parse_einsum(text: str, shapes: Sequence[tuple[int, ...]]) -> tuple[list[st
     if len(terms) != len(shapes):
         raise ShapeError(f"einsum '{text}': {len(terms)} terms for {len(shapes)} operands")
     used = {x for x in text if x.isalpha()}
-    spare = [x for x in _LETTERS if x not in used]
+    spare = [x for x in ascii_letters if x not in used]
     depth = 0
     for t, s in zip(terms, shapes, strict=True):
         letters = t.replace("...", "", 1)

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from string import ascii_letters
 from typing import Any, NamedTuple
 
 from dlc.ir import build, dtypes
@@ -28,7 +29,6 @@ SHORTEST = 16  # queries and keys at least
 EXPENSIVE = 8  # scalar cost from which a mask is computed once, into memory
 
 _VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "flip"})
-_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def find_attention(graph: Graph, tf32: bool = False) -> Graph:
@@ -252,7 +252,7 @@ def _specs(s: Node, out: Node, side: int, axis: int) -> tuple[Node, Node, Node, 
     (q, ql), (k, kl) = sorted(zip(s.inputs, (a, b), strict=True), key=lambda item: key in item[1])
     parts = split_spec(out.attrs["spec"])
     names = dict(zip(parts[side], result, strict=True))
-    fresh = iter(x for x in _LETTERS if x not in a + b)
+    fresh = iter(x for x in ascii_letters if x not in a + b)
     for x in parts[1 - side]:
         if x not in names:
             names[x] = next(fresh)

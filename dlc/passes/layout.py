@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from string import ascii_letters
 
 from dlc.ir import build, dtypes
 from dlc.ir.graph import Graph, Node, make, map_bodies, param, rewrite, substitute, unique
@@ -215,16 +216,19 @@ def _split(node: Node, tile_of, min_tasks: int) -> Node:
     pieces = next((p for p in wanted if sizes[label] % p == 0), 0)
     if not pieces:
         return node
-    a, b, out = split_spec(node.attrs["spec"])
-    fresh = next(c for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in sizes)
+    return build.sum_(pack(_again(node, *in_pieces(node, label, pieces)), tile_of), [0], node.loc)
 
-    def cut(x: Node, own: str) -> Node:
-        at = own.index(label)
-        return build.reshape(x, (*x.shape[:at], pieces, x.shape[at] // pieces, *x.shape[at + 1 :]))
 
-    spec = f"{a.replace(label, fresh + label)},{b.replace(label, fresh + label)}->{fresh}{out}"
-    parts_sum = _again(node, (cut(node.inputs[0], a), cut(node.inputs[1], b)), spec)
-    return build.sum_(pack(parts_sum, tile_of), [0], node.loc)
+def in_pieces(node: Node, label: str, pieces: int) -> tuple[tuple[Node, ...], str]:
+    """Operands and spec of a contraction of which a label that is summed is cut in pieces: the result's first axis."""
+    own = split_spec(node.attrs["spec"])
+    fresh = next(c for c in ascii_letters if c not in "".join(own))
+    cut = []
+    for x, labels in zip(node.inputs, own, strict=False):
+        at = labels.index(label)
+        cut.append(build.reshape(x, (*x.shape[:at], pieces, x.shape[at] // pieces, *x.shape[at + 1 :])))
+    a, b = (labels.replace(label, fresh + label) for labels in own[:2])
+    return tuple(cut), f"{a},{b}->{fresh}{own[2]}"
 
 
 def pack(node: Node, tile_of, same: frozenset[Node] = frozenset()) -> Node:

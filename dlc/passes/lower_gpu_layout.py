@@ -21,7 +21,7 @@ from dlc.ir.ops import split_spec
 from dlc.passes.gpu_operands import vector_operands
 from dlc.passes.gpu_scatter import deal_out
 from dlc.passes.gpu_waves import Unit, best_simt, best_tile, tiles_for
-from dlc.passes.layout import _as_reduction, cut_reduce
+from dlc.passes.layout import _as_reduction, cut_reduce, in_pieces
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
 from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.trim import trim_contractions
@@ -128,14 +128,6 @@ def _split(node: Node, sizes: dict[str, int], target: Sizes) -> Node:
     label, pieces = min(choices, key=lambda c: cost(c[1]), default=(parts.inner[0], 1))
     if cost(pieces) > WORTH * cost(1):
         return node
-    a, b, out = split_spec(node.attrs["spec"])
-    fresh = next(c for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in sizes)
-
-    def cut(x: Node, own: str) -> Node:
-        at = own.index(label)
-        return build.reshape(x, (*x.shape[:at], pieces, x.shape[at] // pieces, *x.shape[at + 1 :]))
-
-    spec = f"{a.replace(label, fresh + label)},{b.replace(label, fresh + label)}->{fresh}{out}"
-    dtype = dtypes.float32 if node.dtype.is_half else node.dtype
-    partial = build.contract(cut(node.inputs[0], a), cut(node.inputs[1], b), spec, dtype, node.loc)
+    (a, b), spec = in_pieces(node, label, pieces)
+    partial = build.contract(a, b, spec, dtypes.float32 if node.dtype.is_half else node.dtype, node.loc)
     return build.cast(build.sum_(partial, [0], node.loc), node.dtype, node.loc)

@@ -14,13 +14,12 @@ where r is a label of w' alone: one contraction gives all phases, with about k /
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import ascii_letters
 
 from dlc.ir import build as B
 from dlc.ir.graph import Graph, Node, located, map_bodies, rewrite
 from dlc.ir.ops import split_spec
 from dlc.passes.arith import base_of_casts, with_base
-
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def split_phases(graph: Graph) -> Graph:
@@ -88,7 +87,7 @@ def _split(node: Node, ins: tuple[Node, ...], k: int) -> Node | None:
     ]
     if not axes:
         return None
-    fresh = iter(c for c in LETTERS if c not in mine + theirs)
+    fresh = iter(c for c in ascii_letters if c not in mine + theirs)
     sizes = dict(zip(out, node.shape, strict=True))
     result = out
     for a in axes:
