@@ -93,7 +93,8 @@ class Builder:
         """A pure instruction, as far out as its operands allow."""
         depth = 0
         for v in operands:
-            depth = max(depth, v.depth)
+            if v.depth > depth:
+                depth = v.depth
         return self.emit(text, lanes, depth)
 
     def multiple(self, value: Value, factor: int) -> Value:

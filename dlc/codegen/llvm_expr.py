@@ -81,7 +81,8 @@ class Expressions(Builder):
         frame = self._scope_frame[value.depth]
         for a in e.axes:
             at = self._axis_frame[a]
-            frame = max(frame, at)
+            if at > frame:
+                frame = at
         self._memo[key] = value
         self._frames[frame].append(key)
         for buffer in self.analysis.changing(e):
@@ -102,19 +103,18 @@ class Expressions(Builder):
             return found
         stack = [e]
         while stack:
-            x = stack[-1]
+            x = stack.pop()
             if x in memo:
-                stack.pop()
                 continue
             rule = self._SPECIAL.get(x.op)
             value = rule(self, x) if rule is not None else None
             if value is None:
                 missing = [a for a in x.args if a not in memo]
                 if missing:
-                    stack.extend(missing)
+                    stack.append(x)
+                    stack += missing
                     continue
                 value = self._plain(x, [memo[a] for a in x.args])
-            stack.pop()
             self.remember(x, value)
         return memo[e]
 

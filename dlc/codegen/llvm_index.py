@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dlc.ir import dtypes
 from dlc.ir.loops import Expr, axis, map_expr
@@ -17,8 +17,7 @@ _FULL = (-(1 << 63), (1 << 63) - 1)
 Bounds = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Linear:
+class Linear(NamedTuple):
     """const + sum of coefficient * atom + lane * (lane number). An atom is any expression that is not linear."""
 
     const: int
@@ -82,7 +81,8 @@ class IndexMath:
 
     def is_vector(self, expr: Expr) -> bool:
         """Whether lanes may differ."""
-        return self.vector is not None and self.vector.axis in expr.axes
+        vector = self.vector
+        return vector is not None and vector.axis in expr.axes
 
     def linear(self, e: Expr) -> Linear:
         memo = self.vector.linear if self.is_vector(e) else self._linear

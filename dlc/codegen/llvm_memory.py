@@ -6,7 +6,7 @@ loop adds only what changes in it, and accesses that differ by a constant share 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dlc.codegen import llvm_convert, llvm_ops
 from dlc.codegen import llvm_types as lt
@@ -20,8 +20,7 @@ _ONE = Linear(1, {})
 WHOLE = (16, 32, 64)  # bytes that one instruction stores past the cache
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """One element, or one a lane: base + const + sum(factor * value) + lane * (lane number) + vector, in elements."""
 
     buffer: Buffer
@@ -62,7 +61,7 @@ class Memory(Registers):
         const, terms, vectors = total.const, [], []
         atoms = list(total.terms.items())
         for atom, factor in atoms:
-            one = self._settled(atom)
+            one = self._settled(atom) if atom.op in ("min", "max") else None
             if one is not None:
                 more = self.index.linear(one).times(factor)
                 const += more.const
@@ -75,7 +74,8 @@ class Memory(Registers):
                     const += factor * v.const
                 else:
                     terms.append((v, factor))
-        terms.sort(key=lambda t: t[0].depth)
+        if len(terms) > 1:
+            terms.sort(key=lambda t: t[0].depth)
         if not vectors:
             return Place(buffer, const, tuple(terms), total.lane)
         vector, vector_type = self._offsets(vectors, total.lane)
@@ -84,7 +84,7 @@ class Memory(Registers):
     def _settled(self, e: Expr) -> Expr | None:
         """Which operand a minimum or maximum is in this copy of an unrolled loop: a row that is clamped in one copy
         only is addressed in the others as if there were no clamp."""
-        if e.op not in ("min", "max") or e.dtype is not int64 or self.index.is_vector(e):
+        if e.dtype is not int64 or self.index.is_vector(e):
             return None
         (low, high), (least, most) = (self.index.bounds_where(a, self._constant) for a in e.args)
         if high <= least or most <= low:

@@ -20,7 +20,7 @@ Rule = Callable[..., Value]
 
 def apply(b: Builder, op: str, dtype: DType, args: list[Value]) -> Value:
     """The operation `op` on operands of `dtype`."""
-    lanes = max(a.lanes for a in args)
+    lanes = max([a.lanes for a in args])
     if lanes:
         args = [b.splat(a, dtype, lanes) for a in args]
     if dtype.is_half:

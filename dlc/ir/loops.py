@@ -509,16 +509,15 @@ def inside_out(expr: Expr, done: Container[Expr]) -> Iterator[Expr]:
     adds each to `done` before asking for the next."""
     stack = [expr]
     while stack:
-        e = stack[-1]
+        e = stack.pop()
         if e in done:
-            stack.pop()
             continue
-        missing = [a for a in e.args if a not in done]
+        missing = [a for a in e.args if a not in done] if e.args else None
         if missing:
-            stack.extend(missing)
-            continue
-        stack.pop()
-        yield e
+            stack.append(e)
+            stack += missing
+        else:
+            yield e
 
 
 def subexpressions(*roots: Expr) -> Iterator[Expr]:
@@ -541,7 +540,7 @@ def loads_of(*values: Expr) -> list[Expr]:
 
 def depth(expr: Expr) -> int:
     """The longest chain of operations in an expression."""
-    stack = [expr]
+    stack = [] if expr.chain else [expr]
     while stack:
         e = stack[-1]
         unknown = [] if e.chain else [a for a in e.args if not a.chain]
@@ -557,11 +556,10 @@ def depth(expr: Expr) -> int:
 def map_expr(expr: Expr, rule: Callable[[Expr, tuple[Expr, ...]], Expr | None], memo: dict[Expr, Expr]) -> Expr:
     """Rebuild an expression inside out: `rule(old, new_args)` gives a replacement or None to keep the operation."""
     for e in inside_out(expr, memo):
-        args = tuple(memo[a] for a in e.args)
+        args = tuple([memo[a] for a in e.args])
         new = rule(e, args)
         if new is None:
-            same = all(a is b for a, b in zip(args, e.args, strict=True))
-            new = e if same else _make(e.op, args, e.attr, e.dtype)
+            new = e if args == e.args else _make(e.op, args, e.attr, e.dtype)
         memo[e] = new
     return memo[expr]
 

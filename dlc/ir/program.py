@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from dlc.ir.dtypes import DType
@@ -76,24 +77,24 @@ class Launch:
     after: tuple[int, ...] = ()
     owners: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def segments(self) -> tuple[Segment, ...]:
         return (Segment(self.args, self.tasks), *self.more)
 
-    @property
+    @cached_property
     def all_tasks(self) -> int:
         return sum(s.tasks for s in self.segments)
 
-    @property
+    @cached_property
     def all_args(self) -> tuple[Ref, ...]:
         return tuple(r for s in self.segments for r in s.args)
 
-    @property
+    @cached_property
     def touched(self) -> set[Slot]:
         """The slots that the kernel reads or writes."""
         return {r.slot for s in self.segments for r in s.args}
 
-    @property
+    @cached_property
     def written(self) -> set[Slot]:
         """The slots that the kernel writes."""
         return {r.slot for s in self.segments for b, r in zip(self.kernel.params, s.args, strict=True)
@@ -123,12 +124,12 @@ class Repeat:
     def ranges(self) -> tuple[int, ...]:
         return self.extents or (self.count,)
 
-    @property
+    @cached_property
     def touched(self) -> set[Slot]:
         """The slots that the body reads or writes."""
         return set().union(*(s.touched for s in self.body))
 
-    @property
+    @cached_property
     def written(self) -> set[Slot]:
         """The slots that the body writes."""
         return set().union(*(s.written for s in self.body))

@@ -38,9 +38,13 @@ def in_good_time(steps: Sequence[Step], donated: Sequence[tuple[Slot, Slot]], la
     late = {k for k in range(len(steps)) if k not in only_for
             and all(s.kind == "arena" for s in writes[k]) and sum(s.nbytes for s in writes[k]) >= large
             and {s.kind for s in slots[k] - writes[k]} | {"const"} == {"input", "const"}}
+    touching: dict[Slot, list[int]] = {}
+    for k, touched in enumerate(slots):
+        for s in touched:
+            touching.setdefault(s, []).append(k)
     for source, goal in donated:
-        writers = [k for k, s in enumerate(writes) if goal in s]
-        readers = [k for k, s in enumerate(slots) if source in s and k not in writers]
+        writers = [k for k in touching.get(goal, ()) if goal in writes[k]]
+        readers = [k for k in touching.get(source, ()) if k not in writers]
         if writers and all(k < writers[0] for k in readers):  # otherwise a copy is made in any case
             for k in writers:
                 before[k].update(readers)

@@ -229,7 +229,7 @@ def _reached(start: Group) -> set[Group]:
 
 def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
     """Add u to g if it fits."""
-    depth = chain_length(u) + max((g.depth[m] for m, _ in _hits(u, g)), default=0)
+    depth = chain_length(u) + max([g.depth[m] for m, _ in _hits(u, g)], default=0)
     if depth > LONGEST:
         return False
     if g.kind == "contract":
@@ -262,7 +262,7 @@ def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
 
 def chain_length(u: Unit) -> int:
     """The longest chain of operations in a unit's expressions."""
-    return max((loops.depth(v) for v in u.values), default=0)
+    return max(map(loops.depth, u.values), default=0)
 
 
 def _new_group(u: Unit) -> Group:
@@ -284,22 +284,32 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
     table = UnitTable(graph, layout)
     groups: list[Group] = []
     home: dict[Node, Group] = {}
+    known: dict[Group, set[Group]] = {}  # `_reached`, until the dependencies of a group change
+
+    def reach(g: Group) -> set[Group]:
+        found = known.get(g)
+        if found is None:
+            found = known[g] = _reached(g)
+        return found
+
     for u in table.units:
-        needs = [home[_producer(n)] for n, _ in u.loads.values() if _producer(n) in home]
+        needs = [home[p] for p in [_producer(n) for n, _ in u.loads.values()] if p in home]
         needs = sorted(dict.fromkeys(needs), key=groups.index, reverse=True)
         siblings = [g for g in reversed(groups[-24:]) if g not in needs and g.kind in ("map", "rows")]
-        reached = {h: _reached(h) for h in needs}
+        reached = {h: reach(h) for h in needs}
         if u.kind in ("map", "reduce") and u.node.type.size <= 1:
             # who needs this one number is not to wait for more than the number itself does
             needs.sort(key=lambda g: -len(reached[g]))
             before = set().union(*reached.values())
-            siblings = [g for g in siblings if _reached(g) - {g} <= before]
+            siblings = [g for g in siblings if reach(g) - {g} <= before]
         for g in needs + siblings:
             others = [h for h in needs if h is not g]
             if any(g in reached[h] for h in others):
                 continue
             if _join(u, g, enough, in_order, short):
-                g.deps.update(others)
+                if others:
+                    g.deps.update(others)
+                    known.clear()
                 home[u.node] = g
                 break
         else:

@@ -85,19 +85,22 @@ def _add_linear(e: Expr, factor: int, terms: dict[Expr, int]) -> int:
     stack = [(e, factor)]
     while stack:
         x, k = stack.pop()
-        if x.op == "const":
+        op = x.op
+        if op == "axis":
+            terms[x] = terms.get(x, 0) + k
+        elif op == "const":
             constant += k * x.attr
-        elif x.op == "add":
-            stack.extend(((x.args[0], k), (x.args[1], k)))
-        elif x.op == "sub":
-            stack.extend(((x.args[0], k), (x.args[1], -k)))
-        elif x.op == "neg":
+        elif op == "add":
+            stack += (x.args[0], k), (x.args[1], k)
+        elif op == "sub":
+            stack += (x.args[0], k), (x.args[1], -k)
+        elif op == "neg":
             stack.append((x.args[0], -k))
-        elif x.op == "mul" and x.args[1].op == "const":
+        elif op == "mul" and x.args[1].op == "const":
             stack.append((x.args[0], k * x.args[1].attr))
-        elif x.op == "mul" and x.args[0].op == "const":
+        elif op == "mul" and x.args[0].op == "const":
             stack.append((x.args[1], k * x.args[0].attr))
-        elif x.op == "mul":
+        elif op == "mul":
             a, b = simplify(x.args[0]), simplify(x.args[1])
             s = x if a is x.args[0] and b is x.args[1] else loops.op("mul", a, b)
             if a.op == "const" or b.op == "const":
@@ -105,7 +108,7 @@ def _add_linear(e: Expr, factor: int, terms: dict[Expr, int]) -> int:
             else:  # a product of two non-constants is an atom
                 terms[s] = terms.get(s, 0) + k
         else:
-            s = x if x.op == "axis" else simplify(x)
+            s = simplify(x)
             if s is not x and s.op in ("add", "sub", "mul", "const", "neg"):
                 stack.append((s, k))
             else:
@@ -120,7 +123,7 @@ def _order(e: Expr) -> tuple:
 def from_linear(terms: dict[Expr, int], constant: int) -> Expr:
     """The expression of a linear form, terms in a fixed order (outer axes first)."""
     out: Expr | None = None
-    for atom in sorted(terms, key=_order):
+    for atom in sorted(terms, key=_order) if len(terms) > 1 else terms:
         k = terms[atom]
         if out is None:
             out = atom if k == 1 else loops.op("mul", atom, loops.const(k))
@@ -150,7 +153,7 @@ def linear_bounds(terms: dict[Expr, int], constant: int) -> tuple[int, int]:
 def _recombine(terms: dict[Expr, int]) -> dict[Expr, int]:
     """k*(x % c) + k*c*(x // c) -> k*x."""
     for atom in list(terms):
-        if atom.op != "mod" or atom not in terms:
+        if atom.op != "mod" or atom not in terms:  # gone by now
             continue
         x, c = atom.args
         quotient = simplify(loops.op("floordiv", x, c))

@@ -13,7 +13,8 @@ that loop touches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Mapping, Sequence
 
 from dlc.ir.program import Launch, Program, Repeat, Slot
 
@@ -32,7 +33,7 @@ def slots_of(step: Launch | Repeat) -> list[Slot]:
 
 def plan_memory(program: Program) -> Program:
     """Give every arena slot its offset and the program its arena size (in place)."""
-    _plan_workspaces(program.steps, program.steps)
+    _plan_workspaces(program.steps, _touched_by(program.steps))
     life: dict[Slot, tuple[int, int]] = {}
     flows = {step.flow: time for time, step in enumerate(program.steps) if isinstance(step, Launch) and step.flow}
     for time, step in enumerate(program.steps):
@@ -44,29 +45,31 @@ def plan_memory(program: Program) -> Program:
     return program
 
 
-def _plan_workspaces(steps: Sequence[Launch | Repeat], whole: Sequence[Launch | Repeat]) -> None:
+def _plan_workspaces(steps: Sequence[Launch | Repeat], touched_by: Mapping[Slot, Launch | Repeat | None]) -> None:
     """Find the slots that only one parallel Repeat touches, and place them."""
     for step in steps:
         if not isinstance(step, Repeat):
             continue
         if step.workers is None:
-            _plan_workspaces(step.body, whole)
+            _plan_workspaces(step.body, touched_by)
             continue
-        outside = _touched_outside(whole, step)
-        life = _lives(step.body, outside)
+        life = _lives(step.body, {slot for slot in step.touched if touched_by[slot] is not step})
         size = _place(life)
         for slot in life:
             slot.private = step.workers.space
         step.workers.space.size = step.workers.count * size
 
 
-def _touched_outside(steps: Sequence[Launch | Repeat], but: Repeat) -> set[Slot]:
-    out: set[Slot] = set()
+def _touched_by(steps: Sequence[Launch | Repeat]) -> dict[Slot, Launch | Repeat | None]:
+    """The one launch or parallel Repeat that touches each slot, None where there are several."""
+    out: dict[Slot, Launch | Repeat | None] = {}
     for step in steps:
-        if isinstance(step, Launch):
-            out.update(slots_of(step))
-        elif step is not but:
-            out |= _touched_outside(step.body, but)
+        if isinstance(step, Repeat) and step.workers is None:
+            for slot, one in _touched_by(step.body).items():
+                out[slot] = one if slot not in out else None
+            continue
+        for slot in step.touched:
+            out[slot] = step if slot not in out else None
     return out
 
 
@@ -102,19 +105,19 @@ def _lives(body: Sequence[Launch | Repeat], outside: set[Slot]) -> dict[Slot, tu
 
 def _place(life: dict[Slot, tuple[int, int]]) -> int:
     """Give the slots their offsets; the bytes that they take together."""
-    placed: list[Slot] = []
+    placed: list[Slot] = []  # by their offsets
     top = 0
     for slot in sorted(life, key=lambda s: (-s.nbytes, life[s][0])):
         size = _aligned(slot.nbytes)
         offset = 0
-        for other in sorted(placed, key=lambda s: s.offset):
+        for other in placed:
             if life[other][1] < life[slot][0] or life[slot][1] < life[other][0]:
                 continue
             if offset + size <= other.offset:
                 break
             offset = max(offset, other.offset + _aligned(other.nbytes))
         slot.offset = offset
-        placed.append(slot)
+        bisect.insort(placed, slot, key=lambda s: s.offset)
         top = max(top, offset + size)
     return top
 

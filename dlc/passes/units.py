@@ -123,7 +123,7 @@ def repeated_scalars(nodes: Sequence[Node], units: Sequence[Node]) -> set[Node]:
         if n.op == "param":
             inside[n], only_plain[n] = frozenset(), True
             continue
-        found = frozenset().union(*(inside[i] for i in n.inputs)) if n.inputs else frozenset()
+        found = _union([inside[i] for i in n.inputs])
         flat = n.op not in HEAVY and n.op != "item" and all(only_plain[i] for i in n.inputs)
         if n in chosen:
             for s in found:
@@ -164,9 +164,9 @@ def _choose(graph: Graph, nodes: Sequence[Node], more: set[Node]) -> list[Node]:
             cost[n], depth[n], leaves[n] = 0, 0, frozenset((n,))
             continue
         c = SCALAR_OPS[n.op].cost if n.op in SCALAR_OPS else 0
-        c += sum(cost[i] for i in n.inputs)
-        d = 1 + max((depth[i] for i in n.inputs), default=0)
-        lv = frozenset().union(*(leaves[i] for i in n.inputs)) if n.inputs else frozenset()
+        c += sum([cost[i] for i in n.inputs])
+        d = 1 + max([depth[i] for i in n.inputs], default=0)
+        lv = _union([leaves[i] for i in n.inputs])
         if not in_memory and d >= _DEPTH and n.op not in _VIEWS:
             in_memory = True
         if not in_memory and n.op in INLINE and n.op not in _VIEWS and n.op not in ("const", "iota"):
@@ -178,6 +178,15 @@ def _choose(graph: Graph, nodes: Sequence[Node], more: set[Node]) -> list[Node]:
         else:
             cost[n], depth[n], leaves[n] = min(c, 1 << 20), d, lv
     return units
+
+
+def _union(sets: Sequence[frozenset[Node]]) -> frozenset[Node]:
+    """All that is in the sets: often the first one, which then is shared."""
+    out = sets[0] if sets else frozenset()
+    for more in sets[1:]:
+        if not more <= out:
+            out = out | more
+    return out
 
 
 def _worth_memory(n: Node, users: Sequence[Node], cost: int, leaves: frozenset[Node]) -> bool:
