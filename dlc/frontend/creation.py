@@ -10,7 +10,7 @@ import numpy as np
 
 from dlc.frontend import eager, placement
 from dlc.frontend.labels import class_numbers
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import Located, user_errors
 from dlc.frontend.manipulation import broadcast_nodes, shape_tuple
 from dlc.frontend.tensor import Tensor, as_dtype, as_node, promote, result_dtype, wrap
 from dlc.ir import build as b
@@ -268,15 +268,15 @@ def one_hot(x, num_classes: int = -1, *, dtype: DType | None = None) -> Tensor:
 # -- dtypes ---------------------------------------------------------------------------------------------------------
 
 
-class finfo:
+class finfo(Located):
     """Limits of a float dtype: bits, eps, max, min, smallest_normal, dtype."""
 
     def __init__(self, type):
         import ml_dtypes
 
-        self.dtype = type.dtype if isinstance(type, Tensor) else type
-        if not isinstance(self.dtype, DType) or not self.dtype.is_float:
-            raise DTypeError(f"finfo: {self.dtype!r} is not a float dtype\n  at {here()}")
+        self.dtype = type.dtype if isinstance(type, Tensor) else as_dtype("finfo", type)
+        if not self.dtype.is_float:
+            raise DTypeError(f"finfo: {self.dtype!r} is not a float dtype")
         info = ml_dtypes.finfo(self.dtype.np)
         self.bits = self.dtype.bits
         self.eps, self.max, self.min = float(info.eps), float(info.max), float(info.min)
@@ -286,13 +286,13 @@ class finfo:
         return f"finfo({self.dtype}, bits={self.bits}, eps={self.eps}, min={self.min}, max={self.max})"
 
 
-class iinfo:
+class iinfo(Located):
     """Limits of an integer dtype: bits, max, min, dtype."""
 
     def __init__(self, type):
-        self.dtype = type.dtype if isinstance(type, Tensor) else type
-        if not isinstance(self.dtype, DType) or not self.dtype.is_int:
-            raise DTypeError(f"iinfo: {self.dtype!r} is not an integer dtype\n  at {here()}")
+        self.dtype = type.dtype if isinstance(type, Tensor) else as_dtype("iinfo", type)
+        if not self.dtype.is_int:
+            raise DTypeError(f"iinfo: {self.dtype!r} is not an integer dtype")
         self.bits = self.dtype.bits
         self.min, self.max = dtypes.limits(self.dtype)
 

@@ -132,7 +132,7 @@ def _foreign(args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def _named_otherwise(fn: Callable, reason: str) -> str:
     """Python's complaint of an unknown keyword, with the name that the keyword has here."""
-    for theirs, ours in TORCH_KEYWORDS.items():
+    for theirs, ours in (*TORCH_KEYWORDS.items(), *((ours, theirs) for theirs, ours in TORCH_KEYWORDS.items())):
         if f"unexpected keyword argument '{theirs}'" in reason and ours in inspect.signature(fn).parameters:
             return f"{reason}; here it is '{ours}'"
     return reason

@@ -112,7 +112,10 @@ class ModuleDict(Module):
         self.update(modules)
 
     def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
-        for name, module in modules.items() if isinstance(modules, (Mapping, ModuleDict)) else modules:
+        pairs = list(modules.items() if isinstance(modules, (Mapping, ModuleDict)) else modules)
+        if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pairs):
+            raise TypeError("ModuleDict: needs a dict, or pairs of names and modules")
+        for name, module in pairs:
             self[name] = module
 
     def __getitem__(self, name: str) -> Module:

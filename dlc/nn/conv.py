@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from dlc import Tensor
 from dlc.nn import functional as F
 from dlc.nn import init
@@ -27,6 +29,9 @@ class _Conv(Module):
     ):  # fmt: skip
         super().__init__()
         name, n = type(self).__name__, self._n
+        for what, count in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            if not isinstance(count, (int, np.integer)):
+                raise TypeError(f"{name}: {what} is an integer, not {count!r}")
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f"{name}: {groups} groups do not divide {in_channels} and {out_channels} channels")
         if padding_mode not in _PADDING_MODES[: 1 if self._transposed else None]:

@@ -93,6 +93,11 @@ def test_matrices():
                 same(g, w)
 
 
+def test_limits_of_numpys_dtypes():
+    assert c.finfo(np.float32).eps == c.finfo(dtypes.float32).eps == np.finfo(np.float32).eps
+    assert c.iinfo(np.dtype(np.int8)).max == 127
+
+
 def test_one_hot():
     same(c.one_hot(Tensor([1, 0]), 3), [[0, 1, 0], [1, 0, 0]])
     same(c.one_hot([2, 0], 3), [[0, 0, 1], [1, 0, 0]])

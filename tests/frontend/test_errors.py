@@ -190,6 +190,9 @@ class Wrong(nn.Module):
         (lambda: setattr(nn.Linear(2, 2), "weight", A), TypeError, "Linear.weight is a parameter"),
         (lambda: nn.Sequential()[1], IndexError, "index 1 is outside 0 items"),
         (lambda: dlc.save("path", {"a": A}), TypeError, "the path, after the tensors, is a string, not a dict"),
+        (lambda: nn.Conv2d("3", 4, 3), TypeError, "in_channels is an integer, not '3'"),
+        (lambda: nn.ModuleDict([nn.ReLU()]), TypeError, "ModuleDict: needs a dict"),
+        (lambda: dlc.finfo(dlc.int32), TypeError, "finfo: dlc.int32 is not a float dtype"),
         (lambda: DataLoader([1], collate_fn=3), TypeError, "collate_fn is a function, not a int"),
         (lambda: DataLoader([1]).load_state_dict({"seed": 1}), ValueError, "it lacks epoch, batch, samples"),
         (lambda: Wrong(), ValueError, "shape (-1, 2)"),
@@ -232,6 +235,7 @@ def test_probabilities():
         (lambda: dlc.value_and_grad(lambda x: x)(I), "grad: argument 0 of <lambda> is int64"),
         (lambda: dlc.vmap(lambda x, y: x)(A, B), "vmap: "),
         (lambda: dlc.concat([A, A], dim=1), "unexpected keyword argument 'dim'; here it is 'axis'"),
+        (lambda: F.softmax(A, axis=1), "unexpected keyword argument 'axis'; here it is 'dim'"),
     ],
 )
 def test_transforms_and_keywords_go_by_their_names(call, message):

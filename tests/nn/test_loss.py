@@ -154,6 +154,16 @@ def test_class_numbers_out_of_range(bad):
         assert np.isnan(dlc.jit(loss)(x, target).item())
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.uint32, np.uint64, np.int32])
+def test_class_numbers_of_any_integer_dtype(dtype):
+    x = dlc.asarray(np.random.default_rng(0).normal(size=(3, 300)).astype(np.float32))
+    numbers = np.array([100, 7, 0])
+    for loss in (F.cross_entropy, F.nll_loss):
+        want = loss(x, dlc.asarray(numbers)).item()
+        assert loss(x, dlc.asarray(numbers.astype(dtype))).item() == want
+        assert dlc.jit(loss)(x, dlc.asarray(numbers.astype(dtype))).item() == pytest.approx(want, rel=1e-6)
+
+
 def test_errors():
     x = dlc.zeros((4, 3))
     with pytest.raises(dlc.ShapeError, match=r"input \(4, 3\) needs class numbers of shape \(4,\), got \(5,\)"):

@@ -245,7 +245,9 @@ def _class_numbers(name: str, input: Tensor, target: Tensor, axis: int, ignore_i
     want = shape[:axis] + shape[axis + 1 :]
     if tuple(target.shape) != want:
         raise dlc.ShapeError(f"{name}: input {shape} needs class numbers of shape {want}, got {tuple(target.shape)}")
-    return class_numbers(name, target, shape[axis], ignore_index)
+    numbers = class_numbers(name, target, shape[axis], ignore_index)
+    # narrower ones may not hold `ignore_index`, nor the number of classes
+    return numbers if numbers.dtype in (dlc.int32, dlc.int64) else dlc.astype(numbers, dlc.int64)
 
 
 def _check_weight(name: str, weight: Tensor | None, classes: int) -> None:
