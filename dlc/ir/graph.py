@@ -278,15 +278,18 @@ def structure(graph: Graph) -> tuple:
     for node in graph.nodes():
         if node in number:
             continue
-        attrs = tuple(
-            (k, structure(v) if isinstance(v, Graph) else _key_of(v))
-            for k, v in sorted(node.attrs.items())
-            if k not in ("uid", "batching")
-        )
-        rows.append((node.op, tuple(number[i] for i in node.inputs), attrs, node.type))
+        rows.append((node.op, tuple([number[i] for i in node.inputs]), settings(node), node.type))
         number[node] = len(number)
     graph._structure = (len(graph.params), tuple(rows), tuple(number[o] for o in graph.outputs))
     return graph._structure
+
+
+def settings(node: Node) -> tuple:
+    """The attributes as something that compares, without those that only tell nodes apart."""
+    return tuple([
+        (k, structure(v) if isinstance(v, Graph) else _key_of(v))
+        for k, v in sorted(node.attrs.items()) if k not in ("uid", "batching")
+    ])
 
 
 def map_bodies(graph: Graph, transform: Callable[[Graph], Graph]) -> Graph:

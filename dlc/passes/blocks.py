@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from copy import copy
 from typing import NamedTuple
 
 from dlc.ir import build
@@ -39,7 +40,14 @@ class _Rebuild:
     def __init__(self, regions: Sequence[Region], cache: int):
         self.home = {n: r for r in regions for n in r.members}
         around = Around(self.home)
-        self.blocks = {r: _Blocks(r, around, cache) for r in regions}
+        self.blocks: dict[Region, _Blocks] = {}
+        known: dict[Hashable, tuple[_Blocks, list[Node]]] = {}
+        for r in regions:
+            key, nodes = around.region_key(r)
+            first, theirs = known.get(key, (None, nodes))
+            blocks = first and first.elsewhere(r, dict(zip(theirs, nodes, strict=True)), around)
+            self.blocks[r] = blocks or _Blocks(r, around, cache)
+            known.setdefault(key, (self.blocks[r], nodes))
         bodies: dict[tuple, Graph] = {}
         for blocks in self.blocks.values():  # the layers of a model share one body
             blocks.body = bodies.setdefault(structure(blocks.body), blocks.body)
@@ -96,6 +104,18 @@ class _Blocks:
         outer = [self._whole(e, w) for e, w in zip(self.entries, self.windows, strict=True)]
         loops = [self._over_rows(part, outs, outer) for part, outs in zip(self.parts, outputs, strict=True)]
         self.body = Graph(outer, [self._joined(e, k, loops) for k, e in enumerate(region.exits)], "blocks")
+
+    def elsewhere(self, region: Region, there: Mapping[Node, Node], around: Around) -> _Blocks | None:
+        """The same loops for an equal region (`Around.region_key`), where `there` stands for the nodes here; None if
+        what it reads lies in memory in another way."""
+        if not all(e.node in there or around.is_fixed(e.node) for e in self.entries):  # made for this body
+            return None
+        other = copy(self)
+        other.region = region
+        other.entries = [e._replace(node=there.get(e.node, e.node)) for e in self.entries]
+        other.windows = [around.window(e.node) for e in other.entries]
+        same = all(a.strides == b.strides for a, b in zip(self.windows, other.windows, strict=True))
+        return other if same else None
 
     def _parts(self, total: int, rows: int, around: Around) -> list[_Part]:
         """The rows in parts of equal blocks: a last block that is smaller is one, and where the first rows need fewer

@@ -8,10 +8,11 @@ rows are vectors, and nothing needs to be packed but the block of rows itself.
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from dlc.ir import build
-from dlc.ir.graph import Node, TensorType, make, param, topological
+from dlc.ir.graph import Node, TensorType, make, param, settings, topological
 from dlc.ir.loops import Buffer, under_casts
 from dlc.ir.ops import split_spec
 from dlc.passes.blocks_region import Labels, Region, is_elementwise, reshaped_axes
@@ -66,6 +67,26 @@ class Around:
         if node not in self._windows:
             self._windows[node] = window_of(node)
         return self._windows[node]
+
+    def region_key(self, region: Region) -> tuple[Hashable, list[Node]]:
+        """A key that is equal for regions whose bodies differ only in what they read, and the nodes that a body may be
+        made of or read, in an order that equal regions share."""
+        inside = {*region.members, *region.again}
+
+        def is_read(n: Node) -> bool:
+            outside = n in self.home or not is_elementwise(n)
+            return n not in inside and outside and n.op not in _VIEWS
+
+        nodes = topological(region.exits, stop=is_read)
+        number = {n: k for k, n in enumerate(nodes)}
+        rows = tuple([
+            (n.op, n.type, settings(n), n in inside, n in self.home, region.labels.get(n),
+             () if is_read(n) else tuple([number[i] for i in n.inputs]))
+            for n in nodes
+        ])
+        sizes = tuple(sorted(region.sizes.items()))
+        exits = tuple([number[e] for e in region.exits])
+        return (rows, exits, sizes, region.loops, region.rows, region.wide), nodes
 
     def is_fixed(self, root: Node) -> bool:
         """Is a node made of constants alone?"""

@@ -210,6 +210,26 @@ def test_what_is_left_alone():
     assert not loops(cut_blocks(ready(causal, q[:1], k[:1], v[:1]), CACHE, 2))
 
 
+@pytest.mark.parametrize(("keys", "bodies"), [
+    (lambda k: k, 1),
+    (lambda k: k[:, 8:32], 2),  # rows of the same length in other memory
+    (lambda k: k[:, ::2], 3),
+    (lambda k: dlc.flip(k, axis=1), 3),
+], ids=["as they are", "from within", "every second", "backwards"])
+def test_layers_share_a_body(keys, bodies):
+    """Equal regions are cut once; what the body reads may lie elsewhere in memory, but not in another way."""
+
+    def layers(k, a, b, c):
+        x = causal(a, b, c)
+        for _ in range(2):
+            x = causal(dlc.tanh(x), b, c) + causal(dlc.tanh(x), keys(k), c)
+        return x
+
+    rows = keys(dlc.zeros((4, 48, 4))).shape[1]
+    cut = check(layers, *normal((4, 48, 4), *[(4, rows, 4)] * 3))
+    assert len({n.attrs["body"] for n in loops(cut)}) <= bodies < len(loops(cut))
+
+
 def test_weights_that_are_wanted_are_stored_once():
     def attention(q, k, v):
         weights = F.softmax(q @ dlc.matrix_transpose(k), -1)
