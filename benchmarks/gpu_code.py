@@ -116,6 +116,8 @@ def main(names: tuple[str, ...], arch: tuple[str, ...], everything: bool, save: 
     known: dict[tuple[str, str], Code] = {}
     total = 0
     for name in names or STEPS:
+        if name not in CASES:
+            raise click.BadParameter(f"unknown case {name!r}; there are {', '.join(CASES)}")
         step = lowered(CASES[name])
         for a in arch:
             kernels = list(texts(step, a))

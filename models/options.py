@@ -15,7 +15,10 @@ from click.core import ParameterSource
 import dlc
 from dlc.data import DatasetError
 
-SEED = click.option("--seed", type=int, default=0, help="Of everything random: equal seeds give equal runs.")
+SEED = click.option(
+    "--seed", type=click.IntRange(0), default=0, help="Of everything random: equal seeds give equal runs."
+)
+PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
 DEVICE = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu")
 
 
@@ -62,6 +65,8 @@ def check_outputs(plot: str | None, *others: str | None) -> None:
             raise click.UsageError(f"{path} is a folder")
         if not Path(path).absolute().parent.is_dir():
             raise click.UsageError(f"{path}: there is no folder {Path(path).parent}")
+    if plot and Path(plot).suffix.lower() not in ("", *PICTURES):
+        raise click.UsageError(f"{plot}: a picture ends in {', '.join(PICTURES)}")
     if plot and importlib.util.find_spec("matplotlib") is None:
         raise click.UsageError("--plot needs the package matplotlib: pip install 'dlc[models]'")
 
@@ -89,4 +94,4 @@ def reported() -> Iterator[None]:
     try:
         yield
     except (DatasetError, OSError) as error:  # a CheckpointError is an OSError
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(str(error).partition("\n  at ")[0]) from None  # the line is none of the user's

@@ -94,6 +94,8 @@ def test_command(tmp_path: Path):
         (["--data", "cifar"], "'cifar' is not one of 'digits', 'mnist'"),
         (["--device", "abacus"], "'abacus' is not"),
         (["--epochs", "0"], "0 is not in the range"),
+        (["--seed", "-1"], "-1 is not in the range"),
+        (["--plot", "curve.foo"], "curve.foo: a picture ends in .png"),
         (["--resume", "missing.safetensors"], "cannot read missing.safetensors"),
         (["--save", "no/such/folder/run.safetensors"], "there is no folder no/such/folder"),
         (["--plot", "no/such/folder/curve.png"], "there is no folder no/such/folder"),
