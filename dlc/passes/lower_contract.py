@@ -11,19 +11,19 @@ pass packs them into panels where they are not).
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from dlc.ir import loops, schedule
 from dlc.ir.dtypes import DType, float32
-from dlc.ir.graph import Node
+from dlc.ir.graph import Node, settings
 from dlc.ir.loops import Buffer, Expr, Stmt, under_casts
 from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.index_math import bounds, coefficient, flatten, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _divides, _product, cost_of, guarded, nest, split_axis, spread
 from dlc.passes.lower_contract_tiles import lower_tiles
-from dlc.passes.scalarize import Elements
+from dlc.passes.scalarize import Elements, strides_in_memory
 from dlc.passes.units import Unit, base_of, fresh_index
 
 LINE, PAGE = 64, 4096  # bytes that a cache fetches at once, and inside which it guesses what comes next
@@ -294,6 +294,7 @@ def _runs(rows: str, tile: _Tile, run: int) -> tuple[str, str]:
 
 
 _strides: weakref.WeakKeyDictionary[Node, tuple[int | None, ...]] = weakref.WeakKeyDictionary()
+_strides_of_view: dict[Hashable, tuple[int | None, ...]] = {}
 
 
 def strides_of(node: Node) -> tuple[int | None, ...]:
@@ -301,8 +302,21 @@ def strides_of(node: Node) -> tuple[int | None, ...]:
     pairs that lie side by side in memory is a word."""
     found = _strides.get(node)
     if found is None:
-        found = _strides[node] = tuple(_strides_of(node))
+        key = _view_key(node)
+        found = _strides_of_view.get(key)
+        if found is None:
+            found = _strides_of_view[key] = tuple(_strides_of(node))
+        _strides[node] = found
     return found
+
+
+def _view_key(node: Node) -> Hashable:
+    """What the strides of a view follow from: equal for the same view of the operands of a model's equal layers."""
+    base, views = base_of(node), []
+    while node is not base:
+        views.append((node.op, node.shape, settings(node)))
+        node = node.inputs[0]
+    return base.type, strides_in_memory(base), tuple(views)
 
 
 def _strides_of(node: Node) -> list[int | None]:
