@@ -603,13 +603,16 @@ class KernelEmitter(Expressions):
 
 
 def long_tiles(stmt: Stmt) -> bool:
-    """Is this a long body around matrix instructions whose operands come from shared memory?
+    """Is this a long body around matrix instructions whose operands are made in it or come from shared memory?
 
-    Bodies that multiply sums again (attention) are left to the compiler: kept as loops, they gave wrong results on an
-    H100 with NVRTC 13.0, where the very same text without the pragma was right.
+    Bodies with operands that stay in registers (attention's queries, if they are not `shared`) are left to the
+    compiler: kept as loops, they gave wrong results on an H100 with NVRTC 13.0, where the same text without the pragma
+    was right.
     """
-    products = [x for x in walk(stmt) if isinstance(x, Mma)]
-    if not products or any(x.a_order == "sums" for x in products):
+    statements = list(walk(stmt))
+    products = [x for x in statements if isinstance(x, Mma)]
+    made = {x.buffer for x in statements if isinstance(x, Store)}
+    if not products or any(x.a_order == "sums" and x.a.attr not in made for x in products):
         return False
     return copies_of_stores(stmt) >= LONG
 

@@ -166,7 +166,7 @@ def attention(node: Node, target: GpuTarget) -> schedule.GpuAttention:
     warpgroups = target.arch == "sm_90a"
     groups, lanes = (2, 128) if warpgroups else (4, 32)
     if node.op == "attention":
-        return schedule.GpuAttention(64, groups, 2, lanes, pair)
+        return schedule.GpuAttention(64, groups, 3 if warpgroups else 2, lanes, pair, warpgroups)
     if node.attrs["wrt"] == "q":
         return schedule.GpuAttention(32 * pair, groups, 2, lanes, pair if warpgroups else 1, True)
     # two results of 128 columns and tiles of 32 are too much for the registers of wgmma
