@@ -130,6 +130,13 @@ def _foreign(args: tuple, kwargs: dict[str, Any]) -> Any:
     return next((v for v in (*args, *kwargs.values()) if is_foreign(v)), None)
 
 
+def _name_caller(error: Any, name: str) -> None:
+    """Say in the error of an operation which function of the package the user called, where that is another."""
+    if error.loc == here():
+        text = error.operation = getattr(error, "operation", None) or str(error)
+        error.args = (text if text.startswith(f"{name}:") else f"{text}\n  in {name}",)
+
+
 def _named_otherwise(fn: Callable, reason: str) -> str:
     """Python's complaint of an unknown keyword, with the name that the keyword has here."""
     for theirs, ours in (*TORCH_KEYWORDS.items(), *((ours, theirs) for theirs, ours in TORCH_KEYWORDS.items())):
@@ -152,6 +159,7 @@ def user_errors(fn: F, name: str | None = None) -> F:
         except (ShapeError, DTypeError, DeviceError, IndexOutOfRange) as error:
             foreign = _foreign(args, kwargs)
             if getattr(error, "loc", None) is not None and (foreign is None or no_operand(foreign) in str(error)):
+                _name_caller(error, (name or call.__name__).strip("_"))
                 raise
             complete = error
         except (AttributeError, TypeError) as error:

@@ -250,6 +250,20 @@ def test_methods_that_give_a_pair_in_pytorch_do_not_take_its_dim(name):
     assert getattr(A, name)(axis=1).ndim
 
 
+def test_operations_inside_a_function_name_it():
+    text = fails(lambda: F.softmax(A, 5))
+    assert text.startswith("max: axis 5 is outside") and text.endswith("\n  in softmax"), text
+    assert fails(lambda: F.linear(A, A[:, :2])).startswith("linear: ")
+    assert fails(lambda: dlc.std(A, axis=7)).startswith("std: ")
+
+    def loss(x):
+        return F.softmax(x, 5)
+
+    with pytest.raises(dlc.ShapeError) as error:
+        dlc.grad(loss)(A)
+    assert str(error.value).endswith("\n  in softmax")  # and not in grad: that is another line
+
+
 def test_data_is_not_an_attribute_of_its_own():
     weight = nn.Parameter(A)
     for call in (lambda: weight.data, lambda: setattr(weight, "data", B)):
