@@ -90,7 +90,7 @@ def mark_pending(cell: Tensor) -> None:
 
 def count(cell: Tensor) -> None:
     """Called for each Tensor made outside a trace: run the pending graph if it has grown too long."""
-    if state.debug:  # what is wrong inside `with dlc.debug():` is found inside
+    if state.debug and not state.transforms:  # what is wrong inside `with dlc.debug():` is found inside
         realize(cell)
         return
     _recent.append(weakref.ref(cell))

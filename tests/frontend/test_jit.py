@@ -451,7 +451,11 @@ def test_debug_checks_inside_its_block():
     with dlc.debug():
         loss = (w * w).sum()
         loss.backward()
+        gradient = dlc.grad(lambda x: dlc.sqrt(x).sum())(t(4.0))
+        value, second = dlc.value_and_grad(lambda x: dlc.grad(lambda y: (y**3).sum())(x).sum())(t(2.0))
     assert w.grad.tolist() == [4]
+    assert gradient.tolist() == [0.25]
+    assert value.item() == second.item() == 12.0
 
 
 def test_parameters_are_not_made_in_a_trace():
