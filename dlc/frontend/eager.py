@@ -129,8 +129,20 @@ def realize(*tensors: Tensor) -> None:
         _recent.clear()
         for group in _by_device(list(cells.values())):
             compute([c._node for c in group])
+        kept = _being_differentiated([c._node for c in cells.values()]) if state.transforms else ()
         for cell in cells.values():
-            settle(cell)
+            if cell._node not in kept:
+                settle(cell)
+
+
+def _being_differentiated(roots: list[Node]) -> set[Node]:
+    """The nodes below `roots` through which a derivative goes that a transform is about to take."""
+    found: set[Node] = set()
+    for n in topological(roots, stop=lambda n: n.op == "stop_gradient" or leaf_cell(n) is not None):
+        marked = n.op == "tag" and leaf_cell(n) is None
+        if marked or n.op != "stop_gradient" and any(i in found for i in n.inputs):
+            found.add(n)
+    return found
 
 
 def realize_pending() -> None:

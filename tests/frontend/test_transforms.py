@@ -10,6 +10,30 @@ def cube(x):
     return (x * x * x).sum()
 
 
+def test_a_value_that_is_looked_at_is_differentiated_all_the_same():
+    x = dlc.asarray([1.0, 2.0])
+
+    def realized(x):
+        y = (x * x).realize()
+        return (y * x).sum()
+
+    def item(x):
+        y = (x * x * x).sum()
+        assert y.item() == 9.0
+        return y
+
+    def many(x):  # more operations than may be pending
+        for _ in range(2500):
+            x = x * 1.0
+        return (x**3).sum()
+
+    for f in (realized, item, many):
+        assert dlc.grad(f)(x).tolist() == [3, 12], f.__name__
+        assert dlc.jvp(f, (x,), (dlc.ones(2),))[1].item() == 15, f.__name__
+        assert dlc.vjp(f, x)[1](dlc.asarray(2.0))[0].tolist() == [6, 24], f.__name__
+    assert dlc.grad(lambda x: dlc.grad(item)(x).sum())(x).tolist() == [6, 12]
+
+
 def test_grad_and_its_own_gradient():
     x = dlc.Tensor([1.0, 2.0])
     assert dlc.grad(cube)(x).tolist() == [3, 12]
