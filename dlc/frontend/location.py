@@ -28,6 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 TORCH_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}  # PyTorch's name and ours
+_CONVERSIONS = ("asarray", "from_dlpack", "tensor")  # they take arrays of other libraries
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -125,8 +126,10 @@ def located_errors(fn: F) -> F:
     return call  # type: ignore[return-value]
 
 
-def _foreign(args: tuple, kwargs: dict[str, Any]) -> Any:
+def _foreign(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     """The first operand that is an array of another library, or None."""
+    if fn.__name__ in _CONVERSIONS:
+        return None
     return next((v for v in (*args, *kwargs.values()) if is_foreign(v)), None)
 
 
@@ -157,7 +160,7 @@ def user_errors(fn: F, name: str | None = None) -> F:
             with located(here()):
                 return fn(*args, **kwargs)
         except (ShapeError, DTypeError, DeviceError, IndexOutOfRange) as error:
-            foreign = _foreign(args, kwargs)
+            foreign = _foreign(fn, args, kwargs)
             if getattr(error, "loc", None) is not None and (foreign is None or no_operand(foreign) in str(error)):
                 _name_caller(error, (name or call.__name__).strip("_"))
                 raise
@@ -165,7 +168,7 @@ def user_errors(fn: F, name: str | None = None) -> F:
         except (AttributeError, TypeError) as error:
             if isinstance(error, DlcError) or not _raised_here(error):
                 raise
-            foreign = _foreign(args, kwargs)
+            foreign = _foreign(fn, args, kwargs)
             complete = DTypeError(_named_otherwise(fn, str(error)))
             complete.__cause__ = error
         except (ValueError, NotImplementedError) as error:

@@ -27,7 +27,7 @@ from dlc.frontend import (
     statistics,
 )
 from dlc.frontend import manipulation as shapes
-from dlc.frontend.location import TORCH_KEYWORDS, here, user_errors
+from dlc.frontend.location import TORCH_KEYWORDS, here, located_errors, user_errors
 from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
@@ -86,7 +86,7 @@ def _in_place(f: Callable) -> Callable:
     return method
 
 
-@user_errors
+@functools.partial(user_errors, name="in_place")
 def _rebound(x: Tensor, value: Tensor) -> Tensor:
     """x holding `value`, whose shape and kind of dtype must be x's."""
     rank = "biuf".index
@@ -366,7 +366,7 @@ def _rebinding(f: Callable) -> Callable:
             return _rebound(x, f(x, *args, **kwargs))
 
     method.__doc__ = "Rebinds the tensor to the result of the function of the same name without `_`, and returns it."
-    return method
+    return located_errors(method)
 
 
 _WITH_POSITIONS = ("cummax", "cummin", "max", "median", "min", "sort")  # where PyTorch's, with `dim`, give a pair

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dlc.frontend import eager, placement
-from dlc.frontend.location import here, user_errors
+from dlc.frontend.location import here, kind_of, user_errors
 from dlc.frontend.trace import (
     Trace,
     leaf_cell,
@@ -214,6 +214,8 @@ class Tensor:
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
+        if value is not None and not isinstance(value, Tensor):
+            raise DTypeError(f"grad: a gradient is a Tensor or None, not a {kind_of(value)}\n  at {here()}")
         if value is not None and (value.shape != self.shape or value.dtype is not self.dtype):
             raise ShapeError(
                 f"grad: a {value.dtype.name} {value.shape} gradient for a {self.dtype.name} {self.shape} tensor"
@@ -235,6 +237,8 @@ class Tensor:
         trace = state.trace
         if trace is not None and trace.kind != "jit":
             raise TraceError(f"backward() inside {trace.kind}, at {here()}: use dlc.grad there")
+        if state.transforms:
+            raise TraceError(f"backward() inside a function that is differentiated, at {here()}: use dlc.grad there")
         loc, root = here(), self._read()
         if gradient is None and root.type.size != 1:
             raise ShapeError(f"backward: needs a scalar or a gradient; this tensor has shape {self.shape}\n  at {loc}")

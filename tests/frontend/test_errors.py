@@ -264,6 +264,19 @@ def test_operations_inside_a_function_name_it():
     assert str(error.value).endswith("\n  in softmax")  # and not in grad: that is another line
 
 
+def test_what_does_not_go_into_a_tensor():
+    assert fails(lambda: dlc.zeros(3).add_(dlc.ones(2, 3))).startswith("in_place: a result of shape (2, 3)")
+    assert "no dtype" in fails(lambda: dlc.zeros(3).fill_("a"))
+    for value in (0, np.zeros((2, 3), np.float32)):
+        assert "a gradient is a Tensor or None" in fails(lambda value=value: setattr(nn.Parameter(A), "grad", value))
+
+
+def test_what_cannot_be_converted_says_why():
+    torch = pytest.importorskip("torch")
+    numbers = torch.ones(2, dtype=torch.complex64)
+    assert "dlc has no dtype for NumPy's complex64" in fails(lambda: dlc.asarray(numbers))
+
+
 def test_data_is_not_an_attribute_of_its_own():
     weight = nn.Parameter(A)
     for call in (lambda: weight.data, lambda: setattr(weight, "data", B)):

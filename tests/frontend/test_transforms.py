@@ -10,6 +10,19 @@ def cube(x):
     return (x * x * x).sum()
 
 
+def test_backward_inside_a_function_that_is_differentiated():
+    weight = dlc.Tensor([1.0, 1.0], requires_grad=True)
+
+    def f(x):
+        loss = (x * weight).sum()
+        loss.backward()  # spends the history that grad needs: the gradient was zero
+        return loss
+
+    for run in (dlc.grad(f), lambda x: dlc.vjp(f, x), lambda x: dlc.jvp(f, (x,), (x,))):
+        with pytest.raises(dlc.TraceError, match=r"backward\(\) inside a function that is differentiated"):
+            run(dlc.ones(2))
+
+
 def test_a_value_that_is_looked_at_is_differentiated_all_the_same():
     x = dlc.asarray([1.0, 2.0])
 
