@@ -21,7 +21,7 @@ from dlc.codegen.schedule_blocks import turn
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.errors import DeviceError
-from dlc.ir.graph import Graph, Node, TensorType, make, param, unique
+from dlc.ir.graph import Graph, Node, TensorType, make, param, settings, unique
 from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_key import kernel_key
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers, may_wait
@@ -32,7 +32,7 @@ from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.group_key import group_key
 from dlc.passes.layout import layout
 from dlc.passes.lower import Lowered, lower_map
-from dlc.passes.lower_contract import lower_contract
+from dlc.passes.lower_contract import lower_contract, view_key
 from dlc.passes.lower_ordered import lower_ordered
 from dlc.passes.lower_rows import lower_rows
 from dlc.passes.memory import ALIGN
@@ -481,8 +481,17 @@ def threads_min_tasks(target: CpuTarget) -> int:
 
 
 def tile_rule(target: CpuTarget) -> Callable[[Node], schedule.Contract]:
-    """The target's schedule for a contraction node. The layout pass asks again for what it does not change."""
-    return functools.cache(lambda node: choice.contract(node, target))
+    """The target's schedule for a contraction node. The layout pass asks again for what it does not change, and for the
+    equal layers of a model."""
+    known: dict[Hashable, schedule.Contract] = {}
+
+    def tile_of(node: Node) -> schedule.Contract:
+        key = node.type, settings(node), *map(view_key, node.inputs)
+        if key not in known:
+            known[key] = choice.contract(node, target)
+        return known[key]
+
+    return functools.cache(lambda node: choice.contract(node, target) if target.tuned else tile_of(node))
 
 
 def lowered_group(fused: Fused, group: Group, target: CpuTarget) -> Lowered:

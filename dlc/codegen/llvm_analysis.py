@@ -93,6 +93,9 @@ class Analysis:
 
 
 def _buffers_read(expr: Expr, memo: dict[Expr, frozenset[Buffer]]) -> frozenset[Buffer]:
+    found = memo.get(expr)
+    if found is not None:
+        return found
     for e in inside_out(expr, memo):
         own = frozenset((e.attr,)) if e.op == "load" else EMPTY
         parts = [memo[a] for a in e.args if memo[a]]

@@ -555,6 +555,9 @@ def depth(expr: Expr) -> int:
 
 def map_expr(expr: Expr, rule: Callable[[Expr, tuple[Expr, ...]], Expr | None], memo: dict[Expr, Expr]) -> Expr:
     """Rebuild an expression inside out: `rule(old, new_args)` gives a replacement or None to keep the operation."""
+    found = memo.get(expr)
+    if found is not None:
+        return found
     for e in inside_out(expr, memo):
         args = tuple([memo[a] for a in e.args])
         new = rule(e, args)

@@ -37,6 +37,9 @@ class Numbering:
     def expr(self, root: Expr) -> int:
         """The number of an expression, with a row for it and for everything in it."""
         numbers = self.numbers
+        found = numbers.get(root)
+        if found is not None:
+            return found
         for e in inside_out(root, numbers):
             numbers[e] = len(self.rows)
             self.rows.append((e.op, e.dtype, self._attr(e), *[numbers[a] for a in e.args]))

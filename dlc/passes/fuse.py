@@ -229,7 +229,7 @@ def _reached(start: Group) -> set[Group]:
 
 def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
     """Add u to g if it fits."""
-    depth = chain_length(u) + max([g.depth[m] for m, _ in _hits(u, g)], default=0)
+    depth = u.chain + max([g.depth[m] for m, _ in _hits(u, g)], default=0)
     if depth > LONGEST:
         return False
     if g.kind == "contract":
@@ -260,13 +260,8 @@ def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
     return True
 
 
-def chain_length(u: Unit) -> int:
-    """The longest chain of operations in a unit's expressions."""
-    return max(map(loops.depth, u.values), default=0)
-
-
 def _new_group(u: Unit) -> Group:
-    depth = {u: chain_length(u)}
+    depth = {u: u.chain}
     if u.kind == "reduce":
         return Group("rows", [u], _extents(u.kept), {u: u.kept}, depth=depth)
     g = Group(u.kind, [u], depth=depth)
@@ -283,6 +278,7 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
     written apart by a group with another order."""
     table = UnitTable(graph, layout)
     groups: list[Group] = []
+    place: dict[Group, int] = {}  # in `groups`
     home: dict[Node, Group] = {}
     known: dict[Group, set[Group]] = {}  # `_reached`, until the dependencies of a group change
 
@@ -294,7 +290,7 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
 
     for u in table.units:
         needs = [home[p] for p in [_producer(n) for n, _ in u.loads.values()] if p in home]
-        needs = sorted(dict.fromkeys(needs), key=groups.index, reverse=True)
+        needs = sorted(dict.fromkeys(needs), key=place.__getitem__, reverse=True)
         siblings = [g for g in reversed(groups[-24:]) if g not in needs and g.kind in ("map", "rows")]
         reached = {h: reach(h) for h in needs}
         if u.kind in ("map", "reduce") and u.node.type.size <= 1:
@@ -315,6 +311,7 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
         else:
             g = _new_group(u)
             g.deps.update(needs)
+            place[g] = len(groups)
             groups.append(g)
             home[u.node] = g
     _take_in_numbers(groups, table, lambda u, g: _join(u, g, enough, in_order, short))
@@ -358,11 +355,12 @@ def _producer(n: Node) -> Node:
 
 def _in_order(groups: list[Group]) -> list[Group]:
     """Dependencies first; otherwise in the order of their last units, so that updates of state come late."""
+    place = {g: k for k, g in enumerate(groups)}
     done: set[Group] = set()
     out: list[Group] = []
 
     def visit(g: Group) -> None:
-        stack = [(g, iter(sorted(g.deps, key=groups.index)))]
+        stack = [(g, iter(sorted(g.deps, key=place.__getitem__)))]
         on_path = {g}
         while stack:
             top, deps = stack[-1]
@@ -373,7 +371,7 @@ def _in_order(groups: list[Group]) -> list[Group]:
                 out.append(top)
             else:
                 on_path.add(nxt)
-                stack.append((nxt, iter(sorted(nxt.deps, key=groups.index))))
+                stack.append((nxt, iter(sorted(nxt.deps, key=place.__getitem__))))
 
     for g in sorted(groups, key=lambda x: max(u.node.serial for u in x.units)):
         if g not in done:

@@ -15,7 +15,6 @@ from dlc.passes.fuse import (
     _in_order,
     _reached,
     _shared_loads,
-    chain_length,
     stored_nodes,
 )
 from dlc.passes.index_math import flatten
@@ -64,7 +63,7 @@ def _depths(g: Group, h: Group) -> dict[Unit, int]:
     depth = dict(g.depth)
     for u in h.units:
         before = [depth[m] for m, _ in (*_hits(u, g), *_hits(u, h)) if m in depth]
-        depth[u] = chain_length(u) + max(before, default=0)
+        depth[u] = u.chain + max(before, default=0)
     return depth
 
 

@@ -302,7 +302,7 @@ def strides_of(node: Node) -> tuple[int | None, ...]:
     pairs that lie side by side in memory is a word."""
     found = _strides.get(node)
     if found is None:
-        key = _view_key(node)
+        key = view_key(node)
         found = _strides_of_view.get(key)
         if found is None:
             found = _strides_of_view[key] = tuple(_strides_of(node))
@@ -310,7 +310,7 @@ def strides_of(node: Node) -> tuple[int | None, ...]:
     return found
 
 
-def _view_key(node: Node) -> Hashable:
+def view_key(node: Node) -> Hashable:
     """What the strides of a view follow from: equal for the same view of the operands of a model's equal layers."""
     base, views = base_of(node), []
     while node is not base:

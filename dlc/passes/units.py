@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dlc.ir import loops
 from dlc.ir.graph import Graph, Node, TensorType, make, unique
@@ -42,23 +43,25 @@ class Unit:
     base: tuple[Index, Expr] | None = None  # of a scatter: an index of the result and the base's value there
     labels: str = ""  # of a contraction, in the order of `index`
 
-    @property
+    @cached_property
     def axes(self) -> tuple[Expr, ...]:
         """The axes of extent above 1."""
         return tuple(i for i in self.index if i.op == "axis")
 
-    @property
+    @cached_property
     def kept(self) -> tuple[Expr, ...]:
         """A reduction's axes that survive."""
         gone = self.node.attrs["axes"]
         return tuple(i for k, i in enumerate(self.index) if k not in gone and i.op == "axis")
 
-    @property
+    @cached_property
     def size(self) -> int:
-        out = 1
-        for e in self.extents:
-            out *= e
-        return out
+        return math.prod(self.extents)
+
+    @cached_property
+    def chain(self) -> int:
+        """The longest chain of operations in its expressions."""
+        return max(map(loops.depth, self.values), default=0)
 
     def __repr__(self) -> str:
         return f"<unit {self.node.op} {self.node.type}>"
