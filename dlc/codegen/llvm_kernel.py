@@ -185,7 +185,8 @@ class KernelEmitter(Tiles):
 
     def _moves(self, s: Store, registers: bool) -> bool:
         """Whether lanes store to different places."""
-        moves = any(self.index.is_vector(i) for i in s.index)
+        along = self.index.vector.axis
+        moves = any([along in i.axes for i in s.index])
         return moves and (registers or self.place(s.buffer, s.index).varies)
 
     # folds across lanes: a combining store to one place under a vector axis

@@ -133,7 +133,7 @@ class Expr:
     axes: frozenset[Expr]  # the axes it depends on
     bounds: tuple[int, int] | None  # remembered by `passes/index_math.py`, as is `simple`
     simple: Expr | str | None
-    chain: int  # remembered by `depth`
+    chain: int  # the longest chain of operations in it
 
     def __repr__(self) -> str:
         from dlc.ir.loops_text import print_expr
@@ -186,11 +186,13 @@ def _make(op: str, args: tuple[Expr, ...], attr: Any, dtype: DType) -> Expr:
         expr = Expr()
         expr.op, expr.args, expr.attr, expr.dtype = op, args, attr, dtype
         expr.bounds = expr.simple = None
-        expr.chain = 0
-        axes = _NONE
+        axes, chain = _NONE, 0
         for a in args:
             if not a.axes <= axes:
                 axes = axes | a.axes if axes else a.axes
+            if a.chain > chain:
+                chain = a.chain
+        expr.chain = chain + 1
         expr.axes = axes if op != "axis" else frozenset((expr,))
         _table.add(key, expr)
     return expr
@@ -536,21 +538,6 @@ def subexpressions(*roots: Expr) -> Iterator[Expr]:
 def loads_of(*values: Expr) -> list[Expr]:
     """The loads in some expressions, each once."""
     return [e for e in subexpressions(*values) if e.op == "load"]
-
-
-def depth(expr: Expr) -> int:
-    """The longest chain of operations in an expression."""
-    stack = [] if expr.chain else [expr]
-    while stack:
-        e = stack[-1]
-        unknown = [] if e.chain else [a for a in e.args if not a.chain]
-        if unknown:
-            stack += unknown
-            continue
-        stack.pop()
-        if not e.chain:
-            e.chain = 1 + max([a.chain for a in e.args], default=0)
-    return expr.chain
 
 
 def map_expr(expr: Expr, rule: Callable[[Expr, tuple[Expr, ...]], Expr | None], memo: dict[Expr, Expr]) -> Expr:

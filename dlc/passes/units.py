@@ -61,7 +61,7 @@ class Unit:
     @cached_property
     def chain(self) -> int:
         """The longest chain of operations in its expressions."""
-        return max(map(loops.depth, self.values), default=0)
+        return max([v.chain for v in self.values], default=0)
 
     def __repr__(self) -> str:
         return f"<unit {self.node.op} {self.node.type}>"
