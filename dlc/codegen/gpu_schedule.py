@@ -174,6 +174,6 @@ def attention(node: Node, target: GpuTarget) -> schedule.GpuAttention:
     if kind == "q":
         return schedule.GpuAttention(64, 1, 2, 128, 4, True) if pair == 2 else (
             schedule.GpuAttention(128, 2, 2, 128, 1, True))
-    if pair == 2 and sizes[labels.key] < LONG_KEYS:
+    if pair == 2 and (sizes[labels.key] < LONG_KEYS or len(node.inputs) > 3):  # masks need registers, too
         return schedule.GpuAttention(64, 1, 3, 128, 4, True)
     return schedule.GpuAttention(128, 2, 1 + pair, 128, pair, True)

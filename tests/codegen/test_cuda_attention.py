@@ -105,7 +105,7 @@ def test_unused_results_are_not_computed():
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("case", [
     {"inner": 64, "mask": "causal", "drop": True}, {"inner": 128, "mask": "causal"},
-    {"inner": 32, "dtype": float16, "mask": "bool"},
+    {"inner": 32, "dtype": float16, "mask": "bool"}, {"inner": 64, "mask": "bool"}, {"inner": 80, "mask": "causal"},
 ], ids=str)  # fmt: skip
 def test_they_compile_without_spills(case, arch):
     pytest.importorskip("cupy")
