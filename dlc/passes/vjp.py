@@ -107,9 +107,9 @@ def _checkpoint(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
     uid = unique()
     again = [make("barrier", (i,), uid=uid) for i in node.inputs]
     outs = inline(node.attrs["body"], again)
-    wrt = [a for a, wanted in zip(again, need, strict=True) if wanted]
-    grads = iter(pullback(outs, cts, wrt))
-    return [next(grads) if wanted else None for wanted in need]
+    wrt = list(dict.fromkeys(a for a, wanted in zip(again, need, strict=True) if wanted))
+    grads = dict(zip(wrt, pullback(outs, cts, wrt), strict=True))
+    return [grads.pop(a, None) for a in again]  # what is given twice, as an argument and by closure, gets it once
 
 
 def _call(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:

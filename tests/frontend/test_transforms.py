@@ -10,6 +10,15 @@ def cube(x):
     return (x * x * x).sum()
 
 
+def test_a_checkpoint_that_closes_over_its_argument():
+    x = dlc.asarray([2.0, 3.0])
+    for f in (
+        lambda x: dlc.checkpoint(lambda y: y * x)(x).sum(),
+        lambda x: dlc.checkpoint(lambda y, z: y * z)(x, x).sum(),
+    ):
+        assert dlc.grad(f)(x).tolist() == dlc.jit(dlc.grad(f))(x).tolist() == [4, 6]  # it was twice that
+
+
 def test_backward_inside_a_function_that_is_differentiated():
     weight = dlc.Tensor([1.0, 1.0], requires_grad=True)
 
