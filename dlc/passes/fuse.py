@@ -44,6 +44,7 @@ class Group:
     row_axes: dict[Unit, tuple[Expr, ...]] = field(default_factory=dict)
     deps: set[Group] = field(default_factory=set)
     depth: dict[Unit, int] = field(default_factory=dict)  # longest chain of operations that ends in the unit
+    merged: tuple[int, ...] | None = None  # extents of the loops over a finished group of maps (`lower.map_extents`)
 
     def __post_init__(self) -> None:
         self._of_node = {u.node: u for u in self.units}

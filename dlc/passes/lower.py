@@ -311,10 +311,12 @@ def contiguous(body: Body, units: Sequence[Unit], mappings: dict[Unit, dict[Expr
 
 
 def map_extents(fused: Fused, group: Group) -> tuple[int, ...]:
-    """The loop extents of a map group after merging axes."""
-    first = group.units[0]
-    return merge_axes(Body(fused, group), group.units, {u: u.axes for u in group.units},
-                      tuple(a.attr[1] for a in first.axes), {u: {} for u in group.units})
+    """The loop extents of a map group after merging axes. Schedules and lowering ask for them."""
+    if group.merged is None:
+        first = group.units[0]
+        group.merged = merge_axes(Body(fused, group), group.units, {u: u.axes for u in group.units},
+                                  tuple(a.attr[1] for a in first.axes), {u: {} for u in group.units})
+    return group.merged
 
 
 def lower_map(fused: Fused, group: Group, sched: schedule.Map) -> Lowered:
