@@ -120,7 +120,6 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
 
 
 LEAST_INNER = 16  # inner range from which matrix instructions are worth it
-LONG_KEYS = 1024  # keys from which larger tiles of attention pay
 LOCAL_TURNS = 4  # tiles of a persistent block: more, and blocks drift apart, each reading what the cache has lost
 
 
@@ -171,9 +170,6 @@ def attention(node: Node, target: GpuTarget) -> schedule.GpuAttention:
     # the fastest that were measured for 64 and for 128 columns, 1,024 and 2,048 rows
     if kind == "kv":
         return schedule.GpuAttention(64, 1, 1 + pair, 128, 2, True)
-    if kind == "q":
-        return schedule.GpuAttention(64, 1, 2, 128, 4, True) if pair == 2 else (
-            schedule.GpuAttention(128, 2, 2, 128, 1, True))
-    if pair == 2 and (sizes[labels.key] < LONG_KEYS or len(node.inputs) > 3):  # masks need registers, too
-        return schedule.GpuAttention(64, 1, 3, 128, 4, True)
-    return schedule.GpuAttention(128, 2, 1 + pair, 128, pair, True)
+    if pair == 1:
+        return schedule.GpuAttention(128, 2, 2, 128, 1, True)
+    return schedule.GpuAttention(64, 1, 3 if kind == "out" else 2, 128, 4, True)
