@@ -128,6 +128,7 @@ class Worker:
 def _environment(variables: dict[str, str]) -> Iterator[None]:
     old = dict(os.environ)
     os.environ.update(variables)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # packages that pip installs have their byte code beside them
     try:
         yield
     finally:

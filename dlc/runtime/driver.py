@@ -97,7 +97,7 @@ def frame_of(program: Program) -> Frame:
 class MachineCode:
     """Object code of a program, made on other threads while this one still lowers: a few kernels a module."""
 
-    BATCH = 4
+    BATCH = 8
 
     def __init__(self, target: CpuTarget):
         self.target = target
