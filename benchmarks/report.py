@@ -17,9 +17,9 @@ COLUMNS = ("case", "peer", "ms", "+-", "vs fastest", "x floor", "GFLOP/s", "GB/s
 
 
 def floor_seconds(case: CaseResult, machine: Machine) -> float:
-    """The time that the machine's limits allow; bf16 is not bound by the float32 limit, so there only bytes count."""
-    compute = 0.0 if case.name.endswith("bf16") else case.floor.flops / machine.flops
-    return max(compute, case.floor.bytes / machine.bandwidth)
+    """The time that the machine's limits allow, if all products of a bf16 case are of that type."""
+    rate = machine.flops * (machine.bf16 if case.name.endswith("bf16") else 1)
+    return max(case.floor.flops / rate, case.floor.bytes / machine.bandwidth)
 
 
 def rows(case: CaseResult, machine: Machine) -> list[list[str]]:
@@ -55,8 +55,8 @@ def _cells(case: CaseResult, peer: str, got: Measured, floor: float) -> list[str
 def headline(machine: Machine, load_after: float) -> str:
     software = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return (
-        f"{machine.cpu}, {machine.threads} threads; {software}; limits {machine.flops / 1e9:.0f} GFLOP/s fp32, "
-        f"{machine.bandwidth / 1e9:.1f} GB/s; load before {machine.load:.1f}, after {load_after:.1f}"
+        f"{machine.cpu}, {machine.threads} threads; {software}; limits {machine.flops / 1e9:.0f} GFLOP/s fp32 "
+        f"(bf16: {machine.bf16} times that), {machine.bandwidth / 1e9:.1f} GB/s; load before {machine.load:.1f}, after {load_after:.1f}"
     )
 
 
