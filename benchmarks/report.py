@@ -56,7 +56,8 @@ def headline(machine: Machine, load_after: float) -> str:
     software = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return (
         f"{machine.cpu}, {machine.threads} threads; {software}; limits {machine.flops / 1e9:.0f} GFLOP/s fp32 "
-        f"(bf16: {machine.bf16} times that), {machine.bandwidth / 1e9:.1f} GB/s; load before {machine.load:.1f}, after {load_after:.1f}"
+        f"(bf16: {machine.bf16} times that), {machine.bandwidth / 1e9:.1f} GB/s; "
+        f"load before {machine.load:.1f}, after {load_after:.1f}"
     )
 
 
