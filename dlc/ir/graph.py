@@ -7,7 +7,6 @@ Leaves are `param` nodes, each with an identity of its own. A `Graph` names the 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import threading
@@ -106,18 +105,29 @@ def _binary(op: str, a: Node, b: Node | float) -> Node:
 
 _table: Interned[Node] = Interned()
 _serials = itertools.count()
-_here = threading.local()
 
 
-@contextlib.contextmanager
-def located(loc: Loc | None) -> Iterator[None]:
+class _Here(threading.local):
+    loc: Loc | None = None
+
+
+_here = _Here()
+
+
+class located:  # noqa: N801 (used like a function)
     """Nodes made inside without a `loc` get this one: a pass uses it to keep the user's line on what it derives."""
-    before = getattr(_here, "loc", None)
-    _here.loc = loc
-    try:
-        yield
-    finally:
-        _here.loc = before
+
+    __slots__ = ("before", "loc")
+
+    def __init__(self, loc: Loc | None):
+        self.loc = loc
+
+    def __enter__(self) -> None:
+        self.before = _here.loc
+        _here.loc = self.loc
+
+    def __exit__(self, *error: object) -> None:
+        _here.loc = self.before
 
 
 def _key_of(value: Any) -> Any:
@@ -154,7 +164,7 @@ def _made(op: str, inputs: tuple[Node, ...], loc: Loc | None, attrs: dict[str, A
     infer = _infer.get(op) or _rule(op)
     node = Node()
     node.op, node.inputs, node.attrs, node.data, node._attrs_key = op, inputs, attrs, None, attrs_key
-    node.loc = loc if loc is not None else getattr(_here, "loc", None)
+    node.loc = loc if loc is not None else _here.loc
     node.type = infer(tuple([i.type for i in inputs]), attrs)
     if isinstance(node.type, TensorType):
         node.dtype, node.shape = node.type
