@@ -15,6 +15,7 @@ from dlc.codegen.llvm_index import Linear
 from dlc.codegen.llvm_registers import Registers
 from dlc.ir.dtypes import DType, bfloat16, bool_, float32, int32, int64, uint8, uint32
 from dlc.ir.loops import RUNTIME, Buffer, Expr, Store, load_parts
+from dlc.passes.lower_contract import LINE
 
 _ONE = Linear(1, {})
 WHOLE = (16, 32, 64)  # bytes that one instruction stores past the cache
@@ -381,13 +382,9 @@ class Memory(Registers):
                 value = self.shuffle(value, None, order, stored)
                 mask = None if mask is None else self._turn(mask, order)
             p = self.pointer(place, self.depth, 1 - lanes if place.lane < 0 else 0)
-            if mask is None and place.lane > 0 and self._streams(s, lanes):
-                t = lt.type_text(stored, lanes)
-                bytes_ = lanes * stored.itemsize
-                self.do(f"store {t} {value.text}, ptr {p.text}, align {bytes_}, !nontemporal !{{i32 1}}")
-                self.streamed = True
-                return
-            self._write_lanes(p, value, stored, mask)
+            past = mask is None and place.lane > 0 and self._streams(s)
+            self.streamed = self.streamed or past
+            self._write_lanes(p, value, stored, mask, past)
         elif place.vector is None and (mask is None or mask.const is not None):
             for i in range(lanes):
                 if mask is None or mask.const[i]:
@@ -396,16 +393,22 @@ class Memory(Registers):
         else:
             self._scatter(place, value, stored, mask)
 
-    def _streams(self, s: Store, lanes: int) -> bool:
-        """Is this a store past the cache? It has to be of whole vectors at multiples of their size."""
-        if s.buffer not in self.kernel.streams or s.combine is not None or lanes * s.buffer.dtype.itemsize not in WHOLE:
+    def _streams(self, s: Store) -> bool:
+        """Is this a store past the cache? It has to be of whole vectors at multiples of their size, in a loop that
+        fills the lines: half a line costs more than one that is read first."""
+        size, vector = s.buffer.dtype.itemsize, self.index.vector
+        if s.buffer not in self.kernel.streams or s.combine is not None or vector.lanes * size not in WHOLE:
             return False
-        return self.index.divisor(self.index.flat(s.index, s.buffer.shape)) % lanes == 0
+        if vector.axis.attr[1] * size % LINE:
+            return False
+        return self.index.divisor(self.index.flat(s.index, s.buffer.shape)) % vector.lanes == 0
 
-    def _write_lanes(self, p: Value, value: Value, dtype: DType, mask: Value | None) -> None:
+    def _write_lanes(self, p: Value, value: Value, dtype: DType, mask: Value | None, past: bool = False) -> None:
+        """One element for each lane side by side; `past` the cache, at a multiple of their bytes."""
         t = lt.type_text(dtype, value.lanes)
         if mask is None:
-            self.do(f"store {t} {value.text}, ptr {p.text}, align {dtype.itemsize}")
+            how = f"{value.lanes * dtype.itemsize}, !nontemporal !{{i32 1}}" if past else f"{dtype.itemsize}"
+            self.do(f"store {t} {value.text}, ptr {p.text}, align {how}")
             return
         name = f"llvm.masked.store.{lt.suffix(dtype, value.lanes)}.p0"
         arguments = [(t, value.text), ("ptr", p.text), (lt.type_text(bool_, value.lanes), mask.text)]

@@ -62,6 +62,12 @@ def test_only_whole_aligned_vectors(level, width, offset, whole):
     np.testing.assert_array_equal(out, want)
 
 
+def test_no_halves_of_lines():
+    """A tile of 8 floats that is turned in registers writes 32 bytes of a line, the rest much later."""
+    text = COPY.format(n=1024, tasks=3, width=8, lanes=8, place="t*32 + r*8 + v")
+    assert "!nontemporal" not in emit_module([parse_kernel(text)], target(LEVELS[-1]))
+
+
 def test_text_key_and_verifier():
     k = copy(64)
     assert "out: f32[784] streams" in print_kernel(k)
