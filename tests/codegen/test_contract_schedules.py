@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import itertools
 import operator
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dlc.codegen.build import build_program, target_layout
+from dlc.codegen.target import CpuTarget
 from dlc.ir import build as b
 from dlc.ir import dtypes
+from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Graph, Node, TensorType, make, param
 from dlc.ir.graph_interp import evaluate
-from dlc.ir.loops import Buffer, Expr, For, Prefetch, Stmt, Store, children, walk
+from dlc.ir.loops import Alloc, Buffer, Expr, For, Kernel, Prefetch, Stmt, Store, children, walk
+from dlc.ir.loops_interp import run
 from dlc.ir.loops_verify import verify
-from dlc.ir.program import Launch
+from dlc.ir.program import Launch, Program
+from dlc.ir.program_interp import run_program
 from dlc.ir.schedule import Contract
+from dlc.passes.fuse import fuse
+from dlc.passes.lower_contract import lower_contract
+from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
 from dlc.runtime import host
 from dlc.runtime.memory import allocate, as_ndarray
 from dlc.runtime.programs import compile_graph
+from tests.targets import cpu
 
 LEVELS = [level for level in ("sse2", "avx2", "avx512") if host.detect().vector_bytes >= {"sse2": 16, "avx2": 32}.get(
     level, 64)]
@@ -237,11 +246,68 @@ def test_rows_pages_apart_are_fetched_ahead(level, m):
     assert {f.size for f in fetched} >= {m * 1100}
 
 
-@pytest.mark.skipif("avx512" not in LEVELS, reason="vectors of 64 bytes")
+def narrow_lanes(kernels: Sequence[Kernel]) -> list[int]:
+    """Lanes of the register tiles of a kernel's last columns, where they are fewer than the others'."""
+    sums = [s.buffer for k in kernels for s in walk(k.body) if isinstance(s, Alloc) and s.buffer.name == "acc"]
+    return sorted({b.shape[-1] for b in sums} - {max(b.shape[-1] for b in sums)})
+
+
+def lowered(graph: Graph, target: CpuTarget) -> Program:
+    graph = target_layout(sink_permutes(graph), target)
+    return plan_memory(build_program(graph, (), target, "main"))
+
+
 @pytest.mark.parametrize("n, tail", [(50, 4), (100, 4), (21, 8), (24, 8), (33, 4), (25, 0), (48, 0), (7, 0)])
 @pytest.mark.parametrize("heavy", [True, False])
 def test_few_columns_beyond_the_last_tile_take_narrow_vectors(n, tail, heavy):
     x, w, r = tensor("x", 41, 64), tensor("w", 64, n), tensor("r", 41, n)
     y = b.op("add", b.contract(x, w, "mk,kn->mn"), r)
     y = b.op("tanh", b.op("exp", b.op("mul", y, b.like(y, 0.01)))) if heavy else y
-    assert [s.tail for s in check(Graph([x, w, r], [y]), "avx512")] == [tail]
+    graph = Graph([x, w, r], [y])
+    assert narrow_lanes(lowered(graph, cpu("avx512")).kernels()) == [tail] * (tail > 0)
+    for level in LEVELS:
+        check(graph, level)
+
+
+@pytest.mark.parametrize("spec", ["mk,bkn->bmn", "km,bkn->bmn", "mk,kbn->bmn", "bmk,nk->bnm", "gmk,gbkn->gbmn",
+                                  "mk,ckn->mcn"])
+@pytest.mark.parametrize("n", [9, 12, 17, 20, 31, 35])
+@pytest.mark.parametrize("level", ["avx2", "avx512", "avx512-bf16"])
+def test_columns_that_are_no_one_range_are_all_computed(level, n, spec):
+    """Tiles cut the columns that are contiguous, of which fewer or more are left than of all columns."""
+    size = dict(b=2, c=3, g=2, m=18, n=n, k=10)
+    first, second = spec.split("->")[0].split(",")
+    dtype = dtypes.bfloat16 if "bf16" in level else dtypes.float32
+    x, w = (tensor(name, *(size[c] for c in labels), dtype=dtype) for name, labels in (("x", first), ("w", second)))
+    y = b.contract(x, w, spec)
+    everywhere(Graph([x, w], [y]), cpu(level))
+
+
+def everywhere(graph: Graph, target: CpuTarget) -> None:
+    """The interpreted program, whose memory starts as NaN, gives the graph's results."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-4, 5, p.shape).astype(p.dtype.np) for p in graph.params]
+    results = run_program(lowered(graph, target), arrays)
+    for got, want in zip(results, evaluate(graph, arrays, wide=True), strict=True):
+        np.testing.assert_array_equal(got.astype(np.float64), np.asarray(want, np.float64))
+
+
+@pytest.mark.parametrize("tail", [1, 2, 4, 8, 16, 64])
+@pytest.mark.parametrize("n", [9, 18, 21, 40])
+def test_a_schedule_made_for_other_extents_loses_no_column(n, tail):
+    x, w = tensor("x", 5, 6), tensor("w", 2, 6, n)
+    graph = Graph([x, w], [b.contract(x, w, "mk,bkn->bmn")])
+    fused = fuse(graph)
+    for lanes, nr in ((16, 16), (8, 16), (16, 32)):
+        kernel = lower_contract(fused, fused.groups[0], Contract(lanes, 4, nr, 2, 3, tail=tail)).kernel
+        arrays = [np.ones(p.size, np.float32) for p in kernel.params[:-1]]
+        out = np.full(kernel.params[-1].size, np.nan, np.float32)
+        run(kernel, [*arrays, out])
+        np.testing.assert_array_equal(out, 6)
+
+
+def test_a_schedule_without_whole_vectors_is_refused():
+    x, w = tensor("x", 5, 6), tensor("w", 6, 40)
+    fused = fuse(Graph([x, w], [b.contract(x, w, "mk,kn->mn")]))
+    with pytest.raises(VerifyError, match="24 columns are no whole vectors of 16"):
+        lower_contract(fused, fused.groups[0], Contract(16, 4, 24))
