@@ -42,7 +42,9 @@ from dlc.ir.loops import (
     Seq,
     Stmt,
     Store,
+    Sync,
     TileMma,
+    Wait,
     exprs,
     load_parts,
     subexpressions,
@@ -52,6 +54,8 @@ from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.scalar import SCALAR_OPS
 
 Interval = tuple[int, int]  # lowest and highest value, both included
+
+KNOWN = (For, If, Store, Prefetch, Sync, Fold, Mma, TileMma, Drain, Async, Wait, Arrive, Await, Bulk, Registers)
 
 
 def verify(kernel: Kernel, where: str = "") -> None:
@@ -179,7 +183,7 @@ class _Verifier:
     def fail(self, message: str) -> VerifyError:
         try:
             text = "" if self.stmt is None else "\n    " + print_stmt(self.stmt).split("\n", 1)[0].strip()
-        except (AttributeError, TypeError):  # too broken to print
+        except (AssertionError, AttributeError, TypeError):  # too broken to print
             text = f"\n    {type(self.stmt).__name__}"
         after = f" after {self.where}" if self.where else ""
         if (line := self.kernel.meta.get("lines", {}).get(self.stmt)) is not None:
@@ -216,6 +220,8 @@ class _Verifier:
             return
         if isinstance(stmt, Alloc):
             raise self.fail("an Alloc must stand in a Seq, which ends its life")
+        if not isinstance(stmt, KNOWN):
+            raise self.fail(f"no rules for a {type(stmt).__name__}")
         live = guarded
         if isinstance(stmt, Store):
             live = live or stmt.predicate is not None
