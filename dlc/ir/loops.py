@@ -472,9 +472,9 @@ def _kind(annotation: str) -> tuple[str, bool]:
 
 
 _FIELDS = {cls: tuple((f.name, *_kind(f.type)) for f in fields(cls)) for cls in Stmt.__subclasses__()}
-_STMTS, _EXPRS = (
+_STMTS, _EXPRS, _BUFFERS = (
     {cls: tuple((name, several) for name, kind, several in row if kind == wanted) for cls, row in _FIELDS.items()}
-    for wanted in ("Stmt", "Expr")
+    for wanted in ("Stmt", "Expr", "Buffer")
 )
 
 
@@ -504,6 +504,11 @@ def walk(stmt: Stmt) -> Iterator[Stmt]:
 def exprs(stmt: Stmt) -> tuple[Expr, ...]:
     """The expressions that stand directly in one statement; the axis of a loop is none of them."""
     return (stmt.extent,) if isinstance(stmt, For) else _held(stmt, _EXPRS[type(stmt)])
+
+
+def buffers(stmt: Stmt) -> tuple[Buffer, ...]:
+    """The buffers that one statement names directly, not in an expression."""
+    return _held(stmt, _BUFFERS[type(stmt)])
 
 
 def inside_out(expr: Expr, done: Container[Expr]) -> Iterator[Expr]:

@@ -28,6 +28,7 @@ from dlc.codegen import llvm_kernel
 from dlc.codegen.build import build_program, target_layout, target_operations
 from dlc.codegen.expand_math import expand
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.in_place import verify_aliases
 from dlc.codegen.llvm_kernel import symbol
 from dlc.codegen.llvm_program import emit_entry
 from dlc.codegen.target import CpuTarget
@@ -182,4 +183,6 @@ class _Watch:
 
             for k in result.kernels():
                 verify_kernel(k, stage)
+        if self.check and stage == "memory":
+            verify_aliases(result)
         self.last = time.perf_counter()
