@@ -7,6 +7,9 @@ after every operation; `fma` rounds once). Loops run iteration by iteration; par
 shuffled by `seed`, so that a kernel which depends on the order is found by two seeds. An index outside its dimension,
 and a read of reg or shared memory that nothing was written to raise InterpError.
 
+What a loop's body has loaded from a global buffer is kept until it stores to that buffer, as emitters do: where two
+parameters are the same memory, an element may be used again after it was written over.
+
 Conditions are what they say: where an If or a predicate is false, nothing inside it is evaluated.
 """
 
@@ -103,6 +106,7 @@ class _Compiler:
         self.intervals: dict[Expr, tuple[int, int]] = {}
         self.depth = 1
         self.inside_threads = False
+        self.kept: dict[Expr, str] = {}  # names of what the enclosing loop's body has loaded from global buffers
 
     def function(self):
         self.line("(" + "".join(f"{self.name(b, 'g')}, " for b in self.kernel.params) + ") = arrays")
@@ -123,13 +127,19 @@ class _Compiler:
         self.globals[name] = value
         return name
 
-    def indented(self, stmt: Stmt) -> None:
+    def indented(self, stmt: Stmt, same_nest: bool = False) -> None:
+        """The lines of a statement in a block of their own: a branch knows what its nest has loaded, a loop does not."""
+        kept, self.kept = self.kept, dict(self.kept) if same_nest else {}
         self.depth += 1
         self.statement(stmt)
         self.line("pass")
         self.depth -= 1
+        written = {s.buffer for s in walk(stmt) if isinstance(s, Store)}
+        self.kept = {e: name for e, name in kept.items() if e.attr not in written}
 
     def statement(self, stmt: Stmt) -> None:
+        if isinstance(stmt, _TOGETHER):
+            self.kept = {}  # other threads may have written since
         if isinstance(stmt, Seq):
             for s in stmt.body:
                 self.statement(s)
@@ -153,10 +163,10 @@ class _Compiler:
             self.indented(stmt.body)
         elif isinstance(stmt, If):
             self.line(f"if {self.value(stmt.cond, {}, stmt)}:")
-            self.indented(stmt.then)
+            self.indented(stmt.then, True)
             if stmt.other is not None:
                 self.line("else:")
-                self.indented(stmt.other)
+                self.indented(stmt.other, True)
         elif isinstance(stmt, Store):
             self.store(stmt)
         elif isinstance(stmt, Sync):
@@ -212,7 +222,7 @@ class _Compiler:
         return part.globals["combine"]
 
     def store(self, stmt: Store) -> None:
-        memo: dict[Expr, str] = {}
+        memo: dict[Expr, str] = dict(self.kept)
         if stmt.predicate is not None:
             self.line(f"if {self.value(stmt.predicate, memo, stmt)}:")
             self.depth += 1
@@ -224,6 +234,9 @@ class _Compiler:
         self.line(f"{place} = {value}")
         if stmt.predicate is not None:
             self.depth -= 1
+        else:
+            self.kept |= {e: t for e, t in memo.items() if e.op == "load" and e.attr.space == "global"}
+        self.kept = {e: t for e, t in self.kept.items() if e.attr is not stmt.buffer}
 
     def place(self, b: Buffer, index: Sequence[Expr], memo: dict[Expr, str], stmt: Stmt) -> str:
         """Text of the element, after lines that check the indices."""
