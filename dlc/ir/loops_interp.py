@@ -128,7 +128,7 @@ class _Compiler:
         return name
 
     def indented(self, stmt: Stmt, same_nest: bool = False) -> None:
-        """The lines of a statement in a block of their own: a branch knows what its nest has loaded, a loop does not."""
+        """A statement as a block of lines: a branch knows what its nest has loaded, a loop does not."""
         kept, self.kept = self.kept, dict(self.kept) if same_nest else {}
         self.depth += 1
         self.statement(stmt)

@@ -65,7 +65,8 @@ def traded(sources: list[int], shape: tuple[int, ...], arithmetic: bool) -> Grap
                           for k, s in enumerate(sources)])
 
 
-@pytest.mark.parametrize("target", [named("avx2"), named("avx512"), GpuTarget.of("sm_90a")], ids=["avx2", "avx512", "gpu"])
+@pytest.mark.parametrize("target", [named("avx2"), named("avx512"), GpuTarget.of("sm_90a")],
+                         ids=["avx2", "avx512", "sm_90a"])
 @pytest.mark.parametrize("arithmetic", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_outputs_in_the_places_of_other_inputs(target, arithmetic, seed):
