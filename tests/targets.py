@@ -90,7 +90,7 @@ def computed(graph: Graph, arrays: Sequence[np.ndarray], target: CpuTarget) -> l
 def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
     """Let this process take its host for the processor `name`. AMX that the host lacks is emulated, instruction by
     instruction; programs for vectors that it lacks are interpreted."""
-    from dlc.runtime import driver, host, threads
+    from dlc.runtime import driver, host, native, threads
 
     target = named(name)
     patch.setattr(llvm, "get_host_cpu_features", lambda: {**dict.fromkeys(_HOST, False), **_features(name)})
@@ -104,8 +104,10 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
         from tests.codegen.amx import Unit, emulated
 
         unit = Unit()
-        emit, symbols = driver.llvm_kernel.emit_module, {**threads.pool_symbols(), **unit.symbols()}
-        patch.setattr(driver.llvm_kernel, "emit_module", lambda *a: emulated(emit(*a)))
+        symbols = {**threads.pool_symbols(), **unit.symbols()}
+        for name in ("compile_object", "_compile_alone"):
+            compile_ = getattr(native, name)
+            patch.setattr(native, name, lambda text, *args, to=compile_, **kw: to(emulated(text), *args, **kw))
         patch.setattr(threads, "pool_symbols", lambda: symbols)
         patch.setattr(threads, "emulated_unit", unit, raising=False)  # it must outlive the code that calls it
         return

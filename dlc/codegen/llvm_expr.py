@@ -18,7 +18,7 @@ from dlc.codegen.llvm_index import IndexMath, Linear
 from dlc.codegen.target import CpuTarget
 from dlc.ir.dtypes import bool_, int32, int64
 from dlc.ir.errors import DlcError
-from dlc.ir.loops import Buffer, Expr, Kernel
+from dlc.ir.loops import Buffer, Expr, Kernel, sums_products
 
 _REACH = 1 << 61  # differences of index values below this cannot overflow
 
@@ -133,7 +133,8 @@ class Expressions(Builder):
             return llvm_ops.unsigned_divmod(self, int64, e.op, args[0], self.splat(args[1], int64, args[0].lanes))
         if e.op not in llvm_ops.RULES:
             raise EmitError(f"{self.kernel.name}: {e.op!r} must be expanded into primitive operations before emission")
-        return llvm_ops.apply(self, e.op, e.args[0].dtype, args)
+        name = f"unfused {e.op}" if sums_products(e) else e.op
+        return llvm_ops.apply(self, name, e.args[0].dtype, args)
 
     def _unsigned_divmod(self, e: Expr) -> bool:
         divides = e.op in ("floordiv", "mod") and e.dtype is int64 and e.args[1].op == "const" and e.args[1].attr > 0

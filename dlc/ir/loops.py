@@ -224,6 +224,13 @@ def under_casts(expr: Expr) -> Expr:
     return expr
 
 
+def sums_products(expr: Expr) -> bool:
+    """Is it the sum or difference of two products of floats? No target may round one of them and not the other
+    (`a * b - b * a` is 0); a product added to anything else may be fused with the addition."""
+    return expr.op in ("add", "sub") and expr.dtype.is_float and all(
+        (a.args[0] if a.op == "neg" else a).op == "mul" for a in expr.args)
+
+
 def load_parts(expr: Expr) -> tuple[Buffer, tuple[Expr, ...], Expr | None]:
     """(buffer, indices, predicate or None) of a load."""
     n = len(expr.attr.shape)

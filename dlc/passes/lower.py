@@ -84,14 +84,11 @@ class Body:
                 member = self.group.member(node)
                 if member is not None:
                     at = tuple(loops.map_expr(i, lambda *_: None, memo) for i in index)
-                    return guarded(read(member, at), simplify(args[1]) if len(args) > 1 else None)
+                    value = guarded(read(member, at), simplify(args[1]) if len(args) > 1 else None)
+                    return store_value(value, node.dtype)  # whoever reads a unit reads what is stored of it
                 return _load(self.buffer(node), args)
-            if e.op == "cast" and args[0].dtype is e.dtype:  # of a member's value, which is not rounded here
-                return args[0]
             if e.op == "cast" and is_position(args[0]):  # a number of an iota
                 return loops.cast(simplify(args[0]), e.dtype)
-            if e.op == "pair":
-                return loops.op("pair", *(loops.cast(a, dtypes.bfloat16) for a in args))
             if e.op == "select":
                 cond = simplify(args[0])
                 if cond.op == "const":
