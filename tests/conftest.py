@@ -4,7 +4,7 @@ Two need no GPU, and are slow: `fake`, where the Loop IR interpreter runs kernel
 where their CUDA C runs on the CPU (tests/cuda_on_cpu): also as `emulated:sm_80`, `emulated:sm_90a:5` for threads in
 order 5, `emulated:sm_90a:5:2` with schedules for two multiprocessors.
 
-`DLC_TEST_CPU=sse2` (avx2, avx512, avx512_bf16, amx) runs any test as if on a host with those features
+`DLC_TEST_CPU=sse2` (avx2, avx512, avx512-bf16, amx) runs any test as if on a host with those features
 (tests/targets.py).
 """
 

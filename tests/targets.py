@@ -1,6 +1,6 @@
 """Processors by name, the same on every host: no test depends on the machine that it runs on.
 
-`named("avx512")` is a processor with two threads, fixed caches and exactly the features of that name. What such a
+`cpu("avx512")` is a processor with two threads, fixed caches and exactly the features of that name. What such a
 processor computes is run by machine code where the host has the features (`runs`), and by the Loop IR interpreter
 elsewhere. `DLC_TEST_CPU=NAME pytest ...` makes the whole test process take the host for one of them.
 """
@@ -15,27 +15,34 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
+from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import _LEVEL_CPU, _LEVEL_FEATURES, LEVELS, CpuTarget
 from dlc.ir.graph import Graph
 
-NAMES = (*LEVELS, "avx512_bf16", "amx")  # each has the features of those before it
-_MORE = {"avx512_bf16": ("avx512bf16",), "amx": ("amx-tile", "amx-bf16")}
+CPUS = (*LEVELS, "avx512-bf16", "amx")  # each has the features of those before it
+_MORE = {"avx512-bf16": ("avx512bf16",), "amx": ("amx-tile", "amx-bf16")}
 _CACHES = {"l1d_bytes": 32 << 10, "l2_bytes": 1 << 20, "l3_bytes": 32 << 20}
+GPUS = ("sm_80", "sm_90a")
 _HOST = dict(llvm.get_host_cpu_features())
 
 
 def _features(name: str) -> dict[str, bool]:
-    return {f: True for n in NAMES[: NAMES.index(name) + 1] for f in (*_LEVEL_FEATURES.get(n, ()), *_MORE.get(n, ()))}
+    return {f: True for n in CPUS[: CPUS.index(name) + 1] for f in (*_LEVEL_FEATURES.get(n, ()), *_MORE.get(n, ()))}
 
 
 @functools.cache
-def named(name: str, threads: int = 2) -> CpuTarget:
+def cpu(name: str, threads: int = 2) -> CpuTarget:
     """The processor of that name."""
     triple = llvm.get_process_triple()
     if not triple.startswith(("x86_64", "amd64")):
         triple = "x86_64-unknown-linux-gnu"
     return CpuTarget.from_features(triple, _LEVEL_CPU.get(name, "x86-64-v4"), _features(name), **_CACHES,
                                    threads=threads)
+
+
+def target(name: str, threads: int = 2) -> CpuTarget | GpuTarget:
+    """The processor, or the GPU, of that name."""
+    return GpuTarget.of(name) if name in GPUS else cpu(name, threads)
 
 
 def runs(target: CpuTarget) -> bool:
@@ -92,7 +99,7 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
     instruction; programs for vectors that it lacks are interpreted."""
     from dlc.runtime import driver, host, native, threads
 
-    target = named(name)
+    target = cpu(name)
     patch.setattr(llvm, "get_host_cpu_features", lambda: {**dict.fromkeys(_HOST, False), **_features(name)})
     patch.setattr(llvm, "get_host_cpu_name", lambda: target.cpu)
     patch.setattr(host, "_allow_amx", lambda: True)
@@ -100,7 +107,7 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
     if runs(target):
         return
     os.environ["DLC_CACHE"] = "0"  # the code is for no machine that there is
-    if runs(named("avx512_bf16")):
+    if runs(cpu("avx512-bf16")):
         from tests.codegen.amx import Unit, emulated
 
         unit = Unit()

@@ -19,7 +19,7 @@ __all__ = ["LEVELS", "Compiled", "buffer", "guarded", "kernel", "target", "untou
 
 
 def target(level: str) -> CpuTarget:
-    return targets.named(level)
+    return targets.cpu(level)
 
 
 def buffer(name: str, dtype: dtypes.DType | str, *shape: int, space: str = "global") -> Buffer:

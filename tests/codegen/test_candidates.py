@@ -22,9 +22,9 @@ from dlc.ir.loops_verify import verify
 from dlc.ir.schedule import Columns, Contract, Map, Rows
 from dlc.passes.fuse import fuse
 from dlc.passes.units import memory_of, own_outputs
-from tests.targets import computed, named
+from tests.targets import computed, cpu
 
-TARGET = named("avx512")
+TARGET = cpu("avx512")
 PRODUCTS = [("mk,kn->mn", 37, 50, 45), ("mk,nk->mn", 10, 7, 137), ("km,kn->mn", 33, 3, 21), ("mk,nk->mn", 65, 5, 70)]
 
 

@@ -19,7 +19,7 @@ from dlc.ir.program import Ref
 from dlc.ir.program_interp import run_program
 from dlc.passes.memory import plan_memory
 from dlc.runtime import driver
-from tests.targets import named
+from tests.targets import cpu
 
 
 def launches(of_result: bool) -> list[str]:
@@ -29,7 +29,7 @@ def launches(of_result: bool) -> list[str]:
     graph = Graph([w, x, y], [new, b.contract(b.op("tanh", new) if of_result else y, w, "mk,kn->mn")])
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((40, 40)).astype(np.float32) for _ in graph.params]
-    program = plan_memory(build_program(graph, ((0, 0),), named("avx512"), "step"))
+    program = plan_memory(build_program(graph, ((0, 0),), cpu("avx512"), "step"))
     for want, got in zip(evaluate(graph, arrays), run_program(program, arrays), strict=True):
         np.testing.assert_allclose(got, want, 1e-4, 1e-4)
     return [s.kernel.name for s in program.steps]
@@ -48,7 +48,7 @@ def test_an_update_by_whole_tiles_and_narrow_ones():
     """Both branches of the kernel read what they write, and nothing else."""
     w, x, y = (param(TensorType(float32, s), n) for n, s in zip("wxy", ((50, 100), (96, 50), (96, 100)), strict=True))
     graph = Graph([w, x, y], [b.op("sub", w, b.contract(x, y, "bm,bn->mn"))])
-    program = plan_memory(build_program(graph, ((0, 0),), named("avx512"), "step"))
+    program = plan_memory(build_program(graph, ((0, 0),), cpu("avx512"), "step"))
     assert not any("copy" in s.kernel.name for s in program.steps)
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(p.shape).astype(np.float32) for p in graph.params]
@@ -65,7 +65,7 @@ def traded(sources: list[int], shape: tuple[int, ...], arithmetic: bool) -> Grap
                           for k, s in enumerate(sources)])
 
 
-@pytest.mark.parametrize("target", [named("avx2"), named("avx512"), GpuTarget.of("sm_90a")],
+@pytest.mark.parametrize("target", [cpu("avx2"), cpu("avx512"), GpuTarget.of("sm_90a")],
                          ids=["avx2", "avx512", "sm_90a"])
 @pytest.mark.parametrize("arithmetic", [False, True])
 @pytest.mark.parametrize("seed", range(4))
@@ -83,7 +83,7 @@ def test_outputs_in_the_places_of_other_inputs(target, arithmetic, seed):
 
 
 @pytest.mark.parametrize("dtype", [float32, bfloat16])
-@pytest.mark.parametrize("target", [named("amx"), GpuTarget.of("sm_80"), GpuTarget.of("sm_90a")],
+@pytest.mark.parametrize("target", [cpu("amx"), GpuTarget.of("sm_80"), GpuTarget.of("sm_90a")],
                          ids=["amx", "sm_80", "sm_90a"])
 def test_a_product_is_not_written_over_its_operand(target, dtype):
     """Whatever copies the operand: vectors, the matrix unit's loads, asynchronous copies, bulk ones."""
@@ -96,7 +96,7 @@ def test_a_product_is_not_written_over_its_operand(target, dtype):
 
 def test_what_a_launch_writes_over_is_found():
     graph = traded([1, 0], (40,), True)
-    program = driver.lower(graph, ((0, 0), (1, 1)), "trade", named("avx2"), lambda stage, result: None)
+    program = driver.lower(graph, ((0, 0), (1, 1)), "trade", cpu("avx2"), lambda stage, result: None)
     program.steps = tuple(s for s in program.steps if not s.kernel.name.startswith("copy"))
     program.outputs[0].alias, program.outputs[1].alias = program.inputs
     first = program.steps[0]

@@ -21,8 +21,8 @@ from tests import targets
 from tests.codegen.amx import Unit, emulated
 from tests.codegen.llvm_run import Compiled
 
-UNIT, WITHOUT = targets.named("amx"), targets.named("avx512_bf16")
-NEEDS_AVX512 = pytest.mark.skipif(not targets.runs(targets.named("avx512")), reason="the emulation runs AVX-512")
+UNIT, WITHOUT = targets.cpu("amx"), targets.cpu("avx512-bf16")
+NEEDS_AVX512 = pytest.mark.skipif(not targets.runs(targets.cpu("avx512")), reason="the emulation runs AVX-512")
 NEEDS_AMX = pytest.mark.skipif(not targets.runs(UNIT), reason="this processor has no amx-tile and amx-bf16")
 
 # 2 x 2 tiles of 16 x 16 in 5 steps; the rows' operand as bfloat16, 32 of them apart from its neighbours in memory
@@ -95,7 +95,7 @@ def test_instructions_compute_what_the_kernel_means(text, loads):
     want, got = arrays(kernel), arrays(kernel)
     run(kernel, want)
     unit = Unit()
-    code = compile_object(emulated(emit_module([kernel], UNIT)), targets.named("avx512"), passes="none", opt_level=2)
+    code = compile_object(emulated(emit_module([kernel], UNIT)), targets.cpu("avx512"), passes="none", opt_level=2)
     library = Library.load(code, unit.symbols())
     for t in range(kernel.tasks):
         call(library, kernel, got, t, t + 1)

@@ -27,7 +27,7 @@ from tests import targets
 from tests.codegen.test_contract_schedules import check, tensor
 
 BF16, F32 = dtypes.bfloat16, dtypes.float32
-PAIRS = targets.named("avx512_bf16")
+PAIRS = targets.cpu("avx512-bf16")
 
 
 def operations(k: Kernel) -> set[str]:
@@ -54,7 +54,7 @@ def check_pairs(graph: Graph, interpret: bool = False, copies: int | None = None
     if copies is not None:
         assert sum("dot2" not in operations(k) for k in made) == copies
     if targets.runs(PAIRS):
-        check(graph, "avx512_bf16", tolerance)
+        check(graph, "avx512-bf16", tolerance)
     if interpret:
         rng = np.random.default_rng(0)
         arrays = [rng.standard_normal(p.shape).astype(p.dtype.np) for p in graph.params]
@@ -134,7 +134,7 @@ def test_a_window_along_every_inner_label():
     image, weight = tensor("x", 1, 30, 30, 1, dtype=BF16), tensor("w", 8, 1, 3, 3, dtype=BF16)
     graph = Graph([image, weight], [b.contract(taps(image, 3, 1), weight, "nhwcrs,ocrs->nhwo", F32)])
     assert all("dot2" not in operations(k) for k in kernels(graph))
-    check(graph, "avx512_bf16")
+    check(graph, "avx512-bf16")
 
 
 def test_the_layout_of_pairs_prints_and_parses():

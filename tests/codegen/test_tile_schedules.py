@@ -33,9 +33,9 @@ from tests.codegen.test_contract_schedules import check, tensor
 from tests.codegen.test_pair_schedules import operations, product, taps
 
 BF16, F32 = dtypes.bfloat16, dtypes.float32
-UNIT = targets.named("amx", 1)
+UNIT = targets.cpu("amx", 1)
 SPECS = ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->nm", "mk,nk->nm"]
-pytestmark = pytest.mark.skipif(not targets.runs(targets.named("avx512_bf16")), reason="the emulation runs all but AMX")
+pytestmark = pytest.mark.skipif(not targets.runs(targets.cpu("avx512-bf16")), reason="the emulation runs all but AMX")
 
 
 def kernels(graph: Graph, target=UNIT) -> list[Kernel]:

@@ -23,7 +23,7 @@ from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify import simplify
 from dlc.passes.vjp import expand
 from dlc.runtime import devices
-from tests.targets import executable, named
+from tests.targets import cpu, executable
 
 CACHE = 1 << 9  # bytes: tensors of some hundred elements are too large for it
 
@@ -61,7 +61,7 @@ def check(function: Callable, *args: np.ndarray, regions: int | None = None) -> 
     want = evaluate(graph, list(args), wide=True)
     again = parse_graph(print_graph(cut))
     assert print_graph(again, False) == print_graph(cut, False)
-    target = replace(named("avx2"), l2_bytes=CACHE)
+    target = replace(cpu("avx2"), l2_bytes=CACHE)
     compiled = executable(graph, target)
     buffers = [devices.allocate(a.nbytes, "cpu") for a in args]
     for b, a in zip(buffers, args, strict=True):
