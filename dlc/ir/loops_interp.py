@@ -48,13 +48,14 @@ from dlc.ir.loops import (
     Sync,
     TileMma,
     load_parts,
+    loads_of,
     walk,
 )
+from dlc.ir.loops_index import interval, wraps
 from dlc.ir.loops_matrix import drain, multiply_tiles
 from dlc.ir.loops_text import print_stmt
 from dlc.ir.loops_threads import Gate, apart, in_step
 from dlc.ir.loops_values import bits, dot2, exp2, fused, paired, to_int
-from dlc.ir.loops_verify import interval
 from dlc.ir.scalar import SCALAR_OPS
 
 
@@ -103,7 +104,6 @@ class _Compiler:
         self.lines: list[str] = []
         self.globals: dict[str, Any] = {"fail": _fail, "bits": bits, "to_int": to_int}
         self.names: dict[Any, str] = {}
-        self.intervals: dict[Expr, tuple[int, int]] = {}
         self.depth = 1
         self.inside_threads = False
         self.kept: dict[Expr, str] = {}  # names of what the enclosing loop's body has loaded from global buffers
@@ -243,8 +243,8 @@ class _Compiler:
         terms = []
         for d, (e, n) in enumerate(zip(index, b.shape, strict=True)):
             i = self.value(e, memo, stmt)
-            low, high = interval(e, self.intervals)
-            if not 0 <= low <= high < n:
+            low, high = interval(e)
+            if loads_of(e) or not 0 <= low <= high < n:  # no analysis is trusted with what depends on data
                 self.line(f"if not 0 <= {i} < {n}: fail({self.given(stmt)}, {self.given(b)}, {i})")
             stride = math.prod(b.shape[d + 1 :])
             terms.append(i if stride == 1 else f"{i} * {stride}")
@@ -323,9 +323,7 @@ class _Compiler:
         if e.op in PAIRS:
             return self.assign(f"int({self.given(paired)}({', '.join(args)}))" if e.op == "pair"
                                else f"{self.given(dot2)}({', '.join(args)})[()]")
-        low, high = (0, 0) if e.dtype.is_float else interval(e, self.intervals)
-        limits = (0, 0) if e.dtype.is_float else dtypes.limits(e.dtype)
-        return self.apply(e.op, e.args[0].dtype, args, wraps=(low, high) == limits)
+        return self.apply(e.op, e.args[0].dtype, args, wraps=not e.dtype.is_float and wraps(e))
 
     def assign(self, text: str) -> str:
         t = self.temporary()

@@ -13,9 +13,9 @@ from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Kernel, Stmt
+from dlc.ir.loops_index import coefficient, is_position, simplify, unflatten
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import coefficient, is_position, simplify, unflatten
 from dlc.passes.units import Unit
 
 SCRATCH_LIMIT = 128 << 10  # bytes of thread-private scratch one row may use

@@ -14,8 +14,8 @@ from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node, make, unique
 from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops_index import flatten, simplify, unflatten
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import flatten, simplify, unflatten
 from dlc.passes.lower import (
     SCRATCH_LIMIT,
     Body,

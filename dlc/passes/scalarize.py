@@ -18,8 +18,8 @@ import numpy as np
 from dlc.ir import dtypes, loops
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr
+from dlc.ir.loops_index import both, flatten, interval, simplify, unflatten, weighted
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.index_math import both, bounds, flatten, simplify, unflatten, weighted
 
 Index = tuple[Expr, ...]
 
@@ -57,7 +57,7 @@ class Elements:
         at: dict[Expr, Expr] = {}
         known = []
         for i, d in zip(index, node.shape, strict=True):
-            low, high = bounds(i)
+            low, high = interval(i)
             if low < 0 or high >= d > 0:
                 if d > 1:
                     at[place := loops.axis("x", d)] = i
