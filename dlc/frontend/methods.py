@@ -148,8 +148,8 @@ _SAME_NAME: dict[Any, str] = {
         bitwise_or bitwise_right_shift bitwise_xor ceil clamp clip copysign cos cosh divide equal erf exp exp2 expm1
         floor floor_divide fmod greater greater_equal hypot isclose isfinite isinf isnan lerp less less_equal log log10
         log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply nan_to_num negative
-        not_equal pow positive reciprocal remainder round rsqrt sigmoid sign signbit sin sinh sqrt square subtract tan
-        tanh trunc true_divide""",
+        not_equal pow positive reciprocal remainder round rsqrt sigmoid sign signbit sin sinh sqrt square tan tanh trunc
+        true_divide""",
     reductions: """
         all any argmax argmin amax amin count_nonzero cummax cummin cumprod cumsum cumulative_prod cumulative_sum diff
         logsumexp max mean min prod std sum var""",
@@ -254,6 +254,14 @@ def _same_shape_as(f: Callable) -> Callable:
     return method
 
 
+def _scaled(f: Callable) -> Callable:
+    def method(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+        return f(x, other if isinstance(alpha, int) and alpha == 1 else elementwise.multiply(other, alpha))
+
+    method.__doc__ = f"`{f.__name__}` of x and `alpha * other`."
+    return method
+
+
 _OTHER_NAME: dict[str, Callable] = {
     "astype": elementwise.astype,
     "permute": _permute,
@@ -287,7 +295,9 @@ _OTHER_NAME: dict[str, Callable] = {
     "numel": lambda x: x.size,
     "dim": lambda x: x.ndim,
     "is_floating_point": lambda x: x.dtype.is_float,
-    "sub": elementwise.subtract,
+    "add": _scaled(elementwise.add),
+    "sub": _scaled(elementwise.subtract),
+    "subtract": _scaled(elementwise.subtract),
     "mul": elementwise.multiply,
     "div": elementwise.divide,
     "neg": elementwise.negative,
@@ -306,13 +316,6 @@ _PROPERTIES: dict[str, Callable] = {
 }
 
 # -- methods that rebind
-
-
-def _scaled(f: Callable) -> Callable:
-    def method(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
-        return f(x, other if isinstance(alpha, int) and alpha == 1 else elementwise.multiply(other, alpha))
-
-    return method
 
 
 def _filled(x: Tensor, value: Any) -> Tensor:
@@ -334,12 +337,13 @@ def _addcdiv(x: Tensor, a: Any, c: Any, *, value: Any = 1) -> Tensor:
 _REBOUND_BY_NAME = """
     abs acos acosh asin asinh atan atan2 atanh ceil clamp clip cos cosh divide erf exp exp2 expm1 floor floor_divide
     fmod hypot lerp log log10 log1p log2 multiply nan_to_num negative pow reciprocal remainder round rsqrt sigmoid sign
-    sin sinh sqrt square subtract tan tanh true_divide trunc"""
+    sin sinh sqrt square tan tanh true_divide trunc"""
 
 _REBINDING: dict[str, Callable] = {
     **{f"{name}_": getattr(elementwise, name) for name in _REBOUND_BY_NAME.split()},
-    "add_": _scaled(elementwise.add),
-    "sub_": _scaled(elementwise.subtract),
+    "add_": _OTHER_NAME["add"],
+    "sub_": _OTHER_NAME["sub"],
+    "subtract_": _OTHER_NAME["sub"],
     "mul_": elementwise.multiply,
     "div_": elementwise.divide,
     "neg_": elementwise.negative,

@@ -395,7 +395,11 @@ def _rebuild(
     if where is None and placement.several:
         out._node, out._owner, out._grad, out._requires_grad = eager.following(array), state.trace, None, False
     else:
-        Tensor.__init__(out, array, device=where)
+        try:
+            Tensor.__init__(out, array, device=where)
+        except DeviceError as error:
+            why = str(error).removeprefix("tensor: ")
+            raise DeviceError(f"a pickled tensor was on {where}; pickle x.cpu() to load it anywhere: {why}") from None
     out._weak = weak
     getattr(out, "__dict__", {}).update(attributes)
     out.requires_grad = requires_grad
