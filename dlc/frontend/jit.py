@@ -168,6 +168,8 @@ class JitFunction:
             return None
         if placement.several:
             key += [placement.default(), *(placement.place(a._node) for a in args)]
+        if state.no_grad:
+            key.append("no_grad")  # type: ignore[arg-type]
         if state.autocast[0] is not None:
             key.append(state.autocast[0])  # type: ignore[arg-type]
         if setting.tf32:
@@ -211,6 +213,8 @@ class JitFunction:
             key.append(tuple(first.setdefault(id(t), k) for k, t in enumerate(tensors)))
         if placement.several:
             key.append(placement.default())
+        if state.no_grad:
+            key.append("no_grad")
         if state.autocast[0] is not None:
             key.append(state.autocast[0])
         if setting.tf32:
