@@ -23,6 +23,7 @@ to 2^40, without fma to 2^20, and bounded beyond.
     sinh     1.7      1.7     1.6      1.6            27
     cosh     1.6      1.6     1.6      1.6            18
     tanh     2.4      2.4     2.4      2.4            20
+    sigmoid  2.4      3.5     2.6      3.0            21
     asinh    0.7      0.7     1.8      1.8            49
     acosh    0.7      0.7     2.0      2.0            47
     atanh    0.7      0.7     1.9      1.9            43
@@ -48,7 +49,7 @@ from dlc.ir.loops import Expr, Kernel, cast, map_expr, map_stmt
 BUILDERS: dict[str, Callable[..., Value]] = {
     name: getattr(functions, name)
     for name in ("exp", "expm1", "log", "log2", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
-                 "tanh", "asinh", "acosh", "atanh", "erf", "pow", "atan2", "rsqrt")
+                 "tanh", "sigmoid", "asinh", "acosh", "atanh", "erf", "pow", "atan2", "rsqrt")
 }  # fmt: skip
 _FORMATS = {dtypes.float32: F32, dtypes.float64: F64}
 

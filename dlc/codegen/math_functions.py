@@ -57,8 +57,11 @@ def _power_of_two(m: Math, x: Value, per_step: float) -> tuple[Value, Value]:
 
 
 def exp(m: Math, x: Value) -> Value:
+    return _exp_clamped(m, _clamp(x, *((-104.0, 89.0) if m.single else (-746.0, 710.0))))
+
+
+def _exp_clamped(m: Math, x: Value) -> Value:
     """x = 2 k ln 2 + r; 2^k twice, because 2^(2k) may not be a normal number."""
-    x = _clamp(x, *((-104.0, 89.0) if m.single else (-746.0, 710.0)))
     k, s = _power_of_two(m, x, LOG2E / 2)
     high, low = m.f.ln2
     r = fma(k, -2 * low, fma(k, -2 * high, x))
@@ -81,6 +84,12 @@ def expm1(m: Math, x: Value) -> Value:
     q, half = _expm1_reduced(m, c, c, LOG2E, -1)
     y = fma(q, half, half - 0.5)
     return select(x.abs() < 2.0 ** -(m.f.digits + 1), x, y + y)  # keeps -0 and the last bit of denormals
+
+
+def sigmoid(m: Math, x: Value) -> Value:
+    """z / (1 + z) below 0 and 1 / (1 + z) from there on, with z = e^-|x|: neither overflows, and both tails are exact."""
+    z = _exp_clamped(m, -(x.abs().min(104.0 if m.single else 746.0)))
+    return select(x < 0.0, z, 1.0) / (z + 1.0)
 
 
 def tanh(m: Math, x: Value) -> Value:

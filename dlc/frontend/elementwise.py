@@ -34,6 +34,12 @@ def wide(x: Node) -> Node:
     return b.cast(x, x.dtype.compute)
 
 
+def root_of_sum(x: Node) -> Node:
+    """The square root of a sum of squares; its derivative at 0, where it has none, is 0, as for PyTorch's norms."""
+    zero = b.op("eq", x, b.like(x, 0))
+    return b.select(zero, b.like(x, 0), b.op("sqrt", b.select(zero, b.like(x, 1), x)))
+
+
 def _all_weak(*operands) -> bool:
     return builtins.all(is_weak(x) for x in operands)
 
@@ -195,12 +201,9 @@ def exp2(x) -> Tensor:
 
 @user_errors
 def sigmoid(x) -> Tensor:
-    """1 / (1 + exp(-x)), which neither overflows nor loses small values."""
+    """1 / (1 + exp(-x)), which neither overflows nor loses small values; its derivative does not either."""
     n = as_float(as_node(x))
-    w = b.cast(n, n.dtype.compute)
-    one = b.like(w, 1)
-    out = one / (one + b.op("exp", b.op("neg", w)))
-    return _result(b.cast(out, n.dtype), x)
+    return _result(b.cast(b.op("sigmoid", wide(n)), n.dtype), x)
 
 
 @user_errors

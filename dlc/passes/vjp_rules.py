@@ -125,6 +125,7 @@ _ELEMENTWISE: dict[str, Rule | None] = {
     "sinh": _unary(lambda x, y: _op("cosh", x)),
     "cosh": _unary(lambda x, y: _op("sinh", x)),
     "tanh": _unary(lambda x, y: one_minus_square(y)),
+    "sigmoid": _unary(lambda x, y: mul(y, _op("sigmoid", neg(x)))),  # not y (1 - y), which has no digits for large x
     "asinh": _unary(lambda x, y: _op("rsqrt", plus(mul(x, x), 1))),
     "acosh": _unary(lambda x, y: _op("rsqrt", mul(plus(x, -1), plus(x, 1)))),
     "atanh": _each(lambda n, ct: div(ct, one_minus_square(n.inputs[0]))),

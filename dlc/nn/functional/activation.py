@@ -73,9 +73,8 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)), constant below -80 (1.8e-35), so that neither it nor its derivative overflows."""
-    x, out = widen(input)
-    return narrow(1.0 / (1.0 + dlc.exp(-dlc.maximum(x, -80.0))), out)
+    """1 / (1 + exp(-x))."""
+    return dlc.sigmoid(input)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
@@ -170,13 +169,6 @@ def softmin(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
 
 @user_errors
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
-    """x / max(||x||_p, eps), the norm taken along `dim`."""
-    if p == 2.0:
-        square = dlc.sum(input * input, axis=dim, keepdims=True)
-        positive = square > 0
-        norm = dlc.where(positive, dlc.sqrt(dlc.where(positive, square, 1)), 0)
-    elif p == 1.0:
-        norm = dlc.sum(dlc.abs(input), axis=dim, keepdims=True)
-    else:
-        norm = dlc.sum(dlc.abs(input) ** p, axis=dim, keepdims=True) ** (1.0 / p)
+    """x / max(||x||_p, eps), the norm taken along `dim`; `p` as in `dlc.vector_norm`."""
+    norm = dlc.vector_norm(input, axis=dim, keepdims=True, ord=p)
     return input / dlc.where(norm < eps, eps, norm)
