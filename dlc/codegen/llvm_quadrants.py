@@ -1,5 +1,5 @@
-"""Quarter turns taken off a large float64 (`dlc.ir.quadrants`): integer arithmetic, in a function of its own that is only
-called where a lane needs it. What such a lane costs matters little; that the others do not wait for it matters.
+"""Quarter turns taken off a large float64 (`dlc.ir.quadrants`): integer arithmetic, in a function of its own that is
+only called where a lane needs it. What such a lane costs matters little; that the others do not wait for it matters.
 
 The product of the 53 digits of x with those digits of 2/pi that matter at its size (Payne and Hanek 1983): what stands
 above two bits left of the point is a multiple of a whole turn, 137 bits right of it are right, and no float64 is closer
