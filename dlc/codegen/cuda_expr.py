@@ -309,8 +309,8 @@ def _of_float(op: str, texts: list[str], dtype: DType) -> str:
         return f"(-{texts[0]})"
     if op in ("max", "min"):
         return _call(f"{op}_of", texts)
-    if op == "sign":
-        return _call("sign_of", texts)
+    if op in ("sign", "sigmoid"):
+        return _call(f"{op}_of", texts)
     if op in ("floordiv", "mod"):
         return _call("floor_div_float" if op == "floordiv" else "floor_mod_float", texts)
     return _call(_FLOAT[op] + ("f" if dtype is dtypes.float32 else ""), texts)

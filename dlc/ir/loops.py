@@ -87,7 +87,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from dlc.ir import dtypes
+from dlc.ir import dtypes, quadrants
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Loc
 from dlc.ir.interning import Interned
@@ -98,6 +98,8 @@ SPACES = ("global", "shared", "reg", "tile", "gate")
 TILE = 16  # most rows, columns and pairs of a tile of a CPU's matrix unit
 RUNTIME = 1 << 40  # extent of a global buffer whose size is known only when the kernel runs
 PAIRS = {"pair": (dtypes.bfloat16,) * 2, "dot2": (dtypes.uint32, dtypes.uint32, dtypes.float32)}
+# operations of the Loop IR alone whose operands and result have one float type: how many operands they take
+ALIKE = {"fma": 3, "exp2": 1, **dict.fromkeys(quadrants.PARTS, 3)}
 COMBINES = ("add", "mul", "max", "min", "and", "or")
 
 
@@ -250,7 +252,7 @@ def op(name: str, *args: Expr, dtype: DType | None = None) -> Expr:
         result = args[1].dtype
     elif name in PAIRS:
         result = dtypes.uint32 if name == "pair" else dtypes.float32
-    elif name in ("fma", "exp2"):
+    elif name in ALIKE:
         result = args[0].dtype
     else:
         raise KeyError(name)

@@ -56,6 +56,7 @@ from dlc.ir.loops_matrix import drain, multiply_tiles
 from dlc.ir.loops_text import print_stmt
 from dlc.ir.loops_threads import Gate, apart, in_step
 from dlc.ir.loops_values import bits, dot2, exp2, fused, paired, to_int
+from dlc.ir.quadrants import PARTS, pio2
 from dlc.ir.scalar import SCALAR_OPS
 
 
@@ -320,6 +321,8 @@ class _Compiler:
             return self.assign(f"{self.given(exp2)}({args[0]})")
         if e.op == "fma":
             return self.assign(f"{self.given(fused)}({', '.join(args)})[()]")
+        if e.op in PARTS:
+            return self.assign(f"{self.given(pio2)}({e.op!r}, {', '.join(args)})")
         if e.op in PAIRS:
             return self.assign(f"int({self.given(paired)}({', '.join(args)}))" if e.op == "pair"
                                else f"{self.given(dot2)}({', '.join(args)})[()]")

@@ -50,6 +50,7 @@ from dlc.ir.loops import (
 )
 from dlc.ir.loops_index import interval, linear, linear_interval
 from dlc.ir.loops_text import print_expr, print_stmt
+from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import SCALAR_OPS
 
 
@@ -348,6 +349,8 @@ class _Verifier:
             wrong = len(types) != 3 or types[0] is not dtypes.bool_ or not types[1] is types[2] is e.dtype
         elif e.op == "fma":
             wrong = len(types) != 3 or any(t is not e.dtype for t in types) or not e.dtype.is_float
+        elif e.op in PARTS:
+            wrong = len(types) != 3 or any(t is not dtypes.float64 for t in (*types, e.dtype))
         elif e.op in PAIRS:
             wrong = tuple(types) != PAIRS[e.op] or e.dtype is not (
                 dtypes.uint32 if e.op == "pair" else dtypes.float32)

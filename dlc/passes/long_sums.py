@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from dlc.ir import loops
 from dlc.ir.loops import Alloc, Buffer, Expr, For, If, Seq, Stmt, Store
-from dlc.passes.index_math import is_position, simplify
+from dlc.ir.loops_index import is_position, simplify
 
 BLOCK = 64  # terms that a register of a reduction collects
 PRODUCTS = 256  # and one of a contraction's many, whose loop has little else to do than its multiplications
