@@ -23,12 +23,27 @@ import dlc.nn.functional as F
 """
 
 
+class Setting(NamedTuple):
+    """How a case runs. `mode` is one of MODES: with or without `jit`, the results alone or the gradients too."""
+
+    mode: str = "jit"
+    threads: int = 1
+    poison: str = "big"
+    level: str = ""
+    device: str = "cpu"
+    seed: int = 0  # of the arguments
+
+
+MODES = ("jit", "jit gradient", "eager", "eager gradient")
+
+
 @dataclass(frozen=True)
 class Case:
     """`arrays` are the arguments, as NumPy expressions over the random generator `r`. `dlc` and `reference` are bodies
-    of functions of them; the reference gets float64 Tensors of PyTorch (integers stay), or with `numpy` arrays.
+    of functions of them; the reference gets float64 Tensors of PyTorch (integers stay), or with `numpy` arrays. Results
+    that are not floats come after those that are.
 
-    Results that are not floats come after those that are. `kind` says how results are compared (see `tests.sweeps.tolerance`): "sums" for sums of products of arguments with
+    `kind` says how results are compared (see `tests.sweeps.tolerance`): "sums" for sums of products of arguments with
     non-negative factors, "smooth" for other float functions, "exact" for what must agree to the bit.
     """
 
@@ -41,6 +56,7 @@ class Case:
     dtype: str = "float32"  # what the function computes in, for tolerances
     terms: int = 1  # at least so many terms in a sum whose factors hide them (an average)
     roundings: int = 1  # so many results of `dtype` lie between arguments and results
+    modes: tuple[str, ...] = MODES  # those in which it can run; in place of another, the first
     before: str = ""  # statements before the functions: modules, constants
 
     def text(self) -> str:
@@ -59,47 +75,47 @@ class Case:
         return space
 
 
-class Setting(NamedTuple):
-    """How a case runs. `mode` is one of MODES: with or without `jit`, the results alone or the gradients too."""
-
-    mode: str = "jit"
-    threads: int = 1
-    poison: str = "big"
-    level: str = ""
-    device: str = "cpu"
-    seed: int = 0  # of the arguments
-
-
-MODES = ("jit", "jit gradient", "eager", "eager gradient")
-
-
 def program(case: Case, setting: Setting) -> str:
-    """A program of a few lines that shows the failure by itself."""
-    names = ", ".join(case.arrays)
-    to_torch = "torch.tensor(v.astype(np.float64 if v.dtype.kind in 'fV' else v.dtype))"
-    as_reference = "v.astype(np.float64) if v.dtype.kind in 'fV' else v" if case.numpy else to_torch
-    start = [f"# DLC_CPU={setting.level} " if setting.level else "# ", f"mode: {setting.mode}, {setting.threads} threads, ",
-             f"memory {setting.poison}"]
-    head = ["".join(start), IMPORTS.rstrip(), "from dlc.runtime import threads", f"threads.set_num_threads({setting.threads})"]
+    """A program of a few lines that shows the failure by itself: what comes out, what should, and how far apart."""
+    mode = mode_of(case, setting)
+    at = [list(case.arrays).index(name) for name in case.wrt] if mode.endswith("gradient") else []
+    wide = "v.astype(np.float64) if v.dtype.kind in 'fV' else v"
+    level = f"DLC_CPU={setting.level}, " if setting.device == "cpu" and setting.level else ""
+    head = [f"# {level}{mode}, {setting.threads} threads, memory {setting.poison}", IMPORTS,
+            "from dlc.runtime import threads", f"threads.set_num_threads({setting.threads})"]
     if setting.device != "cpu":
         head.append('dlc.set_default_device("cuda")')
     head += [f"r = np.random.default_rng({setting.seed})", case.text(), "",
-             f"arrays = [{names}]",
-             f"want = g(*[{as_reference} for v in arrays])",
-             "tensors = [dlc.asarray(v) for v in arrays]",
-             "dlc.asarray(np.full(10**6, 7e7, 'f4')).realize()  # what freed memory may hold"]
-    compiled = setting.mode.startswith("jit")
-    if not setting.mode.endswith("gradient"):
-        run = "dlc.jit(f)(*tensors)" if compiled else "f(*tensors)"
-        return "\n".join([*head, f"got = {run}", "print(got, want)", ""])
-    at = [list(case.arrays).index(name) for name in case.wrt]
-    return "\n".join([
-        *head,
-        "for k in %s: tensors[k].requires_grad = True" % at if not compiled else f"at = {at}",
-        "weights = [r.integers(-2, 3, w.shape) for w in (want if isinstance(want, tuple) else (want,))]",
-        "total = lambda *a: sum((y * dlc.asarray(w.astype('f4'))).sum() for y, w in",
-        "                       zip(out if isinstance(out := f(*a), tuple) else (out,), weights))",
-        "print(dlc.jit(dlc.grad(total, at))(*tensors))" if compiled else
-        "total(*tensors).backward()\nprint([tensors[k].grad for k in %s])" % at,
-        "",
-    ])  # fmt: skip
+             f"arrays, at = [{', '.join(case.arrays)}], {at}",
+             "several = lambda y: list(y) if isinstance(y, tuple) else [y]",
+             f"wide = [{wide if case.numpy else f'torch.from_numpy(np.asarray({wide}))'} for v in arrays]"]
+    compiled = mode.startswith("jit")
+    if at:
+        weight = f"np.random.default_rng([{setting.seed}, k]).integers(-2, 3, tuple(y.shape)).astype('f8')"
+        head += ["for k in at: wide[k].requires_grad_()",
+                 "want = several(g(*wide))",
+                 f"weights = [{weight} for k, y in enumerate(want)]",
+                 "sum((y * torch.from_numpy(w)).sum() for y, w in zip(want, weights) if y.requires_grad).backward()",
+                 "want = [wide[k].grad for k in at]",
+                 "def total(*a):",
+                 "    pairs = zip(several(f(*a)), weights)",
+                 "    return sum((y * dlc.asarray(w.astype(y.dtype.np))).sum() for y, w in pairs if y.dtype.is_float)"]
+    else:
+        head.append("want = several(g(*wide))")
+    head += ["dlc.asarray(np.full(10**6, 7e7, 'f4')).realize()  # what freed memory may hold",
+             "tensors = [dlc.asarray(v) for v in arrays]"]
+    if not at:
+        head.append(f"got = several({'dlc.jit(f)' if compiled else 'f'}(*tensors))")
+    elif compiled:
+        head.append("got = dlc.jit(dlc.grad(total, at))(*tensors)")
+    else:
+        head += ["for k in at: tensors[k].requires_grad = True", "total(*tensors).backward()",
+                 "got = [tensors[k].grad for k in at]"]
+    return "\n".join([*head, "for y, w in zip(got, want):",
+                      "    y, w = y.numpy().astype('f8'), np.asarray(w.detach() if hasattr(w, 'detach') else w)",
+                      "    print(y, w, np.abs(y - w).max(initial=0))", ""])
+
+
+def mode_of(case: Case, setting: Setting) -> str:
+    """The mode in which this case runs."""
+    return setting.mode if setting.mode in case.modes else case.modes[0]

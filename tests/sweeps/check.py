@@ -12,7 +12,7 @@ import torch
 import dlc
 from dlc.runtime import threads
 from tests.sweeps import tolerance
-from tests.sweeps.case import Case, Setting
+from tests.sweeps.case import Case, Setting, mode_of
 from tests.sweeps.memory import poison
 
 
@@ -34,8 +34,8 @@ def check(case: Case, setting: Setting) -> Verdict:
     """Whether dlc computes what the reference does."""
     space = case.namespace(setting.seed)
     arrays = [space[name] for name in case.arrays]
-    wanted = setting.mode.endswith("gradient") and bool(case.wrt)
-    at = [list(case.arrays).index(name) for name in case.wrt] if wanted else []
+    mode = mode_of(case, setting)
+    at = [list(case.arrays).index(name) for name in case.wrt] if mode.endswith("gradient") else []
     weights = _Weights(setting.seed)
     try:
         reference = _reference(space["g"], arrays, at, weights, case.numpy)
@@ -45,7 +45,7 @@ def check(case: Case, setting: Setting) -> Verdict:
         with poison(setting.poison), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             threads.set_num_threads(setting.threads)
-            runs = _run(space["f"], arrays, at, weights, setting.mode)
+            runs = _run(space["f"], arrays, at, weights, mode)
     except Exception as error:  # noqa: BLE001 (whatever goes wrong is a finding)
         return Verdict("raises", f"{type(error).__name__}: {error}")
     try:
@@ -66,7 +66,7 @@ class _Weights:
 
     def of(self, place: int, shape: Sequence[int]) -> np.ndarray:
         rng = np.random.default_rng([self.seed, place])
-        return self.form(rng.integers(-2, 3, tuple(shape)).astype(np.float64))
+        return np.asarray(self.form(rng.integers(-2, 3, tuple(shape)).astype(np.float64)))
 
 
 def _is_float(array: np.ndarray) -> bool:
@@ -162,7 +162,7 @@ def _difference(case: Case, g: Callable, arrays: Sequence[np.ndarray], at: Seque
             limit = tolerance.for_sums(w, others[0][k], terms, tolerance.coarser(case.dtype, str(y.dtype)),
                                        case.roundings, whole)
         elif _is_float(y) and case.kind == "smooth":
-            limit = tolerance.for_smooth(w, [o[k] for o in others], case.dtype, str(y.dtype))
+            limit = tolerance.for_smooth(w, [o[k] for o in others], case.terms, case.dtype, str(y.dtype))
         if found := _worst(name, y, w, limit):
             return found
     return ""
@@ -175,7 +175,7 @@ def _others(case: Case, g: Callable, arrays: Sequence[np.ndarray], at: Sequence[
         return []
     if case.kind == "sums":
         forms = (np.abs, np.ones_like)
-        found = [_reference(g, [form(a.astype(np.float64)) if _is_float(a) else a for a in arrays], at,
+        found = [_reference(g, [np.asarray(form(a.astype(np.float64))) if _is_float(a) else a for a in arrays], at,
                             _Weights(weights.seed, form), case.numpy) for form in forms]
     else:
         found = []

@@ -1,8 +1,8 @@
 """Random ordinary programs, computed by dlc and in float64 by PyTorch or NumPy: `python -m tests.sweeps.differential`.
 
 Each case is drawn by a family (`tests.sweeps.families`), runs in some mode, with some number of threads, at one of the
-host's instruction levels, with all fresh memory poisoned, and is compared within a tolerance that follows from the terms
-it adds up. A failure is made smaller and printed as a program.
+host's instruction levels, with all fresh memory poisoned, and is compared within a tolerance that follows from what it
+adds up. A failure is made smaller and printed as a program.
 """
 
 from __future__ import annotations
@@ -92,10 +92,13 @@ def sweep(seed: int, *, cases: int | None = None, seconds: float | None = None, 
     try:
         for job, verdict in workers.run(wanted()):
             report.counts[job.family, verdict.status] += 1
+            if verdict.status == "invalid" and not quiet:
+                print(f"invalid: {_heading(job, verdict)}", file=sys.stderr)
             if verdict.status in _FAILED:
                 report.failures.append((job, verdict))
                 nth = sum(job.family == f.family for f, _ in report.failures)
-                print(_shown(job, verdict, workers, shrink) if nth <= 3 else _heading(job, verdict), flush=True)
+                shown = _smallest(job, verdict, workers, shrink) if nth <= 3 else ""
+                print(f"FAILED {_heading(job, verdict)}{shown}", flush=True)
             done = sum(report.counts.values())
             if not quiet and done % 500 == 0:
                 print(f"... {done} cases, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
@@ -138,15 +141,15 @@ def smaller(job: Job, verdict: Verdict, workers: Workers, seconds: float) -> tup
     return best, verdict
 
 
-def _shown(job: Job, verdict: Verdict, workers: Workers, seconds: float) -> str:
+def _smallest(job: Job, verdict: Verdict, workers: Workers, seconds: float) -> str:
     small, found = smaller(job, verdict, workers, seconds)
-    return f"{_heading(job, verdict)}\n  as small as it gets: {found.status}: {found.detail}\n" + "\n".join(
-        "    " + line for line in program(case_of(small), small.setting).splitlines()) + "\n"
+    lines = program(case_of(small), small.setting).splitlines()
+    return f"\n  made smaller: {found.status}: {found.detail}\n" + "\n".join(f"    {line}" for line in lines)
 
 
 def _heading(job: Job, verdict: Verdict) -> str:
     s = job.setting
-    return (f"FAILED {job.family} (case {job.seed}, data {s.seed}; {s.mode}, {s.threads} threads, {s.poison}, "
+    return (f"{job.family} (case {job.seed}, data {s.seed}; {s.mode}, {s.threads} threads, {s.poison}, "
             f"{s.level or s.device}): {verdict.status}: {verdict.detail}")
 
 

@@ -12,10 +12,11 @@ sqrt(K) eps S / 3.4: the bound is seven deviations or more, for which 10^11 elem
 left out shows up to K of some 20,000. Where all of it is whole numbers below 2^22 (2^51), which every order of adding
 gives exactly, the first term is not granted, and the second is relative to the result if that is rounded once.
 
-**Smooth** functions: the reference is computed again with the result of each of its operations (those of its gradient
-too, and the parts of composed ones) multiplied by 1 +- eps, in random signs: Monte Carlo arithmetic. What that changes
-is what rounding may change: 32 times the largest change in a tensor is allowed (6 for halves, whose eps is large), and
-16 eps of the tensor's largest magnitude. So an exact 0 that is a difference of large numbers may be their noise.
+**Smooth** functions: the reference is computed again with the operands and the results of each of its operations (those
+of its gradient too, and the parts of composed ones) multiplied by 1 +- eps, in random signs: Monte Carlo arithmetic. What
+that changes is what rounding may change: 32 times the largest change in a tensor is allowed (6 for halves, whose eps is
+large), and 16 eps + 2 sqrt(K) eps of the tensor's largest magnitude, with the K that the case states. So an exact 0 that
+is a difference of large numbers may be their noise.
 """
 
 from __future__ import annotations
@@ -50,17 +51,18 @@ def coarser(one: str, other: str) -> str:
     return max(one, other, key=EPS.__getitem__)
 
 
-def for_smooth(want: np.ndarray, noisy: list[np.ndarray], dtype: str, result: str) -> float:
+def for_smooth(want: np.ndarray, noisy: list[np.ndarray], terms: int, dtype: str, result: str) -> float:
     """The same for a smooth function that computes in `dtype`, with `noisy` values of it beside."""
     changes = [np.abs(n - want) for n in noisy]
     noise = max((float(np.max(c, initial=0, where=np.isfinite(c))) for c in changes), default=0.0)
     largest = float(np.max(np.abs(want), initial=0, where=np.isfinite(want)))
     half = EPS[dtype] > 1e-4
-    return (6 if half else 32) * noise + (4 if half else 16) * EPS[dtype] * largest + EPS[result] * largest
+    summed = 2 * max(terms, 1) ** 0.5 * (EPS["float64"] if dtype == "float64" else EPS["float32"])
+    return (6 if half else 32) * noise + ((4 if half else 16) * EPS[dtype] + summed + EPS[result]) * largest
 
 
 class Noise(TorchDispatchMode):
-    """Multiplies each operation's float results by 1 +- eps."""
+    """Multiplies what goes into each operation on floats, and what comes out, by 1 +- eps."""
 
     _composed = core_aten_decompositions()
 
@@ -75,10 +77,10 @@ class Noise(TorchDispatchMode):
                 out = parts(*args, **(kwargs or {}))
             if out is not NotImplemented:
                 return out
-        out = func(*args, **(kwargs or {}))
         if func._schema.is_mutable or any(r.alias_info for r in func._schema.returns):
-            return out
-        return tree_map(self._disturbed, out)
+            return func(*args, **(kwargs or {}))
+        # operands too, as a sum over many elements is rounded at each of them
+        return tree_map(self._disturbed, func(*tree_map(self._disturbed, args), **(kwargs or {})))
 
     def _disturbed(self, x: Any) -> Any:
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():

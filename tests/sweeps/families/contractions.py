@@ -83,14 +83,12 @@ def vmapped(d: Draw) -> Case:
     x_shape = [sizes[c] for c in ("b" if both else "") + other]
     dtype = float_type(d)
     arrays = {"x": numbers(d, x_shape, dtype), "t": numbers(d, t_shape, dtype)}
-    first = 0 if both else None
-    if both:
-        lines = "return {0}.vmap(lambda x, t: %s, %s=(0, %d), %s=%d)(x, t)"
-    else:
-        lines = "return {0}.vmap(lambda t: %s, %s=%d, %s=%d)(t)"
-    assert first in (0, None)
-    ours = lines.replace("{0}", "dlc") % (body, "in_axes", at, "out_axes", out)
-    theirs = lines.replace("{0}", "torch") % (body, "in_dims", at, "out_dims", out)
+    names, argument = ("x, t", f"(0, {at})") if both else ("t", str(at))
+
+    def call(library: str, into: str, out_of: str) -> str:
+        return f"return {library}.vmap(lambda {names}: {body}, {into}={argument}, {out_of}={out})({names})"
+
+    ours, theirs = call("dlc", "in_axes", "out_axes"), call("torch", "in_dims", "out_dims")
     return Case(arrays, ours, theirs, wrt=("x", "t"), dtype=dtype, roundings=2)
 
 
@@ -113,8 +111,8 @@ def bilinear(d: Draw) -> Case:
     dtype = d.one_of(("float32", "float64"))
     arrays = {"x": numbers(d, (sizes["b"], sizes["i"]), dtype), "y": numbers(d, (sizes["b"], sizes["j"]), dtype),
               "w": numbers(d, (sizes["o"], sizes["i"], sizes["j"]), dtype), "b": numbers(d, (sizes["o"],), dtype)}
-    return Case(arrays, "return F.bilinear(x, y, w, b)", "return T.bilinear(x, y, w, b)", wrt=tuple(arrays), dtype=dtype,
-                roundings=3)
+    return Case(arrays, "return F.bilinear(x, y, w, b)", "return T.bilinear(x, y, w, b)", wrt=tuple(arrays),
+                dtype=dtype, roundings=3)
 
 
 def products(d: Draw) -> Case:

@@ -51,7 +51,8 @@ def _convolution(d: Draw, n: int) -> Case:
     arrays = {"x": numbers(d, (*lead, into, *image), dtype), "w": numbers(d, (out, into // groups, *w.taps), dtype)}
     if d.chance(50):
         arrays["b"] = numbers(d, (out,), dtype)
-    call = f"conv{n}d({', '.join(arrays)}, stride={strides}, padding={padding!r}, dilation={w.dilations}, groups={groups})"
+    call = (f"conv{n}d({', '.join(arrays)}, stride={strides}, padding={padding!r}, dilation={w.dilations}, "
+            f"groups={groups})")
     body, computed = autocast(d, dtype, f"return F.{call}")
     return Case(arrays, body, f"return T.{call}", wrt=tuple(arrays), dtype=computed,
                 roundings=2 if computed == dtype else 4)
@@ -102,9 +103,9 @@ def convolved_twice(d: Draw) -> Case:
     dtype = d.one_of(("float32", "float64"))
     arrays = {"x": numbers(d, (d.integer(1, 4), c, h, w), dtype), "a": numbers(d, (c, c, k, k), dtype),
               "b": numbers(d, (c, c, 3, 3), dtype)}
-    body = "return x + {0}.conv2d({1}({0}.conv2d(x, a, padding=%d)), b, padding=1)" % (k // 2)
-    return Case(arrays, body.format("F", "dlc.tanh"), body.format("T", "torch.tanh"), kind="smooth", wrt=("x", "a", "b"),
-                dtype=dtype)
+    ours, theirs = (f"return x + {lib}.conv2d({name}.tanh({lib}.conv2d(x, a, padding={k // 2})), b, padding=1)"
+                    for lib, name in (("F", "dlc"), ("T", "torch")))
+    return Case(arrays, ours, theirs, kind="smooth", wrt=("x", "a", "b"), dtype=dtype)
 
 
 def _pool_arguments(d: Draw, w: _Windows, dilated: bool) -> tuple[str, tuple[int, ...]]:
