@@ -179,10 +179,12 @@ class _Watch:
 
             verify_graph(result, stage)
         if self.check and stage == "program":
+            from dlc.ir.loops_coverage import check_program
             from dlc.ir.loops_verify import verify as verify_kernel
 
             for k in result.kernels():
                 verify_kernel(k, stage)
+            check_program(result)
         if self.check and stage == "memory":
             verify_aliases(result)
         self.last = time.perf_counter()
