@@ -51,8 +51,7 @@ def fitted(found: schedule.Contract, first: schedule.Contract, node: Node) -> sc
     if first.along or first.stack or first.swap != found.swap:
         run = row_run(node, found.swap)
         return replace(found, run=run if run >= schedules.SHORT_RUN else 0)
-    tail = first.tail if (found.lanes, found.nr) == (first.lanes, first.nr) else 0
-    return replace(first, lanes=found.lanes, mr=found.mr, nr=found.nr, mb=found.mb, nb=found.nb, tail=tail)
+    return replace(first, lanes=found.lanes, mr=found.mr, nr=found.nr, mb=found.mb, nb=found.nb, tail=found.tail)
 
 
 def measured(first: Lowered, tuned: Tuned, lower: Callable[[schedule.Schedule], Lowered]) -> Lowered:

@@ -295,4 +295,5 @@ def _put(cell: Tensor, buffer: Buffer, type_: TensorType) -> None:
 
 
 def _array_buffer(array: np.ndarray) -> Buffer:
-    return from_array(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return from_array(np.require(native, requirements="CAE"))  # row-major, aligned, no subclass

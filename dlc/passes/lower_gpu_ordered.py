@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops_index import simplify, unflatten
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import simplify, unflatten
-from dlc.passes.lower import Body, Lowered, _product, identity, nest, split_axis
+from dlc.passes.lower import Body, Lowered, _product, nest, split_axis
 from dlc.passes.lower_gpu import block_axis, launch
 from dlc.passes.lower_gpu_scatter import is_binned, lower_binned
-from dlc.passes.lower_ordered import _RUNNING, _at, _combined, _combiner, _rest, _SortedRow
+from dlc.passes.lower_ordered import Running, _at, _combined, _rest, _SortedRow
 from dlc.passes.scalarize import clamped
 from dlc.passes.units import Unit
 
@@ -85,22 +85,12 @@ def _cumulative(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
     axis, shape = node.attrs["axis"], node.shape
     if node.type.size == 0:
         return loops.Seq(())
-    name = _combiner(_RUNNING[node.attrs["monoid"]], node.dtype)
-    dtype = node.dtype.compute
-    start = identity({"or": "any", "and": "all"}.get(name, node.attrs["monoid"]), dtype)
     others = (*shape[:axis], *shape[axis + 1 :])
 
     def one(number: Expr) -> Stmt:
         row = unflatten(number, others)
-        k = split_axis(shape[axis], "k")
-        step = simplify(loops.const(shape[axis] - 1) - k) if node.attrs["reverse"] else k
-        place = [*row[:axis], step, *row[axis:]]
-        acc = Buffer("running", dtype, (1,), "reg")
-        advance = loops.seq(
-            loops.store(acc, (_ZERO,), _at(body, unit, unit.values[0], unit.index, place), name),
-            body.store(node, place, loops.load(acc, _ZERO)),
-        )
-        return loops.Seq((loops.Alloc(acc), loops.store(acc, (_ZERO,), start), _walk([k], advance)))
+        place = [*row[:axis], _ZERO, *row[axis:]]
+        return Running(body, unit, (1,), True).stmt(place, (_ZERO,), lambda make: make)
 
     return _each(_product(others), sched.block, one)
 

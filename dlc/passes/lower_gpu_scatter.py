@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Stmt
-from dlc.passes.index_math import both, simplify, unflatten
+from dlc.ir.loops_index import both, simplify, unflatten
 from dlc.passes.lower import Body, _product, guarded
 from dlc.passes.lower_gpu import block_axis, launch
 from dlc.passes.lower_ordered import _COMBINE, _at, _combiner
