@@ -30,7 +30,7 @@ _COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 
 def in_blocks(stmt: Stmt, block: int) -> Stmt:
     """`stmt` with its long sums of floats in registers cut into blocks of about so many terms."""
-    if _most_steps(stmt) <= _limit(block):
+    if _most_steps(stmt) <= limit(block):
         return stmt
     on_gpu = any(isinstance(s, For) and s.kind == "grid" for s in loops.walk(stmt))
     made = _Cut(block, lambda b: b.space == "reg" and b.dtype.is_float, Plain, "reg" if on_gpu else "shared")
@@ -39,7 +39,7 @@ def in_blocks(stmt: Stmt, block: int) -> Stmt:
     return _Cut(FOLDS, partial.__contains__, Compensated, "reg" if on_gpu else "shared")(stmt) if partial else stmt
 
 
-def _limit(block: int) -> int:
+def limit(block: int) -> int:
     """Terms from which a sum is cut: one that is hardly longer than a block is left whole."""
     return block + block // 2
 
@@ -131,7 +131,7 @@ class _Cut:
     def __call__(self, stmt: Stmt) -> Stmt:
         if isinstance(stmt, For) and stmt.kind == "serial":
             long = {b: adds for b, adds in _sums(stmt).items()
-                    if adds is not None and adds.terms > _limit(self.block) and self.among(b)}
+                    if adds is not None and adds.terms > limit(self.block) and self.among(b)}
             if long:
                 folds = [self.fold(b, adds.lanes, self.space) for b, adds in long.items()]
                 self.totals |= {f.total for f in folds}
@@ -266,8 +266,8 @@ class Plain(Fold):
 
 
 class Compensated(Fold):
-    """Added with compensation: `rest` is what the additions so far made of the total too much. It is dropped where it
-    is no number: then neither is the total, or it has overflowed."""
+    """Added with compensation: `rest` is what the additions so far have rounded away. It is dropped where it is no
+    number: then neither is the total, or it has overflowed."""
 
     word = "total"
 
@@ -281,11 +281,11 @@ class Compensated(Fold):
 
     def after_block(self) -> list[Stmt]:
         def add(at: tuple[Expr, ...]) -> list[Stmt]:
-            term, total = loops.load(self.source, *at), loops.load(self.total, *at)
-            rest = loops.op("sub", loops.op("sub", loops.op("add", total, term), total), term)
+            term, old = loops.load(self.source, *at), loops.load(self.total, *at)
+            rest = loops.op("sub", term, loops.op("sub", loops.op("add", old, term), old))
             known = loops.op("lt", loops.op("abs", rest), loops.const(float("inf"), rest.dtype))
             return [
-                loops.store(self.source, at, loops.op("sub", term, loops.load(self.rest, *at))),
+                loops.store(self.source, at, loops.load(self.rest, *at), "add"),
                 loops.store(self.rest, at, loops.op("select", known, rest, self.zero)),
                 loops.store(self.total, at, term, "add"),
                 loops.store(self.source, at, self.zero),
@@ -293,10 +293,9 @@ class Compensated(Fold):
 
         return [self.each(add)]
 
-    def value(self, at: tuple[Expr, ...]) -> Expr:
-        """The sum of all blocks, and of the one that has begun."""
-        left = loops.op("sub", loops.load(self.source, *at), loops.load(self.rest, *at))
-        return loops.op("add", loops.load(self.total, *at), left)
-
     def after(self) -> Stmt:
-        return self.each(lambda at: [loops.store(self.source, at, self.value(at))])
+        def add(at: tuple[Expr, ...]) -> list[Stmt]:
+            left = loops.op("add", loops.load(self.source, *at), loops.load(self.rest, *at))
+            return [loops.store(self.source, at, loops.op("add", loops.load(self.total, *at), left))]
+
+        return self.each(add)
