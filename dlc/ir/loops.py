@@ -425,7 +425,8 @@ class Bulk(Stmt):
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One generated function. `params` are global buffers in argument order; those in `writes` are written. Those in
-    `streams`, some of these, would have left the cache before anybody reads them: they are written past it."""
+    `streams`, some of these, would have left the cache before anybody reads them: they are written past it. `tuned`:
+    a measurement chose the schedule."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -437,6 +438,12 @@ class Kernel:
     bytes: int = 0
     meta: dict = field(default_factory=dict)
     streams: frozenset[Buffer] = frozenset()
+    tuned: bool = False
+
+    @property
+    def scheduled(self) -> str:
+        """The schedule in a header."""
+        return f"{self.schedule!r}{' tuned' * self.tuned}"
 
     @property
     def parallel(self) -> For | None:

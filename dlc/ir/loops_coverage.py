@@ -149,7 +149,7 @@ class _Check:
 
     def fail(self, stmt: Stmt | None, message: str) -> VerifyError:
         text = "" if stmt is None else "\n    " + print_stmt(stmt).split("\n", 1)[0].strip()
-        return VerifyError(f"kernel {self.kernel.name}: {message}{text}\n    schedule: {self.kernel.schedule!r}")
+        return VerifyError(f"kernel {self.kernel.name}: {message}{text}\n    schedule: {self.kernel.scheduled}")
 
     def note(self, message: str) -> None:
         if message not in self.notes:

@@ -219,6 +219,7 @@ def normalization(draw: Draw) -> Case:
     """Statistics of rows or channels, and what is computed from them."""
     dtype = draw.float()
     n, c, w = draw.sizes(3, LARGEST // 2)
+    w += n * w == 1  # batch norm wants more than one value
     groups = draw.of(*(g for g in (1, 2, 3, 4, 5, 8) if c % g == 0))
     text = draw.of("F.layer_norm(x, x.shape[-1:])", "F.rms_norm(x, x.shape[-1:])", f"F.group_norm(x, {groups})",
                    "F.batch_norm(x, None, None, training=True)", "F.softmax(x, -1)", "F.softmax(x, 1)",
@@ -362,7 +363,7 @@ def interpret(one: Run) -> None:
     run(one.kernel, arrays)
 
 
-def sweep(seeds: range, names: Sequence[str], until: float = float("inf"), report: Callable[[str], None] = print
+def sweep(seeds: range, names: Sequence[str], until: float = float("inf"), report: Callable[[str], object] = print
           ) -> tuple[int, int, Counter[str]]:
     """(cases, failures, what was not decided) over seeds, each case for the next of the targets."""
     done = failures = 0
