@@ -99,7 +99,10 @@ def test_state_of_optimizer_schedule_and_loader(saved, tmp_path):
     choose = random.Random(3)
     for place in choose.sample(places, 40):
         for value in [refused, *choose.sample(STRANGE, 6)]:
-            dlc.save(tensors, tmp_path / "run", {"run": json.dumps(replaced(run, place, value))})
+            text = json.dumps(replaced(run, place, value))
+            if text == json.dumps(run):
+                continue
+            dlc.save(tensors, tmp_path / "run", {"run": text})
             try:
                 checkpoint.load(str(tmp_path / "run"), parts, ["loss", "accuracy"])
             except dlc.CheckpointError as error:
