@@ -75,7 +75,7 @@ def for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target
         stored.keep(key, frame, objects)
     library = native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",))
     watch("load", library)
-    return Executable(frame, library, program, profile)
+    return Executable(frame, library, program if profile else None, profile)
 
 
 def for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: GpuTarget, index: int, key: str,
