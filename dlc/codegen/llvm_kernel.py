@@ -89,7 +89,7 @@ class KernelEmitter(Tiles):
         self.statement(kernel.body)
         arguments += ["i64 %begin", "i64 %end"]
         passed += ["i64 %begin", "i64 %end"]
-        header = [f"; kernel {kernel.name}" + (f"  schedule {kernel.schedule}" if kernel.schedule is not None else "")]
+        header = [f"; kernel {kernel.name}" + (f"  schedule {kernel.scheduled}" if kernel.schedule is not None else "")]
         header += [f";   {loc}" for loc in kernel.locs]
         header += [
             f";   %p{n} {p.name} {p.dtype.short}[{p.size}]{' ' + p.note if p.note else ''}"

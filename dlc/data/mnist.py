@@ -13,6 +13,7 @@ import numpy as np
 from dlc.data.dataset import TensorDataset
 from dlc.data.download import fetch_file
 from dlc.data.errors import DatasetError
+from dlc.ir import settings
 
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MD5 = {
@@ -56,9 +57,12 @@ _ADVICE = "delete it and load MNIST with download=True, or put a sound copy ther
 
 def data_folder() -> Path:
     """The folder of all datasets: `$DLC_DATA`, or `dlc/data` in the user's cache folder."""
-    if given := os.environ.get("DLC_DATA"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlc" / "data"
+    given, home = settings.folder("DLC_DATA"), settings.cache_home()
+    if given is not None:
+        return given
+    if home is None:
+        raise DatasetError("there is no home directory to keep data sets in: set DLC_DATA to their folder")
+    return home / "dlc" / "data"
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
-import threading
 import types
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +28,7 @@ from dlc.frontend.recorder import Recorder
 from dlc.frontend.tensor import Tensor
 from dlc.frontend.trace import leaked, state
 from dlc.frontend.tree import TreeDef, paths, tree_flatten
+from dlc.ir import forks, settings
 from dlc.ir.errors import TraceError, is_foreign, no_operand
 from dlc.ir.graph import Graph
 
@@ -39,17 +37,6 @@ if TYPE_CHECKING:
 
 MAX_RETRACES = 8  # traces of one function before it warns
 MAX_ENTRIES = 64  # compiled entries kept for one key: the oldest goes
-
-_functions: weakref.WeakSet[JitFunction] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for function in _functions:
-        function._lock = threading.RLock()  # a thread of the parent may have been tracing
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class JitFunction:
@@ -79,8 +66,7 @@ class JitFunction:
         self.static_argnames |= {self._names[k] for k in self.static_argnums if 0 <= k < len(self._names)}
         self._simple = not self.static_argnums
         self._entries: dict[Any, list[Entry]] = {}
-        self._lock = threading.RLock()
-        _functions.add(self)
+        self._lock = forks.lock()
         self._traces = 0
         self._last: retraces.Description | None = None
 
@@ -145,7 +131,7 @@ class JitFunction:
     @property
     def tuned(self) -> bool:
         """Whether schedules are measured: asked for by `tune=True` or by `DLC_TUNE=1`."""
-        return self.tune or os.environ.get("DLC_TUNE") == "1"
+        return self.tune or settings.switch("DLC_TUNE")
 
     @property
     def traces(self) -> int:
@@ -168,6 +154,8 @@ class JitFunction:
             return None
         if placement.several:
             key += [placement.default(), *(placement.place(a._node) for a in args)]
+        if state.no_grad:
+            key.append("no_grad")  # type: ignore[arg-type]
         if state.autocast[0] is not None:
             key.append(state.autocast[0])  # type: ignore[arg-type]
         if setting.tf32:
@@ -211,6 +199,8 @@ class JitFunction:
             key.append(tuple(first.setdefault(id(t), k) for k, t in enumerate(tensors)))
         if placement.several:
             key.append(placement.default())
+        if state.no_grad:
+            key.append("no_grad")
         if state.autocast[0] is not None:
             key.append(state.autocast[0])
         if setting.tf32:

@@ -73,7 +73,7 @@ class Recorder:
             entry = Entry(function.name, version, guards)
             self._check_conflicts()
             self._build(entry, leaves, treedef)
-        entry.pinned = [(k, call.tensors[k]) for k in sorted(pinned)]
+        entry.pinned = [(k, t.home) for k, t in enumerate(call.tensors) if k in pinned or t.home is not t]
         return entry
 
     def _arguments(self) -> tuple[tuple, dict[str, Any]]:
@@ -91,13 +91,13 @@ class Recorder:
             if isinstance(leaf, (Tensor, np.ndarray, np.generic)) and not isinstance(leaf, (float, bool)):
                 k, original = len(self.stand_ins), next(tensors)
                 inside = made.get(id(original))
-                if inside is None and k not in self.pinned:
+                if inside is None and k not in self.pinned and original.home is original:
                     inside = stand_in(original)
                     inside._grad = original._grad
                     record = trace.lift(inside, ("arg", k))
                     record.placeholder.attrs["name"] = name
                     self.tensor_params.append(record.placeholder)
-                else:  # the same Tensor again, or one that the function also reaches in another way
+                else:  # the same Tensor again, or one that is another's cell or reached in another way, too
                     inside = inside if inside is not None else original
                     self.tensor_params.append(None)
                 made[id(original)] = inside

@@ -148,6 +148,18 @@ def window_count(extent: int, size: int, stride: int, dilation: int) -> int:
     return max(0, (extent - dilation * (size - 1) - 1) // stride + 1) if extent > 0 else 0
 
 
+def window_steps(attrs: Attrs) -> tuple[dict[int, int], list[int]]:
+    """How far along their axis a window's positions (by axis) and its taps move. An axis that is named again has
+    windows over the positions of the windows before."""
+    positions: dict[int, int] = {}
+    taps: list[int] = []
+    for axis, stride, dilation in zip(attrs["axes"], attrs["strides"], attrs["dilations"], strict=True):
+        step = positions.get(axis, 1)
+        taps.append(step * dilation)
+        positions[axis] = step * stride
+    return positions, taps
+
+
 def _infer_window(ins: Types, attrs: Attrs) -> TensorType:
     shape = list(ins[0].shape)
     for a, k, s, d in zip(attrs["axes"], attrs["sizes"], attrs["strides"], attrs["dilations"], strict=True):

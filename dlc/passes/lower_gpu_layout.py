@@ -23,6 +23,7 @@ from dlc.passes.gpu_scatter import deal_out
 from dlc.passes.gpu_waves import Unit, best_simt, best_tile, tiles_for
 from dlc.passes.layout import _as_reduction, cut_reduce, in_pieces
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
+from dlc.passes.lower_gpu_scatter import is_binned
 from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.trim import trim_contractions
 
@@ -49,10 +50,19 @@ def gpu_layout(graph: Graph, target: Sizes) -> Graph:
         if node.op == "contract":
             return _contract(make("contract", ins, node.loc, **node.attrs), target)
         if node.op == "scatter":
-            return deal_out(node, ins, target.sm_count)
+            return deal_out(node, ins, target.sm_count) or _in_float32(node, ins)
         return None
 
     return rewrite(map_bodies(graph, lambda body: gpu_layout(body, target)), rule)
+
+
+def _in_float32(node: Node, ins: tuple[Node, ...]) -> Node | None:
+    """A scatter that would round each half that it adds."""
+    if not node.dtype.is_half or node.attrs["combine"] not in ("add", "mul") or is_binned(node):
+        return None
+    base, index, updates = ins
+    wide = [build.cast(base, dtypes.float32), index, build.cast(updates, dtypes.float32)]
+    return build.cast(make("scatter", wide, node.loc, **node.attrs), node.dtype, node.loc)
 
 
 def _reduce(node: Node, x: Node, target: Sizes) -> Node | None:

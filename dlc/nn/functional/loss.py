@@ -120,7 +120,10 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", be
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta {beta} is negative")
     d = dlc.abs(input - target)
-    return _reduce(d if beta == 0 else dlc.where(d < beta, d * d * (0.5 / beta), d - 0.5 * beta), reduction)
+    if beta == 0:
+        return _reduce(d, reduction)
+    near = _where_near(d, beta)
+    return _reduce(dlc.where(d < beta, near * near * (0.5 / beta), d - 0.5 * beta), reduction)
 
 
 @user_errors
@@ -131,7 +134,8 @@ def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta:
     if delta <= 0:
         raise ValueError(f"huber_loss: delta {delta} is not positive")
     d = dlc.abs(input - target)
-    return _reduce(dlc.where(d < delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
+    near = _where_near(d, delta)
+    return _reduce(dlc.where(d < delta, 0.5 * near * near, delta * (d - 0.5 * delta)), reduction)
 
 
 @user_errors
@@ -157,11 +161,26 @@ def binary_cross_entropy_with_logits(
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
 ) -> Tensor:
-    """-(y log(p) + (1 - y) log(1 - p)) for probabilities p; each logarithm is at least -100."""
+    """-(y log(p) + (1 - y) log(1 - p)) for probabilities p; each logarithm is at least -100.
+
+    The derivative is (p - y) / max(p (1 - p), 1e-12), so finite also where p is 0 or 1.
+    """
     _check_pair("binary_cross_entropy", input, target, reduction)
-    input, target = single(input, target)
-    losses = -(target * _clamped_log(input) + (1.0 - target) * _clamped_log(1.0 - input))
-    return _reduce(losses if weight is None else losses * weight, reduction)
+    (p, out), (y, _) = widen(single(input)), widen(single(target))
+    inside = p * (1.0 - p) >= _LEAST_SPREAD
+    fixed = dlc.stop_gradient(p)
+    q = dlc.where(inside, p, fixed)
+    # at the ends the logarithms count as constants; this is 0, and its derivative is (p - y) / 1e-12
+    slope = dlc.where(inside, 0.0, _slope(p, y) - _slope(fixed, y))
+    losses = slope - (y * _clamped_log(q) + (1.0 - y) * _clamped_log(1.0 - q))
+    return narrow(_reduce(losses if weight is None else losses * weight, reduction), out)
+
+
+_LEAST_SPREAD = 1e-12  # of p (1 - p), in the derivative of the binary cross entropy
+
+
+def _slope(p: Tensor, y: Tensor) -> Tensor:
+    return (0.5 * p - y) * p * (1.0 / _LEAST_SPREAD)
 
 
 @user_errors
@@ -184,6 +203,11 @@ def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target
 
 
 # -- what the losses share ------------------------------------------------------------------------------------------
+
+
+def _where_near(d: Tensor, limit: float) -> Tensor:
+    """`d` below `limit`, else 0: the square that `where` drops must stay finite, or its derivative is 0 * inf."""
+    return dlc.where(d < limit, d, 0)
 
 
 def _clamped_log(p: Tensor) -> Tensor:
