@@ -132,7 +132,10 @@ class KernelEmitter(Tiles):
     # statements
 
     def statement(self, s: Stmt) -> None:
-        self._STATEMENTS[type(s)](self, s)
+        emit = self._STATEMENTS.get(type(s))
+        if emit is None:
+            raise EmitError(f"{self.kernel.name}: no LLVM IR for a {type(s).__name__}")
+        emit(self, s)
 
     def _seq(self, s: Seq) -> None:
         for child in s.body:

@@ -484,7 +484,10 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, combine: str
 def _kind(annotation: str) -> tuple[str, bool]:
     """What a field holds, and whether several of it: ("Expr", True) for `tuple[Expr, ...]`."""
     several = annotation.startswith("tuple[")
-    return annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None"), several
+    held = annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None")
+    if held not in ("Expr", "Stmt", "Buffer", "View", "str", "int", "bool"):
+        raise TypeError(f"what a field of type {annotation} holds would not be found in a statement")
+    return held, several
 
 
 _FIELDS = {cls: tuple((f.name, *_kind(f.type)) for f in fields(cls)) for cls in Stmt.__subclasses__()}
