@@ -50,7 +50,7 @@ from dlc.ir.loops import (
     subexpressions,
     walk,
 )
-from dlc.ir.loops_index import interval, linear, linear_interval
+from dlc.ir.loops_index import interval, linear_interval, whole_linear
 from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import SCALAR_OPS
@@ -386,7 +386,7 @@ class _Verifier:
             low, high = interval(e)
             never = low >= size or high < 0
             if not never and not guarded:
-                terms, constant = linear(e)
+                terms, constant = whole_linear(e)
                 if all(atom.op == "axis" for atom in terms):  # then every value of the interval is reached
                     low, high = linear_interval(terms, constant)
                     never = not 0 <= low <= high < size
