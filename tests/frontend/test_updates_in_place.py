@@ -400,3 +400,43 @@ def test_jit_under_no_grad_and_outside():
     with pytest.raises(dlc.GradientError):
         g()
     np.testing.assert_array_equal(w.numpy(), 2 * W)
+
+
+@pytest.mark.parametrize("jit", [lambda f: f, dlc.jit], ids=["eager", "jit"])
+def test_a_closed_over_value_with_a_history(jit):
+    """It is read, and updated in place, as part of the computation that it comes from."""
+    w = leaf()
+    h = w * 2.0
+    (jit(lambda: (h * 3.0).sum()))().backward(retain_graph=True)
+    np.testing.assert_array_equal(w.grad.numpy(), np.full(W.shape, 6.0))
+    jit(lambda: h.mul_(C))()
+    h.sum().backward(retain_graph=True)
+    np.testing.assert_array_equal(w.grad.numpy(), 6 + 2 * C)
+
+    def update():
+        with dlc.no_grad():
+            h.fill_(1.0)
+
+    jit(update)()
+    assert h.requires_grad and (h.numpy() == 1).all()
+    h.sum().backward()
+    np.testing.assert_array_equal(w.grad.numpy(), 6 + 4 * C)
+
+
+def test_a_compiled_update_of_a_value_that_has_a_history_by_now():
+    w, total = leaf(), dlc.zeros(2, 3)
+    double = dlc.jit(lambda: total.mul_(2.0))
+    double()
+    total += w
+    total.realize()
+    double()
+    np.testing.assert_array_equal(total.numpy(), 2 * W)
+    total.sum().backward()
+    assert (w.grad.numpy() == 2).all()
+    total.detach_()
+    double()
+    np.testing.assert_array_equal(total.numpy(), 4 * W)
+    assert double.traces == 1
+    with pytest.raises(dlc.TraceError, match="closes over carries gradient history"):
+        h = w * 2.0
+        dlc.jit(lambda: h + 1.0).lower()
