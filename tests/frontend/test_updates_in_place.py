@@ -184,6 +184,54 @@ def test_an_update_in_jit_in_all_cases(update, request, interpreted):
     same_in_both(update, request, jit=dlc.jit)
 
 
+def random_program(seed):
+    """Updates in random order, each under modes of its own: a kind of tensor, and a function of it and the library."""
+    rng = np.random.default_rng(seed)
+    lines = [(MODES[rng.integers(len(MODES))], UPDATES[rng.integers(len(UPDATES))]) for _ in range(rng.integers(2, 6))]
+    kind = KINDS[rng.integers(len(KINDS))]
+    if kind == "leaf":  # what goes on after the first error is no matter
+        lines = [(mode if "no_grad" in mode.split()[-1:] else "no_grad", update) for mode, update in lines]
+
+    def update(t, L):
+        for mode, line in lines:
+            within(L, mode, lambda line=line: line(t, L))
+
+    update.code = f"{kind}: " + "; ".join(f"{mode or 'plain'} {line.code}" for mode, line in lines)
+    return kind, update
+
+
+def same_programs(seeds):
+    compared = 0
+    for seed in seeds:
+        kind, update = random_program(seed)
+        case = kind, "", update, bool(seed % 2)
+        try:
+            with np.errstate(all="ignore"):
+                want = outcome(TORCH, *case)
+        except RuntimeError as error:  # PyTorch keeps no old values: it knows of no gradient
+            assert "modified by an inplace operation" in str(error)
+            continue
+        if any("leaf flag" in w for w in want if isinstance(w, str)) or not all(map(finite, want)):
+            continue
+        for jit in (lambda f: f, dlc.jit):
+            agree(outcome(DLC, *case, jit=jit), want, update.code)
+        compared += 1
+    assert compared > len(seeds) // 2
+
+
+def finite(value):
+    return not isinstance(value, (np.ndarray, float)) or bool((np.abs(value) < 1e6).all())
+
+
+def test_random_programs(interpreted):
+    same_programs(range(25))
+
+
+@pytest.mark.slow
+def test_many_random_programs(interpreted):
+    same_programs(range(100, 1100))
+
+
 @each(*map(statement, ("t -= 0.5 * v", "t[0, 1] *= 3.0", "t[mask] = 0.0", "t.copy_(v)", "t.clamp_(min=0.0)")))
 def test_an_update_compiled(update, request):
     for jit in (lambda f: f, dlc.jit):

@@ -2,7 +2,11 @@
 `DLC_INTERPRET=1`. Modules that set `COMPILED = True` only run compiled.
 """
 
+import sys
+
 import pytest
+
+import dlc
 
 
 def pytest_generate_tests(metafunc):
@@ -17,4 +21,7 @@ def way(request, monkeypatch):
         monkeypatch.setenv("DLC_INTERPRET", "1")
     else:
         monkeypatch.delenv("DLC_INTERPRET", raising=False)
+    dlc.manual_seed(0)
+    if "torch" in sys.modules:  # whose layers the weights come from
+        sys.modules["torch"].manual_seed(0)
     return name
