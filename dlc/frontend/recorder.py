@@ -11,11 +11,11 @@ import numpy as np
 from dlc.frontend import eager, placement
 from dlc.frontend import trace as tracing
 from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static
-from dlc.frontend.entry import Entry
+from dlc.frontend.entry import Entry, NeedsHistory, computed
 from dlc.frontend.guards import Guards
 from dlc.frontend.location import here
 from dlc.frontend.tensor import Tensor, bare
-from dlc.frontend.trace import UNSET, Trace, stand_in
+from dlc.frontend.trace import UNSET, Trace, stand_in, state
 from dlc.frontend.tree import TreeDef, node_of, tree_flatten, tree_unflatten
 from dlc.ir import dtypes
 from dlc.ir.errors import DeviceError, TraceError
@@ -70,6 +70,9 @@ class Recorder:
             guards = Guards(function.fn, self._statics())
             result = function.fn(*args, **kwargs)
             leaves, treedef = tree_flatten(result)
+            for record in trace.cells.values():
+                if record.source is None and (record.assigned or not state.no_grad) and computed(record.cell):
+                    raise NeedsHistory
             entry = Entry(function.name, version, guards)
             self._check_conflicts()
             self._build(entry, leaves, treedef)

@@ -184,6 +184,54 @@ def test_an_update_in_jit_in_all_cases(update, request, interpreted):
     same_in_both(update, request, jit=dlc.jit)
 
 
+def random_program(seed):
+    """Updates in random order, each under modes of its own: a kind of tensor, and a function of it and the library."""
+    rng = np.random.default_rng(seed)
+    lines = [(MODES[rng.integers(len(MODES))], UPDATES[rng.integers(len(UPDATES))]) for _ in range(rng.integers(2, 6))]
+    kind = KINDS[rng.integers(len(KINDS))]
+    if kind == "leaf":  # what goes on after the first error is no matter
+        lines = [(mode if "no_grad" in mode.split()[-1:] else "no_grad", update) for mode, update in lines]
+
+    def update(t, L):
+        for mode, line in lines:
+            within(L, mode, lambda line=line: line(t, L))
+
+    update.code = f"{kind}: " + "; ".join(f"{mode or 'plain'} {line.code}" for mode, line in lines)
+    return kind, update
+
+
+def same_programs(seeds):
+    compared = 0
+    for seed in seeds:
+        kind, update = random_program(seed)
+        case = kind, "", update, bool(seed % 2)
+        try:
+            with np.errstate(all="ignore"):
+                want = outcome(TORCH, *case)
+        except RuntimeError as error:  # PyTorch keeps no old values: it knows of no gradient
+            assert "modified by an inplace operation" in str(error)
+            continue
+        if any("leaf flag" in w for w in want if isinstance(w, str)) or not all(map(finite, want)):
+            continue
+        for jit in (lambda f: f, dlc.jit):
+            agree(outcome(DLC, *case, jit=jit), want, update.code)
+        compared += 1
+    assert compared > len(seeds) // 2
+
+
+def finite(value):
+    return not isinstance(value, (np.ndarray, float)) or bool((np.abs(value) < 1e6).all())
+
+
+def test_random_programs(interpreted):
+    same_programs(range(25))
+
+
+@pytest.mark.slow
+def test_many_random_programs(interpreted):
+    same_programs(range(100, 1100))
+
+
 @each(*map(statement, ("t -= 0.5 * v", "t[0, 1] *= 3.0", "t[mask] = 0.0", "t.copy_(v)", "t.clamp_(min=0.0)")))
 def test_an_update_compiled(update, request):
     for jit in (lambda f: f, dlc.jit):
@@ -400,3 +448,43 @@ def test_jit_under_no_grad_and_outside():
     with pytest.raises(dlc.GradientError):
         g()
     np.testing.assert_array_equal(w.numpy(), 2 * W)
+
+
+@pytest.mark.parametrize("jit", [lambda f: f, dlc.jit], ids=["eager", "jit"])
+def test_a_closed_over_value_with_a_history(jit):
+    """It is read, and updated in place, as part of the computation that it comes from."""
+    w = leaf()
+    h = w * 2.0
+    (jit(lambda: (h * 3.0).sum()))().backward(retain_graph=True)
+    np.testing.assert_array_equal(w.grad.numpy(), np.full(W.shape, 6.0))
+    jit(lambda: h.mul_(C))()
+    h.sum().backward(retain_graph=True)
+    np.testing.assert_array_equal(w.grad.numpy(), 6 + 2 * C)
+
+    def update():
+        with dlc.no_grad():
+            h.fill_(1.0)
+
+    jit(update)()
+    assert h.requires_grad and (h.numpy() == 1).all()
+    h.sum().backward()
+    np.testing.assert_array_equal(w.grad.numpy(), 6 + 4 * C)
+
+
+def test_a_compiled_update_of_a_value_that_has_a_history_by_now():
+    w, total = leaf(), dlc.zeros(2, 3)
+    double = dlc.jit(lambda: total.mul_(2.0))
+    double()
+    total += w
+    total.realize()
+    double()
+    np.testing.assert_array_equal(total.numpy(), 2 * W)
+    total.sum().backward()
+    assert (w.grad.numpy() == 2).all()
+    total.detach_()
+    double()
+    np.testing.assert_array_equal(total.numpy(), 4 * W)
+    assert double.traces == 1
+    with pytest.raises(dlc.TraceError, match="closes over carries gradient history"):
+        h = w * 2.0
+        dlc.jit(lambda: h + 1.0).lower()

@@ -96,14 +96,14 @@ SCHEDULES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", [lambda s: s, lambda s: json.loads(json.dumps(s)), copy.deepcopy])
+@pytest.mark.parametrize("handed", [lambda s: s, lambda s: json.loads(json.dumps(s)), copy.deepcopy])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_resume(name, way):
+def test_resume(name, handed):
     a, _ = optimizers()
     s = SCHEDULES[name](a)
     for _ in range(4):
         s.step()
-    saved, rates = way(s.state_dict()), [s.get_last_lr()]
+    saved, rates = handed(s.state_dict()), [s.get_last_lr()]
     for _ in range(8):
         s.step()
         rates.append(s.get_last_lr())
