@@ -390,8 +390,8 @@ def hypot(x1, x2) -> Tensor:
     a, c = wide(a), wide(c)
     size_a, size_c, inf = b.op("abs", a), b.op("abs", c), b.like(a, math.inf)
     infinite = b.op("or", b.op("eq", size_a, inf), b.op("eq", size_c, inf))
-    # One choice for both: at equal sizes max and min alone have no derivatives, what is made of them here has. The small
-    # one keeps its sign, because the size has no derivative at 0.
+    # One choice for both: at equal sizes max and min alone have no derivatives, what is made of them here has. The
+    # small one keeps its sign, because the size has no derivative at 0.
     less = b.op("lt", size_a, size_c)
     big, small = b.select(less, size_c, size_a), b.select(less, a, c)
     origin = b.op("and", b.op("eq", a, b.like(a, 0)), b.op("eq", c, b.like(c, 0)))
