@@ -388,8 +388,10 @@ class _SortedRow:
 
     def before(self, a: Expr, b: Expr) -> Expr:
         """Must key a stand before key b, even if it came later?"""
-        out = loops.op("lt", b, a) if self.descending else loops.op("lt", a, b)
-        if self.source.is_float:  # NaN stands last
+        if self.descending:
+            a, b = b, a
+        out = loops.op("lt", a, b)
+        if self.source.is_float:  # NaN counts as the largest
             out = loops.op("or", out, loops.op("and", loops.op("eq", a, a), loops.op("ne", b, b)))
         return out
 
