@@ -50,8 +50,8 @@ from dlc.ir.loops import (
     load_parts,
     walk,
 )
+from dlc.ir.loops_index import simplify
 from dlc.ir.loops_values import evaluate_expr
-from dlc.passes.index_math import simplify
 
 TASK_BLOCK = 64  # threads of a block where each runs an iteration of a `parallel` loop
 

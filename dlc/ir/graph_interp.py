@@ -200,8 +200,9 @@ def _sort(node: Node, mode: _Mode, x: Array) -> tuple[Array, Array]:
         order = np.flip(x.shape[axis] - 1 - np.argsort(np.flip(key, axis), axis, kind="stable"), axis)
     else:
         order = np.argsort(key, axis, kind="stable")
-    last = np.argsort(np.take_along_axis(nan, order, axis), axis, kind="stable")
-    order = np.take_along_axis(order, last, axis).astype(np.int64)
+    largest = np.take_along_axis(nan, order, axis)
+    ends = np.argsort(~largest if descending else largest, axis, kind="stable")
+    order = np.take_along_axis(order, ends, axis).astype(np.int64)
     return np.take_along_axis(x, order, axis), order
 
 

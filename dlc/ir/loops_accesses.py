@@ -41,8 +41,8 @@ from dlc.ir.loops import (
     inside_out,
     load_parts,
 )
+from dlc.ir.loops_index import Interval, interval_given
 from dlc.ir.loops_values import operation
-from dlc.ir.loops_verify import Interval, interval
 
 MOST_POINTS = 1 << 24  # that are looked at for one access
 AT_ONCE = 1 << 20  # points
@@ -266,7 +266,7 @@ class World:
         self.pure: dict[Expr, bool] = {}
 
     def interval(self, e: Expr) -> Interval:
-        return interval(e, self.intervals)
+        return interval_given(e, self.intervals)
 
     def known(self, e: Expr) -> Expr | None:
         """The expression in terms of axes: the smallest parts that depend on data and have bounds become axes over

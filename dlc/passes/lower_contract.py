@@ -19,9 +19,9 @@ from dlc.ir.dtypes import DType, float32
 from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Node, settings
 from dlc.ir.loops import Buffer, Expr, Stmt, under_casts
+from dlc.ir.loops_index import coefficient, flatten, interval, simplify, unflatten
 from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import bounds, coefficient, flatten, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _divides, _product, cost_of, guarded, nest, split_axis, spread
 from dlc.passes.lower_contract_tiles import lower_tiles
 from dlc.passes.scalarize import Elements, strides_in_memory
@@ -572,7 +572,7 @@ def _in_bounds(value: Expr) -> bool:
     """Do all unguarded loads stay in their buffers, whatever the axes?"""
     for e in loops.loads_of(value):
         if len(e.args) == 1:
-            low, high = bounds(e.args[0])
+            low, high = interval(e.args[0])
             if low < 0 or high >= e.attr.size:
                 return False
     return True
@@ -580,7 +580,7 @@ def _in_bounds(value: Expr) -> bool:
 
 def _columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
     """Guard the loads of the column operand at the edge, unless the memory is padded far enough."""
-    if inside is None or all(bounds(e.args[0])[1] < e.attr.size for e in loops.loads_of(value)):
+    if inside is None or all(interval(e.args[0])[1] < e.attr.size for e in loops.loads_of(value)):
         return value
 
     def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:

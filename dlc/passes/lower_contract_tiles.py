@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dlc.ir import dtypes, loops
 from dlc.ir.errors import VerifyError
 from dlc.ir.loops import TILE, Buffer, Expr, Stmt
-from dlc.passes.index_math import coefficient, simplify, unflatten
+from dlc.ir.loops_index import coefficient, simplify, unflatten
 from dlc.passes.lower import _product, nest, split_axis
 
 if TYPE_CHECKING:

@@ -23,11 +23,9 @@ from dlc.ir.loops_verify import verify
 from dlc.ir.schedule import Columns, Contract, Map, Rows
 from dlc.passes.fuse import fuse
 from dlc.passes.units import memory_of, own_outputs
-from dlc.runtime import host
-from dlc.runtime.memory import as_ndarray, from_array
-from dlc.runtime.programs import compile_graph
+from tests.targets import computed, cpu
 
-TARGET = host.detect().with_threads(2)
+TARGET = cpu("avx512")
 PRODUCTS = [("mk,kn->mn", 37, 50, 45), ("mk,nk->mn", 10, 7, 137), ("km,kn->mn", 33, 3, 21), ("mk,nk->mn", 65, 5, 70)]
 
 
@@ -48,8 +46,7 @@ def convolution() -> Node:
 
 
 def results(graph: Graph, arrays: list[np.ndarray], target) -> list[np.ndarray]:
-    out = compile_graph(graph, target=target).run([from_array(a) for a in arrays])
-    return [as_ndarray(x, o.shape, o.dtype.np).astype(np.float64) for x, o in zip(out, graph.outputs, strict=True)]
+    return [x.astype(np.float64) for x in computed(graph, arrays, target)]
 
 
 class Always(Tuned):

@@ -27,13 +27,8 @@ from dlc.passes.fuse import fuse
 from dlc.passes.lower_contract import lower_contract
 from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
-from dlc.runtime import host
 from dlc.runtime.memory import allocate, as_ndarray
-from dlc.runtime.programs import compile_graph
-from tests.targets import cpu
-
-LEVELS = [level for level in ("sse2", "avx2", "avx512") if host.detect().vector_bytes >= {"sse2": 16, "avx2": 32}.get(
-    level, 64)]
+from tests.targets import LEVELS, cpu, executable
 
 
 def tensor(name: str, *shape: int, dtype=dtypes.float32) -> Node:
@@ -44,12 +39,12 @@ def check(graph: Graph, level: str, tolerance: float = 2e-5, **sizes: int) -> li
     """Compile and compare with the interpreter; the contractions' schedules."""
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(p.shape).astype(p.dtype.np) for p in graph.params]
-    target = replace(host.detect().with_features(level), **sizes)
+    target = replace(cpu(level), **sizes)
     buffers = []
     for a in arrays:
         buffers.append(allocate(a.nbytes))
         as_ndarray(buffers[-1], a.shape, a.dtype)[...] = a
-    results = compile_graph(graph, target=target).run(buffers)
+    results = executable(graph, target).run(buffers)
     for node, want, got in zip(graph.outputs, evaluate(graph, arrays, wide=True), results, strict=True):
         have = as_ndarray(got, node.shape, node.dtype.np).astype(np.float64)
         scale = max(1.0, float(np.abs(want).max(initial=0)))
@@ -104,7 +99,7 @@ def test_vectors_run_over_several_labels_of_the_result(level, order):
     size = dict(n=24, u=2, v=2, c=12, o=40)
     image, dy = tensor("image", *(size[x] for x in order)), tensor("dy", 24, 40)
     (schedule,) = check(Graph([image, dy], [b.contract(image, dy, f"{order},no->ocuv")]), level)
-    assert schedule.lanes == host.detect().with_features(level).vector_bytes // 4
+    assert schedule.lanes == cpu(level).vector_bytes // 4
 
 
 @pytest.mark.parametrize("channels, most", [(512, 16), (1024, 8), (528, 28)])
@@ -146,7 +141,7 @@ def test_operands_without_strides_are_copied_once():
     x, v, w = tensor("x", 3, 40, 16), tensor("v", 48, 20), tensor("w", 40, 24)
     merged = b.reshape(b.permute(x, (1, 0, 2)), (40, 48))
     graph = Graph([x, v, w], [b.contract(merged, v, "mk,kn->mn"), b.contract(merged, w, "mk,mn->kn")])
-    laid = target_layout(graph, host.detect())
+    laid = target_layout(graph, cpu("avx512"))
     assert len({n for n in laid.nodes() if n.op == "barrier" and n.shape == (40, 48)}) == 1
     check(graph, LEVELS[-1])
 
@@ -170,7 +165,7 @@ def test_all_lines_of_the_results_are_fetched_ahead(m, n, spec, inner, dtype):
     y = b.op("add", b.cast(b.contract(x, w, spec), dtype), r)
     graph = Graph([x, w, r], [b.op("mul", y, r)])
     check(graph, LEVELS[-1], 2e-5 if dtype is dtypes.float32 else 2e-2, l2_bytes=1 << 10)
-    target = replace(host.detect(), l2_bytes=1 << 10).with_threads(1)
+    target = replace(cpu("avx512", 1), l2_bytes=1 << 10)
     kernel = build_program(target_layout(graph, target), (), target, "main").kernels()[-1]
     assert kernel.schedule.ahead
     line = 64 // dtype.itemsize
@@ -229,7 +224,7 @@ def test_weights_of_a_loop_are_packed_before_it(level, batch, hidden):
     graph = recurrent(4, batch, hidden)
     schedules = check(graph, level)
     assert not any(s.along for s in schedules)
-    program = build_program(target_layout(graph, host.detect().with_features(level)), (), host.detect(), "main")
+    program = build_program(target_layout(graph, cpu(level)), (), cpu(level), "main")
     before = list(itertools.takewhile(lambda s: isinstance(s, Launch), program.steps))
     assert any("barrier" in s.kernel.name for s in before) == (batch >= 4)
 
@@ -240,7 +235,7 @@ def test_rows_pages_apart_are_fetched_ahead(level, m):
     x, w = tensor("x", m, 1100), tensor("w", 1100, 20)
     graph = Graph([x, w], [b.contract(x, w, "mk,kn->mn")])
     check(graph, level)
-    target = host.detect().with_features(level).with_threads(1)
+    target = cpu(level, 1)
     kernels = build_program(target_layout(graph, target), (), target, "main").kernels()
     fetched = [s.buffer for k in kernels for s in walk(k.body) if isinstance(s, Prefetch)]
     assert {f.size for f in fetched} >= {m * 1100}

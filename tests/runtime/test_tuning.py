@@ -94,7 +94,7 @@ def test_a_second_process_measures_nothing():
 
 def test_processes_may_tune_at_the_same_time():
     both = [child(), child()]
-    assert all(int(finished(p)) >= 0 for p in both)
+    assert sum(int(finished(p)) for p in both) >= 2  # what one of them wrote, the other may have found
     assert finished(child()) == "0"
 
 
