@@ -13,7 +13,7 @@ from dlc.codegen.cuda_types import ctype, identifier, literal
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError
-from dlc.ir.loops import Buffer, Expr, load_parts
+from dlc.ir.loops import Buffer, Expr, load_parts, sums_products
 from dlc.ir.loops_index import interval, wraps
 
 Value = tuple[str, str]  # C text, C type
@@ -212,6 +212,8 @@ class Expressions:
         if operand is dtypes.int64:
             return self.int64(e, args, type_), type_
         texts = [a[0] for a in args]
+        if sums_products(e):  # these functions are not fused with their operands
+            return _call(f"__{'f' if operand is dtypes.float32 else 'd'}{e.op}_rn", texts), type_
         if operand.is_float:
             return _of_float(e.op, texts, operand), type_
         if operand.is_bool:
@@ -307,8 +309,8 @@ def _of_float(op: str, texts: list[str], dtype: DType) -> str:
         return f"(-{texts[0]})"
     if op in ("max", "min"):
         return _call(f"{op}_of", texts)
-    if op == "sign":
-        return _call("sign_of", texts)
+    if op in ("sign", "sigmoid"):
+        return _call(f"{op}_of", texts)
     if op in ("floordiv", "mod"):
         return _call("floor_div_float" if op == "floordiv" else "floor_mod_float", texts)
     return _call(_FLOAT[op] + ("f" if dtype is dtypes.float32 else ""), texts)

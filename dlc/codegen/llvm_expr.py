@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from dlc.codegen import llvm_convert, llvm_dot, llvm_ops
+from dlc.codegen import llvm_convert, llvm_dot, llvm_ops, llvm_quadrants
 from dlc.codegen import llvm_types as lt
 from dlc.codegen.llvm_analysis import Analysis
 from dlc.codegen.llvm_builder import Builder, Scope, Value
 from dlc.codegen.llvm_index import IndexMath, Linear
 from dlc.codegen.target import CpuTarget
-from dlc.ir.dtypes import bool_, int32, int64
+from dlc.ir.dtypes import bool_, float64, int32, int64
 from dlc.ir.errors import DlcError
-from dlc.ir.loops import Buffer, Expr, Kernel
+from dlc.ir.loops import Buffer, Expr, Kernel, sums_products
 from dlc.ir.loops_index import interval
+from dlc.ir.quadrants import PARTS
 
 _REACH = 1 << 61  # differences of index values below this cannot overflow
 
@@ -134,11 +135,15 @@ class Expressions(Builder):
             return llvm_dot.pair(self, *args)
         if e.op == "dot2":
             return llvm_dot.dot2(self, *args)
+        if e.op in PARTS:
+            lanes = max(a.lanes for a in args)
+            return llvm_quadrants.emit(self, e.op, *(self.splat(a, float64, lanes) for a in args))
         if args[0].const is None and self._unsigned_divmod(e):
             return llvm_ops.unsigned_divmod(self, int64, e.op, args[0], self.splat(args[1], int64, args[0].lanes))
         if e.op not in llvm_ops.RULES:
             raise EmitError(f"{self.kernel.name}: {e.op!r} must be expanded into primitive operations before emission")
-        return llvm_ops.apply(self, e.op, e.args[0].dtype, args)
+        name = f"unfused {e.op}" if sums_products(e) else e.op
+        return llvm_ops.apply(self, name, e.args[0].dtype, args)
 
     def _unsigned_divmod(self, e: Expr) -> bool:
         divides = e.op in ("floordiv", "mod") and e.dtype is int64 and e.args[1].op == "const" and e.args[1].attr > 0

@@ -6,7 +6,6 @@ whose value has no gradient to anything lets go of its history then: its node be
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from dlc.frontend import trace as tracing
 from dlc.frontend.location import here
 from dlc.frontend.precision import setting
 from dlc.frontend.trace import execution, leaf_cell, leaked, register_leaf, state
-from dlc.ir import dtypes
+from dlc.ir import dtypes, forks
 from dlc.ir.errors import TraceError
 from dlc.ir.graph import Graph, Node, TensorType, param, structure, substitute, topological
 from dlc.runtime import devices, programs
@@ -118,7 +117,7 @@ def realize(*tensors: Tensor) -> None:
         if t._owner is not None:
             raise leaked(t)
     with execution:
-        cells = {id(t): t for t in tensors if t._node.data is None}
+        cells = {id(t.home): t.home for t in tensors if t._node.data is None}
         if not cells:
             return
         for ref in list(_pending.values()):
@@ -233,7 +232,7 @@ def cut(outputs: list[Node], device: str = "cpu") -> tuple[Graph, list[Buffer]]:
 
 
 _executables: OrderedDict[tuple, Executable] = OrderedDict()
-_cache_lock = tracing.reset_after_fork(threading.Lock())
+_cache_lock = forks.lock()
 
 
 def compiled(

@@ -85,6 +85,16 @@ def wraps(e: Expr) -> bool:
     return interval(e) == WHOLE[e.dtype]
 
 
+def interval_given(e: Expr, known: dict[Expr, Interval]) -> Interval:
+    """The same where some expressions (axes of loops that end before the axis does) have intervals that are `known`;
+    those of all parts of `e` are put there."""
+    for x in loops.inside_out(e, known):
+        operands = _bounding(x)
+        known[x] = (_within(x.dtype, _RULES[x.op](x, *(known[a] for a in operands))) if operands  # type: ignore
+                    else interval(x))
+    return known[e]
+
+
 def interval_where(e: Expr, known: Callable[[Expr], int | None]) -> Interval:
     """The interval of a sum of products where some axes have the values that `known` tells."""
     if e.op == "axis":

@@ -42,7 +42,9 @@ from dlc.ir.loops import (
     Seq,
     Stmt,
     Store,
+    Sync,
     TileMma,
+    Wait,
     exprs,
     load_parts,
     subexpressions,
@@ -50,7 +52,10 @@ from dlc.ir.loops import (
 )
 from dlc.ir.loops_index import interval, linear_interval, whole_linear
 from dlc.ir.loops_text import print_expr, print_stmt
+from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import SCALAR_OPS
+
+KNOWN = (For, If, Store, Prefetch, Sync, Fold, Mma, TileMma, Drain, Async, Wait, Arrive, Await, Bulk, Registers)
 
 
 def verify(kernel: Kernel, where: str = "") -> None:
@@ -70,7 +75,7 @@ class _Verifier:
     def fail(self, message: str) -> VerifyError:
         try:
             text = "" if self.stmt is None else "\n    " + print_stmt(self.stmt).split("\n", 1)[0].strip()
-        except (AttributeError, TypeError):  # too broken to print
+        except (AssertionError, AttributeError, TypeError):  # too broken to print
             text = f"\n    {type(self.stmt).__name__}"
         after = f" after {self.where}" if self.where else ""
         if (line := self.kernel.meta.get("lines", {}).get(self.stmt)) is not None:
@@ -107,6 +112,8 @@ class _Verifier:
             return
         if isinstance(stmt, Alloc):
             raise self.fail("an Alloc must stand in a Seq, which ends its life")
+        if not isinstance(stmt, KNOWN):
+            raise self.fail(f"no rules for a {type(stmt).__name__}")
         live = guarded
         if isinstance(stmt, Store):
             live = live or stmt.predicate is not None
@@ -348,6 +355,8 @@ class _Verifier:
             wrong = len(types) != 3 or types[0] is not dtypes.bool_ or not types[1] is types[2] is e.dtype
         elif e.op == "fma":
             wrong = len(types) != 3 or any(t is not e.dtype for t in types) or not e.dtype.is_float
+        elif e.op in PARTS:
+            wrong = len(types) != 3 or any(t is not dtypes.float64 for t in (*types, e.dtype))
         elif e.op in PAIRS:
             wrong = tuple(types) != PAIRS[e.op] or e.dtype is not (
                 dtypes.uint32 if e.op == "pair" else dtypes.float32)

@@ -7,7 +7,6 @@ programs of a GPU; it is as large as the largest of them asked for.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlc.ir import forks
 from dlc.ir.errors import OutOfMemory
 from dlc.runtime.cuda_device import gpu
 from dlc.runtime.memory import Buffer, readable
@@ -50,7 +50,7 @@ _names: dict[int, str] = {}
 _live: weakref.WeakSet[DeviceBuffer] = weakref.WeakSet()
 _lent: deque[tuple[Any, Any]] = deque()
 _arenas: dict[int, DeviceBuffer] = {}
-_lock = threading.RLock()
+_lock = forks.lock()
 
 
 def allocate(nbytes: int, index: int, label: Any = "") -> DeviceBuffer:
