@@ -25,7 +25,7 @@ FLOORS = {
     "models": ("dlc", "dlc.nn", "dlc.optim", "dlc.data", "models"),
 }
 # What every floor may use: it is about no IR.
-BASE = ("dlc.ir.errors", "dlc.ir.settings", "dlc.ir.workers")
+BASE = ("dlc.ir.errors", "dlc.ir.files", "dlc.ir.settings", "dlc.ir.workers")
 # What a floor, or one file, uses besides: single modules.
 ALSO = {
     "dlc/frontend/interop.py": ("dlc",),  # `__array_namespace__` returns the package itself

@@ -1,4 +1,4 @@
-"""The linear form of an index expression as addresses are made of it: see `loops_index.addends` for what is a sum.
+"""The linear form of an index expression, as addresses are made of it: modulo 2**64 (see `loops_index.py`).
 
 Under a vector axis v the lane number is split off: v = base + lane, so `coefficient of lane` says how a vector access
 walks through memory.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from dlc.ir.dtypes import int64
 from dlc.ir.loops import Expr, axis, map_expr
-from dlc.ir.loops_index import addends
+from dlc.ir.loops_index import addends, fits, linear_interval
 
 
 class Linear(NamedTuple):
@@ -134,7 +135,9 @@ class IndexMath:
         for atom, factor in x.terms.items():
             # the base of a group of lanes is a multiple of their number
             group = math.gcd(group, factor * vector.lanes if atom is vector.base else factor)
-        if x.lane * (vector.lanes - 1) >= group:
+        steps = x.lane * (vector.lanes - 1)
+        low, high = linear_interval(x.terms, x.const)
+        if steps >= group or not fits(int64, (low, high + steps)):  # a form that might wrap knows no quotients
             return None
         first = Linear(0, {vector.at_base(e): 1})
         return first if e.op == "floordiv" else first.plus(Linear(0, {}, x.lane))

@@ -387,14 +387,18 @@ def hypot(x1, x2) -> Tensor:
     """sqrt(x1**2 + x2**2) without overflow on the way; inf if either is infinite."""
     a, c = operands("hypot", x1, x2)
     result = as_float(a).dtype
-    a, c = (b.op("abs", wide(n)) for n in (a, c))
-    zero, one, inf = b.like(a, 0), b.like(a, 1), b.like(a, math.inf)
-    # one choice for both: at equal sizes max and min alone have no derivatives, what is made of them here has
-    less = b.op("lt", a, c)
-    big, small = b.select(less, c, a), b.select(less, a, c)
-    t = small / b.select(b.op("eq", big, zero), one, big)
-    out = big * b.op("sqrt", one + t * t)
-    infinite = b.op("or", b.op("eq", a, inf), b.op("eq", c, inf))
+    a, c = wide(a), wide(c)
+    size_a, size_c, inf = b.op("abs", a), b.op("abs", c), b.like(a, math.inf)
+    infinite = b.op("or", b.op("eq", size_a, inf), b.op("eq", size_c, inf))
+    # One choice for both: at equal sizes max and min alone have no derivatives, what is made of them here has. The
+    # small one keeps its sign, because the size has no derivative at 0.
+    less = b.op("lt", size_a, size_c)
+    big, small = b.select(less, size_c, size_a), b.select(less, a, c)
+    origin = b.op("and", b.op("eq", a, b.like(a, 0)), b.op("eq", c, b.like(c, 0)))
+    edge = b.op("or", infinite, origin)
+    safe = b.select(edge, b.like(a, 1), big)
+    t = b.select(edge, b.like(a, 0), small) / safe
+    out = b.select(edge, big, safe * b.op("sqrt", t * t + 1))
     return _result(b.cast(b.select(infinite, inf, out), result), x1, x2)
 
 

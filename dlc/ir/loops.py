@@ -425,7 +425,8 @@ class Bulk(Stmt):
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One generated function. `params` are global buffers in argument order; those in `writes` are written. Those in
-    `streams`, some of these, would have left the cache before anybody reads them: they are written past it."""
+    `streams`, some of these, would have left the cache before anybody reads them: they are written past it. `tuned`:
+    a measurement chose the schedule."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -437,6 +438,12 @@ class Kernel:
     bytes: int = 0
     meta: dict = field(default_factory=dict)
     streams: frozenset[Buffer] = frozenset()
+    tuned: bool = False
+
+    @property
+    def scheduled(self) -> str:
+        """The schedule in a header."""
+        return f"{self.schedule!r}{' tuned' * self.tuned}"
 
     @property
     def parallel(self) -> For | None:
@@ -477,7 +484,10 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, combine: str
 def _kind(annotation: str) -> tuple[str, bool]:
     """What a field holds, and whether several of it: ("Expr", True) for `tuple[Expr, ...]`."""
     several = annotation.startswith("tuple[")
-    return annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None"), several
+    held = annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None")
+    if held not in ("Expr", "Stmt", "Buffer", "View", "str", "int", "bool"):
+        raise TypeError(f"what a field of type {annotation} holds would not be found in a statement")
+    return held, several
 
 
 _FIELDS = {cls: tuple((f.name, *_kind(f.type)) for f in fields(cls)) for cls in Stmt.__subclasses__()}

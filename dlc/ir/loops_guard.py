@@ -39,7 +39,7 @@ from dlc.ir.loops import (
     subexpressions,
     walk,
 )
-from dlc.ir.loops_index import interval, linear, linear_interval
+from dlc.ir.loops_index import interval, linear_interval, whole_linear
 from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.loops_verify import verify
 
@@ -280,7 +280,7 @@ class _Guard:
         return found
 
     def _form(self, e: Expr) -> Form:
-        terms, constant = linear(e)
+        terms, constant = whole_linear(e)
         form: Form = {None: constant}
         for atom, c in terms.items():
             form = _plus(form, self.form(atom.args[0]) if _keeps_value(atom) else {atom: 1}, c)

@@ -5,8 +5,10 @@ kernels, the interpreter and both emitters ask here. Every integer type wraps, a
 
 - `interval` is that of the values an expression takes. An operation whose exact result could leave its type takes any
   value of the type; so does a cast to a type that does not hold all of its operand's values.
-- Linear forms, sum(coefficient * atom) + constant, are equations between whole numbers. An operation that may wrap is
-  no sum: it is an atom, as are axes, loads, and divisions and remainders that nothing could remove.
+- A linear form, sum(coefficient * atom) + constant, is equal to its expression modulo 2**64, which is all that a value
+  or an address needs. Where its interval fits into int64, both are the same whole number, and only then it says
+  something of quotients, remainders and comparisons. An atom is an axis, a load, or a division or remainder that
+  nothing could remove.
 
 Views are index maps; composing reshapes gives towers of `//` and `%` that mostly cancel. `simplify` brings an int64
 expression to the normal form of its linear form. All divisors there are positive constants.
@@ -69,13 +71,28 @@ def _interval(e: Expr) -> Interval:
 
 def _within(dtype: DType, exact: Interval | None) -> Interval:
     """The interval of a result that would be `exact` if nothing wrapped; None where that is not known."""
-    whole = WHOLE[dtype]
-    return exact if exact is not None and whole[0] <= exact[0] and exact[1] <= whole[1] else whole
+    return exact if exact is not None and fits(dtype, exact) else WHOLE[dtype]
+
+
+def fits(dtype: DType, exact: Interval) -> bool:
+    """Are the values of an interval values of the type?"""
+    low, high = WHOLE[dtype]
+    return low <= exact[0] and exact[1] <= high
 
 
 def wraps(e: Expr) -> bool:
     """May the integer operation `e` leave its type? (Not its operands: these are the values that they are.)"""
     return interval(e) == WHOLE[e.dtype]
+
+
+def interval_given(e: Expr, known: dict[Expr, Interval]) -> Interval:
+    """The same where some expressions (axes of loops that end before the axis does) have intervals that are `known`;
+    those of all parts of `e` are put there."""
+    for x in loops.inside_out(e, known):
+        operands = _bounding(x)
+        known[x] = (_within(x.dtype, _RULES[x.op](x, *(known[a] for a in operands))) if operands  # type: ignore
+                    else interval(x))
+    return known[e]
 
 
 def interval_where(e: Expr, known: Callable[[Expr], int | None]) -> Interval:
@@ -181,22 +198,21 @@ _RULES: dict[str, Callable[..., Interval | None]] = {
 
 
 def addends(e: Expr) -> tuple[tuple[Expr, int], ...] | None:
-    """(expression, factor) of what an integer operation is the sum of, as whole numbers; None where it is no sum of
-    multiples, or may wrap."""
+    """(expression, factor) of what an integer operation is the sum of, but for wrapping; None where it is none."""
     op, args = e.op, e.args
-    if op in ("add", "sub"):
-        parts: tuple[tuple[Expr, int], ...] = (args[0], 1), (args[1], 1 if op == "add" else -1)
-    elif op == "neg":
-        parts = ((args[0], -1),)
-    elif op == "mul" and args[1].op == "const":
-        parts = ((args[0], args[1].attr),)
-    elif op == "mul" and args[0].op == "const":
-        parts = ((args[1], args[0].attr),)
-    elif op == "shl" and args[1].op == "const" and 0 <= args[1].attr < e.dtype.bits:
-        parts = ((args[0], 1 << args[1].attr),)
-    else:
-        return None
-    return None if wraps(e) else parts
+    if op == "add":
+        return (args[0], 1), (args[1], 1)
+    if op == "sub":
+        return (args[0], 1), (args[1], -1)
+    if op == "neg":
+        return ((args[0], -1),)
+    if op == "mul" and args[1].op == "const":
+        return ((args[0], args[1].attr),)
+    if op == "mul" and args[0].op == "const":
+        return ((args[1], args[0].attr),)
+    if op == "shl" and args[1].op == "const" and 0 <= args[1].attr < e.dtype.bits:
+        return ((args[0], 1 << args[1].attr),)
+    return None
 
 
 def is_position(e: Expr) -> bool:
@@ -206,10 +222,16 @@ def is_position(e: Expr) -> bool:
 
 
 def linear(e: Expr) -> Linear:
-    """`e` as ({atom: coefficient}, constant); atoms are simplified."""
+    """`e` as ({atom: coefficient}, constant), modulo 2**64; atoms are simplified."""
     terms: dict[Expr, int] = {}
     constant = _add_linear(e, 1, terms)
-    return {t: c for t, c in terms.items() if c}, constant
+    return _reduced(terms), constant
+
+
+def whole_linear(e: Expr) -> Linear:
+    """`linear(e)` where it is `e` as a whole number, and `e` as its own atom where something might wrap."""
+    terms, constant = linear(e)
+    return (terms, constant) if fits(e.dtype, linear_interval(terms, constant)) else ({simplify(e): 1}, 0)
 
 
 def _add_linear(e: Expr, factor: int, terms: dict[Expr, int]) -> int:
@@ -229,17 +251,27 @@ def _add_linear(e: Expr, factor: int, terms: dict[Expr, int]) -> int:
             s = _atom(x)
             if s is x:
                 terms[s] = terms.get(s, 0) + k
-            else:
+            else:  # it may be a sum now
                 stack.append((s, k))
     return constant
 
 
+def _reduced(terms: dict[Expr, int]) -> dict[Expr, int]:
+    """The terms that are not 0 modulo 2**64."""
+    return {t: r for t, c in terms.items() if (r := c if -_HIGHEST <= c <= _HIGHEST else _wrapped(c))}
+
+
+def _wrapped(k: int) -> int:
+    """The int64 that is equal to `k` modulo 2**64."""
+    return (k + _HIGHEST + 1) % (2 * _HIGHEST + 2) - _HIGHEST - 1
+
+
 def _atom(x: Expr) -> Expr:
-    """What is no sum as it stands, simplified: it may be a sum then."""
-    if x.op not in ("add", "sub", "neg", "mul", "shl"):
+    """What is no sum as it stands, simplified."""
+    if x.op not in ("mul", "shl"):
         return simplify(x)
-    args = tuple(map(simplify, x.args))
-    return x if args == x.args else loops.op(x.op, *args)
+    a, b = map(simplify, x.args)
+    return x if a is x.args[0] and b is x.args[1] else loops.op(x.op, a, b)
 
 
 def _order(e: Expr) -> tuple:
@@ -247,31 +279,26 @@ def _order(e: Expr) -> tuple:
 
 
 def from_linear(terms: dict[Expr, int], constant: int) -> Expr:
-    """The expression of a linear form, terms in a fixed order (outer axes first). What it adds up on the way may wrap:
-    the sum is right where it fits into int64."""
+    """The expression of a linear form, terms in a fixed order (outer axes first)."""
     out: Expr | None = None
     for atom in sorted(terms, key=_order) if len(terms) > 1 else terms:
         k = terms[atom]
         if out is None:
-            out = atom if k == 1 else loops.op("mul", atom, _const(k))
+            out = atom if k == 1 else loops.op("mul", atom, loops.const(_wrapped(k)))
         elif k == 1:
             out = loops.op("add", out, atom)
         elif k == -1:
             out = loops.op("sub", out, atom)
         else:
-            out = loops.op("add", out, loops.op("mul", atom, _const(k)))
+            out = loops.op("add", out, loops.op("mul", atom, loops.const(_wrapped(k))))
+    constant = _wrapped(constant)
     if out is None:
-        return _const(constant)
+        return loops.const(constant)
     if constant == 0:
         return out
     if -_HIGHEST <= constant < 0:
         return loops.op("sub", out, loops.const(-constant))
-    return loops.op("add", out, _const(constant))
-
-
-def _const(k: int) -> Expr:
-    """`k` as an int64, wrapped where it does not fit."""
-    return loops.const(k if -_HIGHEST <= k <= _HIGHEST else (k + _HIGHEST + 1) % (2 * _HIGHEST + 2) - _HIGHEST - 1)
+    return loops.op("add", out, loops.const(constant))
 
 
 def linear_interval(terms: dict[Expr, int], constant: int) -> Interval:
@@ -301,19 +328,19 @@ def _recombine(terms: dict[Expr, int]) -> dict[Expr, int]:
             else:
                 for t, kt in inner.items():
                     terms[t] = terms.get(t, 0) + k * kt
-            return _recombine({t: k for t, k in terms.items() if k})
+            return _recombine(_reduced(terms))
     return terms
 
 
 def _divide(x: Expr, c: int) -> tuple[Expr, Expr]:
     """(x // c, x % c) for a positive constant c."""
-    terms, constant = linear(x)
+    terms, constant = whole_linear(x)
     quotient = {t: k // c for t, k in terms.items() if k % c == 0}
     rest = {t: k for t, k in terms.items() if k % c}
     # coefficients of the rest are reduced into 0..c-1 when that keeps the rest non-negative for certain
     q_const, r_const = divmod(constant, c)
     lo, hi = linear_interval(rest, r_const)
-    if _within(dtypes.int64, (lo, hi)) != (lo, hi):  # what is left might wrap
+    if not fits(dtypes.int64, (lo, hi)):  # what is left might wrap
         return loops.op("floordiv", x, loops.const(c)), loops.op("mod", x, loops.const(c))
     if 0 <= lo and hi < c:
         return from_linear(quotient, q_const), from_linear(rest, r_const)
@@ -397,9 +424,9 @@ def _simplify(e: Expr) -> Expr:
             return a if a is b else loops.op("select", c, a, b)
     if e.dtype.is_bool:
         if e.op in ("lt", "le", "eq", "ne") and e.args[0].dtype is dtypes.int64:
-            terms: dict[Expr, int] = {}  # of the difference, which as a whole number need not fit into int64
-            constant = _add_linear(e.args[0], 1, terms) + _add_linear(e.args[1], -1, terms)
-            lo, hi = linear_interval(terms, constant)
+            (terms, constant), (others, other) = map(whole_linear, e.args)
+            difference = {t: terms.get(t, 0) - others.get(t, 0) for t in {**terms, **others}}
+            lo, hi = linear_interval(difference, constant - other)  # which need not fit into int64
             if e.op == "lt" and (hi < 0 or lo >= 0):
                 return loops.const(hi < 0, dtypes.bool_)
             if e.op == "le" and (hi <= 0 or lo > 0):
@@ -441,12 +468,12 @@ def flatten(index: tuple[Expr, ...], shape: tuple[int, ...]) -> Expr:
 
 
 def weighted(index: Sequence[Expr], strides: Sequence[int]) -> Expr:
-    """sum(index * stride), simplified."""
+    """sum(index * stride), simplified; modulo 2**64, as addresses are."""
     terms: dict[Expr, int] = {}
     constant = 0
     for i, stride in zip(reversed(index), reversed(strides), strict=True):
         constant += _add_linear(i, stride, terms)
-    out = from_linear(_recombine({t: c for t, c in terms.items() if c}), constant)
+    out = from_linear(_recombine(_reduced(terms)), constant)
     if out.simple is None:
         out.simple = _ITSELF
     return out

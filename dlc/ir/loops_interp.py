@@ -5,7 +5,7 @@
 and runs that: integers are Python ints wrapped to their type, floats NumPy scalars of their type (so halves round
 after every operation; `fma` rounds once). Loops run iteration by iteration; parallel and grid loops in an order
 shuffled by `seed`, so that a kernel which depends on the order is found by two seeds. An index outside its dimension,
-and a read of reg or shared memory that nothing was written to raise InterpError.
+a read of reg or shared memory that nothing was written to, and a statement that is not known raise InterpError.
 
 What a loop's body has loaded from a global buffer is kept until it stores to that buffer, as emitters do: where two
 parameters are the same memory, an element may be used again after it was written over.
@@ -42,11 +42,14 @@ from dlc.ir.loops import (
     If,
     Kernel,
     Mma,
+    Prefetch,
+    Registers,
     Seq,
     Stmt,
     Store,
     Sync,
     TileMma,
+    Wait,
     load_parts,
     loads_of,
     walk,
@@ -85,6 +88,8 @@ def compile_kernel(kernel: Kernel) -> Callable:
 _compiled: weakref.WeakKeyDictionary[Kernel, Callable] = weakref.WeakKeyDictionary()
 
 _TOGETHER = (Sync, Fold, Mma, Await)
+_NO_MEANING = (Prefetch, Wait, Registers)  # copies and products take place where they stand
+_LOOPS = ("serial", "unroll", "vector", "parallel", "grid", "lane")
 _INFIX = {"add": "+", "sub": "-", "mul": "*"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "and": "&", "or": "|", "xor": "^"}
 _BOOL = {"not": "not {0}", "max": "{0} or {1}", "min": "{0} and {1}"}
@@ -151,6 +156,8 @@ class _Compiler:
                 value = f"[{self.literal(0, b.dtype)}] * {b.size}"
             self.line(f"{self.name(b, 'm')} = {value}")
         elif isinstance(stmt, For):
+            if stmt.kind not in _LOOPS:
+                raise InterpError(f"kernel {self.kernel.name}: a loop of kind {stmt.kind!r} has no meaning here")
             extent = self.value(stmt.extent, {}, stmt)
             if stmt.extent.op != "const":
                 self.line(f"if {extent} > {stmt.axis.attr[1]}: fail({self.given(stmt)}, 'extent', {extent})")
@@ -200,6 +207,8 @@ class _Compiler:
             else:
                 function = self.given(drain if draining else multiply_tiles)
                 self.line(f"{function}({self.given(stmt)}, {', '.join(places)})")
+        elif not isinstance(stmt, _NO_MEANING):
+            raise InterpError(f"kernel {self.kernel.name}: a {type(stmt).__name__} has no meaning here")
 
     def threads(self, stmt: For, extent: str) -> None:
         """A lane loop whose threads wait for each other."""

@@ -42,16 +42,20 @@ from dlc.ir.loops import (
     Seq,
     Stmt,
     Store,
+    Sync,
     TileMma,
+    Wait,
     exprs,
     load_parts,
     subexpressions,
     walk,
 )
-from dlc.ir.loops_index import interval, linear, linear_interval
+from dlc.ir.loops_index import interval, linear_interval, whole_linear
 from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import SCALAR_OPS
+
+KNOWN = (For, If, Store, Prefetch, Sync, Fold, Mma, TileMma, Drain, Async, Wait, Arrive, Await, Bulk, Registers)
 
 
 def verify(kernel: Kernel, where: str = "") -> None:
@@ -71,7 +75,7 @@ class _Verifier:
     def fail(self, message: str) -> VerifyError:
         try:
             text = "" if self.stmt is None else "\n    " + print_stmt(self.stmt).split("\n", 1)[0].strip()
-        except (AttributeError, TypeError):  # too broken to print
+        except (AssertionError, AttributeError, TypeError):  # too broken to print
             text = f"\n    {type(self.stmt).__name__}"
         after = f" after {self.where}" if self.where else ""
         if (line := self.kernel.meta.get("lines", {}).get(self.stmt)) is not None:
@@ -108,6 +112,8 @@ class _Verifier:
             return
         if isinstance(stmt, Alloc):
             raise self.fail("an Alloc must stand in a Seq, which ends its life")
+        if not isinstance(stmt, KNOWN):
+            raise self.fail(f"no rules for a {type(stmt).__name__}")
         live = guarded
         if isinstance(stmt, Store):
             live = live or stmt.predicate is not None
@@ -380,7 +386,7 @@ class _Verifier:
             low, high = interval(e)
             never = low >= size or high < 0
             if not never and not guarded:
-                terms, constant = linear(e)
+                terms, constant = whole_linear(e)
                 if all(atom.op == "axis" for atom in terms):  # then every value of the interval is reached
                     low, high = linear_interval(terms, constant)
                     never = not 0 <= low <= high < size

@@ -23,31 +23,36 @@ from dlc.ir.loops_index import is_position, simplify
 
 BLOCK = 64  # terms that a register of a reduction collects
 PRODUCTS = 256  # and one of a contraction's many, whose loop has little else to do than its multiplications
+GPU_PRODUCTS = 512  # the same on a GPU, where the partial sums of a thread take as many registers again,
+GPU_WHOLE = 1536  # so that only sums of more terms are cut
 FOLDS = 16  # blocks whose partial sums are added plainly
 
 _COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 
 
-def in_blocks(stmt: Stmt, block: int) -> Stmt:
-    """`stmt` with its long sums of floats in registers cut into blocks of about so many terms."""
-    if _most_steps(stmt) <= _limit(block):
-        return stmt
+def in_blocks(stmt: Stmt, contraction: bool) -> Stmt:
+    """`stmt` with its long sums of floats in registers cut into blocks. `contraction`: its sums fill the registers."""
     on_gpu = any(isinstance(s, For) and s.kind == "grid" for s in loops.walk(stmt))
-    made = _Cut(block, lambda b: b.space == "reg" and b.dtype.is_float, Plain, "reg" if on_gpu else "shared")
+    block = (GPU_PRODUCTS if on_gpu else PRODUCTS) if contraction else BLOCK
+    whole = GPU_WHOLE if on_gpu and contraction else limit(block)
+    if _most_terms(stmt) <= whole:
+        return stmt
+    space = "reg" if on_gpu else "shared"  # a GPU's shared memory is all threads'
+    made = _Cut(block, whole, lambda b: b.space == "reg" and b.dtype.is_float, Plain, space)
     stmt = made(stmt)
     partial = made.totals
-    return _Cut(FOLDS, partial.__contains__, Compensated, "reg" if on_gpu else "shared")(stmt) if partial else stmt
+    return _Cut(FOLDS, limit(FOLDS), partial.__contains__, Compensated, space)(stmt) if partial else stmt
 
 
-def _limit(block: int) -> int:
+def limit(block: int) -> int:
     """Terms from which a sum is cut: one that is hardly longer than a block is left whole."""
     return block + block // 2
 
 
-def _most_steps(stmt: Stmt) -> int:
-    """The iterations of the deepest nest of serial loops."""
-    inner = max(map(_most_steps, loops.children(stmt)), default=1)
-    return inner * stmt.axis.attr[1] if isinstance(stmt, For) and stmt.kind == "serial" else inner
+def _most_terms(stmt: Stmt) -> int:
+    """The iterations of the deepest nest of loops in order: no sum has more terms."""
+    inner = max(map(_most_terms, loops.children(stmt)), default=1)
+    return inner * stmt.axis.attr[1] if isinstance(stmt, For) and stmt.kind in ("serial", "unroll") else inner
 
 
 # ------------------------------------------------------------------------------------------------- what is a sum
@@ -122,16 +127,16 @@ def _over(loop: For, b: Buffer, adds: _Adds) -> _Adds | None:
 
 
 class _Cut:
-    """Cuts loops that add more than a block of terms to some of the buffers in `among`, and folds these after each."""
+    """Cuts loops that add more than `whole` terms to some of the buffers in `among`; a block's are folded after it."""
 
-    def __init__(self, block: int, among: Callable[[Buffer], bool], fold: type[Fold], space: str):
-        self.block, self.among, self.fold, self.space = block, among, fold, space
+    def __init__(self, block: int, whole: int, among: Callable[[Buffer], bool], fold: type[Fold], space: str):
+        self.block, self.whole, self.among, self.fold, self.space = block, whole, among, fold, space
         self.totals: set[Buffer] = set()
 
     def __call__(self, stmt: Stmt) -> Stmt:
         if isinstance(stmt, For) and stmt.kind == "serial":
             long = {b: adds for b, adds in _sums(stmt).items()
-                    if adds is not None and adds.terms > _limit(self.block) and self.among(b)}
+                    if adds is not None and adds.terms > self.whole and self.among(b)}
             if long:
                 folds = [self.fold(b, adds.lanes, self.space) for b, adds in long.items()]
                 self.totals |= {f.total for f in folds}
@@ -266,8 +271,8 @@ class Plain(Fold):
 
 
 class Compensated(Fold):
-    """Added with compensation: `rest` is what the additions so far made of the total too much. It is dropped where it
-    is no number: then neither is the total, or it has overflowed."""
+    """Added with compensation: `rest` is what the additions so far have rounded away. It is dropped where it is no
+    number: then neither is the total, or it has overflowed."""
 
     word = "total"
 
@@ -281,11 +286,11 @@ class Compensated(Fold):
 
     def after_block(self) -> list[Stmt]:
         def add(at: tuple[Expr, ...]) -> list[Stmt]:
-            term, total = loops.load(self.source, *at), loops.load(self.total, *at)
-            rest = loops.op("sub", loops.op("sub", loops.op("add", total, term), total), term)
+            term, old = loops.load(self.source, *at), loops.load(self.total, *at)
+            rest = loops.op("sub", term, loops.op("sub", loops.op("add", old, term), old))
             known = loops.op("lt", loops.op("abs", rest), loops.const(float("inf"), rest.dtype))
             return [
-                loops.store(self.source, at, loops.op("sub", term, loops.load(self.rest, *at))),
+                loops.store(self.source, at, loops.load(self.rest, *at), "add"),
                 loops.store(self.rest, at, loops.op("select", known, rest, self.zero)),
                 loops.store(self.total, at, term, "add"),
                 loops.store(self.source, at, self.zero),
@@ -293,10 +298,9 @@ class Compensated(Fold):
 
         return [self.each(add)]
 
-    def value(self, at: tuple[Expr, ...]) -> Expr:
-        """The sum of all blocks, and of the one that has begun."""
-        left = loops.op("sub", loops.load(self.source, *at), loops.load(self.rest, *at))
-        return loops.op("add", loops.load(self.total, *at), left)
-
     def after(self) -> Stmt:
-        return self.each(lambda at: [loops.store(self.source, at, self.value(at))])
+        def add(at: tuple[Expr, ...]) -> list[Stmt]:
+            left = loops.op("add", loops.load(self.source, *at), loops.load(self.rest, *at))
+            return [loops.store(self.source, at, loops.op("add", loops.load(self.total, *at), left))]
+
+        return self.each(add)

@@ -16,7 +16,7 @@ from dlc.ir.loops import Buffer, Expr, Kernel, Stmt
 from dlc.ir.loops_index import coefficient, is_position, simplify, unflatten
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.long_sums import BLOCK, PRODUCTS, in_blocks
+from dlc.passes.long_sums import in_blocks
 from dlc.passes.units import Unit
 
 SCRATCH_LIMIT = 128 << 10  # bytes of thread-private scratch one row may use
@@ -108,7 +108,7 @@ class Body:
     def finish(self, body: Stmt, sched: schedule.Schedule, flops: int = 0) -> Lowered:
         units = self.group.units
         if getattr(sched, "lanes", None) != 0:
-            body = in_blocks(body, PRODUCTS if self.group.kind == "contract" else BLOCK)
+            body = in_blocks(body, self.group.kind == "contract")
         locs = tuple(dict.fromkeys(u.node.loc for u in units if u.node.loc is not None))
         # memory read and written once each
         nbytes = sum(b.nbytes for b in self.params)

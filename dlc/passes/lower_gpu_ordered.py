@@ -17,7 +17,7 @@ from dlc.passes.fuse import Fused, Group
 from dlc.passes.lower import Body, Lowered, _product, nest, split_axis
 from dlc.passes.lower_gpu import block_axis, launch
 from dlc.passes.lower_gpu_scatter import is_binned, lower_binned
-from dlc.passes.lower_ordered import Running, _at, _combined, _rest, _SortedRow
+from dlc.passes.lower_ordered import _COMBINE, Running, _at, _combined, _combiner, _rest, _SortedRow
 from dlc.passes.scalarize import clamped
 from dlc.passes.units import Unit
 
@@ -71,6 +71,15 @@ def _scatter(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
         indices = unit.index[: axis + rank]
         target = clamped(_at(body, unit, unit.values[0], indices, [*(_ZERO for _ in prefix), *walk]), n)
         value = _at(body, unit, unit.values[1], unit.index, [*before, *walk, *behind])
+        if span == 1 and node.attrs["combine"] != "set":
+            acc = Buffer("acc", node.dtype.compute, (1,), "reg")
+            start = loops.cast(_at(body, unit, base, base_index, place), acc.dtype)
+            name = _combiner(_COMBINE[node.attrs["combine"]], node.dtype)
+            update = loops.store(acc, (_ZERO,), value, name)
+            if ranges > 1:
+                update = loops.If(loops.op("eq", target, first), update)
+            return loops.Seq((loops.Alloc(acc), loops.store(acc, (_ZERO,), start), _walk(walk, update),
+                              body.store(node, place, loops.load(acc, _ZERO))))
         update = _combined(body, node, [*before, target, *behind], value, node.attrs["combine"])
         if ranges > 1:
             end = simplify(first + count)

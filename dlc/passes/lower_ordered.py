@@ -16,7 +16,7 @@ from dlc.ir.graph import Node, make, unique
 from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.ir.loops_index import flatten, simplify, unflatten
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.long_sums import BLOCK, Compensated, blocks_of
+from dlc.passes.long_sums import BLOCK, Compensated, blocks_of, limit
 from dlc.passes.lower import (
     SCRATCH_LIMIT,
     Body,
@@ -129,15 +129,53 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
     rows = _rest(n, span, first)
     columns = _rest(wide, block, start)
 
-    def along(make: Callable[[Sequence[Expr]], Stmt], tag: str) -> Stmt:
-        """`make` at every suffix position of this task, in vectors."""
+    def along(make: Callable[[Sequence[Expr], Sequence[Expr]], Stmt], tag: str) -> Stmt:
+        """`make` at every suffix position of this task (and its place in the task's piece), in vectors."""
         outer = [split_axis(e, f"{tag}{k}") for k, e in enumerate(far)]
         if wide == 1:
-            stmt = make([*outer, *(_ZERO for _ in near)])
+            stmt = make([*outer, *(_ZERO for _ in near)], [*outer, _ZERO])
         else:
             v = loops.axis(tag, block)
-            stmt = loops.loop(v, make([*outer, *unflatten(simplify(start + v), near)]), "vector", columns, lanes)
+            after = [*outer, *unflatten(simplify(start + v), near)]
+            stmt = loops.loop(v, make(after, [*outer, v]), "vector", columns, lanes)
         return nest([o for o in outer if o.op == "axis"], stmt)
+
+    def over_rows(make: Callable[[Expr], Stmt]) -> Stmt:
+        a = split_axis(span, "a")
+        if a.op != "axis":
+            return make(a)
+        vectors = wide == 1 and _product(far) == 1  # then they run along the rows
+        return loops.loop(a, make(a), "vector" if vectors else "serial", rows, lanes if vectors else 0)
+
+    def taken(make: Stmt) -> Stmt:
+        """`make` if the update is of this task's rows."""
+        if ranges == 1:
+            return make
+        inside = loops.op("and", loops.op("le", first, target), loops.op("lt", target, simplify(first + rows)))
+        return loops.If(inside, make)
+
+    piece = (span, *far, block)
+    if is_long_scatter(node) and 8 * _product(piece) <= SCRATCH_LIMIT:
+        held = Buffer("held", dtypes.float64, piece, "shared")
+
+        def begin(a: Expr) -> Stmt:
+            def at(after: Sequence[Expr], own: Sequence[Expr]) -> Stmt:
+                value = _at(body, unit, base, base_index, [*before, simplify(first + a), *after])
+                return loops.store(held, (a, *own), loops.cast(value, held.dtype))
+
+            return along(at, "c")
+
+        def add(after: Sequence[Expr], own: Sequence[Expr]) -> Stmt:
+            value = _at(body, unit, unit.values[1], unit.index, [*before, *walk, *after])
+            place = (simplify(target - first), *own)
+            return loops.store(held, place, loops.cast(value, held.dtype), _COMBINE[node.attrs["combine"]])
+
+        def write(a: Expr) -> Stmt:
+            return along(lambda after, own: body.store(node, [*before, simplify(first + a), *after], loops.cast(
+                loops.load(held, a, *own), node.dtype.compute)), "w")
+
+        stmt = loops.Seq((loops.Alloc(held), over_rows(begin), nest(walked, taken(along(add, "v"))), over_rows(write)))
+        return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
     if _product(suffix) == 1 or (block == wide and _flat(body, unit, node, both[:1], axis, len(shape))):
         q = split_axis(span * _product(suffix), "q")  # the whole piece is one run of memory
@@ -145,15 +183,17 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
         if q.op == "axis":
             copies = loops.loop(q, copies, "vector", simplify(rows * _product(suffix)), lanes)
     else:
-        a = split_axis(span, "a")
-        copies = along(lambda after: fill([*before, simplify(first + a), *after]), "c")
-        copies = loops.loop(a, copies, extent=rows) if a.op == "axis" else copies
-    writes = along(lambda after: update(before, after, target), "v")
-    if ranges > 1:
-        inside = loops.op("and", loops.op("le", first, target), loops.op("lt", target, simplify(first + rows)))
-        writes = loops.If(inside, writes)
-    stmt = loops.seq(copies, nest(walked, writes))
+        copies = over_rows(lambda a: along(lambda after, _: fill([*before, simplify(first + a), *after]), "c"))
+    stmt = loops.seq(copies, nest(walked, taken(along(lambda after, _: update(before, after, target), "v"))))
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
+
+
+def is_long_scatter(node: Node) -> bool:
+    """Does a scatter add so many floats, or round so often, that its results are to be held in float64 meanwhile?"""
+    combine, many = node.attrs["combine"], node.inputs[1].type.size > limit(BLOCK)
+    if node.dtype.is_half:
+        return combine in ("add", "mul")
+    return node.dtype is dtypes.float32 and combine == "add" and many
 
 
 def _pieces(prefix: int, n: int, far: int, wide: int, narrowest: int) -> tuple[int, int]:
@@ -348,8 +388,10 @@ class _SortedRow:
 
     def before(self, a: Expr, b: Expr) -> Expr:
         """Must key a stand before key b, even if it came later?"""
-        out = loops.op("lt", b, a) if self.descending else loops.op("lt", a, b)
-        if self.source.is_float:  # NaN stands last
+        if self.descending:
+            a, b = b, a
+        out = loops.op("lt", a, b)
+        if self.source.is_float:  # NaN counts as the largest
             out = loops.op("or", out, loops.op("and", loops.op("eq", a, a), loops.op("ne", b, b)))
         return out
 

@@ -19,6 +19,7 @@ from dlc.ir import dtypes, loops
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr
 from dlc.ir.loops_index import both, flatten, interval, simplify, unflatten, weighted
+from dlc.ir.ops import window_steps
 from dlc.ir.scalar import SCALAR_OPS
 
 Index = tuple[Expr, ...]
@@ -214,11 +215,11 @@ def _pad(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
 
 
 def _window(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
-    src, at = n.inputs[0], n.attrs
-    inner = list(index[: src.ndim])
-    taps = index[src.ndim :]
-    for a, tap, stride, dilation in zip(at["axes"], taps, at["strides"], at["dilations"], strict=True):
-        inner[a] = simplify(inner[a] * stride + tap * dilation)
+    src, axes = n.inputs[0], n.attrs["axes"]
+    positions, steps = window_steps(n.attrs)
+    inner = [i * positions.get(a, 1) for a, i in enumerate(index[: src.ndim])]
+    for a, tap, step in zip(axes, index[src.ndim :], steps, strict=True):
+        inner[a] = simplify(inner[a] + tap * step)
     return els.value(src, tuple(inner), guard)
 
 

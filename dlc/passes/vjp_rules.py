@@ -94,9 +94,9 @@ def _atan2(own: int) -> Callable[[Node, Node], Node]:
         origin = make("eq", (big, zeros(big)))
         big = B.select(origin, B.like(big, 1), big)
         ratio = div(small, big)
-        along_big = unless(origin, div(div(ct, big), plus(mul(ratio, ratio), 1)))  # ct big / (a^2 + b^2)
-        along_small = mul(ratio, along_big)
-        return B.select(steep, along_small, along_big) if own == 0 else neg(B.select(steep, along_big, along_small))
+        share = B.select(steep if own == 0 else make("not", (steep,)), mul(ct, ratio), ct)
+        slope = unless(origin, div(div(share, big), plus(mul(ratio, ratio), 1)))  # of ct small or ct big by a^2 + b^2
+        return slope if own == 0 else neg(slope)
 
     return part
 

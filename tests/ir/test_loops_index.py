@@ -12,7 +12,17 @@ import pytest
 
 from dlc.ir import dtypes, loops
 from dlc.ir.loops import Buffer, axis, const, load, op
-from dlc.ir.loops_index import both, coefficient, flatten, interval, is_position, linear, simplify, unflatten
+from dlc.ir.loops_index import (
+    both,
+    coefficient,
+    flatten,
+    interval,
+    is_position,
+    linear,
+    simplify,
+    unflatten,
+    whole_linear,
+)
 from dlc.ir.loops_values import evaluate_expr
 
 
@@ -188,8 +198,11 @@ def test_loads_stay_atoms():
     inside = op("max", op("min", x, const(99)), const(0))
     assert simplify((inside * 4 + j) // 4) is inside
     assert interval((x * 4 + j) // 4) == (-(1 << 61), (1 << 61) - 1)
-    for e in ((x * 4 + j) // 4, (x * 4) % 4 + x, x * 2 - x, (x + 1) // 5, op("lt", x, x + 1)):
+    for e in ((j + x * 4) // 4, x * 3 % 3, (x + 1) // 5, op("lt", x, x + 1), op("min", x, x + 1)):
         assert simplify(e) is e  # they may wrap
+    assert simplify(x * 2 - x) is x and simplify((x + 3) * 2 - 1) is x * 2 + 5  # modulo 2**64 all the same
+    assert linear(x * (1 << 32) * (1 << 31) * 3) == ({x: -(1 << 63)}, 0)
+    assert linear(x * (1 << 32) * (1 << 32)) == ({}, 0)
 
 
 def test_intervals():
@@ -299,11 +312,13 @@ def test_what_wraps(seed):
         s = simplify(e)
         np.testing.assert_array_equal(_values(s, env), want, f"{e!r} became {s!r}")
         assert simplify(s) is s, f"{s!r} is not in normal form: {simplify(s)!r}"
-        if e.dtype is dtypes.int64:
-            terms, constant = linear(e)
-            few = {x: v[some] for x, v in env.items()}
+        few = {x: v[some] for x, v in env.items()}
+        for form in (linear, whole_linear) if e.dtype is dtypes.int64 else (whole_linear,) if e.dtype.is_int else ():
+            terms, constant = form(e)
             total = sum((k * _values(t, few).astype(object) for t, k in terms.items()), np.full(300, constant, object))
-            np.testing.assert_array_equal(total, _values(e, few).astype(object), f"{e!r} is not its linear form")
+            if form is linear:
+                total = (total + (1 << 63)) % (1 << 64) - (1 << 63)
+            np.testing.assert_array_equal(total, _values(e, few).astype(object), f"{e!r} is not its {form.__name__}")
 
 
 @pytest.mark.parametrize("text, want", [

@@ -12,11 +12,11 @@ sqrt(K) eps S / 3.4: the bound is seven deviations or more, for which 10^11 elem
 left out shows up to K of some 20,000. Where all of it is whole numbers below 2^22 (2^51), which every order of adding
 gives exactly, the first term is not granted, and the second is relative to the result if that is rounded once.
 
-**Smooth** functions: the reference is computed again with the operands and the results of each of its operations (those
-of its gradient too, and the parts of composed ones) multiplied by 1 +- eps, in random signs: Monte Carlo arithmetic. What
-that changes is what rounding may change: 32 times the largest change in a tensor is allowed (6 for halves, whose eps is
-large), and 16 eps + 2 sqrt(K) eps of the tensor's largest magnitude, with the K that the case states. So an exact 0 that
-is a difference of large numbers may be their noise.
+**Smooth** functions: the reference is computed again with the operands and the results of each of its operations
+(those of its gradient too, and the parts of composed ones) multiplied by 1 +- eps, in random signs: Monte Carlo
+arithmetic. What that changes is what rounding may change: 32 times the largest change in a tensor is allowed (6 for
+halves, whose eps is large), and 16 eps + 2 sqrt(K) eps of the tensor's largest magnitude, with the K that the case
+states. So an exact 0 that is a difference of large numbers may be their noise.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import dlc
 from dlc import Tensor
 from dlc.frontend.labels import class_numbers
 from dlc.frontend.location import user_errors
-from dlc.nn.functional.activation import logsigmoid
 from dlc.nn.functional.precision import narrow, single, widen
 
 
@@ -119,11 +118,12 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", be
     input, target = single(input, target)
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta {beta} is negative")
-    d = dlc.abs(input - target)
+    d = input - target
+    size = dlc.abs(d)
     if beta == 0:
-        return _reduce(d, reduction)
-    near = _where_near(d, beta)
-    return _reduce(dlc.where(d < beta, near * near * (0.5 / beta), d - 0.5 * beta), reduction)
+        return _reduce(size, reduction)
+    near = dlc.where(size < beta, d, 0)  # the square that `where` drops must stay finite, or its derivative is 0 * inf
+    return _reduce(dlc.where(size < beta, near * near * (0.5 / beta), size - 0.5 * beta), reduction)
 
 
 @user_errors
@@ -133,9 +133,10 @@ def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta:
     input, target = single(input, target)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta {delta} is not positive")
-    d = dlc.abs(input - target)
-    near = _where_near(d, delta)
-    return _reduce(dlc.where(d < delta, 0.5 * near * near, delta * (d - 0.5 * delta)), reduction)
+    d = input - target
+    size = dlc.abs(d)
+    near = dlc.where(size < delta, d, 0)  # as in `smooth_l1_loss`
+    return _reduce(dlc.where(size < delta, 0.5 * near * near, delta * (size - 0.5 * delta)), reduction)
 
 
 @user_errors
@@ -150,10 +151,14 @@ def binary_cross_entropy_with_logits(
     """-(pos_weight y log(sigmoid(x)) + (1 - y) log(1 - sigmoid(x))), stable for all x."""
     _check_pair("binary_cross_entropy_with_logits", input, target, reduction)
     input, target = single(input, target)
+    # a multiple of the input plus a rest that vanishes far out, so that no difference of ones is left of the derivative
+    negative = input < 0
+    rest = dlc.log1p(dlc.exp(dlc.where(negative, input, -input)))
     if pos_weight is None:
-        losses = (1.0 - target) * input - logsigmoid(input)
+        losses = dlc.where(negative, -target, 1.0 - target) * input + rest
     else:
-        losses = (1.0 - target) * input - (1.0 + (pos_weight - 1.0) * target) * logsigmoid(input)
+        losses = dlc.where(negative, -pos_weight * target, 1.0 - target) * input
+        losses = losses + (1.0 + (pos_weight - 1.0) * target) * rest
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
@@ -194,20 +199,14 @@ def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target
     if log_target:
         losses = dlc.exp(target) * (target - input)
     else:
-        positive = target > 0
-        safe = dlc.where(positive, target, 1)
-        losses = dlc.where(positive, target * dlc.log(safe), 0) - target * input
+        zero = target == 0
+        losses = dlc.where(zero, 0, target * dlc.log(dlc.where(zero, 1, target))) - target * input
     if reduction == "batchmean":
         return dlc.sum(losses) / (input.shape[0] if input.ndim else 1)
     return _reduce(losses, reduction)
 
 
 # -- what the losses share ------------------------------------------------------------------------------------------
-
-
-def _where_near(d: Tensor, limit: float) -> Tensor:
-    """`d` below `limit`, else 0: the square that `where` drops must stay finite, or its derivative is 0 * inf."""
-    return dlc.where(d < limit, d, 0)
 
 
 def _clamped_log(p: Tensor) -> Tensor:

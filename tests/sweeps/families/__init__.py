@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from tests.sweeps.case import Case
 from tests.sweeps.draw import Draw
-from tests.sweeps.families import contractions, convolutions, indexing, reductions
+from tests.sweeps.families import contractions, convolutions, indexing, layers, reductions
 
 FAMILIES: dict[str, Callable[[Draw], Case]] = {**contractions.FAMILIES, **convolutions.FAMILIES, **indexing.FAMILIES,
-                                             **reductions.FAMILIES}
+                                             **reductions.FAMILIES, **layers.FAMILIES}
 WEIGHTS: dict[str, int] = {"matmul": 3, "einsum": 3, "conv2d": 4}  # 1 where none is given
