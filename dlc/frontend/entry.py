@@ -96,7 +96,7 @@ class Entry:
         if self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
             return False
         for k, cell in self.pinned:
-            if tensors[k].home is not cell:
+            if tensors[k]._home is not cell:
                 return False
         for owner, was_none, grad in self.grad_reads:
             now = (tensors[owner] if type(owner) is int else owner)._grad
@@ -108,7 +108,7 @@ class Entry:
         reason = self.guards.explain()
         if not reason and self.version != tracing.structure_version:
             reason = f"{tracing.last_change or 'an attribute of a module changed'} (the function reads it, or might)"
-        if not reason and any(tensors[k].home is not cell for k, cell in self.pinned):
+        if not reason and any(tensors[k]._home is not cell for k, cell in self.pinned):
             reason = "an argument is another Tensor, where the one before was also reached in another way"
         if not reason and self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
             reason = "an argument is a Tensor that the function also reaches in another way"

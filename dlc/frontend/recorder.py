@@ -76,7 +76,7 @@ class Recorder:
             entry = Entry(function.name, version, guards)
             self._check_conflicts()
             self._build(entry, leaves, treedef)
-        entry.pinned = [(k, t.home) for k, t in enumerate(call.tensors) if k in pinned or t.home is not t]
+        entry.pinned = [(k, t._home) for k, t in enumerate(call.tensors) if k in pinned or t._home is not t]
         return entry
 
     def _arguments(self) -> tuple[tuple, dict[str, Any]]:
@@ -94,7 +94,7 @@ class Recorder:
             if isinstance(leaf, (Tensor, np.ndarray, np.generic)) and not isinstance(leaf, (float, bool)):
                 k, original = len(self.stand_ins), next(tensors)
                 inside = made.get(id(original))
-                if inside is None and k not in self.pinned and original.home is original:
+                if inside is None and k not in self.pinned and original._home is original:
                     inside = stand_in(original)
                     inside._grad = original._grad
                     record = trace.lift(inside, ("arg", k))

@@ -66,7 +66,7 @@ class Tensor:
     # --- the value ---
 
     @property
-    def home(self) -> Tensor:
+    def _home(self) -> Tensor:
         """The Tensor whose cell this is: itself, but for those of a `state_dict()`."""
         return self
 
