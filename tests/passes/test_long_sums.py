@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,8 @@ from tests.passes.programs import normalised, softmax, tensor
 
 CPU = {level: host.detect().with_features(level).with_threads(threads)
        for level, threads in (("sse2", 1), ("avx2", 4), ("avx512", 2))}
+CPU["bf16"] = replace(CPU["avx512"], has_avx512bf16=True)
+CPU["amx"] = replace(CPU["bf16"], has_amx_bf16=True)
 GPU = {arch: GpuTarget.of(arch) for arch in ("sm_80", "sm_90a")}
 TARGETS = CPU | GPU
 
@@ -219,7 +223,8 @@ def programs() -> dict[str, Graph]:
         ("k,k->", (10**6,), (10**6,)), ("mk,kn->mn", (1000, 3001), (3001, 1000)),
     ]
     out |= {f"{spec} {a}".replace(" ", ""): product(spec, a, b) for spec, a, b in products}
-    out |= {f"product {d.name}": product("mk,kn->mn", (100, 9000), (9000, 100), d) for d in (float64, float16)}
+    out |= {f"product {d.name}": product("mk,kn->mn", (100, 9000), (9000, 100), d)
+            for d in (float64, float16, bfloat16)}
     out |= {"normalised": norm, "softmax": softmax((2, 400000)), "softmax columns": softmax((5000, 64), 0),
             "long rows": Graph((long_rows,), [normalised(long_rows, (1,))])}
     return out
@@ -241,3 +246,17 @@ def test_no_kernel_has_a_long_sum(name, target):
         assert longest(kernel) <= most, print_kernel(kernel)
     if target == "sse2":  # with the fewest threads and lanes, all of them were longer
         assert any("_block" in print_kernel(k) for k in kernels)
+
+
+@pytest.mark.parametrize("target, piece", [("amx", 1 << 17), ("sm_80", 1 << 17), ("sm_90a", 1 << 17)])
+def test_matrix_units_get_pieces(target, piece):
+    """Whose results are many: nothing but the length of the sums asks for it."""
+    x, y = (tensor(n, 1 << 18, 1 << 16, dtype=bfloat16) for n in "xy")
+    graph = target_layout(Graph((x, y), [B.contract(x, y, "km,kn->mn")]), TARGETS[target])
+    (product,) = (n for n in graph.nodes() if n.op == "contract")
+    own = product.attrs["spec"].split(",")[0]
+    out = product.attrs["spec"].split("->")[1]
+    sizes = dict(zip(own, product.inputs[0].shape, strict=True))
+    pairs = 2 if product.attrs.get("pairs") else 1
+    summed = pairs * np.prod([n for c, n in sizes.items() if c not in out])
+    assert summed <= piece
