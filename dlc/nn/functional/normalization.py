@@ -78,7 +78,8 @@ def batch_norm(
     """Input (N, C, ...): each channel standardised over the batch (training) or by the running statistics.
 
     In training, `running_mean` and `running_var` (C,), where given, are updated in place:
-    running = (1 - momentum) * running + momentum * batch's, with the unbiased variance.
+    running = (1 - momentum) * running + momentum * batch's, with the unbiased variance. There an infinite weight counts
+    as NaN, which makes all of its channel NaN: the sums of the derivative then need no weights inside.
     """
     if input.ndim < 2:
         raise dlc.ShapeError(f"batch_norm: input is (N, C, ...), got {tuple(input.shape)}")
@@ -103,6 +104,8 @@ def batch_norm(
         _blend(running_mean, mean, momentum)
     if running_var is not None:
         _blend(running_var, var * (count / (count - 1)), momentum)
+    if weight is not None:
+        weight = dlc.where(dlc.abs(weight) < math.inf, weight, math.nan)
     return narrow(_scale_channels(centred * dlc.rsqrt(var + eps), weight, bias), out)
 
 
