@@ -53,7 +53,7 @@ def cross_entropy(
         terms = p * (lse - x)
         losses = dlc.sum(terms if w is None else terms * w, axis=axis)
         if reduction == "mean":
-            return narrow(dlc.sum(losses) / max(1, math.prod(losses.shape)), out)
+            return narrow(dlc.sum(losses) / math.prod(losses.shape), out)
         return narrow(_reduce(losses, reduction), out)
 
     hit = _hits(target, axis, classes)

@@ -61,7 +61,7 @@ def instance_norm(
     input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """Input (N, C, ...): each channel of each sample standardised over its positions."""
-    return group_norm(input, input.shape[1], weight, bias, eps)
+    return group_norm(input, max(input.shape[1], 1), weight, bias, eps)
 
 
 @user_errors
@@ -93,10 +93,12 @@ def batch_norm(
 
     axes = (0, *range(2, x.ndim))
     count = math.prod(x.shape[a] for a in axes)
-    if count <= 1:
+    if count == 1:
         raise dlc.ShapeError(
             f"batch_norm: training needs more than one value per channel, got input {tuple(input.shape)}"
         )
+    if not count:  # there are no statistics to remember
+        running_mean = running_var = None
     mean = dlc.mean(x, axis=axes, keepdims=True)
     centred = x - mean
     var = dlc.mean(centred * centred, axis=axes, keepdims=True)
