@@ -157,6 +157,8 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 def softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     """exp(x) / sum(exp(x)) along `dim`. The maximum is subtracted first, as a constant to differentiation."""
     x, out = widen(input, dtype)
+    if x.shape[dim] == 0:
+        return narrow(x, out)
     e = dlc.exp(x - dlc.stop_gradient(dlc.max(x, axis=dim, keepdims=True)))
     return narrow(e / dlc.sum(e, axis=dim, keepdims=True), out)
 
@@ -165,6 +167,8 @@ def softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
 def log_softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     """x - log(sum(exp(x))) along `dim`."""
     x, out = widen(input, dtype)
+    if x.shape[dim] == 0:
+        return narrow(x, out)
     shifted = x - dlc.stop_gradient(dlc.max(x, axis=dim, keepdims=True))
     return narrow(shifted - dlc.log(dlc.sum(dlc.exp(shifted), axis=dim, keepdims=True)), out)
 
