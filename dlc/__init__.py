@@ -63,6 +63,7 @@ from dlc.ir.dtypes import (
     DType, bfloat16, float16, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64,
 )  # fmt: skip
 from dlc.ir.dtypes import bool_ as bool
+from dlc.ir import forks as _forks
 from dlc.ir.errors import DeviceError, DlcError, DTypeError, IndexOutOfRange, OutOfMemory, ShapeError, TraceError
 # isort: on
 
@@ -70,6 +71,7 @@ e, inf, nan, newaxis, pi = _math.e, _math.inf, _math.nan, None, _math.pi
 __version__ = "0.1.0"
 
 _methods.install()
+_forks.wait_for_imports()  # the last to be registered, so that forks do it first, while no lock is held
 
 
 def __getattr__(name: str):
