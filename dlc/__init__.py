@@ -56,7 +56,8 @@ from dlc.frontend.searching import (
 from dlc.frontend.statistics import average, bincount, corrcoef, cov, median, quantile
 from dlc.frontend.tensor import Tensor
 from dlc.frontend.transforms import (
-    checkpoint, enable_grad, grad, is_grad_enabled, jvp, no_grad, scan, stop_gradient, value_and_grad, vjp, vmap,
+    checkpoint, enable_grad, grad, inference_mode, is_grad_enabled, jvp, no_grad, scan, stop_gradient, value_and_grad,
+    vjp, vmap,
 )  # fmt: skip
 from dlc.frontend.tree import register_tree, tree_flatten, tree_leaves, tree_map, tree_structure, tree_unflatten
 from dlc.ir.dtypes import (
@@ -64,7 +65,9 @@ from dlc.ir.dtypes import (
 )  # fmt: skip
 from dlc.ir.dtypes import bool_ as bool
 from dlc.ir import forks as _forks
-from dlc.ir.errors import DeviceError, DlcError, DTypeError, IndexOutOfRange, OutOfMemory, ShapeError, TraceError
+from dlc.ir.errors import (
+    DeviceError, DlcError, DTypeError, GradientError, IndexOutOfRange, OutOfMemory, ShapeError, TraceError,
+)  # fmt: skip
 # isort: on
 
 e, inf, nan, newaxis, pi = _math.e, _math.inf, _math.nan, None, _math.pi

@@ -30,7 +30,8 @@ BASE = ("dlc.ir.errors", "dlc.ir.files", "dlc.ir.settings", "dlc.ir.workers")
 ALSO = {
     "dlc/frontend/interop.py": ("dlc",),  # `__array_namespace__` returns the package itself
     # modules and optimizers tell the tracer of changed attributes, and errors name the user's line
-    "dlc/nn": ("dlc.frontend.trace", "dlc.frontend.location", "dlc.frontend.placement", "dlc.frontend.labels"),
+    "dlc/nn": ("dlc.frontend.trace", "dlc.frontend.location", "dlc.frontend.placement", "dlc.frontend.labels",
+               "dlc.frontend.detached"),
     "dlc/optim": ("dlc.frontend.trace", "dlc.frontend.location"),
     "dlc/data": ("dlc.frontend.location", *BASE),
 }

@@ -169,7 +169,7 @@ class Builder:
         if kernel is None:
             kernel = self.shared[known] = self.share(replace(lowered.kernel, streams=known[1]))
         work = schedules.work_ns(fused, group, kernel.bytes)
-        cut = isinstance(choice.schedule_of(kernel), schedule.Contract)
+        cut = isinstance(kernel.schedule, schedule.Contract)
         return Launch(kernel, args, lowered.tasks, self.grain(lowered.tasks, work, cut), work=work)
 
     def streams(self, kernel: Kernel, args: Sequence[Ref]) -> frozenset[Buffer]:

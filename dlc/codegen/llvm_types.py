@@ -69,7 +69,7 @@ def wrap(value: int, dtype: DType) -> int:
 def lane_numbers(lanes: int, dtype: DType, step: int = 1) -> str:
     """The constant <0, step, 2 step, ...>."""
     t = _SCALAR[dtype]
-    return "<" + ", ".join(f"{t} {i * step}" for i in range(lanes)) + ">"
+    return "<" + ", ".join(f"{t} {wrap(i * step, dtype)}" for i in range(lanes)) + ">"
 
 
 @functools.cache

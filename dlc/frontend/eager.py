@@ -117,7 +117,7 @@ def realize(*tensors: Tensor) -> None:
         if t._owner is not None:
             raise leaked(t)
     with execution:
-        cells = {id(t): t for t in tensors if t._node.data is None}
+        cells = {id(t.home): t.home for t in tensors if t._node.data is None}
         if not cells:
             return
         for ref in list(_pending.values()):

@@ -291,7 +291,10 @@ def _check_range(values: np.ndarray, extent: int, axis: int, shape: tuple[int, .
 
 
 def wrapped(index: Node, extent: int) -> Node:
-    """A node of positions with negative ones counted from the end."""
+    """A node of positions with negative ones counted from the end. Unsigned ones stay as they are: the largest would be
+    negative in any other type."""
+    if index.dtype.kind == "u":
+        return index
     wide = index.dtype is not dtypes.int64 and (index.dtype is not dtypes.int32 or extent >= 1 << 31)
     index = b.cast(index, dtypes.int64) if wide else index
     negative = b.op("lt", index, b.like(index, 0))
@@ -301,8 +304,11 @@ def wrapped(index: Node, extent: int) -> Node:
 def clamped(index: Node, extent: int) -> Node:
     """Positions from the front or the end, brought into the axis."""
     index = wrapped(index, extent)
-    low = b.op("max", index, b.like(index, 0))
-    return b.op("min", low, b.like(index, builtins.max(extent - 1, 0)))
+    if index.dtype.kind == "i":
+        index = b.op("max", index, b.like(index, 0))
+    elif index.dtype is not dtypes.uint64:
+        index = b.cast(index, dtypes.int64)  # where the extent has a place
+    return b.op("min", index, b.like(index, builtins.max(extent - 1, 0)))
 
 
 def linear_index(plan: Plan) -> Node:

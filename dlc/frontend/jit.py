@@ -21,7 +21,7 @@ import numpy as np
 from dlc.frontend import eager, placement, retraces
 from dlc.frontend import trace as tracing
 from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, check_static, is_leaf, name_of, of_array
-from dlc.frontend.entry import Entry
+from dlc.frontend.entry import Entry, NeedsHistory
 from dlc.frontend.location import here
 from dlc.frontend.precision import setting
 from dlc.frontend.recorder import Recorder
@@ -99,10 +99,13 @@ class JitFunction:
             call = self._call(args, kwargs)
         if call is None:  # an argument with a history that gradients are still wanted through
             return self.fn(*args, **kwargs)
-        entry = self._find(call)
-        if entry is None:
-            entry = self._compile(call, args, kwargs)
-        return entry.run(call.tensors, call.numbers)
+        try:
+            entry = self._find(call)
+            if entry is None:
+                entry = self._compile(call, args, kwargs)
+            return entry.run(call.tensors, call.numbers)
+        except NeedsHistory:  # so has a Tensor that the function closes over
+            return self.fn(*args, **kwargs)
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """What the function becomes for these arguments: `.text("fused")` and the other stages of `dlc dump`,
@@ -121,7 +124,12 @@ class JitFunction:
         call = self._call(args, kwargs)
         if call is None:
             raise TraceError(f"{self.name}: the arguments carry gradient history; detach() them\n  at {here()}")
-        return Recorder(self, call, args, kwargs).record(), call
+        try:
+            return Recorder(self, call, args, kwargs).record(), call
+        except NeedsHistory:
+            raise TraceError(
+                f"{self.name}: a Tensor that it closes over carries gradient history; detach() it\n  at {here()}"
+            ) from None
 
     def clear(self) -> None:
         """Forget all compiled entries."""
@@ -154,6 +162,8 @@ class JitFunction:
             return None
         if placement.several:
             key += [placement.default(), *(placement.place(a._node) for a in args)]
+        if state.no_grad:
+            key.append("no_grad")  # type: ignore[arg-type]
         if state.autocast[0] is not None:
             key.append(state.autocast[0])  # type: ignore[arg-type]
         if setting.tf32:
@@ -197,6 +207,8 @@ class JitFunction:
             key.append(tuple(first.setdefault(id(t), k) for k, t in enumerate(tensors)))
         if placement.several:
             key.append(placement.default())
+        if state.no_grad:
+            key.append("no_grad")
         if state.autocast[0] is not None:
             key.append(state.autocast[0])
         if setting.tf32:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from dlc.frontend.elementwise import truth, wide
+from dlc.frontend.elementwise import root_of_sum, truth, wide
 from dlc.frontend.location import user_errors
 from dlc.frontend.manipulation import expand_axes, normalize_axes, normalize_axis
 from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
@@ -119,11 +119,11 @@ def _variance(n: Node, axes: tuple[int, ...], correction: float, keepdims: bool)
 
 @user_errors
 def std(x, axis=None, *, correction: float = 0.0, keepdims: bool = False) -> Tensor:
-    """The square root of the variance."""
+    """The square root of the variance. The gradient where all elements are equal is 0."""
     n = as_node(x)
     axes = normalize_axes("std", axis, n.ndim)
     v = _variance(n, axes, correction, keepdims)
-    return wrap(b.cast(b.op("sqrt", v), _float_result(n)))
+    return wrap(b.cast(root_of_sum(v), _float_result(n)))
 
 
 @user_errors

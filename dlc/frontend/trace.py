@@ -178,7 +178,7 @@ def within(trace: Trace | None) -> Iterator[None]:
 
 def stand_in(cell: Tensor) -> Tensor:
     """A Tensor of the same class, type and flags as `cell`, and a different identity."""
-    cls = type(cell)
+    cls = cell._copied_as or type(cell)
     out = cls.__new__(cls)
     out._node, out._owner, out._weak, out._grad = cell._node, cell._owner, cell._weak, None
     out._requires_grad = cell._requires_grad
@@ -208,10 +208,6 @@ _leaves: weakref.WeakKeyDictionary[Node, weakref.ref[Tensor]] = weakref.WeakKeyD
 def register_leaf(node: Node, cell: Tensor) -> None:
     """`backward()` through `node` accumulates into `cell.grad`."""
     _leaves[node] = weakref.ref(cell)
-
-
-def unregister_leaf(node: Node) -> None:
-    _leaves.pop(node, None)
 
 
 def leaf_cell(node: Node) -> Tensor | None:

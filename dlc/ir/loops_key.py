@@ -20,7 +20,7 @@ def kernel_key(kernel: Kernel) -> Hashable:
     body = walk.part(kernel.body)
     writes = frozenset(map(walk.buffer, kernel.writes))
     streams = frozenset(map(walk.buffer, kernel.streams))
-    return params, writes, streams, body, repr(kernel.schedule), tuple(walk.rows), tuple(walk.buffers.values())
+    return params, writes, streams, body, kernel.scheduled, tuple(walk.rows), tuple(walk.buffers.values())
 
 
 class Numbering:

@@ -50,6 +50,11 @@ def gpu() -> Gpu:
     return _gpu
 
 
+def used() -> list[int]:
+    """The numbers of the GPUs that this process has used so far."""
+    return _gpu.used() if _gpu is not None and _owner_pid == os.getpid() else []
+
+
 def install(driver: Gpu | None) -> None:
     """Use `driver` from now on (None: look for real GPUs again). Tests bring one that needs no GPU."""
     global _gpu, _owner_pid

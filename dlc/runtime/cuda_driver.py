@@ -122,6 +122,10 @@ class Gpu:
                 found = self._streams.setdefault(index, self.cupy.cuda.Stream(non_blocking=True))
         return found
 
+    def used(self) -> list[int]:
+        """The GPUs that something was done on."""
+        return sorted(self._streams)
+
     def card(self, index: int) -> Card:
         """What to show of a GPU."""
         properties = self.runtime.getDeviceProperties(index)

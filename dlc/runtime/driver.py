@@ -27,6 +27,7 @@ from dlc.codegen import llvm_kernel
 from dlc.codegen.build import build_program, target_layout, target_operations
 from dlc.codegen.expand_math import expand
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.in_place import verify_aliases
 from dlc.codegen.llvm_kernel import symbol
 from dlc.codegen.llvm_program import emit_entry
 from dlc.codegen.target import CpuTarget
@@ -74,7 +75,7 @@ def for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target
         stored.keep(key, frame, objects)
     library = native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",))
     watch("load", library)
-    return Executable(frame, library, program, profile)
+    return Executable(frame, library, program if profile else None, profile)
 
 
 def for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: GpuTarget, index: int, key: str,
@@ -178,8 +179,12 @@ class _Watch:
 
             verify_graph(result, stage)
         if self.check and stage == "program":
+            from dlc.ir.loops_coverage import check_program
             from dlc.ir.loops_verify import verify as verify_kernel
 
             for k in result.kernels():
                 verify_kernel(k, stage)
+            check_program(result)
+        if self.check and stage == "memory":
+            verify_aliases(result)
         self.last = time.perf_counter()
