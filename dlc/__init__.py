@@ -8,6 +8,7 @@ from __future__ import annotations
 # (it would give each name a line of its own)
 import math as _math
 
+from dlc.ir import gil as _gil  # the first, as it refuses what the others cannot do without
 from dlc.frontend import methods as _methods
 from dlc.frontend import random
 from dlc.frontend.autocast import autocast, get_autocast_dtype

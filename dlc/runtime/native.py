@@ -256,7 +256,7 @@ _emissions: list[bool] = []  # the modules that code is being generated for: is 
 _serial = itertools.count()
 _dead: deque[list] = deque()
 _forever: list[Library] = []
-_machines: dict[tuple[str, int], llvm.TargetMachine] = {}
+_machines: dict[tuple[str, int], llvm.TargetMachine] = {}  # as many as targets are compiled for: few
 _linker_instance: llvm.LLJIT | None = None
 
 
