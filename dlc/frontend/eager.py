@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dlc.runtime.executable import Executable
 
 MAX_PENDING = 2000  # operations: a longer pending graph is run even if nobody looks
-CACHED_EXECUTABLES = 1024
+CACHED_EXECUTABLES = 512  # 0.1 to 0.3 MB of Python objects each, besides their code
 
 # Cells assigned or differentiated, not yet computed: id -> weak reference. They are computed with the next value that
 # anybody looks at, so that a training loop which prints only its loss does not drag its whole past along.
