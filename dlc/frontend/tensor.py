@@ -178,7 +178,7 @@ class Tensor:
                 "requires_grad of a Tensor from outside was set while a function is traced: set it before the call, or "
                 f"use detach() or dlc.no_grad()\n  at {here()}"
             )
-        structure_changed(self, "requires_grad", not on, on)
+        structure_changed("requires_grad")
         node = self._read()
         if on:
             if node.op != "param" or leaf_cell(node) is not None:
