@@ -17,6 +17,7 @@ STORED, CALLED, READ = range(3)
 _STORING = {"append", "add", "extend", "appendleft", "extendleft", "insert", "update", "clear", "discard"}
 _METHOD = {"LOAD_METHOD"} if sys.version_info < (3, 12) else {"LOAD_ATTR", "LOAD_SUPER_ATTR"}  # with the lowest bit set
 _CELL = ("LOAD_FAST", "LOAD_CLOSURE", "MAKE_CELL")  # of a variable of a closure: it is handed on, not read
+_OPERATORS = {"COMPARE_OP": "==", "CONTAINS_OP": "==", "FORMAT_": "repr", "CONVERT_VALUE": "repr"}  # what they call
 _NO_STEP = {"CACHE", "EXTENDED_ARG", "PUSH_NULL"}
 
 
@@ -29,6 +30,9 @@ def names_of(code: types.CodeType) -> dict[str, int]:
     for step, after in zip(steps, [*steps[1:], None], strict=True):
         if type(step.argval) is str and step.argval in symbols and not step.opname.startswith(_CELL):
             out[step.argval] = max(out.get(step.argval, STORED), _level(step, after))
+    for op, name in _OPERATORS.items():
+        if any(step.opname.startswith(op) for step in steps):
+            out[name] = READ
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             local = {*code.co_cellvars}.difference(constant.co_names)

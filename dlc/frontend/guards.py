@@ -34,6 +34,7 @@ from dlc.frontend.reach import (
     held_by,
     is_container,
     is_data,
+    is_users_module,
     listing,
 )  # fmt: skip
 from dlc.frontend.tensor import Tensor
@@ -46,8 +47,8 @@ class _Appeared(Exception):
 class _Place:
     """Some values that are read together."""
 
-    def __init__(self, read: Callable[[], Sequence[Any]], labels: list[str], was: list[Any]):
-        self.read, self.labels, self.was = read, labels, was
+    def __init__(self, read: Callable[[], Sequence[Any]], what: str, labels: list[str], was: list[Any]):
+        self.read, self.what, self.labels, self.was = read, what, labels, was
 
 
 class _Places:
@@ -90,12 +91,12 @@ class _Places:
             except _Appeared as appeared:
                 return appeared.args[0]
             except Exception:
-                return f"{place.labels[-1]} is gone"
+                return f"{place.what} is gone"
             if len(values) != len(place.was):
-                return f"the number of elements of {place.labels[-1]} changed"
+                return f"the number of elements of {place.what} changed"
             for k, (now, was) in enumerate(zip(values, place.was, strict=True)):
                 old = was() if type(was) is weakref.ref else was
-                if now is not old and not _equal_scalars(now, old):
+                if now is not old and not _equal(now, old):
                     return f"{place.labels[min(k, len(place.labels) - 1)]} changed from {_short(old)} to {_short(now)}"
                 if type(was) is not weakref.ref:
                     place.was[k] = now
@@ -139,9 +140,12 @@ class Guards:
         for path, container, what, reports in reach.contents:
             if len(listing(type(container))(container)) <= 2 * MAX_ELEMENTS:  # type: ignore[misc]
                 (reported if reports else free).append(self._of_content(path, container, what))
+        for space in reach.spaces:
+            space.release()
         self._places, self._reported = _Places(free + self._lazy), _Places(reported)
         self._tensors = [*map(self.weak, reach.tensors)]
         self._consumed, self._streams, self._caches = reach.consumed, reach.streams, reach.caches
+        self._unknown = reach.unknown
         self._before = self._states()
 
     def weak(self, value: Any) -> weakref.ref | None:
@@ -192,6 +196,9 @@ class Guards:
         self._streams = self._caches = self._before = None  # type: ignore[assignment]
         if changed:
             return f"it changes {changed[0]}"
+        imported = [*filter(is_users_module, self._unknown)]
+        if imported:
+            return f"it imports {imported[0]}"
         return "" if self.hold() else f"it changes what it depends on: {self.explain()}"
 
     def _states(self) -> dict[str, Any]:
@@ -201,7 +208,7 @@ class Guards:
         for k, stream in enumerate(self._streams):
             out[f"random generator {k} ({type(stream).__name__})"] = _state_of(stream)
         for cache in self._caches:
-            out[f"the cache of {cache.__name__}"] = sum(not is_data(v) for v in held_by(cache))
+            out[f"the cache of {cache.__name__}"] = {id(v) for v in held_by(cache) if not is_data(v)}
         return out
 
     # --- places ---
@@ -215,7 +222,7 @@ class Guards:
         names = [n for n, v in space.taken.items() if not by_content(v)]
         was = [v if get is bases_of else self._expected(v) for get in fixed.values() for v in [get(space.held)]]
         was += [self._expected(space.taken[n]) for n in names]
-        labels = [*fixed, *map(space.what.format, names), space.what.format("an attribute")]
+        labels = [*fixed, *map(space.what.format, names)]
         owner, table, gets, pick = space.owner, space.table, [*fixed.values()], _picker([*map(space.key, names)])
         new = absent.isdisjoint if len(space.now) < len(absent) else None
 
@@ -227,16 +234,17 @@ class Guards:
             return [get(held) for get in gets] + pick(now)
 
         space_what = space.what
-        return _Place(read, labels, was)
+        return _Place(read, space.what.format("something"), labels, was)
 
     def _of_lazy(self, space: Space, names: list[str]) -> _Place:
         owner, table = space.owner, space.table
 
-        def read() -> Sequence[Any]:
+        def read() -> Sequence[Any]:  # what is not there would come out as it did
             now = table(owner())
-            return [now.get(n, MISSING) for n in names]
+            return [now.get(n, place.was[k]) for k, n in enumerate(names)]
 
-        return _Place(read, [*map(space.what.format, names)], [MISSING] * len(names))
+        place = _Place(read, "", [*map(space.what.format, names)], [MISSING] * len(names))
+        return place
 
     def _of_content(self, path: Callable[[], Any], container: Any, what: str) -> _Place:
         how, kind = listing(type(container)), type(container)
@@ -251,7 +259,7 @@ class Guards:
             def read() -> Sequence[Any]:
                 return flat(path())
 
-        return _Place(read, [f"an element of {what}"], [*map(self._expected, was)])
+        return _Place(read, what, [f"an element of {what}"], [*map(self._expected, was)])
 
     def _of_flags(self) -> _Place:
         """`requires_grad` of Tensors, and where they are."""
@@ -261,7 +269,8 @@ class Guards:
             now = [t() for t in tensors]
             return [t._requires_grad for t in now] + [t.device for t in now if placement.several]  # type: ignore
 
-        return _Place(read, ["requires_grad or the device of a Tensor"], [*read()])
+        what = "requires_grad or the device of a Tensor"
+        return _Place(read, what, [what], [*read()])
 
 
 def _state_of(stream: Any) -> Any:
@@ -281,8 +290,13 @@ def _picker(keys: list[Any]) -> Callable[[Any], list[Any]]:
     return lambda table: [*pick(table)]
 
 
-def _equal_scalars(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and isinstance(a, SCALARS) and repr(a) == repr(b)
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two objects cannot be told apart: numbers and the like, and the bases of classes."""
+    if type(a) is not type(b):
+        return False
+    if type(a) is tuple:
+        return len(a) == len(b) and all(map(operator.is_, a, b))
+    return isinstance(a, SCALARS) and repr(a) == repr(b)
 
 
 def _short(value: Any) -> str:

@@ -336,9 +336,7 @@ def _forget(function: weakref.ref[JitFunction], key: Any, entry: weakref.ref[Ent
             owner._entries.pop(key, None)
 
 
-class BoundJitFunction:
-    """A jitted function as the method of an object: what it is called with comes after the object."""
-
+class BoundJitFunction:  # no docstring: it has the method's
     __slots__ = ("__func__", "__self__")
 
     def __init__(self, function: JitFunction, owner: Any):
@@ -354,6 +352,10 @@ class BoundJitFunction:
     def graph(self, *args: Any, **kwargs: Any) -> Graph:
         """The traced Graph for these arguments: see `JitFunction.graph`."""
         return self.__func__.graph(self.__self__, *args, **kwargs)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.__func__.__doc__
 
     @property
     def __wrapped__(self) -> Callable:

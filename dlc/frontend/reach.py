@@ -58,10 +58,16 @@ _PASSED = {
 # Methods that no name in the code mentions: operators, iteration, `with`, attribute access.
 _SPECIAL = {
     n for t in (int, float, list, dict, set, str, property, io.IOBase, type(iter(()))) for n in dir(t)
-    if n.startswith("__")
+    if n.startswith("__") and callable(getattr(t, n))
 } | {"__bool__", "__call__", "__getattr__", "__missing__", "__matmul__", "__rmatmul__", "__imatmul__"}  # fmt: skip
 _SPECIAL -= _PASSED
+# What dataclasses generate reads all fields: only where the code compares anything, or makes it a string.
+_GENERATED = {
+    **dict.fromkeys(("__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"), {"==", "index", "count", "remove"}),
+    "__repr__": {"repr", "str", "format", "print"},
+}
 _HEAP_TYPE = 1 << 9
+_LINK = "_lru_list_elem"  # in the cache of functools.lru_cache
 
 _dict_of = operator.attrgetter("__dict__")
 bases_of = operator.attrgetter("__bases__")
@@ -99,6 +105,12 @@ class Space:
         return frozenset(key for key in map(self.key, found) if key not in self.now).difference(lazy), lazy
 
 
+    def release(self) -> None:
+        """What is looked at is known: keep nothing of it."""
+        self.held = self.now = None  # type: ignore[assignment]
+        self.taken = {}
+
+
 class Reach:
     """Everything that `roots` (functions and arguments) lead to. `weak(value)` gives a weak reference where it can."""
 
@@ -117,7 +129,7 @@ class Reach:
         self._strings: list[str] = []
         self._all = self._trees = False
         for root in roots:
-            self._enter(root)
+            self._value(root, weak(root) or functools.partial(_same, root), "an argument", False)
         state = None
         while state != (state := (len(self._events), len(self._seen), self._all, self._trees)):
             for space in self.spaces:  # grows meanwhile
@@ -125,6 +137,7 @@ class Reach:
                     space.at += 1
                     self._look(space, self._events[space.at - 1])
             self._look_beyond_names()
+        self.unknown = [n for n in self.names if n not in sys.modules]
 
     # --- names ---
 
@@ -133,9 +146,8 @@ class Reach:
             self.names[name] = level
             self._events.append(name)
             self._all = self._all or level == READ and name in _ALL_OF
-            module = sys.modules.get(name)  # the function may import it itself
-            if isinstance(module, types.ModuleType) and _is_users(getattr(module, "__file__", None) or ""):
-                self._enter(module)
+            if is_users_module(name):  # the function may import it itself
+                self._enter(sys.modules[name])
 
     def _look(self, space: Space, name: str) -> None:
         value = space.now.get(space.key(name), MISSING)
@@ -169,6 +181,8 @@ class Reach:
             self._strings.clear()
         for space in self.spaces:
             names: Iterable[str] = ()
+            if space.kind == "class" and "__dataclass_fields__" in space.now:
+                names = [n for n, by in _GENERATED.items() if n in space.now and not by.isdisjoint(self.names)]
             if self._all and space.kind == "object":
                 names = space.now
                 space.fixed["the number of attributes"] = lambda o, table=space.table: len(table(o))
@@ -252,6 +266,8 @@ class Reach:
                 space.fixed[f"the bases of class {k.__name__}"] = bases_of
                 space.extra |= {n for n, v in table.items() if n[:2] == n[-2:] == "__" and callable(v)} - _PASSED
                 space.extra |= _SPECIAL | _names_of_bases(k)
+                if "__dataclass_fields__" in table:
+                    space.extra -= _GENERATED.keys()
             if made:
                 space.extra.update(_MAKING)
                 for name in table.get("__match_args__", ()):
@@ -272,14 +288,16 @@ class Reach:
         elif cls in (types.BuiltinFunctionType, types.MethodWrapperType):
             if not isinstance(value.__self__, types.ModuleType):
                 self._enter(value.__self__)
+            elif value.__name__ in _BY_NAME:
+                self._name(value.__name__)
         elif cls is types.MethodType:
             self._enter(value.__func__)
             self._enter(value.__self__)
         elif cls in weakref.ProxyTypes:
             self._enter(value.__repr__.__self__)
         elif cls in (operator.attrgetter, operator.methodcaller):
-            self._name("attrgetter")
-            self._strings += [n for n in value.__reduce__()[1] if isinstance(n, str)]
+            for word in words(value.__reduce__()[1]):
+                self._name(word)
         elif value is os.environ:
             self._space(lambda: os.environ, operator.attrgetter("_data"), "environ", "environment variable {}")
         elif _is_library(cls) and hasattr(cls, "__next__") and not issubclass(cls, io.IOBase):
@@ -288,7 +306,7 @@ class Reach:
             self._instance(value, cls, path)
 
     def _instance(self, value: Any, cls: type, path: Callable[[], Any] | None) -> None:
-        owner = self._weak(value) or path or (lambda: value)
+        owner = self._weak(value) or path or functools.partial(_same, value)
         library = _is_library(cls)
         if not library or hasattr(value, "__dict__") and not hasattr(cls, "__get__"):
             space = self._space(owner, _table_of(cls), "object", f"'{{}}' of a {cls.__name__}")
@@ -324,6 +342,12 @@ class Reach:
 def _is_users(filename: str) -> bool:
     """Whether code in this file is the user's own: not ours, and not an installed library's."""
     return bool(filename) and not filename.startswith((_PACKAGE, *_LIBRARIES, "<frozen "))
+
+
+def is_users_module(name: str) -> bool:
+    """Whether a module of this name, of the user's own, has been imported."""
+    module = sys.modules.get(name)
+    return isinstance(module, types.ModuleType) and _is_users(getattr(module, "__file__", None) or "")
 
 
 def _is_library(cls: type) -> bool:
@@ -417,14 +441,14 @@ def held_by(value: Any) -> list[Any]:
         how = listing(type(part))
         if how is not None:
             found += how(part)
-    return found
+    return [p for part in found for p in (gc.get_referents(part) if type(part).__name__ == _LINK else (part,))]
 
 
 def _table_of(cls: type) -> Callable[[Any], Mapping]:
     """How to get at the attributes of an instance, without running code of its class."""
     slots = {n: v for k in cls.__mro__ for n, v in vars(k).items() if isinstance(v, types.MemberDescriptorType)}
-    if _is_library(cls) or not slots:
-        return _dict_of if cls.__getattribute__ is object.__getattribute__ else _raw_dict
+    if _is_library(cls) or not slots and cls.__getattribute__ is object.__getattribute__:
+        return _dict_of
 
     def table(value: Any) -> dict[str, Any]:
         out = dict(_raw_dict(value))
@@ -443,6 +467,10 @@ def _raw_dict(value: Any) -> Mapping:
         return object.__getattribute__(value, "__dict__")
     except AttributeError:
         return {}
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _cell(k: int) -> Callable[[types.FunctionType], Any]:
