@@ -142,10 +142,13 @@ class Guards:
                 (reported if reports else free).append(self._of_content(path, container, what))
         for space in reach.spaces:
             space.release()
+        if reach.layers:
+            free.append(self._of_layers(reach.layers))
         self._places, self._reported = _Places(free + self._lazy), _Places(reported)
         self._tensors = [*map(self.weak, reach.tensors)]
         self._consumed, self._streams, self._caches = reach.consumed, reach.streams, reach.caches
         self._unknown = reach.unknown
+        self._arrays = [self.weak(a) for a in reach.arrays if a.size <= MAX_ELEMENTS]
         self._before = self._states()
 
     def weak(self, value: Any) -> weakref.ref | None:
@@ -180,15 +183,17 @@ class Guards:
         """What has changed, in the user's names."""
         return self._places.change() or self._reported.change()
 
-    def finish(self, tensors: Iterable[Tensor]) -> str:
-        """After the trace, which read `tensors`: why the entry cannot serve another call, or ''."""
+    def finish(self, tensors: Iterable[Tensor], arrays: Iterable[np.ndarray]) -> str:
+        """After the trace, which read `tensors` and `arrays`: why the entry cannot serve another call, or ''."""
         self._tensors = [*{id(ref): ref for ref in (*self._tensors, *map(self.weak, tensors))}.values()]
         self._reported = _Places([*self._reported.places, self._of_flags()])
         for place in self._lazy:
             for k, (was, now) in enumerate(zip(place.was, place.read(), strict=True)):
                 if was is MISSING and is_data(now):
                     place.was[k] = self._expected(now)
-        self._places = _Places(self._places.places)
+        read = {id(b) for a in arrays for b in (a, a.base)}  # these are read again at each call
+        of_arrays = [self._of_array(ref) for ref in self._arrays if id(ref()) not in read]
+        self._places = _Places(self._places.places + of_arrays)
         if self._consumed:
             return f"it reads {self._consumed}, which ends what it reads"
         now = self._states()
@@ -208,7 +213,8 @@ class Guards:
         for k, stream in enumerate(self._streams):
             out[f"random generator {k} ({type(stream).__name__})"] = _state_of(stream)
         for cache in self._caches:
-            out[f"the cache of {cache.__name__}"] = {id(v) for v in held_by(cache) if not is_data(v)}
+            new = [v for v in held_by(cache) if not is_data(v) and not self.knows(v)]
+            out[f"the cache of {cache.__name__}"] = {*map(id, new)}
         return out
 
     # --- places ---
@@ -236,6 +242,16 @@ class Guards:
         space_what = space.what
         return _Place(read, space.what.format("something"), labels, was)
 
+    def _of_layers(self, classes: list[type]) -> _Place:
+        """`forward` of layers of ours, which may be patched."""
+        refs = [self.weak(k) for k in dict.fromkeys(classes)]
+        labels = [f"'forward' of class {k.__name__}" for k in dict.fromkeys(classes)]
+
+        def read() -> Sequence[Any]:
+            return [ref().forward for ref in refs]  # type: ignore[misc]
+
+        return _Place(read, "a layer", labels, [*map(self._expected, read())])
+
     def _of_lazy(self, space: Space, names: list[str]) -> _Place:
         owner, table = space.owner, space.table
 
@@ -260,6 +276,19 @@ class Guards:
                 return flat(path())
 
         return _Place(read, what, [f"an element of {what}"], [*map(self._expected, was)])
+
+    def _of_array(self, ref: Any) -> _Place:
+        """The content of an array that the function did not take as a Tensor: it may have looked at it."""
+
+        def read() -> Sequence[Any]:
+            now = state(ref())
+            return place.was if now == place.was else now  # the very objects, where they are equal
+
+        def state(array: np.ndarray) -> list[Any]:
+            return [array.shape, array.dtype.str, array.tobytes()]
+
+        place = _Place(read, "a NumPy array", ["a NumPy array"], state(ref()))
+        return place
 
     def _of_flags(self) -> _Place:
         """`requires_grad` of Tensors, and where they are."""
@@ -296,7 +325,7 @@ def _equal(a: Any, b: Any) -> bool:
         return False
     if type(a) is tuple:
         return len(a) == len(b) and all(map(operator.is_, a, b))
-    return isinstance(a, SCALARS) and repr(a) == repr(b)
+    return is_data(a) and isinstance(a, SCALARS) and repr(a) == repr(b)
 
 
 def _short(value: Any) -> str:

@@ -20,6 +20,7 @@ import inspect
 import io
 import operator
 import os
+import pickle
 import random
 import sys
 import sysconfig
@@ -43,17 +44,18 @@ _LIBRARIES = tuple({os.path.join(p, "") for k, p in sysconfig.get_paths().items(
 _BY_NAME = {"getattr", "hasattr", "getattr_static", "attrgetter", "methodcaller", "__getattribute__", "import_module"}
 _ALL_OF = {"vars", "dir", "__dict__"}
 _ALL_OF_ARGUMENT = {
-    copy.copy, copy.deepcopy, dataclasses.asdict, dataclasses.astuple, dataclasses.fields, dataclasses.replace,
-    inspect.getmembers, inspect.getmembers_static,
+    copy.copy, copy.deepcopy, getattr(copy, "replace", copy.copy), pickle.dumps, dataclasses.asdict,
+    dataclasses.astuple, dataclasses.fields, dataclasses.replace, inspect.getmembers, inspect.getmembers_static,
 }  # fmt: skip
 _OF_TREES = {
     "grad", "value_and_grad", "vjp", "jvp", "vmap", "scan", "checkpoint", "tree_map", "tree_flatten", "tree_leaves",
     "tree_structure",
 }  # fmt: skip
-_MAKING = ("__init__", "__new__", "__post_init__")  # run by calling a class: an object that is there is past them
+# Run by making an object, or a class: those that are there are past them.
+_MAKING = ("__init__", "__new__", "__post_init__", "__init_subclass__")
 _PASSED = {
-    *_MAKING, "__del__", "__init_subclass__", "__class_getitem__", "__set_name__", "__reduce__", "__reduce_ex__",
-    "__getstate__", "__setstate__", "__subclasshook__", "__class__", "__dir__", "__doc__", "__module__", "__dict__",
+    *_MAKING, "__del__", "__set_name__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__",
+    "__subclasshook__", "__class__", "__doc__", "__module__", "__dict__",
 }  # fmt: skip
 # Methods that no name in the code mentions: operators, iteration, `with`, attribute access.
 _SPECIAL = {
@@ -120,6 +122,8 @@ class Reach:
         self.spaces: list[Space] = []
         self.contents: list[tuple[Callable[[], Any], Any, str, bool]] = []  # path, container, what it is, reported
         self.tensors: list[Tensor] = []
+        self.arrays: list[np.ndarray] = []
+        self.layers: list[type] = []  # classes of ours whose `forward` is run
         self.streams: list[Any] = []  # random generators
         self.caches: list[Any] = []  # of functools.lru_cache
         self.consumed = ""  # an iterator: to read it is to change it
@@ -183,9 +187,10 @@ class Reach:
             names: Iterable[str] = ()
             if space.kind == "class" and "__dataclass_fields__" in space.now:
                 names = [n for n, by in _GENERATED.items() if n in space.now and not by.isdisjoint(self.names)]
-            if self._all and space.kind == "object":
-                names = space.now
-                space.fixed["the number of attributes"] = lambda o, table=space.table: len(table(o))
+            if self._all and space.kind in ("object", "class", "module") and not _is_installed(type(space.held)):
+                names = [n for n in space.now if not n.startswith("__")]
+                if space.kind == "object":
+                    space.fixed["the number of attributes"] = lambda o, table=space.table: len(table(o))
             elif self._trees and dataclasses.is_dataclass(space.held):
                 names = [f.name for f in dataclasses.fields(space.held) if f.name in space.now]
             for name in [n for n in names if n not in space.taken]:
@@ -195,7 +200,7 @@ class Reach:
 
     def _enter(self, value: Any, path: Callable[[], Any] | None = None) -> None:
         cls = type(value)
-        if issubclass(cls, SCALARS):
+        if issubclass(cls, SCALARS) and _is_library(cls):
             if cls is str:
                 self._strings.append(value)
             return
@@ -206,8 +211,12 @@ class Reach:
             self.tensors.append(value)
             if getattr(value, "__dict__", None):
                 self._instance(value, cls, path)
-        elif by_content(value):
-            self._enter_all(value) if listing(cls) is not None else self._instance(value, cls, path)
+        elif issubclass(cls, np.ndarray):
+            self.arrays.append(value)
+        elif is_container(value):
+            self._enter_all(value)
+            if not _is_library(cls):
+                self._class(cls, made=False)
         elif cls is types.FunctionType:
             self._function(value)
         elif issubclass(cls, type):
@@ -280,7 +289,7 @@ class Reach:
     def _module(self, module: types.ModuleType) -> None:
         file = getattr(module, "__file__", None)
         users = _is_users(file) if file else module.__name__ not in sys.stdlib_module_names
-        self._space(self._weak(module), _dict_of, "globals" if users else "library", f"{{}} of {module.__name__}")
+        self._space(self._weak(module), _dict_of, "module" if users else "library", f"{{}} of {module.__name__}")
 
     def _object(self, value: Any, cls: type, path: Callable[[], Any] | None) -> None:
         if issubclass(cls, STREAMS):
@@ -290,9 +299,7 @@ class Reach:
                 self._enter(value.__self__)
             elif value.__name__ in _BY_NAME:
                 self._name(value.__name__)
-        elif cls is types.MethodType:
-            self._enter(value.__func__)
-            self._enter(value.__self__)
+            self._all = self._all or value in _ALL_OF_ARGUMENT
         elif cls in weakref.ProxyTypes:
             self._enter(value.__repr__.__self__)
         elif cls in (operator.attrgetter, operator.methodcaller):
@@ -308,14 +315,17 @@ class Reach:
     def _instance(self, value: Any, cls: type, path: Callable[[], Any] | None) -> None:
         owner = self._weak(value) or path or functools.partial(_same, value)
         library = _is_library(cls)
-        if not library or hasattr(value, "__dict__") and not hasattr(cls, "__get__"):
+        has_dict = type(getattr(value, "__dict__", None)) is dict
+        if not library or has_dict and (cls.__module__.startswith("dlc.") or not hasattr(cls, "__get__")):
             space = self._space(owner, _table_of(cls), "object", f"'{{}}' of a {cls.__name__}")
             space.reports = hasattr(cls, "reports_changes") and cls.__setattr__ is not object.__setattr__
             space.fixed[f"the class of a {cls.__name__}"] = type
-            if not library or cls.__module__.startswith("dlc."):
+            if not library or hasattr(cls, "reports_changes"):
                 space.extra |= _names_of_bases(cls)
             if hasattr(cls, "reports_changes"):  # layers get at their settings by name
                 space.extra.update(w for v in space.now.values() for w in words(v))
+                self.layers += [k for k in cls.__mro__ if _is_library(k) and "forward" in vars(k)]
+                self._enter(getattr(cls, "forward", None))
             for name in [n for n in space.extra if n in space.now]:
                 self._take(space, name)
         self._class(cls, made=False)
@@ -330,9 +340,8 @@ class Reach:
         if isinstance(value, functools._lru_cache_wrapper):
             self.caches.append(value)
         for part in held_by(value):
-            if isinstance(part, (types.FunctionType, types.MethodType, functools.partial)):
-                self._enter(part)
-            elif not _is_library(part if isinstance(part, type) else type(part)) and not is_data(part):
+            cls = part if isinstance(part, type) else type(part)
+            if not _is_library(cls) or cls is not part and (callable(part) or hasattr(cls, "__get__")):
                 self._enter(part)
 
 
@@ -360,9 +369,14 @@ def _is_library(cls: type) -> bool:
     return cls.__module__ in sys.stdlib_module_names
 
 
+def _is_installed(cls: type) -> bool:
+    """Whether a class is ours or of an installed library, but not Python's own."""
+    return _is_library(cls) and cls.__module__.partition(".")[0] not in sys.stdlib_module_names
+
+
 def is_data(value: Any) -> bool:
-    """Whether it cannot be called and has no methods of the user's: a number, a string, a Tensor, a container."""
-    return isinstance(value, (*SCALARS, Tensor)) or by_content(value)
+    """Whether it cannot be called and has no methods of the user's: a number, a string, a container."""
+    return _is_library(type(value)) and (isinstance(value, SCALARS) or is_container(value) and not callable(value))
 
 
 def by_content(value: Any) -> bool:
@@ -413,6 +427,8 @@ _LISTINGS: dict[type, Any] = {
     frozenset: lambda s: sorted(s, key=hash),
     collections.deque: tuple,
     bytearray: lambda b: (bytes(b),),
+    memoryview: lambda m: (bytes(m),),
+    types.MethodType: lambda m: (m.__func__, m.__self__),
     functools.partial: lambda f: (f.func, *f.args, *_pairs(f.keywords)),
     weakref.ref: lambda r: (r(),),
     contextvars.ContextVar: lambda v: (v.get(MISSING),),

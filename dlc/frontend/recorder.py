@@ -74,7 +74,8 @@ class Recorder:
             self._check_conflicts()
             self._build(entry, leaves, treedef)
         entry.pinned = [(k, self._ref(call.tensors[k])) for k in sorted(pinned)]
-        entry.unkept = guards.finish(r.cell for r in trace.cells.values() if r.source is None)
+        read = [r.cell for r in trace.cells.values() if r.source is None]
+        entry.unkept = guards.finish(read, [a for a, _ in trace.arrays])
         return entry
 
     def _arguments(self) -> tuple[tuple, dict[str, Any]]:
@@ -120,7 +121,7 @@ class Recorder:
         """Arguments that are objects: the function may read their attributes."""
         leaves, _ = self.function._flatten(self.args, self.kwargs)
         leaves = [leaf.value if type(leaf) is Static else leaf for leaf in leaves]
-        return [leaf for leaf in leaves if not isinstance(leaf, (Tensor, np.ndarray, int, float, str))]
+        return [leaf for leaf in leaves if not isinstance(leaf, (Tensor, np.ndarray, int, float))]
 
     def _ref(self, value: Any) -> Callable[[], Any]:
         """How the entry keeps hold of `value`: weakly, unless it was made in the trace."""

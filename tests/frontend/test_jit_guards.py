@@ -5,6 +5,7 @@ it. A case that is traced a second time before it settles (it fills a cache at t
 """
 
 import collections
+import contextlib
 import contextvars
 import copy
 import dataclasses
@@ -16,8 +17,10 @@ import itertools
 import operator
 import os
 import random
+import sys
 import threading
 import types
+import typing
 import warnings
 import weakref
 
@@ -589,7 +592,7 @@ def case_methodcaller():
 @case
 def case_format_string():
     c = C()
-    return lambda x: x * float("{0.s}".format(c)), *setter(c)  # noqa: UP030
+    return lambda x: x * float("{0.s}".format(c)), *setter(c)  # noqa: UP030, UP032
 
 
 @case
@@ -1438,6 +1441,392 @@ def case_a_method_with_the_name_of_a_counter():
     return t.run, lambda v: setattr(t, "s", v), lambda: setattr(t, "step", t.step + 1)
 
 
+@case
+def case_reduce():
+    items = [C(), C()]
+    return lambda x: functools.reduce(lambda a, k: a * k.s, items, x), *setter(items[1])
+
+
+@case
+def case_default_of_a_lambda():
+    c = C()
+    return lambda x, k=c: x * k.s, *setter(c)
+
+
+@case
+def case_numpy_scalar():
+    c = C()
+    c.s = np.float32(1)
+    return lambda x: x * float(c.s), lambda v: setattr(c, "s", np.float32(v)), setter(c)[1]
+
+
+@case
+def case_element_of_an_array():
+    table, other = np.ones(3), np.ones(3)
+
+    def beside():
+        other[0] += 1
+
+    return lambda x: x * float(table[0]) + 0 * len(other.shape), lambda v: table.__setitem__(0, v), lambda: None
+
+
+@case
+def case_mutable_bytes():
+    table = bytearray([1])
+    view = memoryview(table)
+    return lambda x: x * table[0] * view[0], lambda v: table.__setitem__(0, int(v)), lambda: None
+
+
+@case
+def case_contextmanager():
+    c = C()
+
+    @contextlib.contextmanager
+    def scope():
+        yield c.s
+
+    def f(x):
+        with scope() as k:
+            return x * k
+
+    return f, *setter(c)
+
+
+@case
+def case_total_ordering():
+    c = C()
+
+    @functools.total_ordering
+    class K:
+        def __lt__(self, other):
+            return c.s == 1.0
+
+        def __eq__(self, other):
+            return False
+
+    a, b = K(), K()
+    return lambda x: x if a <= b else x * 2, *setter(c)
+
+
+@case
+def case_cached_in_a_property():
+    c = C()
+
+    @functools.lru_cache
+    def scale(self):
+        return c.s
+
+    class K:
+        scaled = property(scale)
+
+    k = K()
+
+    def set_(v):
+        c.s = v
+        scale.cache_clear()
+
+    return lambda x: x * k.scaled, set_, setter(c)[1]
+
+
+@case
+def case_class_method_of_a_jitted_function():
+    c = C()
+
+    class K:
+        run = staticmethod(dlc.jit(lambda x: x * c.s))
+
+    return lambda x: K.run(x), *setter(c)
+
+
+@case
+def case_item_of_a_class():
+    c = C()
+
+    class K:
+        def __class_getitem__(cls, k):
+            return c.s
+
+    return lambda x: x * K[0], *setter(c)
+
+
+@case
+def case_isinstance_of_a_meta_class():
+    c = C()
+
+    class Meta(type):
+        def __instancecheck__(cls, value):
+            return c.s == 1.0
+
+    class K(metaclass=Meta):
+        pass
+
+    return lambda x: x if isinstance(3, K) else x * 2, *setter(c)
+
+
+@case
+def case_method_of_a_named_tuple():
+    c = C()
+
+    class Point(typing.NamedTuple):
+        k: float = 1.0
+
+        def scale(self):
+            return self.k * c.s
+
+    p = Point()
+    return lambda x: x * p.scale(), *setter(c)
+
+
+@case
+def case_method_of_a_number():
+    c = C()
+
+    class Level(int):
+        def scale(self):
+            return self * c.s
+
+    level = Level(1)
+    return lambda x: x * level.scale(), *setter(c)
+
+
+@case
+def case_attribute_of_a_string():
+    class Name(str):
+        pass
+
+    name = Name("name")
+    name.s = 1.0
+    return lambda x: x * name.s, *setter(name)
+
+
+@case
+def case_method_of_an_int_enum():
+    c = C()
+
+    class Level(enum.IntEnum):
+        A = 1
+
+        def scale(self):
+            return c.s
+
+    return lambda x: x * Level.A.scale(), *setter(c)
+
+
+@case
+def case_flag_enum():
+    class Flag(enum.Flag):
+        A = 1
+        B = 2
+
+    c = C()
+    return lambda x: x * (2 if Flag.B in c.flags else 1), lambda v: setattr(c, "flags", Flag.A if v == 1 else Flag.B), \
+        setter(c)[1]
+
+
+@case
+def case_partial_as_an_attribute():
+    class K(C):
+        def run(self, x):
+            return self.act(x)
+
+    k = K()
+    inner = C()
+    k.act = functools.partial(scaled_by, cfg=inner)
+    return k.run, *setter(inner)
+
+
+@case
+def case_bound_method_as_an_attribute():
+    class K(C):
+        def act(self, x):
+            return x * self.s
+
+        def run(self, x):
+            return self.also(x)
+
+    k, other = K(), K()
+    k.also = other.act
+    return k.run, *setter(other)
+
+
+@case
+def case_weak_method():
+    class K(C):
+        def act(self, x):
+            return x * self.s
+
+    k = K()
+    ref = weakref.WeakMethod(k.act)
+    return lambda x: ref()(x), lambda v: setattr(k, "s", v), setter(k)[1]
+
+
+@case
+def case_slotted_log_with_a_method():
+    class Log:
+        __slots__ = ("s",)
+
+        def append(self, x):
+            return x * self.s
+
+    log = Log()
+    log.s = 1.0
+    return lambda x: log.append(x), lambda v: setattr(log, "s", v), lambda: None
+
+
+@case
+def case_tensor_that_is_added_to():
+    c = C()
+    c.w, tensors = None, {1.0: dlc.ones(3), 2.0: dlc.ones(3) + 1}
+    return lambda x: c.w.add(x), lambda v: setattr(c, "w", tensors[v]), setter(c)[1]
+
+
+@case
+def case_private_attribute():
+    class K(C):
+        def __init__(self):
+            super().__init__()
+            self.__scale = 1.0
+
+        def set(self, v):
+            self.__scale = v
+
+        def run(self, x):
+            return x * self.__scale
+
+    k = K()
+    return k.run, lambda v: k.set(v), setter(k)[1]
+
+
+@case
+def case_dict_of_a_class():
+    class K:
+        s = 1.0
+
+    name = "".join(["s"])
+    return lambda x: x * vars(K)[name], setter(K)[0], lambda: None
+
+
+@case
+def case_fields_by_name():
+    d = Data()
+
+    def f(x):
+        return x * [getattr(d, field.name) for field in dataclasses.fields(d)][0]
+
+    return f, lambda v: setattr(d, "s", v), lambda: None
+
+
+@case
+def case_equal_data_classes():
+    d, e = Data(), Data()
+    return lambda x: x if d == e else x * 2, lambda v: setattr(d, "s", v), lambda: setattr(d, "unknown", 1)
+
+
+@case
+def case_string_of_a_data_class():
+    d = Data()
+    return lambda x: x * len(f"{d}"), lambda v: setattr(d, "s", v if v == 1 else 22.0), lambda: setattr(d, "unknown", 1)
+
+
+@case
+def case_patched_function_of_a_library():
+    first = dlc.abs
+    return lambda x: dlc.abs(x), lambda v: setattr(dlc, "abs", first if v == 1 else TWICE), lambda: None
+
+
+@case
+def case_patched_forward_of_a_layer_of_ours():
+    m, first = nn.Sequential(nn.Identity()), nn.Identity.forward
+
+    def twice(self, x):
+        return x * 2
+
+    return lambda x: m(x), lambda v: setattr(nn.Identity, "forward", first if v == 1 else twice), lambda: None
+
+
+@case
+def case_attribute_of_the_jitted_function():
+    @dlc.jit
+    def f(x):
+        return x * f.s
+
+    f.s = 1.0
+    return lambda x: f(x), *setter(f)
+
+
+@case
+def case_arguments_of_the_command():
+    return lambda x: x * len(sys.argv), lambda v: sys.argv.append("x") if v != 1 else sys.argv.remove("x") \
+        if "x" in sys.argv else None, lambda: None
+
+
+@case
+def case_whole_dictionary_replaced():
+    c = C()
+    return lambda x: x * c.s, lambda v: setattr(c, "__dict__", {"s": v}), setter(c)[1]
+
+
+@case
+def case_variable_that_was_unbound():
+    def f(x):
+        try:
+            return x * late
+        except NameError:
+            return x
+
+    def set_(v):
+        nonlocal late
+        late = v
+        if v == 1:
+            del late
+
+    late = 1.0
+    return f, set_, lambda: None
+
+
+@case
+def case_attribute_of_a_parameter():
+    p = nn.Parameter(dlc.ones(3))
+    p.s = 1.0
+    return lambda x: x * p.s + 0 * p, *setter(p)
+
+
+@case
+def case_object_behind_a_proxy():
+    class Proxy:
+        def __init__(self, target):
+            object.__setattr__(self, "target", target)
+
+        def __getattribute__(self, name):
+            return getattr(object.__getattribute__(self, "target"), name)
+
+    c = C()
+    proxy = Proxy(c)
+    return lambda x: x * proxy.s, *setter(c)
+
+
+@case
+def case_config_with_getattr():
+    class Config:
+        def __init__(self, **values):
+            self.__dict__["values"] = values
+
+        def __getattr__(self, name):
+            return self.values[name]
+
+        def __setattr__(self, name, value):
+            self.values[name] = value
+
+    c = Config(s=1.0)
+    return lambda x: x * c.s, lambda v: setattr(c, "s", v), lambda: None
+
+
+@case
+def case_text_of_an_expression():
+    globals()["CONFIG"] = C()
+    return lambda x: x * eval("CONFIG.s"), lambda v: setattr(CONFIG, "s", v), lambda: setattr(CONFIG, "other", 1)  # noqa: F821
+
+
 SECOND_TRACE = {"case_object_that_is_made_in_a_cache"}
 
 
@@ -1474,6 +1863,7 @@ def test_what_is_read_is_noticed_and_nothing_else(make):
     set_(2.0)
     beside()
     agree(first + 1)
+    set_(1.0)  # some of it is the program's
 
 
 # --- state that the trace itself changes ---
@@ -1899,7 +2289,8 @@ def messages(f, change, times=10):
 
 def test_warnings_say_what_changed():
     c, items, table = C(), [1.0], {"a": 1.0}
-    assert "'s' of a C changed from 7.0 to 8.0" in messages(dlc.jit(lambda x: x * c.s), lambda k: setattr(c, "s", float(k)))
+    told = messages(dlc.jit(lambda x: x * c.s), lambda k: setattr(c, "s", float(k)))
+    assert "'s' of a C changed from 7.0 to 8.0" in told
     told = messages(dlc.jit(lambda x: x * items[0]), lambda k: items.__setitem__(0, float(k)))
     assert "an element of variable items (in <lambda>) changed from 7.0 to 8.0" in told
     told = messages(dlc.jit(lambda x: x * table["a"]), lambda k: table.update({str(k): 1.0}))
