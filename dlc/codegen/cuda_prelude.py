@@ -111,6 +111,11 @@ template <typename T> __device__ __forceinline__ T floor_div(T a, T b) {
     "sign_of": """template <typename T> __device__ __forceinline__ T sign_of(T x) {
     return x > T(0) ? T(1) : x < T(0) ? T(-1) : x == T(0) ? T(0) : x;
 }""",
+    "sigmoid_of": """// e^-|x| neither overflows nor loses the tail
+template <typename T> __device__ __forceinline__ T sigmoid_of(T x) {
+    T z = exp(-fabs(x)), y = T(1) / (T(1) + z);
+    return x < T(0) ? z * y : y;
+}""",
     "shift_left": """template <typename T, typename U> __device__ __forceinline__ T shift_left(T a, U n, int width) {
     return n >= U(0) && n < U(width) ? T((unsigned long long)a << n) : T(0);
 }""",

@@ -1,12 +1,12 @@
 """Rewrites the transcendental operations of a kernel into primitive arithmetic, which vectorises as all else does.
 
 `expand(kernel, target)` leaves add sub mul div fma max min floor round select comparisons bitcast cast and or xor not
-shl shr sqrt abs neg; the formulas are in `math_functions`. Half floats are computed in float32.
+shl shr sqrt abs neg, and the parts of `ir.quadrants`; the formulas are in `math_functions`. Half floats are computed in
+float32.
 
 Largest error in units of the last place that the tests allow (they read this table), with fused multiply-add and on
 machines without, beside the operations of the float32 form. NaN, infinities, signed zeros and denormals are as C has
-them. sin, cos and tan in float32 are right for every argument (with fma above 2^102 to 2^-28 absolutely); in float64
-to 2^40, without fma to 2^20, and bounded beyond.
+them. sin, cos and tan are right for every argument (in float32 with fma above 2^102 to 2^-28 absolutely).
 
     op       f32   no fma     f64   no fma    operations
     exp      1.6      2.0     1.6      1.8            16
@@ -23,6 +23,7 @@ to 2^40, without fma to 2^20, and bounded beyond.
     sinh     1.7      1.7     1.6      1.6            27
     cosh     1.6      1.6     1.6      1.6            18
     tanh     2.4      2.4     2.4      2.4            20
+    sigmoid  2.4      3.5     2.6      3.0            21
     asinh    0.7      0.7     1.8      1.8            49
     acosh    0.7      0.7     2.0      2.0            47
     atanh    0.7      0.7     1.9      1.9            43
@@ -48,7 +49,7 @@ from dlc.ir.loops import Expr, Kernel, cast, map_expr, map_stmt
 BUILDERS: dict[str, Callable[..., Value]] = {
     name: getattr(functions, name)
     for name in ("exp", "expm1", "log", "log2", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
-                 "tanh", "asinh", "acosh", "atanh", "erf", "pow", "atan2", "rsqrt")
+                 "tanh", "sigmoid", "asinh", "acosh", "atanh", "erf", "pow", "atan2", "rsqrt")
 }  # fmt: skip
 _FORMATS = {dtypes.float32: F32, dtypes.float64: F64}
 

@@ -83,10 +83,18 @@ class Builder:
         if value is None:
             self._serial += 1
             name = f"%v{self._serial}"
-            scope = self.scopes[depth]
-            scope.lines.append(f"  {name} = {text}")
-            scope.numbered.append(key)
-            value = self._numbered[key] = Value(name, lanes, depth)
+            self.scopes[depth].lines.append(f"  {name} = {text}")
+            value = self.number(key, Value(name, lanes, depth))
+        return value
+
+    def numbered(self, key: str) -> Value | None:
+        """The value known by `key`, where it is known."""
+        return self._numbered.get(key)
+
+    def number(self, key: str, value: Value) -> Value:
+        """From here on, as long as its scope is open, `value` is known by `key`."""
+        self.scopes[value.depth].numbered.append(key)
+        self._numbered[key] = value
         return value
 
     def ins(self, text: str, lanes: int, *operands: Value) -> Value:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from dlc.codegen.math_values import F64, MID, Format, Value, fma, horner, select
 from dlc.ir import dtypes
 from dlc.ir.dtypes import float32, float64, int32
+from dlc.ir.loops import op
+from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import threefry2x32
 
 INF, NAN = math.inf, math.nan
@@ -57,8 +59,11 @@ def _power_of_two(m: Math, x: Value, per_step: float) -> tuple[Value, Value]:
 
 
 def exp(m: Math, x: Value) -> Value:
+    return _exp_clamped(m, _clamp(x, *((-104.0, 89.0) if m.single else (-746.0, 710.0))))
+
+
+def _exp_clamped(m: Math, x: Value) -> Value:
     """x = 2 k ln 2 + r; 2^k twice, because 2^(2k) may not be a normal number."""
-    x = _clamp(x, *((-104.0, 89.0) if m.single else (-746.0, 710.0)))
     k, s = _power_of_two(m, x, LOG2E / 2)
     high, low = m.f.ln2
     r = fma(k, -2 * low, fma(k, -2 * high, x))
@@ -81,6 +86,12 @@ def expm1(m: Math, x: Value) -> Value:
     q, half = _expm1_reduced(m, c, c, LOG2E, -1)
     y = fma(q, half, half - 0.5)
     return select(x.abs() < 2.0 ** -(m.f.digits + 1), x, y + y)  # keeps -0 and the last bit of denormals
+
+
+def sigmoid(m: Math, x: Value) -> Value:
+    """z / (1 + z) below 0, else 1 / (1 + z), with z = e^-|x|: neither overflows, and both tails are exact."""
+    z = _exp_clamped(m, -(x.abs().min(104.0 if m.single else 746.0)))
+    return select(x < 0.0, z, 1.0) / (z + 1.0)
 
 
 def tanh(m: Math, x: Value) -> Value:
@@ -253,7 +264,8 @@ def _reduce_single(m: Math, x: Value) -> tuple[Value, Value]:
 
 
 def _reduce_double(m: Math, x: Value) -> tuple[Value, Value, Value]:
-    """(r, rest, quadrant): x = quadrant * pi / 2 + r + rest. Right to 2^40, without fma to 2^20; bounded beyond."""
+    """(r, rest, quadrant): x = quadrant * pi / 2 + r + rest. The pieces of pi / 2 serve to 2^40, without fma to 2^20;
+    beyond, what an exact product leaves (`dlc.ir.quadrants`)."""
     c1, c2, c3 = _QUARTER_FUSED if m.fused else _QUARTER
     t = fma(x, 2 / math.pi, m.f.magic)
     k = t - m.f.magic
@@ -267,7 +279,9 @@ def _reduce_double(m: Math, x: Value) -> tuple[Value, Value, Value]:
         first, rest = r, fma(k, -c3, rest)
         r = first + rest
         rest = (first - r) + rest
-    return _clamp(r, -1.0, 1.0), _clamp(rest, -1e-9, 1e-9), m.f.bits(t)
+    near, limit = {"pio2_count": t, "pio2_angle": r, "pio2_rest": rest}, m.f.number(2.0**40 if m.fused else 2.0**20)
+    t, r, rest = (Value(op(part, x.e, near[part].e, limit.e)) for part in PARTS)
+    return r, rest, m.f.bits(t)
 
 
 def _circle(m: Math, x: Value) -> tuple[Value, Value, Value]:

@@ -33,7 +33,8 @@ class ToFloat:
     def __call__(self, images: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         if images.dtype.kind != "u":
             return images.astype(np.float32, copy=False)
-        return images * np.float32(1 / np.iinfo(images.dtype).max)
+        exact = np.float32 if images.dtype.itemsize <= 2 else np.float64  # holds every value of the images' dtype
+        return (images / exact(np.iinfo(images.dtype).max)).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,12 @@ class Normalize:
     std: Sequence[float]
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        scale = 1 / np.asarray(self.std, np.float32).reshape(-1, 1, 1)
-        shift = -np.asarray(self.mean, np.float32).reshape(-1, 1, 1) * scale
-        if scale.shape[0] not in (1, images.shape[1]):
-            raise ValueError(f"Normalize of {scale.shape[0]} channels got images (N, C, H, W) = {images.shape}")
-        return images * scale + shift
+        mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.mean, self.std))
+        if std.shape[0] not in (1, images.shape[1]):
+            raise ValueError(f"Normalize of {std.shape[0]} channels got images (N, C, H, W) = {images.shape}")
+        out = np.subtract(images, mean, dtype=np.float32, casting="same_kind")
+        out /= std
+        return out
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,12 @@ def wide(x: Node) -> Node:
     return b.cast(x, x.dtype.compute)
 
 
+def root_of_sum(x: Node) -> Node:
+    """The square root of a sum of squares; its derivative at 0, where it has none, is 0, as for PyTorch's norms."""
+    zero = b.op("eq", x, b.like(x, 0))
+    return b.select(zero, b.like(x, 0), b.op("sqrt", b.select(zero, b.like(x, 1), x)))
+
+
 def _all_weak(*operands) -> bool:
     return builtins.all(is_weak(x) for x in operands)
 
@@ -195,12 +201,9 @@ def exp2(x) -> Tensor:
 
 @user_errors
 def sigmoid(x) -> Tensor:
-    """1 / (1 + exp(-x)), which neither overflows nor loses small values."""
+    """1 / (1 + exp(-x)), which neither overflows nor loses small values; its derivative does not either."""
     n = as_float(as_node(x))
-    w = b.cast(n, n.dtype.compute)
-    one = b.like(w, 1)
-    out = one / (one + b.op("exp", b.op("neg", w)))
-    return _result(b.cast(out, n.dtype), x)
+    return _result(b.cast(b.op("sigmoid", wide(n)), n.dtype), x)
 
 
 @user_errors
@@ -298,8 +301,8 @@ def fmod(x1, x2) -> Tensor:
             other = b.op("and", b.op("ne", m, zero), other)
             m = b.select(other, m - c, m)
         return _result(m, x1, x2)
-    m = b.op("mod", b.op("abs", a), b.op("abs", c))
-    negative_a = _signbit(a)
+    negative_a = _signbit(a)  # not abs(a), which has no derivative at 0
+    m = b.op("mod", b.select(negative_a, b.op("neg", a), a), b.op("abs", c))
     return _result(b.select(negative_a, b.op("neg", m), m), x1, x2)
 
 
@@ -322,8 +325,10 @@ def pow(x1, x2) -> Tensor:
         base = promote(x1, x2)[0]
         if base.dtype.is_float and (small.is_integer() and builtins.abs(small) <= 8 or builtins.abs(small) == 0.5):
             w = b.cast(base, base.dtype.compute)
-            w = _root(w) if builtins.abs(small) == 0.5 else _power(w, int(builtins.abs(small)))
-            w = b.like(w, 1) / w if small < 0 else w
+            if builtins.abs(small) == 0.5:
+                w = _root(w, small)
+            else:  # the reciprocal first: a power of it is 0 or infinite only where the result is
+                w = _power(b.like(w, 1) / w if small < 0 else w, int(builtins.abs(small)))
             return _result(b.cast(w, base.dtype), x1, x2)
     a, c = operands("pow", x1, x2)
     _needs("pow", "iuf", "numbers", a, c)
@@ -333,10 +338,11 @@ def pow(x1, x2) -> Tensor:
 power = pow
 
 
-def _root(x: Node) -> Node:
-    """x to the power 0.5: the square root but for -inf, which gives inf, and -0, which gives 0."""
-    root = b.op("sqrt", x) + 0
-    return b.select(b.op("eq", x, b.like(x, -math.inf)), b.like(x, math.inf), root)
+def _root(x: Node, exponent: float) -> Node:
+    """x to the power 0.5 or -0.5: the square root or its inverse, but for -inf and -0, which count as inf and 0."""
+    edge = b.op("eq", x, b.like(x, -math.inf))
+    root = b.op("sqrt" if exponent > 0 else "rsqrt", b.select(edge, b.like(x, 1), x) + 0)
+    return b.select(edge, b.like(x, math.inf if exponent > 0 else 0), root)
 
 
 def _power(x: Node, n: int) -> Node:
@@ -381,12 +387,18 @@ def hypot(x1, x2) -> Tensor:
     """sqrt(x1**2 + x2**2) without overflow on the way; inf if either is infinite."""
     a, c = operands("hypot", x1, x2)
     result = as_float(a).dtype
-    a, c = (b.op("abs", wide(n)) for n in (a, c))
-    big, small = b.op("max", a, c), b.op("min", a, c)
-    zero, one, inf = b.like(a, 0), b.like(a, 1), b.like(a, math.inf)
-    t = small / b.select(b.op("eq", big, zero), one, big)
-    out = big * b.op("sqrt", one + t * t)
-    infinite = b.op("or", b.op("eq", a, inf), b.op("eq", c, inf))
+    a, c = wide(a), wide(c)
+    size_a, size_c, inf = b.op("abs", a), b.op("abs", c), b.like(a, math.inf)
+    infinite = b.op("or", b.op("eq", size_a, inf), b.op("eq", size_c, inf))
+    # One choice for both: at equal sizes max and min alone have no derivatives, what is made of them here has. The
+    # small one keeps its sign, because the size has no derivative at 0.
+    less = b.op("lt", size_a, size_c)
+    big, small = b.select(less, size_c, size_a), b.select(less, a, c)
+    origin = b.op("and", b.op("eq", a, b.like(a, 0)), b.op("eq", c, b.like(c, 0)))
+    edge = b.op("or", infinite, origin)
+    safe = b.select(edge, b.like(a, 1), big)
+    t = b.select(edge, b.like(a, 0), small) / safe
+    out = b.select(edge, big, safe * b.op("sqrt", t * t + 1))
     return _result(b.cast(b.select(infinite, inf, out), result), x1, x2)
 
 
@@ -396,10 +408,11 @@ def logaddexp(x1, x2) -> Tensor:
     a, c = operands("logaddexp", x1, x2)
     result = as_float(a).dtype
     a, c = wide(a), wide(c)
-    big = b.op("max", a, c)
-    apart = b.op("neg", b.op("abs", a - c))
+    less = b.op("lt", a, c)  # one choice for both, as in hypot
+    big, small = b.select(less, c, a), b.select(less, a, c)
     # equal infinities have no difference
-    apart = b.select(b.op("eq", a, c), b.like(a, 0), apart)
+    infinite = b.op("and", b.op("eq", a, c), b.op("eq", b.op("abs", a), b.like(a, math.inf)))
+    apart = b.select(infinite, b.like(a, 0), small - big)
     out = big + b.op("log1p", b.op("exp", apart))
     return _result(b.cast(out, result), x1, x2)
 
@@ -408,8 +421,8 @@ def logaddexp(x1, x2) -> Tensor:
 def copysign(x1, x2) -> Tensor:
     """The magnitude of x1 with the sign bit of x2."""
     a, c = (as_float(n) for n in operands("copysign", x1, x2))
-    differ = b.op("xor", _signbit(a), _signbit(c))
-    return _result(b.select(differ, b.op("neg", a), a), x1, x2)
+    size = b.op("abs", a)
+    return _result(b.select(_signbit(c), b.op("neg", size), size), x1, x2)
 
 
 @user_errors
@@ -555,7 +568,10 @@ def where(condition, x1, x2) -> Tensor:
 
 @user_errors
 def clip(x, min=None, max=None) -> Tensor:
-    """x limited to [min, max]; either may be None or a tensor that broadcasts to x. NaN stays NaN."""
+    """x limited to [min, max]; either may be None or a tensor that broadcasts to x. NaN stays NaN.
+
+    The derivative at a limit is 1: a value that is not changed counts as x.
+    """
     given = [v for v in (min, max) if v is not None]
     if not given:
         return wrap(as_node(x))
@@ -563,10 +579,20 @@ def clip(x, min=None, max=None) -> Tensor:
     _needs("clip", "iuf", "numbers", *nodes)
     out = nodes.pop(0)
     if min is not None:
-        out = b.op("max", out, nodes.pop(0))
+        out = _limited("max", out, nodes.pop(0), min)
     if max is not None:
-        out = b.op("min", out, nodes.pop(0))
+        out = _limited("min", out, nodes.pop(0), max)
     return _result(out, x, *given)
+
+
+def _limited(name: str, x: Node, limit: Node, given) -> Node:
+    """The max or min of x and a limit, which counts only where it differs. Integers keep operations of known range."""
+    if not x.dtype.is_float:
+        return b.op(name, x, limit)
+    beyond = b.op("lt", x, limit) if name == "max" else b.op("lt", limit, x)
+    if not isinstance(given, (int, float)) or math.isnan(given):
+        beyond = b.op("or", beyond, b.op("ne", limit, limit))
+    return b.select(beyond, limit, x)
 
 
 clamp = clip

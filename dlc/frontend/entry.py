@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dlc.frontend import eager, placement
+from dlc.frontend import trace as tracing
 from dlc.frontend.guards import Guards
 from dlc.frontend.location import here
 from dlc.frontend.tensor import Tensor, from_buffer
@@ -43,6 +44,11 @@ def _counts() -> tuple[int, int]:
 
 
 _NODE_FREE, _BUFFER_FREE = _counts()
+
+
+class NeedsHistory(Exception):
+    """A Tensor that a function reaches was computed outside from one that requires gradients: the call is part of that
+    computation, and runs as such."""
 
 
 class Entry:
@@ -96,7 +102,7 @@ class Entry:
         if self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
             return False
         for k, cell in self.pinned:
-            if tensors[k] is not cell():
+            if tensors[k]._home is not cell():
                 return False
         for owner, was_none, grad in self.grad_reads:
             now = _owner(tensors, owner)._grad
@@ -106,7 +112,7 @@ class Entry:
 
     def explain(self, tensors: Sequence[Tensor]) -> str:
         reason = self.guards.explain()
-        if not reason and any(tensors[k] is not cell() for k, cell in self.pinned):
+        if not reason and any(tensors[k]._home is not cell() for k, cell in self.pinned):
             reason = "an argument is another Tensor, where the one before was also reached in another way"
         if not reason and self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
             reason = "an argument is a Tensor that the function also reaches in another way"
@@ -148,6 +154,9 @@ class Entry:
                 sum(map(getrefcount, _first(nodes, n))) == self.free_nodes
                 and sum(map(getrefcount, _first(buffers, n))) == self.free_buffers
             ):
+                # a computed value is never held by its cell alone: it comes here
+                if any(map(computed, _first(cells, n))):
+                    raise NeedsHistory
                 replaced = _unshare(nodes, buffers, n)
             inputs += buffers
             grads = None
@@ -270,6 +279,12 @@ def _owner(tensors: Sequence[Tensor], owner: Owner) -> Tensor:
     return tensors[owner] if type(owner) is int else owner()  # type: ignore[operator]
 
 
+def computed(cell: Tensor) -> bool:
+    """Whether a Tensor, seen from outside of all traces, has a history that gradients flow through."""
+    node = cell._node
+    return node.op != "param" and not cell._requires_grad and tracing.differentiable(node)
+
+
 def _realized(t: Tensor) -> Buffer:
     if t._owner is not None:
         raise leaked(t)
@@ -299,4 +314,5 @@ def _put(cell: Tensor, buffer: Buffer, type_: TensorType) -> None:
 
 def _array_buffer(ref: Ref) -> Buffer:
     array = ref()
-    return from_array(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return from_array(np.require(native, requirements="CAE"))  # row-major, aligned, no subclass

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from string import ascii_letters
 
 from dlc.frontend.autocast import factors
-from dlc.frontend.elementwise import wide
+from dlc.frontend.elementwise import root_of_sum, wide
 from dlc.frontend.location import user_errors
 from dlc.frontend.manipulation import (
     broadcast_shape,
@@ -223,7 +223,7 @@ def trace(x, *, offset: int = 0, dtype=None) -> Tensor:
 def vector_norm(x, *, axis=None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """The `ord`-norm over `axis` (all axes if None): any number, inf, -inf, or 0 for the count of non-zeros.
 
-    The gradient of the 2-norm at 0 is 0.
+    The gradient at 0 is 0, and so is that with respect to an element that is 0.
     """
     n = as_node(x)
     axes = normalize_axes("vector_norm", axis, n.ndim)
@@ -241,14 +241,19 @@ def vector_norm(x, *, axis=None, keepdims: bool = False, ord: float = 2) -> Tens
     elif ord == 1:
         out = fold(size, "sum", axes, keepdims)
     elif ord == 2:
-        squares = fold(w * w, "sum", axes, keepdims)
-        zero = b.op("eq", squares, b.like(squares, 0))
-        root = b.op("sqrt", b.select(zero, b.like(squares, 1), squares))
-        out = b.select(zero, b.like(squares, 0), root)
+        out = root_of_sum(fold(w * w, "sum", axes, keepdims))
     else:
-        total = fold(b.op("pow", size, b.like(size, ord)), "sum", axes, keepdims)
-        out = b.op("pow", total, b.like(total, 1 / ord))
+        total = fold(_power_from_zero(size, ord), "sum", axes, keepdims)
+        out = _power_from_zero(total, 1 / ord)
     return wrap(b.cast(out, result))
+
+
+def _power_from_zero(x: Node, exponent: float) -> Node:
+    """x to the power `exponent`, which is not 0, for x >= 0. The derivative at 0 and infinity is 0."""
+    ends = b.op("or", b.op("eq", x, b.like(x, 0)), b.op("eq", x, b.like(x, math.inf)))
+    inside = b.select(ends, b.like(x, 1), x)
+    at_end = x if exponent > 0 else b.like(x, 1) / x
+    return b.select(ends, b.make("stop_gradient", (at_end,)), b.op("pow", inside, b.like(x, exponent)))
 
 
 @user_errors

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dlc.frontend.location import user_errors
-from dlc.frontend.tensor import Tensor, as_node, promote, wrap
+from dlc.frontend.tensor import Tensor, as_dtype, as_node, promote, wrap
 from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
@@ -527,10 +527,13 @@ def sliding_window_view(x, window_shape, axis=None) -> Tensor:
 
 @user_errors
 def view(x, *shape_or_dtype) -> Tensor:
-    """PyTorch's `x.view`: another shape, or, given one dtype of the same width, the same bits."""
-    if len(shape_or_dtype) == 1 and isinstance(shape_or_dtype[0], DType):
-        n, dtype = as_node(x), shape_or_dtype[0]
+    """PyTorch's `x.view`: another shape, or, given one dtype of the same width, the same bits.
+
+    A bool is a byte of 0 or 1; any other byte than 0 counts as True.
+    """
+    if len(shape_or_dtype) == 1 and isinstance(shape_or_dtype[0], (DType, np.dtype, type)):
+        n, dtype = as_node(x), as_dtype("view", shape_or_dtype[0])
         if n.dtype.itemsize != dtype.itemsize:
             raise DTypeError(f"view: {n.dtype.name} and {dtype.name} differ in width")
-        return wrap(n if n.dtype is dtype else b.make("bitcast", (n,), dtype=dtype))
+        return wrap(b.cast(n, dtype) if n.dtype.is_bool or dtype.is_bool else b.make("bitcast", (n,), dtype=dtype))
     return reshape(x, varargs_shape("view", shape_or_dtype))

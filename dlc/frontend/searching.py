@@ -33,19 +33,19 @@ def _sorted(name: str, x, axis: int, descending: bool) -> tuple[Node, Node, int]
 
 @user_errors
 def sort(x, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
-    """`x` sorted along an axis; equal elements keep their order, NaN goes last in both directions."""
+    """`x` sorted along an axis; equal elements keep their order, a NaN counts as the largest."""
     return wrap(_sorted("sort", x, axis, descending)[0])
 
 
 @user_errors
 def argsort(x, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
-    """int64: the positions of the elements of `x` in sorted order; ties in order, NaN last."""
+    """int64: the positions of the elements of `x` in sorted order; ties in order, NaN the largest."""
     return wrap(_sorted("argsort", x, axis, descending)[1])
 
 
 @user_errors
 def topk(x, k: int, axis: int = -1, *, largest: bool = True) -> tuple[Tensor, Tensor]:
-    """(values, int64 positions) of the `k` largest (or smallest) elements along an axis, in order."""
+    """(values, int64 positions) of the `k` largest (or smallest) elements along an axis, in order; NaN the largest."""
     values, places, a = _sorted("topk", x, axis, largest)
     k = operator.index(k)
     if values.ndim == 0:

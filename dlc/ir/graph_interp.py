@@ -21,7 +21,7 @@ from dlc.ir.attention import plain
 from dlc.ir.dtypes import DType, convert
 from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Graph, Node, TensorType
-from dlc.ir.ops import split_spec, window_count
+from dlc.ir.ops import split_spec, window_count, window_steps
 from dlc.ir.scalar import SCALAR_OPS
 
 Array = np.ndarray
@@ -113,10 +113,12 @@ def _unwindow(node: Node, mode: _Mode, x: Array) -> Array:
     a = node.attrs
     out = np.zeros(node.shape, accumulator(node.dtype))
     counts = x.shape[: len(node.shape)]
+    positions, steps = window_steps(a)
     for taps in itertools.product(*map(range, a["sizes"])):
         where = [slice(None)] * len(node.shape)
-        for axis, tap, stride, dilation in zip(a["axes"], taps, a["strides"], a["dilations"], strict=True):
-            where[axis] = slice(tap * dilation, tap * dilation + max(counts[axis] - 1, 0) * stride + 1, stride)
+        for axis, step in positions.items():
+            start = sum(tap * by for x, tap, by in zip(a["axes"], taps, steps, strict=True) if x == axis)
+            where[axis] = slice(start, start + max(counts[axis] - 1, 0) * step + 1, step)
         if 0 not in counts:
             out[tuple(where)] += x[(..., *taps)]
     return out
@@ -198,8 +200,9 @@ def _sort(node: Node, mode: _Mode, x: Array) -> tuple[Array, Array]:
         order = np.flip(x.shape[axis] - 1 - np.argsort(np.flip(key, axis), axis, kind="stable"), axis)
     else:
         order = np.argsort(key, axis, kind="stable")
-    last = np.argsort(np.take_along_axis(nan, order, axis), axis, kind="stable")
-    order = np.take_along_axis(order, last, axis).astype(np.int64)
+    largest = np.take_along_axis(nan, order, axis)
+    ends = np.argsort(~largest if descending else largest, axis, kind="stable")
+    order = np.take_along_axis(order, ends, axis).astype(np.int64)
     return np.take_along_axis(x, order, axis), order
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import ParseError
-from dlc.ir.loops import PAIRS, Buffer, Expr, const, load, op
+from dlc.ir.loops import ALIKE, PAIRS, Buffer, Expr, const, load, op
 from dlc.ir.loops_syntax import ATOM, BY_SYMBOL, COMPARE, LEVELS, TYPES, operand_types
+from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import SCALAR_OPS
 
 _TOKEN = re.compile(
@@ -133,7 +134,7 @@ class Tokens:
             return ("cast", TYPES[name], args[0])
         if name == "bitcast":
             raise self.fail("bitcast needs a type", here)
-        arity = {"select": 3, "fma": 3, "exp2": 1}.get(name) or len(PAIRS.get(name, ())) or None
+        arity = 3 if name == "select" else ALIKE.get(name) or len(PAIRS.get(name, ())) or None
         arity = SCALAR_OPS[name].arity if name in SCALAR_OPS else arity
         if arity is None:
             raise self.fail(f"no operation {name!r}", here)
@@ -213,6 +214,8 @@ class Tokens:
             wrong = types[0] is not dtypes.float32
         elif name == "fma":
             wrong = len(set(types)) > 1 or not types[0].is_float
+        elif name in PARTS:
+            wrong = any(t is not dtypes.float64 for t in types)
         elif name in PAIRS:
             wrong = tuple(types) != PAIRS[name]
         else:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.loops import COMBINES, KINDS, PAIRS
+from dlc.ir.loops import ALIKE, COMBINES, KINDS, PAIRS
 from dlc.ir.scalar import SCALAR_OPS
 
 COMPARE = 0
@@ -43,7 +43,7 @@ PRECEDENCE = {symbol: level for level, symbols in enumerate(LEVELS) for symbol i
 BY_SYMBOL = {row.symbol: row.name for row in SCALAR_OPS.values() if row.symbol}
 ATOM = len(LEVELS)
 TYPES = {d.short: d for d in dtypes.ALL}
-RESERVED = {*TYPES, *SCALAR_OPS, *KINDS, *PAIRS, "cast", "bitcast", "select", "fma", "exp2", "inf", "nan", "true",
+RESERVED = {*TYPES, *SCALAR_OPS, *KINDS, *PAIRS, *ALIKE, "cast", "bitcast", "select", "inf", "nan", "true",
              "false", "if", "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "mma",
              "tilemma", "drain", "async", "wait", "kernel"}
 COMBINE_SIGN = {name: (SCALAR_OPS[name].symbol or name) + "=" for name in COMBINES}
@@ -65,7 +65,7 @@ def operand_types(name: str, expected: DType | None, told: list[DType | None]) -
     head: list[DType | None] = []
     if name == "select":
         head, told = [dtypes.bool_], told[1:]
-    if name not in ("select", "fma", "exp2") and SCALAR_OPS[name].result != "same":
+    if name != "select" and name not in ALIKE and SCALAR_OPS[name].result != "same":
         expected = None  # a comparison's operands have a type of their own
     if expected is None:
         expected = next((t for t in told if t is not None), None)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.loops import (
+    ALIKE,
     RUNTIME,
     Alloc,
     Arrive,
@@ -51,7 +52,7 @@ def print_kernel(kernel: Kernel) -> str:
     )
     facts = []
     if kernel.schedule is not None:
-        facts.append(f"schedule: {kernel.schedule!r}")
+        facts.append(f"schedule: {kernel.scheduled}")
     if kernel.flops:
         facts.append(f"flops: {kernel.flops}")
     if kernel.bytes:
@@ -221,7 +222,7 @@ def _told(e: Expr) -> bool:
         if e.op == "const":
             return e.dtype.is_bool
         row = SCALAR_OPS.get(e.op)
-        if e.op not in ("select", "fma", "exp2") and (row is None or row.result != "same"):
+        if e.op != "select" and e.op not in ALIKE and (row is None or row.result != "same"):
             return True
         args = e.args[1:] if e.op == "select" else e.args
         if any(_told(a) for a in args[1:]):

@@ -14,6 +14,7 @@ from dlc.ir.dtypes import DType, convert
 from dlc.ir.errors import InterpError
 from dlc.ir.loops import PAIRS, Expr, inside_out, load_parts
 from dlc.ir.loops_text import print_expr
+from dlc.ir.quadrants import PARTS, pio2
 from dlc.ir.scalar import SCALAR_OPS
 
 
@@ -70,6 +71,8 @@ def operation(e: Expr, args: Sequence[np.ndarray], fuse: bool = True) -> np.ndar
         return exp2(args[0])
     if e.op == "fma":
         return fused(*args) if fuse else args[0] * args[1] + args[2]
+    if e.op in PARTS:
+        return pio2(e.op, *args)
     if e.op in PAIRS:
         return paired(*args) if e.op == "pair" else dot2(*args, fuse)
     return SCALAR_OPS[e.op].numpy(*args)

@@ -8,7 +8,7 @@ Elementwise operations (every row of `ir/scalar.py`) need operands of equal shap
     const   value                        a tensor filled with one number (attrs dtype, shape)
     iota    axis, shape, dtype           the index along `axis`
     cast    dtype                        conversion; float to int truncates and saturates, NaN -> 0; to bool is != 0
-    bitcast dtype                        same bits, equal width
+    bitcast dtype                        same bits, equal width, not of bool
     select  (cond, a, b)                 cond ? a : b, elementwise
     reshape shape / permute axes (output axis k is input axis axes[k])
     broadcast shape, axes                input axis k becomes output axis axes[k]; input extents equal output's, or 1
@@ -25,7 +25,7 @@ Elementwise operations (every row of `ir/scalar.py`) need operands of equal shap
     gather  (src, index), axis           out[p, i, s] = src[p, clamp(index[i]), s]
     scatter (base, index, updates), axis, combine    the adjoint addressing: set add mul max min
     concat  axis
-    sort    axis, descending             -> (values, int64 positions), stable, NaN last
+    sort    axis, descending             -> (values, int64 positions), stable, NaN the largest
     cumulative monoid, axis, reverse     running sum prod max min
     scan    body, length, consts, carry, reverse     see `infer_scan`
     each    body, extents, starts, steps, gives, parallel    see `infer_each`
@@ -97,6 +97,8 @@ def _infer_select(ins: Types, attrs: Attrs) -> TensorType:
 
 
 def _infer_bitcast(ins: Types, attrs: Attrs) -> TensorType:
+    if ins[0].dtype.is_bool or attrs["dtype"].is_bool:
+        raise DTypeError(f"bitcast: {ins[0].dtype.name} cannot be read as {attrs['dtype'].name}: a bool has no bits")
     if ins[0].dtype.itemsize != attrs["dtype"].itemsize:
         raise DTypeError(f"bitcast: {ins[0].dtype.name} and {attrs['dtype'].name} differ in width")
     return TensorType(attrs["dtype"], ins[0].shape)
@@ -148,6 +150,18 @@ def window_count(extent: int, size: int, stride: int, dilation: int) -> int:
     return max(0, (extent - dilation * (size - 1) - 1) // stride + 1) if extent > 0 else 0
 
 
+def window_steps(attrs: Attrs) -> tuple[dict[int, int], list[int]]:
+    """How far along their axis a window's positions (by axis) and its taps move. An axis that is named again has
+    windows over the positions of the windows before."""
+    positions: dict[int, int] = {}
+    taps: list[int] = []
+    for axis, stride, dilation in zip(attrs["axes"], attrs["strides"], attrs["dilations"], strict=True):
+        step = positions.get(axis, 1)
+        taps.append(step * dilation)
+        positions[axis] = step * stride
+    return positions, taps
+
+
 def _infer_window(ins: Types, attrs: Attrs) -> TensorType:
     shape = list(ins[0].shape)
     for a, k, s, d in zip(attrs["axes"], attrs["sizes"], attrs["strides"], attrs["dilations"], strict=True):
@@ -189,7 +203,7 @@ def _infer_reduce(ins: Types, attrs: Attrs) -> TensorType:
     return TensorType(dtype, tuple(d for a, d in enumerate(t.shape) if a not in axes))
 
 
-@functools.cache
+@functools.lru_cache(4096)
 def split_spec(spec: str) -> tuple[str, str, str]:
     """'ik,kj->ij' -> ('ik', 'kj', 'ij')."""
     operands, out = spec.split("->")

@@ -34,6 +34,11 @@ def _erf(x):
     return np.vectorize(math.erf, otypes=[np.float64])(x.astype(np.float64)).astype(x.dtype)
 
 
+def _sigmoid(x):
+    z = np.exp(-np.abs(x))  # never overflows, so that both tails are exact
+    return np.where(x < 0, z, np.ones_like(z)) / (1 + z)
+
+
 def _floordiv(a, b):
     if np.issubdtype(np.result_type(a), np.integer):
         safe = np.where(b == 0, np.ones_like(b), b)
@@ -114,6 +119,7 @@ _ROWS = [
     ScalarOp("sinh", 1, "f", "same", np.sinh, cost=20),
     ScalarOp("cosh", 1, "f", "same", np.cosh, cost=20),
     ScalarOp("tanh", 1, "f", "same", np.tanh, cost=14),
+    ScalarOp("sigmoid", 1, "f", "same", _sigmoid, cost=16),
     ScalarOp("asinh", 1, "f", "same", np.arcsinh, cost=24),
     ScalarOp("acosh", 1, "f", "same", np.arccosh, cost=24),
     ScalarOp("atanh", 1, "f", "same", np.arctanh, cost=24),

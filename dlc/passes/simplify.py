@@ -5,7 +5,8 @@ times at most, so the walk stays linear. Constants are uniform fills, so folding
 the shape. No rule loses a NaN, an infinity or the sign of a zero: x * 0 and x + 0 stay for floats, x * 1 and x - 0 go.
 
 The rules live beside this file: `simplify_scalars` (elementwise), `simplify_views` (views, reductions, contractions),
-`simplify_sums` (sums of products) and `simplify_windows` (convolution gradients, pooling).
+`simplify_sums` (sums of products), `simplify_windows` (convolution gradients, pooling) and `simplify_empty` (tensors
+without elements).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 
 from dlc.ir.graph import Graph, Node, located, map_bodies, remade, topological
 from dlc.passes.inline import prune_scans
+from dlc.passes.simplify_empty import empty
 from dlc.passes.simplify_scalars import SCALAR_RULES
 from dlc.passes.simplify_sums import SUM_RULES
 from dlc.passes.simplify_views import VIEW_RULES
@@ -56,7 +58,7 @@ def _settle(root: Node, done: dict[Node, Node], depth: int = _AGAIN) -> Node:
 
 
 def _apply(node: Node) -> Node | None:
-    for rule in RULES.get(node.op, ()):
+    for rule in (empty, *RULES.get(node.op, ())):
         new = rule(node)
         if new is not None and new is not node:
             return new

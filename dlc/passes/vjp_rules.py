@@ -32,6 +32,8 @@ from dlc.passes.arith import (
     scale,
     scatter,
     shift,
+    square_minus_one,
+    sub,
     unless,
     where,
     zeros,
@@ -62,7 +64,7 @@ def _op(name: str, x: Node) -> Node:
 
 
 def _pow_base(node: Node, ct: Node) -> Ct:
-    """b * a^(b-1); 0 for 0^0, where the plain formula has 0 * inf."""
+    """b * a^(b-1); 0 for b = 0, where the plain formula has 0 * inf at a = 0."""
     a, b = node.inputs
     if b.op == "const":
         p = b.attrs["value"]
@@ -71,8 +73,8 @@ def _pow_base(node: Node, ct: Node) -> Ct:
         if p == 1:
             return ct
         return mul(ct, scale(a, 2.0) if p == 2 else scale(make("pow", (a, B.like(b, p - 1))), p))
-    flat = make("and", (make("eq", (a, zeros(a))), make("eq", (b, zeros(b)))))
-    return mul(ct, mul(b, make("pow", (a, plus(B.select(flat, B.like(b, 1), b), -1.0)))))
+    flat = make("eq", (b, zeros(b)))
+    return unless(flat, mul(ct, mul(b, make("pow", (a, plus(B.select(flat, B.like(b, 1), b), -1.0))))))
 
 
 def _pow_exponent(node: Node, ct: Node) -> Node:
@@ -82,9 +84,21 @@ def _pow_exponent(node: Node, ct: Node) -> Node:
     return mul(ct, mul(node, _op("log", B.select(flat, B.like(a, 1), a))))
 
 
-def _atan2_over(node: Node, ct: Node) -> Node:
-    a, b = node.inputs
-    return div(ct, add(mul(a, a), mul(b, b)))
+def _atan2(own: int) -> Callable[[Node, Node], Node]:
+    """b / (a^2 + b^2) for a, -a / (a^2 + b^2) for b, without squares, which overflow and vanish; 0 at the origin."""
+
+    def part(node: Node, ct: Node) -> Node:
+        a, b = node.inputs
+        steep = make("lt", (_op("abs", b), _op("abs", a)))
+        small, big = B.select(steep, b, a), B.select(steep, a, b)
+        origin = make("eq", (big, zeros(big)))
+        big = B.select(origin, B.like(big, 1), big)
+        ratio = div(small, big)
+        share = B.select(steep if own == 0 else make("not", (steep,)), mul(ct, ratio), ct)
+        slope = unless(origin, div(div(share, big), plus(mul(ratio, ratio), 1)))  # of ct small or ct big by a^2 + b^2
+        return slope if own == 0 else neg(slope)
+
+    return part
 
 
 def _extremum(name: str) -> Rule:
@@ -124,9 +138,10 @@ _ELEMENTWISE: dict[str, Rule | None] = {
     "atan": _each(lambda n, ct: div(ct, plus(mul(n.inputs[0], n.inputs[0]), 1))),
     "sinh": _unary(lambda x, y: _op("cosh", x)),
     "cosh": _unary(lambda x, y: _op("sinh", x)),
-    "tanh": _unary(lambda x, y: one_minus_square(y)),
+    "tanh": _unary(lambda x, y: sub(B.like(y, 1), mul(y, y))),
+    "sigmoid": _unary(lambda x, y: mul(y, _op("sigmoid", neg(x)))),  # not y (1 - y), which has no digits for large x
     "asinh": _unary(lambda x, y: _op("rsqrt", plus(mul(x, x), 1))),
-    "acosh": _unary(lambda x, y: _op("rsqrt", mul(plus(x, -1), plus(x, 1)))),
+    "acosh": _unary(lambda x, y: _op("rsqrt", square_minus_one(x))),
     "atanh": _each(lambda n, ct: div(ct, one_minus_square(n.inputs[0]))),
     "erf": _unary(lambda x, y: scale(_op("exp", neg(mul(x, x))), 2 / math.sqrt(math.pi))),
     "add": _each(lambda n, ct: ct, lambda n, ct: ct),
@@ -135,9 +150,7 @@ _ELEMENTWISE: dict[str, Rule | None] = {
     "div": _each(lambda n, ct: div(ct, n.inputs[1]), lambda n, ct: neg(mul(div(ct, n.inputs[1]), n))),
     "mod": _each(lambda n, ct: ct, lambda n, ct: neg(mul(ct, make("floordiv", n.inputs)))),
     "pow": _each(_pow_base, _pow_exponent),
-    "atan2": _each(
-        lambda n, ct: mul(n.inputs[1], _atan2_over(n, ct)), lambda n, ct: neg(mul(n.inputs[0], _atan2_over(n, ct)))
-    ),
+    "atan2": _each(_atan2(0), _atan2(1)),
     "max": _extremum("max"),
     "min": _extremum("min"),
     "cast": _each(lambda n, ct: B.cast(ct, n.inputs[0].dtype)),

@@ -15,6 +15,7 @@ from dlc.ir.loops import Buffer, Kernel, axis, const, load, loop, op, store, wal
 from dlc.ir.loops import exprs as exprs_of
 from dlc.ir.loops_values import evaluate_expr
 from dlc.ir.loops_verify import subexpressions, verify
+from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import SCALAR_OPS
 from tests.codegen.llvm_run import LEVELS, Compiled, target
 from tests.codegen.math_samples import CIRCLE_LIMIT, arguments, reference, ulps
@@ -23,7 +24,8 @@ from tests.codegen.math_samples import CIRCLE_LIMIT, arguments, reference, ulps
 TABLE = {row[0]: (*map(float, row[1:5]), int(row[5]))
          for row in map(str.split, expand_math.__doc__.splitlines()) if row and row[0] in BUILDERS}  # fmt: skip
 PRIMITIVES = {"add", "sub", "mul", "div", "fma", "max", "min", "floor", "round", "select", "eq", "ne", "lt", "le",
-              "bitcast", "cast", "and", "or", "xor", "not", "shl", "shr", "sqrt", "abs", "neg", "const", "load", "axis"}
+              "bitcast", "cast", "and", "or", "xor", "not", "shl", "shr", "sqrt", "abs", "neg", "const", "load", "axis",
+              *PARTS}
 FLOATS = [float32, float64]
 by_type = pytest.mark.parametrize("dtype", FLOATS, ids=lambda d: d.short)
 by_fused = pytest.mark.parametrize("fused", [True, False], ids=["fma", "no-fma"])
@@ -43,7 +45,7 @@ def _check(name, dtype, fused, args, got):
     exact = reference(name, args)
     error = ulps(got, exact)
     if name in ("sin", "cos", "tan"):
-        error = np.where(np.isfinite(args[0]) & (np.abs(args[0]) > CIRCLE_LIMIT[dtype.short, fused]), 0, error)
+        error = np.where(np.isfinite(args[0]) & (np.abs(args[0]) > CIRCLE_LIMIT[dtype.short][fused]), 0, error)
     worst = int(np.argmax(error))
     limit = TABLE[name][2 * FLOATS.index(dtype) + (not fused)]
     assert error[worst] <= limit, ([float(a[worst]) for a in args], got[worst], exact[worst])

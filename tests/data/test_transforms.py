@@ -21,6 +21,23 @@ def test_to_float_and_normalize():
         T.Normalize((0, 0), (1, 1))(IMAGES)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64])
+def test_to_float_is_the_nearest_number_to_the_quotient(dtype):
+    high = np.iinfo(dtype).max
+    values = np.array([0, 1, 2, 3, *range(7, 256), high // 3, high - 1, high], dtype)
+    out = T.ToFloat()(values.reshape(1, 1, 1, -1))
+    assert out.dtype == np.float32
+    want = [np.float32(int(v) / int(high)) for v in values]  # Python divides integers exactly, then rounds
+    np.testing.assert_array_equal(out.ravel(), want)
+
+
+def test_normalize_is_the_quotient_of_the_difference():
+    images = T.ToFloat()(IMAGES)
+    mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)))
+    out = T.Normalize(tuple(mean.ravel()), tuple(std.ravel()))(images)
+    np.testing.assert_array_equal(out, (images - mean) / std)
+
+
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
 def test_random_crop_is_a_window_of_the_padded_image(mode):
     out = T.RandomCrop((8, 10), padding=2, padding_mode=mode)(IMAGES, rng())

@@ -12,6 +12,8 @@ from dlc import Tensor
 from dlc.frontend.location import user_errors
 from dlc.nn.functional.precision import beside, narrow, widen
 
+_ROOT_2_PI = math.sqrt(2.0 / math.pi)
+
 
 def relu(input: Tensor) -> Tensor:
     """max(x, 0), with derivative 0 at 0. A NaN stays a NaN."""
@@ -30,11 +32,15 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
 
 @user_errors
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
-    """Leaky ReLU with a learned slope: `weight` has shape (1,) or (C,), C being axis 1 of `input`."""
+    """Leaky ReLU with a learned slope: `weight` has shape (), (1,) or (C,), C being axis 1 of `input`."""
     weight = beside(weight, input)
-    if weight.shape[0] != 1 and input.ndim > 2:
-        weight = dlc.reshape(weight, (-1,) + (1,) * (input.ndim - 2))
-    return dlc.where(input > 0, input, input * weight)
+    if weight.ndim > 1 or weight.ndim and weight.shape[0] not in (1, input.shape[1] if input.ndim > 1 else 1):
+        raise dlc.ShapeError(f"prelu: weight {tuple(weight.shape)} is neither one number nor one for each channel of "
+                             f"input {tuple(input.shape)}")  # fmt: skip
+    one = not weight.ndim or weight.shape[0] == 1
+    weight = dlc.reshape(weight, () if one else (-1,) + (1,) * (input.ndim - 2))
+    positive = input > 0
+    return dlc.where(positive, input, dlc.where(positive, 0, input) * weight)
 
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -67,15 +73,17 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     if approximate == "none":
         return input * (0.5 * (1.0 + dlc.erf(input * math.sqrt(0.5))))
     if approximate == "tanh":
-        inner = math.sqrt(2.0 / math.pi) * (input + 0.044715 * (input * input * input))
+        # the tangent is 1 long before 100: a larger square would only make the derivative 0 * inf
+        square = input * input
+        square = dlc.where(square < 1e4, square, 1e4)
+        inner = input * (_ROOT_2_PI + 0.044715 * _ROOT_2_PI * square)
         return 0.5 * input * (1.0 + dlc.tanh(inner))
     raise ValueError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)), constant below -80 (1.8e-35), so that neither it nor its derivative overflows."""
-    x, out = widen(input)
-    return narrow(1.0 / (1.0 + dlc.exp(-dlc.maximum(x, -80.0))), out)
+    """1 / (1 + exp(-x))."""
+    return dlc.sigmoid(input)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
@@ -97,9 +105,7 @@ def mish(input: Tensor) -> Tensor:
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold."""
     scaled = input * beta
-    linear = scaled > threshold
-    safe = dlc.where(linear, 0, scaled)
-    return dlc.where(linear, input, dlc.log1p(dlc.exp(safe)) / beta)
+    return dlc.where(scaled > threshold, input, -logsigmoid(-scaled) / beta)
 
 
 def softsign(input: Tensor) -> Tensor:
@@ -133,8 +139,8 @@ def hardswish(input: Tensor) -> Tensor:
 
 
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
-    """x where x > threshold, else `value`."""
-    return dlc.where(input > threshold, input, value)
+    """x where x > threshold, else `value`. A NaN stays a NaN."""
+    return dlc.where(input <= threshold, value, input)
 
 
 @user_errors
@@ -151,6 +157,8 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 def softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     """exp(x) / sum(exp(x)) along `dim`. The maximum is subtracted first, as a constant to differentiation."""
     x, out = widen(input, dtype)
+    if x.shape[dim] == 0:
+        return narrow(x, out)
     e = dlc.exp(x - dlc.stop_gradient(dlc.max(x, axis=dim, keepdims=True)))
     return narrow(e / dlc.sum(e, axis=dim, keepdims=True), out)
 
@@ -159,6 +167,8 @@ def softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
 def log_softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     """x - log(sum(exp(x))) along `dim`."""
     x, out = widen(input, dtype)
+    if x.shape[dim] == 0:
+        return narrow(x, out)
     shifted = x - dlc.stop_gradient(dlc.max(x, axis=dim, keepdims=True))
     return narrow(shifted - dlc.log(dlc.sum(dlc.exp(shifted), axis=dim, keepdims=True)), out)
 
@@ -170,13 +180,6 @@ def softmin(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
 
 @user_errors
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
-    """x / max(||x||_p, eps), the norm taken along `dim`."""
-    if p == 2.0:
-        square = dlc.sum(input * input, axis=dim, keepdims=True)
-        positive = square > 0
-        norm = dlc.where(positive, dlc.sqrt(dlc.where(positive, square, 1)), 0)
-    elif p == 1.0:
-        norm = dlc.sum(dlc.abs(input), axis=dim, keepdims=True)
-    else:
-        norm = dlc.sum(dlc.abs(input) ** p, axis=dim, keepdims=True) ** (1.0 / p)
+    """x / max(||x||_p, eps), the norm taken along `dim`; `p` as in `dlc.vector_norm`."""
+    norm = dlc.vector_norm(input, axis=dim, keepdims=True, ord=p)
     return input / dlc.where(norm < eps, eps, norm)

@@ -11,7 +11,6 @@ import dlc
 from dlc import Tensor
 from dlc.frontend.labels import class_numbers
 from dlc.frontend.location import user_errors
-from dlc.nn.functional.activation import logsigmoid
 from dlc.nn.functional.precision import narrow, single, widen
 
 
@@ -46,26 +45,28 @@ def cross_entropy(
     x, out = widen(single(input))
     classes = x.shape[axis]
     m = dlc.stop_gradient(dlc.max(x, axis=axis, keepdims=True))
-    lse = dlc.log(dlc.sum(dlc.exp(x - m), axis=axis, keepdims=True)) + m
+    # everything relative to the largest: next to a logit of 1e5 the logarithm would lose its digits
+    below = x - m
+    lse = dlc.log(dlc.sum(dlc.exp(below), axis=axis, keepdims=True))
     w = None if weight is None else _along(weight, axis, x.ndim)
 
     if as_probabilities:
         p = target if label_smoothing == 0.0 else target * (1.0 - label_smoothing) + label_smoothing / classes
-        terms = p * (lse - x)
+        terms = p * (lse - below)
         losses = dlc.sum(terms if w is None else terms * w, axis=axis)
         if reduction == "mean":
-            return narrow(dlc.sum(losses) / max(1, math.prod(losses.shape)), out)
+            return narrow(dlc.sum(losses) / math.prod(losses.shape), out)
         return narrow(_reduce(losses, reduction), out)
 
     hit = _hits(target, axis, classes)
     lse1 = dlc.squeeze(lse, axis=axis)
-    nll = lse1 - dlc.sum(dlc.where(hit, x, 0), axis=axis)
+    nll = lse1 - dlc.sum(dlc.where(hit, below, 0), axis=axis)
     picked_weight = None
     if w is not None:
         picked_weight = dlc.sum(dlc.where(hit, w, 0), axis=axis)
         nll = nll * picked_weight
     if label_smoothing > 0.0:
-        smooth = classes * lse1 - dlc.sum(x, axis=axis) if w is None else dlc.sum(w * (lse - x), axis=axis)
+        smooth = classes * lse1 - dlc.sum(below, axis=axis) if w is None else dlc.sum(w * (lse - below), axis=axis)
         nll = (1.0 - label_smoothing) * nll + (label_smoothing / classes) * smooth
     return narrow(_reduce_classes(nll, target, classes, picked_weight, ignore_index, reduction), out)
 
@@ -119,8 +120,12 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", be
     input, target = single(input, target)
     if beta < 0:
         raise ValueError(f"smooth_l1_loss: beta {beta} is negative")
-    d = dlc.abs(input - target)
-    return _reduce(d if beta == 0 else dlc.where(d < beta, d * d * (0.5 / beta), d - 0.5 * beta), reduction)
+    d = input - target
+    size = dlc.abs(d)
+    if beta == 0:
+        return _reduce(size, reduction)
+    near = dlc.where(size < beta, d, 0)  # the square that `where` drops must stay finite, or its derivative is 0 * inf
+    return _reduce(dlc.where(size < beta, near * near * (0.5 / beta), size - 0.5 * beta), reduction)
 
 
 @user_errors
@@ -130,8 +135,10 @@ def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta:
     input, target = single(input, target)
     if delta <= 0:
         raise ValueError(f"huber_loss: delta {delta} is not positive")
-    d = dlc.abs(input - target)
-    return _reduce(dlc.where(d < delta, 0.5 * d * d, delta * (d - 0.5 * delta)), reduction)
+    d = input - target
+    size = dlc.abs(d)
+    near = dlc.where(size < delta, d, 0)  # as in `smooth_l1_loss`
+    return _reduce(dlc.where(size < delta, 0.5 * near * near, delta * (size - 0.5 * delta)), reduction)
 
 
 @user_errors
@@ -146,10 +153,14 @@ def binary_cross_entropy_with_logits(
     """-(pos_weight y log(sigmoid(x)) + (1 - y) log(1 - sigmoid(x))), stable for all x."""
     _check_pair("binary_cross_entropy_with_logits", input, target, reduction)
     input, target = single(input, target)
+    # a multiple of the input plus a rest that vanishes far out, so that no difference of ones is left of the derivative
+    negative = input < 0
+    rest = dlc.log1p(dlc.exp(dlc.where(negative, input, -input)))
     if pos_weight is None:
-        losses = (1.0 - target) * input - logsigmoid(input)
+        losses = dlc.where(negative, -target, 1.0 - target) * input + rest
     else:
-        losses = (1.0 - target) * input - (1.0 + (pos_weight - 1.0) * target) * logsigmoid(input)
+        losses = dlc.where(negative, -pos_weight * target, 1.0 - target) * input
+        losses = losses + (1.0 + (pos_weight - 1.0) * target) * rest
     return _reduce(losses if weight is None else losses * weight, reduction)
 
 
@@ -157,11 +168,26 @@ def binary_cross_entropy_with_logits(
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
 ) -> Tensor:
-    """-(y log(p) + (1 - y) log(1 - p)) for probabilities p; each logarithm is at least -100."""
+    """-(y log(p) + (1 - y) log(1 - p)) for probabilities p; each logarithm is at least -100.
+
+    The derivative is (p - y) / max(p (1 - p), 1e-12), so finite also where p is 0 or 1.
+    """
     _check_pair("binary_cross_entropy", input, target, reduction)
-    input, target = single(input, target)
-    losses = -(target * _clamped_log(input) + (1.0 - target) * _clamped_log(1.0 - input))
-    return _reduce(losses if weight is None else losses * weight, reduction)
+    (p, out), (y, _) = widen(single(input)), widen(single(target))
+    inside = p * (1.0 - p) >= _LEAST_SPREAD
+    fixed = dlc.stop_gradient(p)
+    q = dlc.where(inside, p, fixed)
+    # at the ends the logarithms count as constants; this is 0, and its derivative is (p - y) / 1e-12
+    slope = dlc.where(inside, 0.0, _slope(p, y) - _slope(fixed, y))
+    losses = slope - (y * _clamped_log(q) + (1.0 - y) * _clamped_log(1.0 - q))
+    return narrow(_reduce(losses if weight is None else losses * weight, reduction), out)
+
+
+_LEAST_SPREAD = 1e-12  # of p (1 - p), in the derivative of the binary cross entropy
+
+
+def _slope(p: Tensor, y: Tensor) -> Tensor:
+    return (0.5 * p - y) * p * (1.0 / _LEAST_SPREAD)
 
 
 @user_errors
@@ -175,9 +201,8 @@ def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target
     if log_target:
         losses = dlc.exp(target) * (target - input)
     else:
-        positive = target > 0
-        safe = dlc.where(positive, target, 1)
-        losses = dlc.where(positive, target * dlc.log(safe), 0) - target * input
+        zero = target == 0
+        losses = dlc.where(zero, 0, target * dlc.log(dlc.where(zero, 1, target))) - target * input
     if reduction == "batchmean":
         return dlc.sum(losses) / (input.shape[0] if input.ndim else 1)
     return _reduce(losses, reduction)
