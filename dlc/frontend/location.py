@@ -84,10 +84,14 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
     return out
 
 
+def _has_line(error: Exception) -> bool:
+    return getattr(error, "loc", None) is not None or "\n  at " in str(error)
+
+
 def add_line(error: Exception) -> None:
     """Say the user's line at the end of an error's message, unless that has it already."""
     text = error.args[0] if len(error.args) == 1 else None
-    if getattr(error, "loc", None) is not None or not isinstance(text, str) or "\n  at " in text:
+    if not isinstance(text, str) or _has_line(error):
         return
     loc = here()
     at = f"at {loc}" + (f", in {loc.function}" if loc.function else "")
@@ -135,7 +139,7 @@ def _foreign(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def _name_caller(error: Any, name: str) -> None:
     """Say in the error of an operation which function of the package the user called, where that is another."""
-    if error.loc == here():
+    if getattr(error, "loc", None) == here():
         text = error.operation = getattr(error, "operation", None) or str(error)
         error.args = (text if text.startswith(f"{name}:") else f"{text}\n  in {name}",)
 
@@ -161,7 +165,7 @@ def user_errors(fn: F, name: str | None = None) -> F:
                 return fn(*args, **kwargs)
         except (ShapeError, DTypeError, DeviceError, IndexOutOfRange) as error:
             foreign = _foreign(fn, args, kwargs)
-            if getattr(error, "loc", None) is not None and (foreign is None or no_operand(foreign) in str(error)):
+            if _has_line(error) and (foreign is None or no_operand(foreign) in str(error)):
                 _name_caller(error, (name or call.__name__).strip("_"))
                 raise
             complete = error
