@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -49,15 +48,20 @@ def trained_classifier(name: str, path: str | None) -> nn.Module:
             click.echo("training the classifier")
             options = {"data": name, "epochs": EPOCHS[name], "batch_size": 100, "lr": 1e-2, "seed": 0}
             training.train(cnn.build, cnn.train_step, cnn.predict, options, save=path)
-        classifier.load_state_dict(model_state(path))
+        load_model(classifier, path)
     click.echo(f"the classifier is right on {training.accuracy(classifier, cnn.predict, data):.2%} of the test images")
     return classifier
 
 
-def model_state(path: str) -> dict[str, Any]:
-    """The model in a saved run."""
+def load_model(model: nn.Module, path: str) -> nn.Module:
+    """Give a model the weights in a saved run. Raises dlc.CheckpointError."""
     checkpoint.settings(path)  # raises where the file is no run
-    return {name[6:]: value for name, value in dlc.load(path).items() if name.startswith("model.")}
+    state = {name[6:]: value for name, value in dlc.load(path).items() if name.startswith("model.")}
+    try:
+        model.load_state_dict(state)
+    except ValueError:
+        raise dlc.CheckpointError(f"{path} is a run of another model, or of one of another size") from None
+    return model
 
 
 @click.command(context_settings={"show_default": True})
@@ -77,10 +81,13 @@ def report(model: str, run: str, classifier: str | None, count: int, seed: int) 
     """Print what the classifier says of `count` samples."""
     with reported():
         settings = checkpoint.settings(run)
-        module, name = importlib.import_module(f"models.{model}"), settings["data"]
-        variants = {flag: settings[flag] for flag in module.TASK.variants}
-        maker, _ = module.build(centred(name, settings["batch_size"], 0), settings["lr"], **variants)
-        maker.load_state_dict(model_state(run))
+        module = importlib.import_module(f"models.{model}")
+        name, size = (checkpoint.setting(run, settings, *s) for s in (("data", str), ("batch_size", int)))
+        if name not in EPOCHS:
+            raise dlc.CheckpointError(f"{run} was trained on {name!r}, not on one of {', '.join(EPOCHS)}")
+        variants = {flag: checkpoint.setting(run, settings, flag, bool) for flag in module.TASK.variants}
+        maker, _ = module.build(centred(name, size, 0), 1.0, **variants)
+        load_model(maker, run)
         judge = trained_classifier(name, classifier)
     chances = classify(judge, module.sample(maker.eval(), count, seed), name)
     sure = chances.max(1) > SURE

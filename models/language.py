@@ -120,7 +120,7 @@ def command(presets: Presets, start: Start) -> click.Command:
         check_outputs(plot, save)
         with reported():
             if resume:
-                options = resumed(ctx, options, checkpoint.settings(resume))
+                options = resumed(ctx, options, resume)
             text = load(options["data"])
             beginning = _encoded(text, prompt or text.beginning)
             with place:
@@ -179,7 +179,7 @@ def train(start: Start, options: dict[str, Any], text: Text, *, save: str | None
              "carried": run.carried}
     history: dict[str, list[float]] = {"loss": [], "nats": []}
     if resume:
-        history = checkpoint.load(resume, parts)
+        history = checkpoint.load(resume, parts, history)
     losses, every = history["loss"], max(1, -(-steps // EVALUATIONS))
     console = Console(highlight=False)
     size = sum(math.prod(p.shape) for p in run.model.parameters())

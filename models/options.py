@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 import dlc
 from dlc.data import DatasetError
+from models import checkpoint
 
 SEED = click.option(
     "--seed", type=click.IntRange(0), default=0, help="Of everything random: equal seeds give equal runs."
@@ -71,13 +72,30 @@ def check_outputs(plot: str | None, *others: str | None) -> None:
         raise click.UsageError("--plot needs the package matplotlib: pip install 'dlc[models]'")
 
 
-def resumed(ctx: click.Context, options: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
-    """The saved settings. What the command line says otherwise, of `options`, is an error."""
-    for name, value in options.items():
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and value != saved.get(name):
-            flag = "--" + name.replace("_", "-")
-            raise click.UsageError(f"{flag} {value} cannot be changed in a resumed run, which has {saved.get(name)}")
+def resumed(ctx: click.Context, options: dict[str, Any], path: str) -> dict[str, Any]:
+    """The settings of a saved run. What the command line says otherwise, of `options`, is an error."""
+    saved = checkpoint.settings(path)
+    for param in ctx.command.params:
+        name = str(param.name)
+        if name not in options:
+            continue
+        if options[name] is not None or saved.get(name, "") is not None:  # some options need not be given
+            _check_setting(ctx, param, path, saved)
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and options[name] != saved[name]:
+            flag, was = "--" + name.replace("_", "-"), saved[name]
+            raise click.UsageError(f"{flag} {options[name]} cannot be changed in a resumed run, which has {was}")
     return saved
+
+
+def _check_setting(ctx: click.Context, param: click.Parameter, path: str, saved: dict[str, Any]) -> None:
+    """Raise CheckpointError unless the setting is one that the command line could have made."""
+    name = str(param.name)
+    kinds = {click.types.BoolParamType: bool, click.IntRange: int, Number: float}
+    value = checkpoint.setting(path, saved, name, kinds.get(type(param.type), str))
+    try:
+        param.type.convert(value, param, ctx)
+    except click.UsageError as error:
+        raise dlc.CheckpointError(f"{path} is no sound training run: its setting {name}: {error.message}") from None
 
 
 def placed(device: str) -> contextlib.AbstractContextManager[Any]:
@@ -93,5 +111,5 @@ def reported() -> Iterator[None]:
     """Files that cannot be used end a command with a message."""
     try:
         yield
-    except (DatasetError, OSError) as error:  # a CheckpointError is an OSError
+    except (DatasetError, OSError, MemoryError) as error:  # a CheckpointError is an OSError
         raise click.ClickException(str(error).partition("\n  at ")[0]) from None  # the line is none of the user's

@@ -67,7 +67,7 @@ def command(build: Callable, train_step: Callable, predict: Callable | None, epo
         check_outputs(plot, save, picture)
         with reported():
             if resume:
-                options = resumed(ctx, options, checkpoint.settings(resume))
+                options = resumed(ctx, options, resume)
             with place:
                 history = train(build, train_step, predict, options, save=save, resume=resume, task=task,
                                 picture=picture)
@@ -114,7 +114,7 @@ def train(build: Callable, train_step: Callable, predict: Callable | None, optio
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": data.train}
     history: dict[str, list[float]] = {"loss": [], task.metric: []}
     if resume:
-        history = _saved(resume, parts, history)
+        history = checkpoint.load(resume, parts, history)
     measured, label = history[task.metric], "test" if task.measure is None else task.metric
     console = Console(highlight=False)
     with (
@@ -148,16 +148,6 @@ def train(build: Callable, train_step: Callable, predict: Callable | None, optio
                 console.print("stopped" + (f"; go on with --resume {save}" if save else ""), soft_wrap=True)
                 break
     return history
-
-
-def _saved(path: str, parts: dict[str, Any], history: dict[str, list[float]]) -> dict[str, list[float]]:
-    try:
-        found = checkpoint.load(path, parts)
-    except (ValueError, KeyError, AttributeError):
-        found = {}
-    if found.keys() != history.keys():
-        raise dlc.CheckpointError(f"{path} is a run of another model, or of one of another size")
-    return found
 
 
 def accuracy(model: nn.Module, predict: Callable, data: Data) -> float:

@@ -3,6 +3,9 @@
 Two need no GPU, and are slow: `fake`, where the Loop IR interpreter runs kernels (tests/fake_gpu.py), and `emulated`,
 where their CUDA C runs on the CPU (tests/cuda_on_cpu): also as `emulated:sm_80`, `emulated:sm_90a:5` for threads in
 order 5, `emulated:sm_90a:5:2` with schedules for two multiprocessors.
+
+`DLC_TEST_CPU=sse2` (avx2, avx512, avx512-bf16, amx) runs any test as if on a host with those features
+(tests/targets.py).
 """
 
 from __future__ import annotations
@@ -11,6 +14,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Before any test module asks what the host is."""
+    name = os.environ.get("DLC_TEST_CPU")
+    if name:
+        from tests import targets
+
+        targets.pretend(pytest.MonkeyPatch(), name)
 
 
 @pytest.fixture(scope="session", autouse=True)

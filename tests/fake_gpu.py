@@ -102,8 +102,12 @@ class FakeGpu:
     def target(self, index: int) -> GpuTarget:
         return GpuTarget.of(self.arch)
 
+    def used(self) -> list[int]:
+        return sorted(self.held)
+
     def synchronize(self, index: int) -> None:
         self.calls["synchronize"] += 1
+        self.calls[f"synchronize {index}"] += 1
 
     def mark(self, index: int) -> Mark:
         return Mark()

@@ -48,7 +48,8 @@ LOWER: dict[str, Callable[..., Lowered]] = {
     "sort": lower_ordered,
     "cumulative": lower_ordered,
 }
-REPEATED = ("map", "rows", "contract")  # the kinds whose lowering looks at nothing outside the group
+# the kinds whose lowering looks at nothing outside the group
+REPEATED = ("map", "rows", "contract", "attention", "attention_grad")
 
 
 def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTarget | GpuTarget, name: str,
@@ -169,7 +170,7 @@ class Builder:
         if kernel is None:
             kernel = self.shared[known] = self.share(replace(lowered.kernel, streams=known[1]))
         work = schedules.work_ns(fused, group, kernel.bytes)
-        cut = isinstance(choice.schedule_of(kernel), schedule.Contract)
+        cut = isinstance(kernel.schedule, schedule.Contract)
         return Launch(kernel, args, lowered.tasks, self.grain(lowered.tasks, work, cut), work=work)
 
     def streams(self, kernel: Kernel, args: Sequence[Ref]) -> frozenset[Buffer]:

@@ -6,7 +6,7 @@ Nothing here measures: `dlc/runtime/tuning.py` does, and leaves what it found in
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dlc.codegen import schedule as schedules
 from dlc.codegen.target import CpuTarget
@@ -14,24 +14,8 @@ from dlc.codegen.tuned import Tuned
 from dlc.codegen.tuned_text import kernel_key
 from dlc.ir import schedule
 from dlc.ir.graph import Node
-from dlc.ir.loops import Kernel
 from dlc.passes.lower import Lowered
 from dlc.passes.lower_contract import row_run
-
-
-@dataclass(frozen=True)
-class Noted:
-    """A kernel's schedule where a measurement chose it: prints as the schedule, and says so."""
-
-    schedule: schedule.Schedule
-
-    def __repr__(self) -> str:
-        return f"{self.schedule!r} tuned"
-
-
-def schedule_of(kernel: Kernel) -> schedule.Schedule:
-    """A kernel's schedule, with or without that note."""
-    return kernel.schedule.schedule if isinstance(kernel.schedule, Noted) else kernel.schedule
 
 
 def contract(node: Node, target: CpuTarget) -> schedule.Contract:
@@ -51,8 +35,7 @@ def fitted(found: schedule.Contract, first: schedule.Contract, node: Node) -> sc
     if first.along or first.stack or first.swap != found.swap:
         run = row_run(node, found.swap)
         return replace(found, run=run if run >= schedules.SHORT_RUN else 0)
-    tail = first.tail if (found.lanes, found.nr) == (first.lanes, first.nr) else 0
-    return replace(first, lanes=found.lanes, mr=found.mr, nr=found.nr, mb=found.mb, nb=found.nb, tail=tail)
+    return replace(first, lanes=found.lanes, mr=found.mr, nr=found.nr, mb=found.mb, nb=found.nb, tail=found.tail)
 
 
 def measured(first: Lowered, tuned: Tuned, lower: Callable[[schedule.Schedule], Lowered]) -> Lowered:
@@ -62,6 +45,5 @@ def measured(first: Lowered, tuned: Tuned, lower: Callable[[schedule.Schedule], 
 
 
 def noted(lowered: Lowered) -> Lowered:
-    """The kernel with a note in its header that its schedule was measured."""
-    kernel = lowered.kernel
-    return replace(lowered, kernel=replace(kernel, schedule=Noted(kernel.schedule)))
+    """The kernel with a note that its schedule was measured."""
+    return replace(lowered, kernel=replace(lowered.kernel, tuned=True))

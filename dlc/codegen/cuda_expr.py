@@ -13,8 +13,8 @@ from dlc.codegen.cuda_types import ctype, identifier, literal
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DlcError
-from dlc.ir.loops import Buffer, Expr, load_parts
-from dlc.ir.loops_verify import Interval, interval
+from dlc.ir.loops import Buffer, Expr, load_parts, sums_products
+from dlc.ir.loops_index import interval, wraps
 
 Value = tuple[str, str]  # C text, C type
 
@@ -55,7 +55,6 @@ class Expressions:
         self.scopes: list[Scope] = [Scope(1)]
         self.names: dict[Buffer | Expr, str] = {}
         self.taken: set[str] = set()
-        self.intervals: dict[Expr, Interval] = {}
         self.uses: Counter[Expr] = Counter()
         self.read: dict[Expr, frozenset[Buffer]] = {}
         self.axis_type: dict[Expr, str] = {}
@@ -127,15 +126,12 @@ class Expressions:
             self.uses.update(e.args)
             stack.extend(e.args)
 
-    def interval(self, e: Expr) -> Interval:
-        return interval(e, self.intervals)
-
     def ctype(self, e: Expr) -> str:
         """The C type that an expression is computed in."""
         if e.op == "axis":
             return self.axis_type.get(e, "int")
         if e.dtype is dtypes.int64 and e.op not in ("load", "bitcast"):
-            low, high = self.interval(e)
+            low, high = interval(e)
             if _INT32[0] <= low and high <= _INT32[1]:
                 return "int"
         return ctype(e.dtype)
@@ -216,6 +212,8 @@ class Expressions:
         if operand is dtypes.int64:
             return self.int64(e, args, type_), type_
         texts = [a[0] for a in args]
+        if sums_products(e):  # these functions are not fused with their operands
+            return _call(f"__{'f' if operand is dtypes.float32 else 'd'}{e.op}_rn", texts), type_
         if operand.is_float:
             return _of_float(e.op, texts, operand), type_
         if operand.is_bool:
@@ -227,9 +225,9 @@ class Expressions:
         narrow = all(t == "int" for _, t in args)
         within = "int" if narrow and (type_ == "int" or e.op in _COMPARE) else "long long"
         texts = [_as(a, within) for a in args]
-        ranges = [self.interval(a) for a in e.args]
+        ranges = [interval(a) for a in e.args]
         op = e.op
-        if op in ("add", "sub", "mul") and (within == "int" or self.interval(e) != dtypes.limits(dtypes.int64)):
+        if op in ("add", "sub", "mul") and (within == "int" or not wraps(e)):
             out = f"({texts[0]} {_INFIX[op]} {texts[1]})"
         elif op == "neg" and within == "int":
             out = f"(-{texts[0]})"

@@ -50,8 +50,8 @@ from dlc.ir.loops import (
     load_parts,
     walk,
 )
+from dlc.ir.loops_index import simplify
 from dlc.ir.loops_values import evaluate_expr
-from dlc.passes.index_math import simplify
 
 TASK_BLOCK = 64  # threads of a block where each runs an iteration of a `parallel` loop
 
@@ -161,7 +161,7 @@ class KernelEmitter(Expressions):
             self.maps[view] = self.name(None, f"map{n}")
             params.append(f"const __grid_constant__ TensorMap {self.maps[view]}")
         self.statement(k.body)
-        head = [f"// {k.name}" + (f": {comment(repr(k.schedule))}" if k.schedule is not None else "")]
+        head = [f"// {k.name}" + (f": {comment(k.scheduled)}" if k.schedule is not None else "")]
         head += [f"//   at {comment(str(loc))}" for loc in k.locs]
         head += [f"//   {self.names[p]}: {comment(p.note)}" for p in k.params if p.note]
         bounds = f"__launch_bounds__({self.launch.block}"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from dlc.ir import loops
 from dlc.ir.loops import Buffer, Expr, Store, exprs, load_parts
-from dlc.passes.index_math import linear, simplify
+from dlc.ir.loops_index import linear, simplify
 
 WIDE = 16  # bytes of one access
 

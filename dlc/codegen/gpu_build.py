@@ -86,9 +86,10 @@ class GpuBuilder(Builder):
         if kernel is None:
             kernel = _aligned(*known)
             if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
-                lowered = lower_mma(fused, group, replace(choice.schedule_of(kernel), bulk=False))
+                lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
                 args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-                kernel = self.share(_aligned(lowered.kernel, _off_boundary(lowered.kernel, args)))
+                other = replace(lowered.kernel, tuned=kernel.tuned)
+                kernel = self.share(_aligned(other, _off_boundary(other, args)))
             else:
                 kernel = self.shared[known] = self.share(kernel)
         return Launch(kernel, args)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dlc.ir import loops
+from dlc.ir.errors import VerifyError
 from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, may_wait
 
@@ -38,6 +39,17 @@ def in_place(program: Program, donate: Sequence[tuple[int, int]], aside: Callabl
         copies.append(copy(Ref(new), Ref(goal)))
     program.steps = (*steps, *copies)
     return program
+
+
+def verify_aliases(program: Program) -> None:
+    """Raise VerifyError where a launch, in the order in which they now stand, would find a new value in the place of
+    the old one that it reads."""
+    steps = list(program.steps)
+    touched = [s.touched for s in steps]
+    for goal in program.outputs:
+        if goal.alias is not None and goal.size and not unnoticed(steps, touched, goal.alias, goal):
+            raise VerifyError(f"program {program.name}: {goal.name} is written over {goal.alias.name}, which is still "
+                              "read afterwards, or by another part of the same launch")
 
 
 def redirect(steps: Steps, touched: list[set[Slot]], old: Slot, new: Slot) -> None:
@@ -77,23 +89,39 @@ def unnoticed(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Sl
 
 
 def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
-    """Does the kernel read `source` only at the very place of `goal` that it writes, and not in a later loop nest?
-    Not known of kernels that the user wrote: a loop around the nest may read again what it has written."""
+    """Does the kernel read `source` only at the very place of `goal` that it writes, and before it writes it? All of it
+    on one set of tensors: the segments of a launch run in any order and at the same time, so that what one of them
+    writes must be nothing that another reads. Not known of kernels that the user wrote: a loop around the nest may read
+    again what it has written.
+
+    The text's order is not enough: compilers are told that parameters do not overlap, and may load an element later
+    than it stands there (as an operand from memory). So what is written must be computed from the element; then all its
+    loads in the nest are one, which comes first (not if `strict`: there a statement after the write may not load it).
+    """
     if step.kernel.meta.get("custom"):
         return False
-    pairs = [(b, r) for s in step.segments for b, r in zip(step.kernel.params, s.args, strict=True)]
     accesses = _accesses(step.kernel)
-    reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
+    reading = [s for s in step.segments if any(r.slot is source for r in s.args)]
+    writing = [s for s in step.segments if any(r.slot is goal for r in s.args)]
+    if len(reading) != 1 or len(writing) != 1 or reading[0] is not writing[0]:
+        return False
+    pairs = list(zip(step.kernel.params, writing[0].args, strict=True))
+    if len({(r.start, r.steps) for _, r in pairs if r.slot is source or r.slot is goal}) != 1:
+        return False
+    reads = [(b, x) for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
     writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
     # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
     if not writes or any(a.place is not b.place and _together(a, b) for a in writes for b in writes):
         return False
-    for r in reads:
+    for buffer, r in reads:
         along = [w for w in writes if _together(r, w)]
         if not along or any(w.place is not r.place for w in along):
             return False
-        if any(r.order > w.order and (strict or r.nest is not w.nest) for w in along):
-            return False
+        for w in along:
+            fed = any(b is buffer and x.place is r.place and x.nest is r.nest is w.nest and x.order == w.order
+                      for b, x in reads)
+            if not fed or (strict and r.order > w.order):
+                return False
     return True
 
 
@@ -101,7 +129,7 @@ class _Access(NamedTuple):
     """One load or store of a global buffer: its place in the text, its offset, its innermost loop, its branches."""
 
     order: int
-    place: loops.Expr
+    place: loops.Expr | None  # None: some elements, not one
     nest: loops.Stmt | None
     branches: tuple[tuple[loops.Stmt, int], ...]
 
@@ -125,11 +153,14 @@ def _accesses(kernel: Kernel) -> _Accesses:
     def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...]) -> None:
         now = next(order)
         for load in loops.loads_of(*loops.exprs(stmt)):
-            if load.attr.space != "global":
-                continue
-            reads.setdefault(load.attr, []).append(_Access(now, load.args[0], nest, branches))
+            if load.attr.space == "global":
+                reads.setdefault(load.attr, []).append(_Access(now, load.args[0], nest, branches))
         if isinstance(stmt, loops.Store) and stmt.buffer.space == "global":
             writes.setdefault(stmt.buffer, []).append(_Access(now, stmt.index[0], nest, branches))
+        elif not isinstance(stmt, loops.Prefetch):  # a statement that copies a part of a buffer
+            for buffer in loops.buffers(stmt):
+                if buffer.space == "global":
+                    reads.setdefault(buffer, []).append(_Access(now, None, nest, branches))
         for k, child in enumerate(loops.children(stmt)):
             inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
             visit(child, stmt if isinstance(stmt, loops.For) else nest, inner)

@@ -18,7 +18,8 @@ from dlc.codegen.llvm_index import IndexMath, Linear
 from dlc.codegen.target import CpuTarget
 from dlc.ir.dtypes import bool_, float64, int32, int64
 from dlc.ir.errors import DlcError
-from dlc.ir.loops import Buffer, Expr, Kernel
+from dlc.ir.loops import Buffer, Expr, Kernel, sums_products
+from dlc.ir.loops_index import interval
 from dlc.ir.quadrants import PARTS
 
 _REACH = 1 << 61  # differences of index values below this cannot overflow
@@ -126,6 +127,10 @@ class Expressions(Builder):
             return llvm_convert.bitcast(self, args[0], e.args[0].dtype, e.dtype)
         if e.op == "select":
             return self.select(*args, e.dtype)
+        if e.op in ("min", "max") and e.dtype.is_int:
+            low, high = interval(e)
+            if low == high:  # LLVM (to 22 at least) fails at a float as an integer between 0 and 0
+                return self.const(low, e.dtype)
         if e.op == "pair":
             return llvm_dot.pair(self, *args)
         if e.op == "dot2":
@@ -137,11 +142,12 @@ class Expressions(Builder):
             return llvm_ops.unsigned_divmod(self, int64, e.op, args[0], self.splat(args[1], int64, args[0].lanes))
         if e.op not in llvm_ops.RULES:
             raise EmitError(f"{self.kernel.name}: {e.op!r} must be expanded into primitive operations before emission")
-        return llvm_ops.apply(self, e.op, e.args[0].dtype, args)
+        name = f"unfused {e.op}" if sums_products(e) else e.op
+        return llvm_ops.apply(self, name, e.args[0].dtype, args)
 
     def _unsigned_divmod(self, e: Expr) -> bool:
         divides = e.op in ("floordiv", "mod") and e.dtype is int64 and e.args[1].op == "const" and e.args[1].attr > 0
-        return divides and self.index.bounds(e.args[0])[0] >= 0
+        return divides and interval(e.args[0])[0] >= 0
 
     def _const(self, e: Expr) -> Value:
         return self.const(e.attr, e.dtype)
@@ -188,7 +194,7 @@ class Expressions(Builder):
         parts.sort(key=lambda p: p[0].depth)
         sum_: Value | None = None
         for v, factor in parts:
-            v = mul(self, int64, v, self.const(factor, int64))
+            v = mul(self, int64, v, self.const(lt.wrap(factor, int64), int64))
             sum_ = v if sum_ is None else add(self, int64, sum_, v)
         constant = self.const(lt.wrap(total, int64), int64)
         return constant if sum_ is None else add(self, int64, sum_, constant)
@@ -213,7 +219,8 @@ class Expressions(Builder):
         return memo[e]
 
     def _is_narrow(self, e: Expr) -> bool:
-        if not self.index.fits32(e):
+        low, high = interval(e)
+        if low < -(1 << 31) or high >= 1 << 31:
             return False
         if not self.index.is_vector(e) or e.op in ("axis", "const"):
             return True
@@ -255,7 +262,7 @@ class Expressions(Builder):
         if e.op == "cast":
             return llvm_convert.cast(self, self.expr(e.args[0]), e.args[0].dtype, int32)
         args = [self.splat(self.expr32(a), int32, lanes) for a in e.args]
-        if e.op in ("floordiv", "mod") and self.index.bounds(e.args[0])[0] >= 0:
+        if e.op in ("floordiv", "mod") and interval(e.args[0])[0] >= 0:
             return llvm_ops.unsigned_divmod(self, int32, e.op, *args)
         return llvm_ops.apply(self, e.op, int32, args)
 
@@ -265,7 +272,7 @@ class Expressions(Builder):
         if a.dtype is not int64 or not self.index.is_vector(e):
             return None
         difference = self.index.linear(a).plus(self.index.linear(b), -1)
-        reach = max(map(abs, (*self.index.bounds(a), *self.index.bounds(b))))
+        reach = max(map(abs, (*interval(a), *interval(b))))
         if abs(difference.lane) == 1 and reach < _REACH and not any(map(self.index.is_vector, difference.terms)):
             return self._compare_lane(e.op, difference)
         if not difference.lane and reach < _REACH and not any(map(self.index.is_vector, difference.terms)):

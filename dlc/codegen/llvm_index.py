@@ -1,20 +1,17 @@
-"""What can be known of an index expression before it is emitted: its bounds, and its linear form in the axes.
+"""The linear form of an index expression, as addresses are made of it: modulo 2**64 (see `loops_index.py`).
 
-The linear form is what addresses are made of. Under a vector axis v the lane number is split off: v = base + lane, so
-`coefficient of lane` says how a vector access walks through memory.
+Under a vector axis v the lane number is split off: v = base + lane, so `coefficient of lane` says how a vector access
+walks through memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-from dlc.ir import dtypes
+from dlc.ir.dtypes import int64
 from dlc.ir.loops import Expr, axis, map_expr
-
-_FULL = (-(1 << 63), (1 << 63) - 1)
-Bounds = tuple[int, int]
+from dlc.ir.loops_index import addends, fits, linear_interval
 
 
 class Linear(NamedTuple):
@@ -59,10 +56,9 @@ class VectorAxis:
 
 
 class IndexMath:
-    """Bounds and linear forms, remembered for one kernel."""
+    """Linear forms, remembered for one kernel."""
 
     def __init__(self) -> None:
-        self._bounds: dict[Expr, Bounds] = {}
         self._linear: dict[Expr, Linear] = {}
         self._flat: dict[tuple, Linear] = {}
         self._vectors: dict[tuple[Expr, int], VectorAxis] = {}
@@ -117,20 +113,16 @@ class IndexMath:
         if op == "axis":
             if self.vector is not None and e is self.vector.axis:
                 return Linear(0, {self.vector.base: 1}, 1)
-        elif op in ("add", "sub"):
-            return self.linear(args[0]).plus(self.linear(args[1]), 1 if op == "add" else -1)
-        elif op == "neg":
-            return self.linear(args[0]).times(-1)
-        elif op == "mul":
-            for a, b in ((args[0], args[1]), (args[1], args[0])):
-                if b.op == "const":
-                    return self.linear(a).times(b.attr)
-        elif op == "shl" and args[1].op == "const" and 0 <= args[1].attr < 63:
-            return self.linear(args[0]).times(1 << args[1].attr)
         elif op in ("floordiv", "mod") and args[1].op == "const" and args[1].attr > 0 and self.is_vector(e):
             split = self._split_lanes(e)
             if split is not None:
                 return split
+        elif (parts := addends(e)) is not None:
+            (first, factor), *others = parts
+            total = self.linear(first) if factor == 1 else self.linear(first).times(factor)
+            for part, factor in others:
+                total = total.plus(self.linear(part), factor)
+            return total
         return Linear(0, {e: 1})
 
     def _split_lanes(self, e: Expr) -> Linear | None:
@@ -143,75 +135,9 @@ class IndexMath:
         for atom, factor in x.terms.items():
             # the base of a group of lanes is a multiple of their number
             group = math.gcd(group, factor * vector.lanes if atom is vector.base else factor)
-        if x.lane * (vector.lanes - 1) >= group:
+        steps = x.lane * (vector.lanes - 1)
+        low, high = linear_interval(x.terms, x.const)
+        if steps >= group or not fits(int64, (low, high + steps)):  # a form that might wrap knows no quotients
             return None
         first = Linear(0, {vector.at_base(e): 1})
         return first if e.op == "floordiv" else first.plus(Linear(0, {}, x.lane))
-
-    def bounds(self, e: Expr) -> Bounds:
-        """The least and the greatest value of an integer expression, as far as known."""
-        found = self._bounds.get(e)
-        if found is None:
-            low, high = self._find_bounds(e)
-            least, most = dtypes.limits(e.dtype) if e.dtype.is_int else (0, 1) if e.dtype.is_bool else _FULL
-            found = self._bounds[e] = (low, high) if least <= low and high <= most else (int(least), int(most))
-        return found
-
-    def _find_bounds(self, e: Expr) -> Bounds:
-        op = e.op
-        if e.dtype.is_float:
-            return _FULL
-        if op == "const":
-            return int(e.attr), int(e.attr)
-        if op == "axis":
-            return 0, max(e.attr[1] - 1, 0)
-        if op == "select":
-            (a, b), (c, d) = self.bounds(e.args[1]), self.bounds(e.args[2])
-            return min(a, c), max(b, d)
-        if op == "cast":
-            return (-(1 << 64), 1 << 64) if e.args[0].dtype.is_float else self.bounds(e.args[0])
-        rule = _BOUNDS.get(op)
-        return rule(*(self.bounds(a) for a in e.args)) if rule is not None else (-(1 << 64), 1 << 64)
-
-    def bounds_where(self, e: Expr, known: Callable[[Expr], int | None]) -> Bounds:
-        """The bounds of a sum of products where some axes have the values that `known` tells."""
-        if e.op == "axis":
-            value = known(e)
-            return self.bounds(e) if value is None else (value, value)
-        if e.op in ("add", "sub", "mul"):
-            return _BOUNDS[e.op](*(self.bounds_where(a, known) for a in e.args))
-        return self.bounds(e)
-
-    def fits32(self, e: Expr) -> bool:
-        low, high = self.bounds(e)
-        return -(1 << 31) <= low and high < 1 << 31
-
-
-def _products(a: Bounds, b: Bounds) -> Bounds:
-    ends = [x * y for x in a for y in b]
-    return min(ends), max(ends)
-
-
-def _quotients(a: Bounds, b: Bounds) -> Bounds:
-    if b[0] <= 0:
-        return -(1 << 64), 1 << 64
-    ends = [x // y for x in a for y in b]
-    return min(ends), max(ends)
-
-
-def _remainders(a: Bounds, b: Bounds) -> Bounds:
-    if b[0] <= 0:
-        return -(1 << 64), 1 << 64
-    return (0, min(a[1], b[1] - 1)) if a[0] >= 0 else (0, b[1] - 1)
-
-
-_BOUNDS = {
-    "neg": lambda a: (-a[1], -a[0]),
-    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
-    "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
-    "mul": _products,
-    "floordiv": _quotients,
-    "mod": _remainders,
-    "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
-    "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
-}

@@ -89,7 +89,7 @@ class KernelEmitter(Tiles):
         self.statement(kernel.body)
         arguments += ["i64 %begin", "i64 %end"]
         passed += ["i64 %begin", "i64 %end"]
-        header = [f"; kernel {kernel.name}" + (f"  schedule {kernel.schedule}" if kernel.schedule is not None else "")]
+        header = [f"; kernel {kernel.name}" + (f"  schedule {kernel.scheduled}" if kernel.schedule is not None else "")]
         header += [f";   {loc}" for loc in kernel.locs]
         header += [
             f";   %p{n} {p.name} {p.dtype.short}[{p.size}]{' ' + p.note if p.note else ''}"
@@ -132,7 +132,10 @@ class KernelEmitter(Tiles):
     # statements
 
     def statement(self, s: Stmt) -> None:
-        self._STATEMENTS[type(s)](self, s)
+        emit = self._STATEMENTS.get(type(s))
+        if emit is None:
+            raise EmitError(f"{self.kernel.name}: no LLVM IR for a {type(s).__name__}")
+        emit(self, s)
 
     def _seq(self, s: Seq) -> None:
         for child in s.body:

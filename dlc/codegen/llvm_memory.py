@@ -15,6 +15,7 @@ from dlc.codegen.llvm_index import Linear
 from dlc.codegen.llvm_registers import Registers
 from dlc.ir.dtypes import DType, bfloat16, bool_, float32, int32, int64, uint8, uint32
 from dlc.ir.loops import RUNTIME, Buffer, Expr, Store, load_parts
+from dlc.ir.loops_index import interval, interval_where
 from dlc.passes.lower_contract import LINE
 
 _ONE = Linear(1, {})
@@ -87,7 +88,7 @@ class Memory(Registers):
         only is addressed in the others as if there were no clamp."""
         if e.dtype is not int64 or self.index.is_vector(e):
             return None
-        (low, high), (least, most) = (self.index.bounds_where(a, self._constant) for a in e.args)
+        (low, high), (least, most) = (interval_where(a, self._constant) for a in e.args)
         if high <= least or most <= low:
             return e.args[(high <= least) is (e.op == "max")]
         return None
@@ -99,7 +100,7 @@ class Memory(Registers):
     def _offsets(self, atoms: list[tuple[Expr, int]], lane: int) -> tuple[Value, DType]:
         """sum(factor * atom) + lane * (lane number) as a vector, of 32-bit integers where that cannot overflow."""
         lanes = self.index.vector.lanes
-        reach = abs(lane) * lanes + sum(max(map(abs, self.index.bounds(a))) * abs(f) for a, f in atoms)
+        reach = abs(lane) * lanes + sum(max(map(abs, interval(a))) * abs(f) for a, f in atoms)
         dtype = int32 if reach < 1 << 31 and all(self.narrow(a) for a, _ in atoms) else int64
         total = Value(lt.lane_numbers(lanes, dtype, lane), lanes) if lane else None
         for atom, factor in atoms:
@@ -114,9 +115,9 @@ class Memory(Registers):
         p = self.pointers[place.buffer]
         for v, factor in place.terms:
             if factor != 1:
-                v = self.multiple(v, factor)
+                v = self.multiple(v, lt.wrap(factor, int64))
             p = self.ins(f"getelementptr {element}, ptr {p.text}, i64 {v.text}", 0, p, v)
-        offset = place.const + extra
+        offset = lt.wrap(place.const + extra, int64)
         if offset:
             p = self.emit(f"getelementptr {element}, ptr {p.text}, i64 {offset}", 0, max(depth, p.depth))
         return p

@@ -382,4 +382,6 @@ RULES: dict[str, Rule] = {
     "shl": _shl,
     "shr": _shr,
     "fma": fma,
+    "unfused add": _binary("fadd", "add"),  # `loops.sums_products`
+    "unfused sub": _binary("fsub", "sub"),
 }

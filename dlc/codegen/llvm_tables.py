@@ -443,8 +443,7 @@ class Tables:
 
     def base(self, slot: Slot, space: Slot | None) -> tuple[int, int]:
         """A row's base, and the slot's offset from there."""
-        while slot.alias is not None:
-            slot = slot.alias
+        slot = slot.memory
         if slot in self.numbers:
             return self.numbers[slot], 0
         if slot.kind == "const":

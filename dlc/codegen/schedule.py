@@ -21,7 +21,15 @@ from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.layout_tiles import SHORT_RUN as SHORT_RUN_OF_TILES
 from dlc.passes.lower import cost_of, map_extents, transposed_axis
-from dlc.passes.lower_contract import column_run, label_sizes, parts_of, row_run, runs_along_inner, strides_of
+from dlc.passes.lower_contract import (
+    column_run,
+    label_sizes,
+    last_lanes,
+    parts_of,
+    row_run,
+    runs_along_inner,
+    strides_of,
+)
 from dlc.passes.lower_contract_tiles import height_of
 from dlc.passes.lower_rows import best_vector_axis, inner_axes
 from dlc.passes.units import base_of
@@ -36,10 +44,6 @@ PAGE, WAYS = 4096, 8  # of a first-level cache: bytes after which its sets come 
 NS_PER_BYTE = 0.05  # one core streaming
 NS_PER_CACHED_BYTE = 0.02  # what a contraction reads and writes, beside its arithmetic
 NS_PER_OP = 0.06  # one core, one vectorised scalar operation
-
-
-def pow2_at_most(n: int) -> int:
-    return 1 << (n.bit_length() - 1) if n > 0 else 1
 
 
 def lanes_for(target: CpuTarget, dtypes: Sequence[DType], extent: int) -> int:
@@ -138,11 +142,12 @@ def product_sizes(node: Node, swap: bool) -> tuple[int, int, int, int]:
 def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | None = None) -> schedule.Contract:
     """The schedule with vectors along the columns, and the register tile (rows, columns) that is given or estimated to
     be the best."""
-    m, n, k, outer = product_sizes(node, swap)
+    m, columns, k, outer = product_sizes(node, swap)
     sizes = label_sizes(node)
-    columns = parts_of(node.attrs["spec"], sizes, swap).columns
+    n = math.prod(sizes[x] for x in column_run(node, swap))  # in which tiles are cut; the others are tasks
+    outer *= columns // n
     dtype = node.inputs[0].dtype.compute
-    lanes = lanes_for(target, [dtype], math.prod(sizes[x] for x in column_run(node, swap)) if columns else 1)
+    lanes = lanes_for(target, [dtype], n)
     run = row_run(node, swap)
     if run < SHORT_RUN:
         run = 0
@@ -155,7 +160,7 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
     ahead = m * n * outer * dtype.itemsize * NOT_THERE > target.l2_bytes and k >= AHEAD
     stream = STREAM // (mr * -(-nr // lanes)) if n * width * outer > target.l1d_bytes else 0
     return schedule.Contract(lanes, mr, nr, mb, nb, swap, run=run, ahead=ahead, stream=stream,
-                             tail=tail_lanes(n, nr, lanes, target))
+                             tail=narrowest(nr, lanes, target))
 
 
 def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = None) -> schedule.Contract:
@@ -173,12 +178,10 @@ def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = No
     return schedule.Contract(TILE, mr, nr, mb, nb, swap, run=run, stack=stack, ahead=ahead)
 
 
-def tail_lanes(n: int, nr: int, lanes: int, target: CpuTarget) -> int:
-    """Lanes for the columns beyond the last whole tile, if narrower vectors do: they take half the time of the widest,
-    or at least no more. 0 where the tile's own vectors are used."""
-    rest = n % nr
-    widest = lanes == nr and lanes * 4 == target.vector_bytes == 64
-    return max(4, pow2_at_most(2 * rest - 1)) if widest and nr < n and 0 < rest <= lanes // 2 else 0
+def narrowest(nr: int, lanes: int, target: CpuTarget) -> int:
+    """The fewest lanes for columns beyond the last whole tile, where these may take narrower vectors: half the widest
+    take half their time, or at least no more. 0 where they take the tile's own."""
+    return 4 if lanes == nr and lanes * 4 == target.vector_bytes == 64 else 0
 
 
 def may_run_along(node: Node, swap: bool) -> bool:
@@ -234,7 +237,8 @@ def tile_costs(m: int, n: int, k: int, lanes: int, target: CpuTarget,
             continue
         for limit in range(max(1, most // 2), most + 1):
             mr = -(-m // -(-m // limit))  # even tiles
-            tiles = -(-m // mr) * (n // nr + (0.5 if tail_lanes(n, nr, lanes, target) else n % nr > 0))
+            narrow = last_lanes(n, nr, lanes, narrowest(nr, lanes, target)) < lanes
+            tiles = -(-m // mr) * (n // nr + (0.5 if narrow else n % nr > 0))
             # an FMA of latency 4 on one or two ports needs enough independent sums; panels come from the second-level
             # cache at some 32 bytes a cycle; a pair is spread over the lanes by an instruction of its own
             busy = max(mr * vectors, 8) + (mr + nr) * 4 / 32 + (mr / 2 if pairs else 0)

@@ -49,9 +49,17 @@ def encode(tuned: Tuned) -> str:
     return json.dumps([{key: pack(s) for key, s in sorted(part.items())} for part in (tuned.contracts, tuned.kernels)])
 
 
+def from_json(text: str | bytes) -> Any:
+    """The data in a JSON text. Raises ValueError for what is none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists in lists in lists without end") from None
+
+
 def decode(text: str) -> Tuned:
     """A table back from text. Raises ValueError for what is none."""
-    parts = json.loads(text)
+    parts = from_json(text)
     if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(p, dict) for p in parts)):
         raise ValueError("not a table of schedules")
     contracts, kernels = ({key: unpack(value) for key, value in part.items()} for part in parts)
@@ -67,7 +75,7 @@ def pack(sched: schedule.Schedule) -> list[Any]:
 
 def unpack(value: Any) -> schedule.Schedule:
     """A schedule back from JSON data. Raises ValueError for what is none."""
-    if not (isinstance(value, list) and len(value) == 2 and value[0] in FAMILIES and isinstance(value[1], dict)):
+    if not (isinstance(value, list) and list(map(type, value)) == [str, dict] and value[0] in FAMILIES):
         raise ValueError("not a schedule")
     family, numbers = FAMILIES[value[0]], value[1]
     if numbers.keys() != {f.name for f in fields(family)} or not all(type(n) in (int, bool) for n in numbers.values()):

@@ -6,9 +6,11 @@ and the strings that a batch consists of, and whatever else a file asks for is r
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import pickle
+import pickletools
 import tarfile
 import zlib
 from pathlib import Path
@@ -20,11 +22,13 @@ from dlc.data.dataset import TensorDataset
 from dlc.data.download import fetch_file
 from dlc.data.errors import DatasetError
 from dlc.data.mnist import data_folder
+from dlc.ir.files import open_regular
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 FOLDER = "cifar-10-batches-py"
 TRAIN, TEST = tuple(f"data_batch_{k}" for k in range(1, 6)), ("test_batch",)
+MOST_BYTES = 64 << 20  # of a batch; those of CIFAR-10 have 31 MB
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # The mean and standard deviation of the training pixels, scaled to [0, 1]: for `transforms.Normalize`.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -48,7 +52,7 @@ class CIFAR10(TensorDataset):
     def __init__(self, root: str | os.PathLike[str] | None = None, train: bool = True, download: bool = False) -> None:
         folder = (Path(root) if root is not None else data_folder()) / FOLDER
         names = TRAIN if train else TEST
-        if download and not all((folder / name).exists() for name in names):
+        if download and not all(os.path.exists(folder / name) for name in names):
             _download(folder)
         images, targets = zip(*(read_batch(folder / name) for name in names), strict=True)
         self.images, self.targets = np.concatenate(images), np.concatenate(targets)
@@ -58,8 +62,9 @@ class CIFAR10(TensorDataset):
 def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """One file: images uint8 (N, 3, 32, 32) and labels int64 (N,). Nothing that the file holds is executed."""
     try:
-        with open(path, "rb") as file:
-            content = _Reader(file, encoding="bytes").load()
+        with open_regular(path) as file:
+            data = file.read(MOST_BYTES + 1)
+        content = _unpickled(data)
     except FileNotFoundError:
         raise DatasetError(
             f"{path} is missing: load CIFAR10 with download=True, or set DLC_DATA to the folder with {FOLDER}"
@@ -119,25 +124,44 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     return array
 
 
-def _encode(text: Any, encoding: Any) -> bytes:
-    """How Python 3 writes bytes for Python 2."""
-    return text.encode("latin1")
-
-
 _NAMES = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
-    ("_codecs", "encode"): _encode,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
 }
 
 
 class _Reader(pickle.Unpickler):
+    """Makes at most as many bytes of text as the file has: a text that is there once can be used again and again."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="bytes")
+        self.room = len(data)
+
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self.encode
         if (module, name) not in _NAMES:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no image needs")
         return _NAMES[module, name]
+
+    def encode(self, text: Any, encoding: Any) -> bytes:
+        """How Python 3 writes bytes for Python 2."""
+        self.room -= len(text)
+        if self.room < 0:
+            raise pickle.UnpicklingError("it unpacks to more bytes than it has")
+        return text.encode("latin1")
+
+
+def _unpickled(data: bytes) -> Any:
+    if len(data) > MOST_BYTES:
+        raise pickle.UnpicklingError(f"it has more than {MOST_BYTES} bytes")
+    for instruction, argument, _ in pickletools.genops(data):
+        # Python makes room for as many values as the largest number under which one is kept.
+        if instruction.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            raise pickle.UnpicklingError(f"it keeps value number {argument} in {len(data)} bytes")
+    return _Reader(data).load()
 
 
 def _text(key: Any) -> str:

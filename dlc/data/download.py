@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dlc.data.errors import DatasetError
@@ -12,7 +13,7 @@ def fetch_file(name: str, url: str, path: Path, checksum: str) -> None:
 
     The file is written aside and takes its name after its checksum is right. Raises DatasetError.
     """
-    if path.exists():
+    if os.path.exists(path):
         return
     try:
         import pooch

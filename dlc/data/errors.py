@@ -1,5 +1,7 @@
 """The one error that a dataset raises when its files or packages are not as they should be."""
 
+from dlc.ir.errors import DlcError
 
-class DatasetError(RuntimeError):
+
+class DatasetError(DlcError, RuntimeError):
     """A data file is missing, truncated or corrupt, or a package is not installed; the message says what to do."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from dlc.data.collate import default_collate, numpy_collate, to_tensors
 from dlc.data.dataset import fetch
 from dlc.frontend.location import Located, kind_of
+from dlc.ir.workers import Job, Workers
 
 
 @dataclass
@@ -36,7 +36,8 @@ class DataLoader(Located):
         shuffle: draw a new order each epoch.
         drop_last: leave out a last batch that is not full.
         num_workers: threads that read ahead; 0 reads in the calling thread. An exception in a thread is raised at the
-            caller's `next()` with its own traceback. Leaving the loop early stops the threads.
+            caller's `next()` with its own traceback. Leaving the loop early stops the threads. Where no thread can be
+            started, and in a fork in the middle of an epoch, the calling thread reads.
         collate_fn: turns a list of samples into a batch, which is handed out as it is. By default samples are stacked
             and become Tensors; `numpy_collate` leaves them NumPy arrays.
         prefetch_factor: batches that each thread may be ahead.
@@ -120,6 +121,11 @@ class DataLoader(Located):
         for name, value in self._order_facts().items():
             if state[name] != value:
                 raise ValueError(f"DataLoader: the state was saved with {name}={state[name]}, this loader has {value}")
+        for name in ("seed", "epoch", "batch"):
+            if not isinstance(state[name], (int, np.integer)) or state[name] < 0:
+                raise ValueError(f"DataLoader: the state's {name} is a whole number from 0, not {state[name]!r}")
+        if state["batch"] > len(self):
+            raise ValueError(f"DataLoader: the state's batch is {state['batch']}, this loader has {len(self)}")
         self.seed, self._next_epoch, self._resume_at = int(state["seed"]), int(state["epoch"]), int(state["batch"])
         self._position = _Position(self._next_epoch, self._resume_at)
 
@@ -168,14 +174,14 @@ class DataLoader(Located):
 
     def _read_ahead(self, jobs: Iterator[tuple[int, int, np.ndarray]]) -> Generator[Any, None, None]:
         """Load in threads, deliver in order. Closing this generator (also by `break`) ends the threads."""
-        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="dlc-data")
+        workers = Workers(self.num_workers, "dlc-data")
         try:
-            pending: deque[Future[Any]] = deque()
+            pending: deque[Job[Any]] = deque()
             for job in jobs:
-                pending.append(pool.submit(self._load, *job))
+                pending.append(workers.submit(self._load, *job))
                 if len(pending) > self.num_workers * self.prefetch_factor:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            workers.close()

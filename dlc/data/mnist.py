@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import struct
 import zlib
@@ -13,6 +14,8 @@ import numpy as np
 from dlc.data.dataset import TensorDataset
 from dlc.data.download import fetch_file
 from dlc.data.errors import DatasetError
+from dlc.ir import settings
+from dlc.ir.files import open_regular
 
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MD5 = {
@@ -56,16 +59,21 @@ _ADVICE = "delete it and load MNIST with download=True, or put a sound copy ther
 
 def data_folder() -> Path:
     """The folder of all datasets: `$DLC_DATA`, or `dlc/data` in the user's cache folder."""
-    if given := os.environ.get("DLC_DATA"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlc" / "data"
+    given, home = settings.folder("DLC_DATA"), settings.cache_home()
+    if given is not None:
+        return given
+    if home is None:
+        raise DatasetError("there is no home directory to keep data sets in: set DLC_DATA to their folder")
+    return home / "dlc" / "data"
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Read a gzipped idx file of unsigned bytes that must have the given shape."""
+    # Two zero bytes, the element type (8 = unsigned byte), the number of axes, then each extent: all big-endian.
+    header, size = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape), math.prod(shape)
     try:
-        with gzip.open(path) as file:
-            content = file.read()
+        with open_regular(path) as raw, gzip.open(raw) as file:
+            content = file.read(len(header) + size + 1)  # and no more: a small file can unpack to anything
     except FileNotFoundError:
         raise DatasetError(
             f"{path} is missing: load MNIST with download=True, or set DLC_DATA to the folder with mnist/{path.name}"
@@ -76,12 +84,12 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise DatasetError(f"{path} is corrupt ({error}); {_ADVICE}") from None
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
-    # Two zero bytes, the element type (8 = unsigned byte), the number of axes, then each extent: all big-endian.
-    header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     if content[: len(header)] != header:
         raise DatasetError(f"{path} is not an idx file of shape {shape}; {_ADVICE}")
-    if len(content) != len(header) + np.prod(shape):
-        raise DatasetError(f"{path} has {len(content) - len(header)} bytes of data, not {np.prod(shape)}; {_ADVICE}")
+    held = len(content) - len(header)
+    if held != size:
+        shown = f"more than {size}" if held > size else str(held)
+        raise DatasetError(f"{path} has {shown} bytes of data, not {size}; {_ADVICE}")
     return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
 
 

@@ -35,7 +35,7 @@ def penn_treebank(part: str, root: str | os.PathLike[str] | None = None, downloa
     path = (Path(root) if root is not None else data_folder() / "ptb") / f"ptb.{part}.txt"
     if download:
         fetch_file("the Penn Treebank", f"{MIRROR}{path.name}", path, f"md5:{MD5[part]}")
-    if not path.exists():
+    if not os.path.exists(path):
         raise DatasetError(f"{path} is missing: load it with download=True, or set DLC_DATA to the folder with "
                            f"ptb/{path.name}")
     return [word for line in read_text(path).splitlines() for word in (*line.split(), END)]

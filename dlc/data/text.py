@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sysconfig
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from dlc.data.download import fetch_file
 from dlc.data.errors import DatasetError
 from dlc.data.mnist import data_folder
 from dlc.frontend.location import Located
+from dlc.ir.files import open_regular
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -105,8 +107,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     try:
-        if not path.is_dir():
-            return _not_empty(path, path.read_text("utf-8"))
+        if not os.path.isdir(path):
+            return _not_empty(path, _content(path))
         files = [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_hidden(file, path)]
         return _not_empty(path, "\n".join(filter(None, map(_text_of, files))))
     except UnicodeDecodeError as error:
@@ -140,7 +142,7 @@ def tiny_shakespeare(root: str | os.PathLike[str] | None = None, download: bool 
     path = (Path(root) if root is not None else data_folder() / "tinyshakespeare") / "input.txt"
     if download:
         fetch_file("tiny Shakespeare", SHAKESPEARE, path, f"sha256:{SHAKESPEARE_SHA256}")
-    if not path.exists():
+    if not os.path.exists(path):
         raise DatasetError(f"{path} is missing: load it with download=True, or set DLC_DATA to the folder with "
                            "tinyshakespeare/input.txt")
     return read_text(path)
@@ -150,9 +152,14 @@ def _is_hidden(file: Path, root: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
+def _content(file: Path) -> str:
+    with io.TextIOWrapper(open_regular(file), "utf-8") as opened:
+        return opened.read()
+
+
 def _text_of(file: Path) -> str | None:
     try:
-        return file.read_text("utf-8")
+        return _content(file)
     except UnicodeDecodeError:
         return None
 

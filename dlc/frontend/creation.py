@@ -251,7 +251,8 @@ def one_hot(x, num_classes: int = -1, *, dtype: DType | None = None) -> Tensor:
     """int64 (or `dtype`) [..., num_classes]: 1 where the last position equals x, 0 elsewhere.
 
     Without `num_classes` the largest element decides, which only works on concrete tensors. A number that is no class
-    raises IndexOutOfRange; where values are not known (under jit) it gives zeros, and raises under `dlc.debug()`.
+    raises IndexOutOfRange; where values are not at hand (under jit, on a GPU) it gives zeros, and raises under
+    `dlc.debug()`.
     """
     if num_classes == -1:
         from dlc.frontend.searching import host_array

@@ -6,7 +6,6 @@ whose value has no gradient to anything lets go of its history then: its node be
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from dlc.frontend import trace as tracing
 from dlc.frontend.location import here
 from dlc.frontend.precision import setting
 from dlc.frontend.trace import execution, leaf_cell, leaked, register_leaf, state
-from dlc.ir import dtypes
+from dlc.ir import dtypes, forks
 from dlc.ir.errors import TraceError
 from dlc.ir.graph import Graph, Node, TensorType, param, structure, substitute, topological
 from dlc.runtime import devices, programs
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from dlc.runtime.executable import Executable
 
 MAX_PENDING = 2000  # operations: a longer pending graph is run even if nobody looks
-CACHED_EXECUTABLES = 1024
+CACHED_EXECUTABLES = 512  # 0.1 to 0.3 MB of Python objects each, besides their code
 
 # Cells assigned or differentiated, not yet computed: id -> weak reference. They are computed with the next value that
 # anybody looks at, so that a training loop which prints only its loss does not drag its whole past along.
@@ -69,7 +68,8 @@ def array_node(array: np.ndarray, shared: bool, device: str | None = None) -> No
 
 
 def array_buffer(array: np.ndarray, device: str = "cpu") -> Buffer:
-    """A Buffer of our own with the content of `array`."""
+    """A Buffer of our own with the content of `array`. Raises DTypeError where that is no array of numbers."""
+    dtypes.from_numpy(array.dtype)
     buffer = devices.allocate(array.nbytes, device, f"{array.dtype}{list(array.shape)} from an array")
     devices.write(buffer, array)
     return buffer
@@ -118,7 +118,7 @@ def realize(*tensors: Tensor) -> None:
         if t._owner is not None:
             raise leaked(t)
     with execution:
-        cells = {id(t): t for t in tensors if t._node.data is None}
+        cells = {id(t._home): t._home for t in tensors if t._node.data is None}
         if not cells:
             return
         for ref in list(_pending.values()):
@@ -233,7 +233,7 @@ def cut(outputs: list[Node], device: str = "cpu") -> tuple[Graph, list[Buffer]]:
 
 
 _executables: OrderedDict[tuple, Executable] = OrderedDict()
-_cache_lock = tracing.reset_after_fork(threading.Lock())
+_cache_lock = forks.lock()
 
 
 def compiled(

@@ -44,6 +44,11 @@ def _counts() -> tuple[int, int]:
 _NODE_FREE, _BUFFER_FREE = _counts()
 
 
+class NeedsHistory(Exception):
+    """A Tensor that a function reaches was computed outside from one that requires gradients: the call is part of that
+    computation, and runs as such."""
+
+
 class Entry:
     """One compiled signature of a jitted function."""
 
@@ -91,7 +96,7 @@ class Entry:
         if self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
             return False
         for k, cell in self.pinned:
-            if tensors[k] is not cell:
+            if tensors[k]._home is not cell:
                 return False
         for owner, was_none, grad in self.grad_reads:
             now = (tensors[owner] if type(owner) is int else owner)._grad
@@ -103,7 +108,7 @@ class Entry:
         reason = self.guards.explain()
         if not reason and self.version != tracing.structure_version:
             reason = f"{tracing.last_change or 'an attribute of a module changed'} (the function reads it, or might)"
-        if not reason and any(tensors[k] is not cell for k, cell in self.pinned):
+        if not reason and any(tensors[k]._home is not cell for k, cell in self.pinned):
             reason = "an argument is another Tensor, where the one before was also reached in another way"
         if not reason and self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
             reason = "an argument is a Tensor that the function also reaches in another way"
@@ -146,6 +151,9 @@ class Entry:
                 sum(map(getrefcount, _first(nodes, n))) == self.free_nodes
                 and sum(map(getrefcount, _first(buffers, n))) == self.free_buffers
             ):
+                # a computed value is never held by its cell alone: it comes here
+                if any(map(computed, _first(self.cells, n))):
+                    raise NeedsHistory
                 replaced = _unshare(nodes, buffers, n)
             inputs += buffers
             grads = None
@@ -267,6 +275,12 @@ class Entry:
             (tensors[owner] if type(owner) is int else owner)._grad = value
 
 
+def computed(cell: Tensor) -> bool:
+    """Whether a Tensor, seen from outside of all traces, has a history that gradients flow through."""
+    node = cell._node
+    return node.op != "param" and not cell._requires_grad and tracing.differentiable(node)
+
+
 def _realized(t: Tensor) -> Buffer:
     if t._owner is not None:
         raise leaked(t)
@@ -295,4 +309,5 @@ def _put(cell: Tensor, buffer: Buffer, type_: TensorType) -> None:
 
 
 def _array_buffer(array: np.ndarray) -> Buffer:
-    return from_array(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return from_array(np.require(native, requirements="CAE"))  # row-major, aligned, no subclass

@@ -82,7 +82,9 @@ def component(i: Any) -> Any:
     if isinstance(i, np.ndarray):
         if i.dtype.kind not in "biu":
             raise DTypeError(f"index: an index holds integers or bools, not {i.dtype}")
-        return int(i) if i.ndim == 0 and i.dtype.kind in "iu" else i
+        if i.ndim == 0 and i.dtype.kind in "iu":
+            return int(i)
+        return i if isinstance(i, _Literal) else np.asarray(i)  # of no other subclass: it may compute otherwise
     try:
         return operator.index(i)
     except TypeError:
@@ -291,7 +293,10 @@ def _check_range(values: np.ndarray, extent: int, axis: int, shape: tuple[int, .
 
 
 def wrapped(index: Node, extent: int) -> Node:
-    """A node of positions with negative ones counted from the end."""
+    """A node of positions with negative ones counted from the end. Unsigned ones stay as they are: the largest would be
+    negative in any other type."""
+    if index.dtype.kind == "u":
+        return index
     wide = index.dtype is not dtypes.int64 and (index.dtype is not dtypes.int32 or extent >= 1 << 31)
     index = b.cast(index, dtypes.int64) if wide else index
     negative = b.op("lt", index, b.like(index, 0))
@@ -301,8 +306,11 @@ def wrapped(index: Node, extent: int) -> Node:
 def clamped(index: Node, extent: int) -> Node:
     """Positions from the front or the end, brought into the axis."""
     index = wrapped(index, extent)
-    low = b.op("max", index, b.like(index, 0))
-    return b.op("min", low, b.like(index, builtins.max(extent - 1, 0)))
+    if index.dtype.kind == "i":
+        index = b.op("max", index, b.like(index, 0))
+    elif index.dtype is not dtypes.uint64:
+        index = b.cast(index, dtypes.int64)  # where the extent has a place
+    return b.op("min", index, b.like(index, builtins.max(extent - 1, 0)))
 
 
 def linear_index(plan: Plan) -> Node:

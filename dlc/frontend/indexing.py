@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dlc.frontend import in_place
 from dlc.frontend.index_plan import Plan, components, is_mask, linear_index, out_of_range, plan_index, without_ellipsis
 from dlc.frontend.location import user_errors
 from dlc.frontend.manipulation import spread
@@ -136,7 +137,11 @@ def getitem(x: Tensor, index) -> Tensor:
 
 @user_errors
 def setitem(x: Tensor, index, value) -> None:
-    """x[index] = value: rebinds x, through which and through `value` gradients flow. value is cast to x's dtype."""
+    """x[index] = value: rebinds x, through which and through `value` gradients flow. value is cast to x's dtype.
+
+    Raises GradientError for a leaf that requires gradients, but under `no_grad`.
+    """
+    in_place.check(x, "x[...] = value")
     x.rebind(wrap(updated(x.node, index, value, "set")))
 
 

@@ -16,7 +16,7 @@ from dlc.frontend import eager, placement
 from dlc.frontend.location import here, user_errors
 from dlc.frontend.tensor import Tensor, from_buffer
 from dlc.ir import dtypes
-from dlc.ir.errors import DTypeError, TraceError
+from dlc.ir.errors import DTypeError
 from dlc.ir.graph import TensorType
 from dlc.runtime.devices import index_of
 from dlc.runtime.memory import from_array
@@ -153,5 +153,5 @@ def namespace(x: Tensor, /, *, api_version: str | None = None) -> Any:
     import dlc
 
     if api_version not in (None, "2021.12", "2022.12", "2023.12", "2024.12"):
-        raise TraceError(f"__array_namespace__: no version {api_version!r} of the array API standard")
+        raise ValueError(f"__array_namespace__: no version {api_version!r} of the array API standard\n  at {here()}")
     return dlc

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
-import threading
 import types
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +21,14 @@ import numpy as np
 from dlc.frontend import eager, placement, retraces
 from dlc.frontend import trace as tracing
 from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, check_static, is_leaf, name_of, of_array
-from dlc.frontend.entry import Entry
+from dlc.frontend.entry import Entry, NeedsHistory
 from dlc.frontend.location import here
 from dlc.frontend.precision import setting
 from dlc.frontend.recorder import Recorder
 from dlc.frontend.tensor import Tensor
 from dlc.frontend.trace import leaked, state
 from dlc.frontend.tree import TreeDef, paths, tree_flatten
+from dlc.ir import forks, settings
 from dlc.ir.errors import TraceError, is_foreign, no_operand
 from dlc.ir.graph import Graph
 
@@ -39,17 +37,6 @@ if TYPE_CHECKING:
 
 MAX_RETRACES = 8  # traces of one function before it warns
 MAX_ENTRIES = 64  # compiled entries kept for one key: the oldest goes
-
-_functions: weakref.WeakSet[JitFunction] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for function in _functions:
-        function._lock = threading.RLock()  # a thread of the parent may have been tracing
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class JitFunction:
@@ -79,8 +66,7 @@ class JitFunction:
         self.static_argnames |= {self._names[k] for k in self.static_argnums if 0 <= k < len(self._names)}
         self._simple = not self.static_argnums
         self._entries: dict[Any, list[Entry]] = {}
-        self._lock = threading.RLock()
-        _functions.add(self)
+        self._lock = forks.lock()
         self._traces = 0
         self._last: retraces.Description | None = None
 
@@ -113,10 +99,13 @@ class JitFunction:
             call = self._call(args, kwargs)
         if call is None:  # an argument with a history that gradients are still wanted through
             return self.fn(*args, **kwargs)
-        entry = self._find(call)
-        if entry is None:
-            entry = self._compile(call, args, kwargs)
-        return entry.run(call.tensors, call.numbers)
+        try:
+            entry = self._find(call)
+            if entry is None:
+                entry = self._compile(call, args, kwargs)
+            return entry.run(call.tensors, call.numbers)
+        except NeedsHistory:  # so has a Tensor that the function closes over
+            return self.fn(*args, **kwargs)
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """What the function becomes for these arguments: `.text("fused")` and the other stages of `dlc dump`,
@@ -135,7 +124,12 @@ class JitFunction:
         call = self._call(args, kwargs)
         if call is None:
             raise TraceError(f"{self.name}: the arguments carry gradient history; detach() them\n  at {here()}")
-        return Recorder(self, call, args, kwargs).record(), call
+        try:
+            return Recorder(self, call, args, kwargs).record(), call
+        except NeedsHistory:
+            raise TraceError(
+                f"{self.name}: a Tensor that it closes over carries gradient history; detach() it\n  at {here()}"
+            ) from None
 
     def clear(self) -> None:
         """Forget all compiled entries."""
@@ -145,7 +139,7 @@ class JitFunction:
     @property
     def tuned(self) -> bool:
         """Whether schedules are measured: asked for by `tune=True` or by `DLC_TUNE=1`."""
-        return self.tune or os.environ.get("DLC_TUNE") == "1"
+        return self.tune or settings.switch("DLC_TUNE")
 
     @property
     def traces(self) -> int:
@@ -168,6 +162,8 @@ class JitFunction:
             return None
         if placement.several:
             key += [placement.default(), *(placement.place(a._node) for a in args)]
+        if state.no_grad:
+            key.append("no_grad")  # type: ignore[arg-type]
         if state.autocast[0] is not None:
             key.append(state.autocast[0])  # type: ignore[arg-type]
         if setting.tf32:
@@ -211,6 +207,8 @@ class JitFunction:
             key.append(tuple(first.setdefault(id(t), k) for k, t in enumerate(tensors)))
         if placement.several:
             key.append(placement.default())
+        if state.no_grad:
+            key.append("no_grad")
         if state.autocast[0] is not None:
             key.append(state.autocast[0])
         if setting.tf32:

@@ -7,24 +7,40 @@ from typing import Any
 import numpy as np
 
 from dlc.frontend.tensor import Tensor, as_node, wrap
+from dlc.frontend.trace import state
 from dlc.ir.build import make
 from dlc.ir.errors import DTypeError, IndexOutOfRange, TraceError
+from dlc.ir.graph import Node
+from dlc.runtime.devices import CPU
 
 
 def class_numbers(name: str, x: Any, classes: int, but: int | None = None) -> Tensor:
     """`x`, of which every element must be in [0, classes), or `but`.
 
-    Raises IndexOutOfRange where the values are known. Values that a trace does not know are marked for `dlc.debug()`.
+    Raises IndexOutOfRange where the values are at hand in host memory: nothing is computed, and no GPU waited for, to
+    look at them. Other values are marked for `dlc.debug()`.
     """
     node = as_node(x)
     if not node.dtype.is_int:
         raise DTypeError(f"{name}: class numbers are integers, not {node.dtype.name} {node.shape}")
-    try:
-        check(x.numpy() if isinstance(x, Tensor) else np.asarray(x), classes, but, f"{name}: ")
-    except TraceError:
+    values = _at_hand(x, node)
+    if values is not None:
+        check(values, classes, but, f"{name}: ")
+    else:
         allowed = {"below": classes} if but is None else {"below": classes, "but": but}
         node = make("stop_gradient", (node,), **allowed)
     return wrap(node)
+
+
+def _at_hand(x: Any, node: Node) -> np.ndarray | None:
+    if not isinstance(x, Tensor):
+        return np.asarray(x)
+    if state.trace is not None:
+        try:
+            return x.numpy()  # what depends on no input
+        except TraceError:
+            return None
+    return x.numpy() if node.data is not None and node.data.device == CPU else None
 
 
 def check(values: np.ndarray, classes: int, but: int | None, before: str = "", after: str = "") -> None:

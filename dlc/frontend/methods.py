@@ -17,6 +17,7 @@ from dlc.frontend import (
     creation,
     elementwise,
     gathering,
+    in_place,
     indexing,
     interop,
     linalg,
@@ -79,15 +80,18 @@ def _reflected(f: Callable) -> Callable:
     return method
 
 
-def _in_place(f: Callable) -> Callable:
+def _in_place(f: Callable, name: str) -> Callable:
     def method(self: Tensor, other: Any) -> Any:
-        return _rebound(self, f(self, other)) if isinstance(other, _OPERANDS) or is_foreign(other) else NotImplemented
+        if not isinstance(other, _OPERANDS) and not is_foreign(other):
+            return NotImplemented
+        in_place.check(self, name)
+        return _rebound(self, f(self, other), name)
 
     return method
 
 
 @functools.partial(user_errors, name="in_place")
-def _rebound(x: Tensor, value: Tensor) -> Tensor:
+def _rebound(x: Tensor, value: Tensor, name: str) -> Tensor:
     """x holding `value`, whose shape and kind of dtype must be x's."""
     rank = "biuf".index
     have, got = x.dtype, value.dtype
@@ -95,7 +99,7 @@ def _rebound(x: Tensor, value: Tensor) -> Tensor:
         raise DTypeError(f"in_place: a {got.name} result does not go into a {have.name} tensor; write x = x + y")
     if value.shape != x.shape:
         raise ShapeError(f"in_place: a result of shape {value.shape} does not go into a tensor of shape {x.shape}")
-    return x.rebind(value)
+    return x.rebind(value, name)
 
 
 def _divmod(x: Any, other: Any) -> tuple[Tensor, Tensor]:
@@ -144,8 +148,8 @@ _SAME_NAME: dict[Any, str] = {
         bitwise_or bitwise_right_shift bitwise_xor ceil clamp clip copysign cos cosh divide equal erf exp exp2 expm1
         floor floor_divide fmod greater greater_equal hypot isclose isfinite isinf isnan lerp less less_equal log log10
         log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply nan_to_num negative
-        not_equal pow positive reciprocal remainder round rsqrt sigmoid sign signbit sin sinh sqrt square subtract tan
-        tanh trunc true_divide""",
+        not_equal pow positive reciprocal remainder round rsqrt sigmoid sign signbit sin sinh sqrt square tan tanh trunc
+        true_divide""",
     reductions: """
         all any argmax argmin amax amin count_nonzero cummax cummin cumprod cumsum cumulative_prod cumulative_sum diff
         logsumexp max mean min prod std sum var""",
@@ -250,6 +254,14 @@ def _same_shape_as(f: Callable) -> Callable:
     return method
 
 
+def _scaled(f: Callable) -> Callable:
+    def method(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+        return f(x, other if isinstance(alpha, int) and alpha == 1 else elementwise.multiply(other, alpha))
+
+    method.__doc__ = f"`{f.__name__}` of x and `alpha * other`."
+    return method
+
+
 _OTHER_NAME: dict[str, Callable] = {
     "astype": elementwise.astype,
     "permute": _permute,
@@ -283,7 +295,9 @@ _OTHER_NAME: dict[str, Callable] = {
     "numel": lambda x: x.size,
     "dim": lambda x: x.ndim,
     "is_floating_point": lambda x: x.dtype.is_float,
-    "sub": elementwise.subtract,
+    "add": _scaled(elementwise.add),
+    "sub": _scaled(elementwise.subtract),
+    "subtract": _scaled(elementwise.subtract),
     "mul": elementwise.multiply,
     "div": elementwise.divide,
     "neg": elementwise.negative,
@@ -304,13 +318,6 @@ _PROPERTIES: dict[str, Callable] = {
 # -- methods that rebind
 
 
-def _scaled(f: Callable) -> Callable:
-    def method(x: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
-        return f(x, other if isinstance(alpha, int) and alpha == 1 else elementwise.multiply(other, alpha))
-
-    return method
-
-
 def _filled(x: Tensor, value: Any) -> Tensor:
     return wrap(elementwise.full_like_node(x.node, value))
 
@@ -327,18 +334,19 @@ def _addcdiv(x: Tensor, a: Any, c: Any, *, value: Any = 1) -> Tensor:
     return elementwise.add(x, elementwise.multiply(elementwise.divide(a, c), value))
 
 
+_REBOUND_BY_NAME = """
+    abs acos acosh asin asinh atan atan2 atanh ceil clamp clip cos cosh divide erf exp exp2 expm1 floor floor_divide
+    fmod hypot lerp log log10 log1p log2 multiply nan_to_num negative pow reciprocal remainder round rsqrt sigmoid sign
+    sin sinh sqrt square tan tanh true_divide trunc"""
+
 _REBINDING: dict[str, Callable] = {
-    "add_": _scaled(elementwise.add),
-    "sub_": _scaled(elementwise.subtract),
+    **{f"{name}_": getattr(elementwise, name) for name in _REBOUND_BY_NAME.split()},
+    "add_": _OTHER_NAME["add"],
+    "sub_": _OTHER_NAME["sub"],
+    "subtract_": _OTHER_NAME["sub"],
     "mul_": elementwise.multiply,
     "div_": elementwise.divide,
-    "pow_": elementwise.pow,
     "neg_": elementwise.negative,
-    "sqrt_": elementwise.sqrt,
-    "exp_": elementwise.exp,
-    "clamp_": elementwise.clip,
-    "clip_": elementwise.clip,
-    "lerp_": elementwise.lerp,
     "addcmul_": _addcmul,
     "addcdiv_": _addcdiv,
     "zero_": lambda x: _filled(x, 0),
@@ -360,10 +368,11 @@ _REBINDING: dict[str, Callable] = {
 }
 
 
-def _rebinding(f: Callable) -> Callable:
+def _rebinding(f: Callable, name: str) -> Callable:
     def method(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with located(here()):
-            return _rebound(x, f(x, *args, **kwargs))
+            in_place.check(x, name)  # before random numbers are drawn
+            return _rebound(x, f(x, *args, **kwargs), name)
 
     method.__doc__ = "Rebinds the tensor to the result of the function of the same name without `_`, and returns it."
     return located_errors(method)
@@ -401,7 +410,8 @@ def table() -> dict[str, Any]:
     """Every attribute that `install` gives Tensor, by name."""
     out: dict[str, Any] = {}
     for name, f in _BINARY.items():
-        out[f"__{name}__"], out[f"__r{name}__"], out[f"__i{name}__"] = _operator(f), _reflected(f), _in_place(f)
+        out[f"__{name}__"], out[f"__r{name}__"] = _operator(f), _reflected(f)
+        out[f"__i{name}__"] = _in_place(f, f"__i{name}__")
     for name, f in _COMPARE.items():
         out[f"__{name}__"] = _operator(f)
     out.update(_SPECIAL)
@@ -413,7 +423,7 @@ def table() -> dict[str, Any]:
     for name, f in _PROPERTIES.items():
         out[name] = property(f)
     for name, f in _REBINDING.items():
-        out[name] = _rebinding(f)
+        out[name] = _rebinding(f, name)
     return out
 
 

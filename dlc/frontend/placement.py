@@ -255,9 +255,9 @@ def follow(cell: Tensor, target: str) -> None:
 
 
 def synchronize(device: Any = None) -> None:
-    """Wait until everything that was started on `device` (the default device, if not given) has run: for timings."""
+    """Wait until everything that was started on `device` (if not given: on every device) has run: for timings."""
     from dlc.frontend import eager
 
-    name = default() if device is None else named(device)
+    name = None if device is None else named(device)
     eager.realize_pending()
     devices.synchronize(name)

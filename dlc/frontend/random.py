@@ -11,9 +11,10 @@ from a key.
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
-import threading
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from dlc.frontend.reductions import argmax
 from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
 from dlc.frontend.trace import state as tracing
 from dlc.ir import build as b
-from dlc.ir import dtypes
+from dlc.ir import dtypes, forks
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DTypeError, ShapeError
 from dlc.ir.graph import Node, check_size
@@ -48,7 +49,7 @@ class Generator:
 
     def __init__(self, seed: int = 0):
         self.state = RandomState(_seeded(seed), device="cpu")
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
 
     def manual_seed(self, seed: int) -> Generator:
         """Start again at the beginning of the stream that belongs to `seed`."""
@@ -59,6 +60,17 @@ class Generator:
 
     def __repr__(self) -> str:
         return f"Generator(state={self.state!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        vars(self).update(attributes)
+        self._lock = forks.lock()
+
+    def __copy__(self) -> Generator:
+        """A stream of its own that goes on where this one stands: two with one `state` would give the same numbers."""
+        return copy.deepcopy(self)
 
     def take(self, count: int) -> tuple[Node, Node]:
         """(key, counter) as uint64 scalars for `count` blocks, which are then spent."""

@@ -11,11 +11,11 @@ import numpy as np
 from dlc.frontend import eager, placement
 from dlc.frontend import trace as tracing
 from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static
-from dlc.frontend.entry import Entry
+from dlc.frontend.entry import Entry, NeedsHistory, computed
 from dlc.frontend.guards import Guards
 from dlc.frontend.location import here
 from dlc.frontend.tensor import Tensor, bare
-from dlc.frontend.trace import UNSET, Trace, stand_in
+from dlc.frontend.trace import UNSET, Trace, stand_in, state
 from dlc.frontend.tree import TreeDef, node_of, tree_flatten, tree_unflatten
 from dlc.ir import dtypes
 from dlc.ir.errors import DeviceError, TraceError
@@ -70,10 +70,13 @@ class Recorder:
             guards = Guards(function.fn, self._statics())
             result = function.fn(*args, **kwargs)
             leaves, treedef = tree_flatten(result)
+            for record in trace.cells.values():
+                if record.source is None and (record.assigned or not state.no_grad) and computed(record.cell):
+                    raise NeedsHistory
             entry = Entry(function.name, version, guards)
             self._check_conflicts()
             self._build(entry, leaves, treedef)
-        entry.pinned = [(k, call.tensors[k]) for k in sorted(pinned)]
+        entry.pinned = [(k, t._home) for k, t in enumerate(call.tensors) if k in pinned or t._home is not t]
         return entry
 
     def _arguments(self) -> tuple[tuple, dict[str, Any]]:
@@ -91,13 +94,13 @@ class Recorder:
             if isinstance(leaf, (Tensor, np.ndarray, np.generic)) and not isinstance(leaf, (float, bool)):
                 k, original = len(self.stand_ins), next(tensors)
                 inside = made.get(id(original))
-                if inside is None and k not in self.pinned:
+                if inside is None and k not in self.pinned and original._home is original:
                     inside = stand_in(original)
                     inside._grad = original._grad
                     record = trace.lift(inside, ("arg", k))
                     record.placeholder.attrs["name"] = name
                     self.tensor_params.append(record.placeholder)
-                else:  # the same Tensor again, or one that the function also reaches in another way
+                else:  # the same Tensor again, or one that is another's cell or reached in another way, too
                     inside = inside if inside is not None else original
                     self.tensor_params.append(None)
                 made[id(original)] = inside

@@ -16,7 +16,8 @@ import safetensors.numpy
 from dlc.frontend.location import here, kind_of, located_errors
 from dlc.frontend.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import DlcError
+from dlc.ir.errors import DlcError, OutOfMemory
+from dlc.ir.files import open_regular
 
 
 class CheckpointError(DlcError, OSError):
@@ -67,7 +68,10 @@ def save(tensors: Mapping[str, Any], path: str | os.PathLike, metadata: Mapping[
         raise CheckpointError(f"save: {os.fspath(path)}: give a dict of names and tensors, not a {kind}\n  at {here()}")
     arrays: dict[str, np.ndarray] = {}
     _flat("", tensors, arrays)
-    path = os.path.realpath(path)  # what a link points to is replaced, not the link
+    try:
+        path = os.path.realpath(path)  # what a link points to is replaced, not the link
+    except ValueError as e:  # a null character, or half a surrogate pair
+        raise CheckpointError(f"save: cannot write {path!r}: not a path: {e}\n  at {here()}") from None
     if os.path.exists(path) and not os.path.isfile(path):
         raise CheckpointError(f"save: cannot write {path}: it is a folder or a device\n  at {here()}")
     if not os.path.isdir(os.path.dirname(path)):
@@ -92,23 +96,46 @@ def load(path: str | os.PathLike, *, with_metadata: bool = False):
     """
     path = os.fspath(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read()
+        entries = safetensors.deserialize(content)
     except OSError as e:
         raise CheckpointError(f"load: cannot read {path}: {e.strerror or e}\n  at {here()}") from e
-    try:
-        entries = safetensors.deserialize(content)
     except safetensors.SafetensorError as e:
         size = f"{len(content)} bytes"
         raise CheckpointError(f"load: {path} ({size}) is no whole safetensors file: {e}\n  at {here()}") from e
-    out = {}
-    for name, entry in entries:
-        dtype = _DTYPES.get(entry["dtype"])
-        if dtype is None:
-            kind = entry["dtype"]
-            raise CheckpointError(f"load: {path}: '{name}' is {kind}, which dlc has no dtype for\n  at {here()}")
-        out[name] = Tensor(np.frombuffer(entry["data"], dtype.np).reshape(entry["shape"]))
-    if not with_metadata:
-        return out
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return out, header.get("__metadata__", {})
+    except MemoryError:
+        raise OutOfMemory(f"load: {path} does not fit into memory\n  at {here()}") from None
+    header = _header(content, path)
+    out = {name: _tensor(name, entry, path) for name, entry in entries}
+    return (out, header.get("__metadata__", {})) if with_metadata else out
+
+
+def _header(content: bytes, path: str) -> dict[str, Any]:
+    """The header of a file that was found to be whole. Raises CheckpointError where it names a tensor twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise CheckpointError(f"load: {path}: its header has two entries '{twice}'\n  at {here()}")
+        return found
+
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=once)
+
+
+def _tensor(name: str, entry: dict[str, Any], path: str) -> Tensor:
+    dtype, shape = _DTYPES.get(entry["dtype"]), tuple(entry["shape"])
+    if dtype is None:
+        kind = entry["dtype"]
+        raise CheckpointError(f"load: {path}: '{name}' is {kind}, which dlc has no dtype for\n  at {here()}")
+    try:
+        if dtype is dtypes.bool_:  # a byte may hold any number
+            return Tensor((np.frombuffer(entry["data"], np.uint8) != 0).reshape(shape))
+        return Tensor(np.frombuffer(entry["data"], dtype.np).reshape(shape))
+    except ValueError as e:  # more axes than NumPy has, or longer ones
+        text = f"{len(shape)} axes" if len(shape) > 8 else f"shape {shape}"
+        raise CheckpointError(f"load: {path}: '{name}' has {text}: {e}\n  at {here()}") from None
+    except MemoryError:
+        raise OutOfMemory(f"load: {path}: '{name}' does not fit into memory\n  at {here()}") from None

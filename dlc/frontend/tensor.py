@@ -13,23 +13,30 @@ from typing import Any
 
 import numpy as np
 
-from dlc.frontend import eager, placement
+from dlc.frontend import eager, in_place, placement
+from dlc.frontend.in_place import stopped
 from dlc.frontend.location import here, kind_of, user_errors
 from dlc.frontend.trace import (
     Trace,
     leaf_cell,
     leaked,
     leaves_of,
-    register_leaf,
     state,
     structure_changed,
-    unregister_leaf,
 )
 from dlc.frontend.trace import differentiable as _differentiable
 from dlc.ir import build, dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.errors import DeviceError, DTypeError, ShapeError, TraceError, is_foreign, no_operand
-from dlc.ir.graph import Node, TensorType, make, unique
+from dlc.ir.errors import (
+    DeviceError,
+    DTypeError,
+    GradientError,
+    ShapeError,
+    TraceError,
+    is_foreign,
+    no_operand,
+)
+from dlc.ir.graph import Node, TensorType, make
 from dlc.runtime.memory import Buffer
 
 
@@ -45,6 +52,7 @@ class Tensor:
     __hash__ = object.__hash__  # `==` is elementwise; a Tensor in a dict or a set is itself
     __array_priority__ = 1000  # NumPy's operators give way to ours
     follows = False  # whether a value in host memory goes where it is used: random state
+    _copied_as: type[Tensor] | None = None  # the class of copies, where it is not that of the original
 
     def __init__(self, data: Any, dtype: DType | None = None, requires_grad: bool = False, device: Any = None):
         self._node = _node_of_data(data, dtype, device)
@@ -56,6 +64,11 @@ class Tensor:
             self.requires_grad = True
 
     # --- the value ---
+
+    @property
+    def _home(self) -> Tensor:
+        """The Tensor whose cell this is: itself, but for those of a `state_dict()`."""
+        return self
 
     @property
     def node(self) -> Node:
@@ -72,7 +85,9 @@ class Tensor:
         return trace.read(self)
 
     def _write(self, node: Node) -> None:
-        """Rebind the cell. The type must be the cell's; gradients flow through (see `assign` for the other way)."""
+        """Rebind the cell to a node of its type. A Tensor with `requires_grad` stays a leaf, whatever it is given."""
+        if self._requires_grad and leaf_cell(node) is not self:
+            node = in_place.own_leaf(node, self)
         trace = state.trace
         if self._owner is trace:
             self._node = node
@@ -83,21 +98,22 @@ class Tensor:
         else:
             trace.write(self, node)
 
-    def rebind(self, value: Any) -> Tensor:
-        """Rebind to `value` of the same shape, cast to this dtype, letting gradients through: `x[i] = v`, `x += y`."""
-        self._write(self._fitted(value, "in-place operation"))
+    def rebind(self, value: Any, what: str = "in-place operation") -> Tensor:
+        """Rebind to `value` of the same shape, cast to this dtype, letting gradients through: `x[i] = v`, `x += y`.
+
+        Raises GradientError for a leaf that requires gradients, but under `no_grad`.
+        """
+        in_place.check(self, what)
+        node = self._fitted(value, what)
+        if state.no_grad and not self._requires_grad:
+            node = in_place.without_recording(node, self._read())
+        self._write(node)
         return self
 
     @user_errors
     def assign(self, value: Any) -> Tensor:
         """Rebind to `value` (same shape and dtype), with no gradient to what it came from. Returns the Tensor."""
-        node = _stopped(self._fitted(value, "assign", exact=True))
-        if self._requires_grad and node.data is not None:
-            register_leaf(node, self)
-        elif self._requires_grad:
-            node = make("tag", (node,), node.loc, uid=unique())
-            register_leaf(node, self)
-        self._write(node)
+        self._write(stopped(self._fitted(value, "assign", exact=True)))
         return self
 
     def _fitted(self, value: Any, what: str, exact: bool = False) -> Node:
@@ -171,28 +187,21 @@ class Tensor:
             raise DTypeError(
                 f"requires_grad: only float tensors have gradients, this one is {self.dtype.name}\n  at {here()}"
             )
-        if on == self._requires_grad:
+        if on == self._requires_grad and (on or not self.requires_grad):
             return
+        if not self._requires_grad and self._computed():
+            raise GradientError(
+                "requires_grad: only leaf tensors can be told whether to have a gradient, and this one was computed "
+                f"from one; use detach()\n  at {here()}"
+            )
         if self._owner is not state.trace:
             raise TraceError(
                 "requires_grad of a Tensor from outside was set while a function is traced: set it before the call, or "
                 f"use detach() or dlc.no_grad()\n  at {here()}"
             )
         structure_changed(self, "requires_grad", not on, on)
-        node = self._read()
-        if on:
-            if node.op != "param" or leaf_cell(node) is not None:
-                # a computed or shared value: give it a name of its own
-                node = _stopped(node)
-                if node.data is None:
-                    node = make("tag", (node,), here(), uid=unique())
-                self._write(node)
-            self._requires_grad = True
-            register_leaf(node, self)
-        else:
-            self._requires_grad = False
-            if leaf_cell(node) is self:
-                unregister_leaf(node)
+        self._requires_grad = on
+        self._write(stopped(self._read()))  # under a name of its own: what was computed before keeps to the old one
 
     def _no_data(self, value: Any = None) -> None:
         """PyTorch's way around the gradient, which a subclass would otherwise take for an attribute of its own."""
@@ -203,7 +212,20 @@ class Tensor:
     data = property(_no_data, _no_data)
 
     def requires_grad_(self, on: bool = True) -> Tensor:
-        self.requires_grad = on
+        """Set `requires_grad`, and return the Tensor. What was computed from a leaf requires its gradient anyway."""
+        if not on or self._requires_grad or not self._computed():
+            self.requires_grad = on
+        return self
+
+    def _computed(self) -> bool:
+        return self.dtype.is_float and in_place.may_differentiate(self._read())
+
+    def detach_(self) -> Tensor:
+        """Forget what the value came from; a leaf requires no gradient any more. Returns the Tensor."""
+        if self._requires_grad:
+            self.requires_grad = False
+        else:
+            self._write(stopped(self._read()))
         return self
 
     @property
@@ -254,6 +276,8 @@ class Tensor:
         bundle = make("vjp", (root, cotangent, *leaves), loc, outputs=1)
         for k, leaf in enumerate(leaves):
             cell, grad = leaf_cell(leaf), build.item(bundle, k, loc)
+            if not cell._requires_grad:  # any more
+                continue
             if not create_graph:
                 grad = make("stop_gradient", (grad,), loc)
             held = cell.grad
@@ -266,11 +290,11 @@ class Tensor:
         if trace is not None:
             trace.consumed.update(eager.history(root))
         if not (retain_graph or create_graph) and not self._requires_grad:
-            self._write(_stopped(root))
+            self._write(stopped(root))
 
     def detach(self) -> Tensor:
         """The same value, with no gradient to what it came from."""
-        return wrap(_stopped(self._read()), weak=self._weak)
+        return wrap(stopped(self._read()), weak=self._weak)
 
     # --- looking at the value ---
 
@@ -352,31 +376,34 @@ class Tensor:
 
         out = memo[id(self)] = stand_in(self)
         out._owner, out._requires_grad = state.trace, False
-        out._node = self._read()
+        out._node = stopped(self._read()) if self._requires_grad else self._read()
         out.requires_grad = self._requires_grad
         return out
 
     def __reduce__(self):
-        return (
-            _rebuild,
-            (type(self), np.array(self.numpy()), self._weak, self._requires_grad, getattr(self, "__dict__", {})),
-        )
+        array, attributes = np.array(self.numpy()), getattr(self, "__dict__", {})
+        where = None if self.follows or placement.floats(self._node) else self.device
+        kind = self._copied_as or type(self)
+        return _rebuild, (kind, array, where, self._weak, self._requires_grad, attributes)
 
 
-def _rebuild(cls: type, array: np.ndarray, weak: bool, requires_grad: bool, attributes: dict) -> Tensor:
+def _rebuild(
+    cls: type, array: np.ndarray, where: str | None, weak: bool, requires_grad: bool, attributes: dict
+) -> Tensor:
+    """A pickled Tensor on the device it was on (None: it goes where it is used). Raises DeviceError without that."""
     out = cls.__new__(cls)
-    Tensor.__init__(out, array)
+    if where is None and placement.several:
+        out._node, out._owner, out._grad, out._requires_grad = eager.following(array), state.trace, None, False
+    else:
+        try:
+            Tensor.__init__(out, array, device=where)
+        except DeviceError as error:
+            why = str(error).removeprefix("tensor: ")
+            raise DeviceError(f"a pickled tensor was on {where}; pickle x.cpu() to load it anywhere: {why}") from None
     out._weak = weak
     getattr(out, "__dict__", {}).update(attributes)
     out.requires_grad = requires_grad
     return out
-
-
-def _stopped(node: Node) -> Node:
-    """The value of `node` with no gradient to what it came from; a value at hand becomes a leaf without history."""
-    if node.data is not None:
-        return eager.leaf(node.data, node.type)
-    return make("stop_gradient", (node,), here())
 
 
 def _foreign_trace(cell: Tensor) -> Trace:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import random
 import sys
 import threading
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlc.frontend.location import here
+from dlc.ir import forks
 from dlc.ir.errors import TraceError
 from dlc.ir.graph import Loc, Node, TensorType, param, topological
 
@@ -42,23 +42,10 @@ class _State(threading.local):
 state = _State()
 
 # Held while anything runs or a buffer is looked up, so that no thread reads a buffer while another writes it in place.
-execution = threading.RLock()
+execution = forks.lock()
 
 # Called with each placeholder and the cell that it stands for, once there are several devices (dlc.frontend.placement).
 lifted: Callable[[Node, Tensor], None] | None = None
-
-# Locks made by threads that a forked child does not have would never be released there.
-_locks: list[Any] = [execution]
-
-
-def reset_after_fork(lock: Any) -> Any:
-    """Give the child of a fork a free `lock`. Returns the lock, for locks that live as long as the program."""
-    _locks.append(lock)
-    return lock
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: [lock._at_fork_reinit() for lock in _locks])
 
 
 class CellRead:
@@ -191,7 +178,7 @@ def within(trace: Trace | None) -> Iterator[None]:
 
 def stand_in(cell: Tensor) -> Tensor:
     """A Tensor of the same class, type and flags as `cell`, and a different identity."""
-    cls = type(cell)
+    cls = cell._copied_as or type(cell)
     out = cls.__new__(cls)
     out._node, out._owner, out._weak, out._grad = cell._node, cell._owner, cell._weak, None
     out._requires_grad = cell._requires_grad
@@ -221,10 +208,6 @@ _leaves: weakref.WeakKeyDictionary[Node, weakref.ref[Tensor]] = weakref.WeakKeyD
 def register_leaf(node: Node, cell: Tensor) -> None:
     """`backward()` through `node` accumulates into `cell.grad`."""
     _leaves[node] = weakref.ref(cell)
-
-
-def unregister_leaf(node: Node) -> None:
-    _leaves.pop(node, None)
 
 
 def leaf_cell(node: Node) -> Tensor | None:
@@ -302,7 +285,7 @@ _object_bits = _ByIdentity()
 _owner_serials = _ByIdentity()
 _generations = itertools.count()
 _observed = 0  # owners with a smaller serial may have been read by a trace
-_structure_lock = reset_after_fork(threading.Lock())
+_structure_lock = forks.lock()
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
 
 

@@ -53,6 +53,16 @@ class enable_grad(no_grad):
     _off = False
 
 
+class inference_mode(no_grad):
+    """PyTorch's other name of `no_grad`; `inference_mode(False)` is `enable_grad`."""
+
+    def __new__(cls, mode: Callable | bool = True) -> Any:
+        return super().__new__(cls, mode if callable(mode) else None)
+
+    def __init__(self, mode: Callable | bool = True):
+        self._off = mode is not False
+
+
 def is_grad_enabled() -> bool:
     """Whether gradients are recorded here (no `no_grad` around)."""
     return not state.no_grad

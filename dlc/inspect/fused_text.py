@@ -50,7 +50,7 @@ def _paragraph(number: int, w: Work, origin: Origin | None) -> Iterator[str]:
             for k, entry in enumerate(entries):
                 yield f"  {'' if k else label:9} {entry}"
     if kernel.schedule is not None:
-        yield f"  {'schedule':9} {kernel.schedule!r}"
+        yield f"  {'schedule':9} {kernel.scheduled}"
     if kernel.locs:
         yield f"  {'from':9} {lines(kernel)}"
 

@@ -71,6 +71,10 @@ class TraceError(DlcError, RuntimeError):
     """A traced value used where only a concrete one can be: `if`, `item()`, or after its trace has ended."""
 
 
+class GradientError(DlcError, RuntimeError):
+    """A Tensor that gradients are taken at was changed in place, or one that was computed told not to have any."""
+
+
 class DeviceError(DlcError, RuntimeError):
     """A device that does not exist here, operands on different devices, or a failure that a device reports."""
 

@@ -21,7 +21,7 @@ from dlc.ir.attention import plain
 from dlc.ir.dtypes import DType, convert
 from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Graph, Node, TensorType
-from dlc.ir.ops import split_spec, window_count
+from dlc.ir.ops import split_spec, window_count, window_steps
 from dlc.ir.scalar import SCALAR_OPS
 
 Array = np.ndarray
@@ -113,10 +113,12 @@ def _unwindow(node: Node, mode: _Mode, x: Array) -> Array:
     a = node.attrs
     out = np.zeros(node.shape, accumulator(node.dtype))
     counts = x.shape[: len(node.shape)]
+    positions, steps = window_steps(a)
     for taps in itertools.product(*map(range, a["sizes"])):
         where = [slice(None)] * len(node.shape)
-        for axis, tap, stride, dilation in zip(a["axes"], taps, a["strides"], a["dilations"], strict=True):
-            where[axis] = slice(tap * dilation, tap * dilation + max(counts[axis] - 1, 0) * stride + 1, stride)
+        for axis, step in positions.items():
+            start = sum(tap * by for x, tap, by in zip(a["axes"], taps, steps, strict=True) if x == axis)
+            where[axis] = slice(start, start + max(counts[axis] - 1, 0) * step + 1, step)
         if 0 not in counts:
             out[tuple(where)] += x[(..., *taps)]
     return out

@@ -84,13 +84,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import Any
 
 from dlc.ir import dtypes, quadrants
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Loc
 from dlc.ir.interning import Interned
+from dlc.ir.lazy import cached_property
 from dlc.ir.scalar import SCALAR_OPS
 
 KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")
@@ -133,7 +133,7 @@ class Expr:
     attr: Any  # const: value; axis: (name, extent, uid); load: Buffer
     dtype: DType
     axes: frozenset[Expr]  # the axes it depends on
-    bounds: tuple[int, int] | None  # remembered by `passes/index_math.py`, as is `simple`
+    bounds: tuple[int, int] | None  # remembered by `loops_index.py`, as is `simple`
     simple: Expr | str | None
     chain: int  # the longest chain of operations in it
 
@@ -226,6 +226,13 @@ def under_casts(expr: Expr) -> Expr:
     return expr
 
 
+def sums_products(expr: Expr) -> bool:
+    """Is it the sum or difference of two products of floats? No target may round one of them and not the other
+    (`a * b - b * a` is 0); a product added to anything else may be fused with the addition."""
+    return expr.op in ("add", "sub") and expr.dtype.is_float and all(
+        (a.args[0] if a.op == "neg" else a).op == "mul" for a in expr.args)
+
+
 def load_parts(expr: Expr) -> tuple[Buffer, tuple[Expr, ...], Expr | None]:
     """(buffer, indices, predicate or None) of a load."""
     n = len(expr.attr.shape)
@@ -233,7 +240,7 @@ def load_parts(expr: Expr) -> tuple[Buffer, tuple[Expr, ...], Expr | None]:
 
 
 def op(name: str, *args: Expr, dtype: DType | None = None) -> Expr:
-    """A scalar operation; `dtype` only for cast and bitcast. No simplification: see `passes/index_math.py`."""
+    """A scalar operation; `dtype` only for cast and bitcast. No simplification: see `loops_index.py`."""
     row = SCALAR_OPS.get(name)
     if row is not None:
         result = args[0].dtype if row.result == "same" else dtypes.by_name(row.result)
@@ -418,7 +425,8 @@ class Bulk(Stmt):
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One generated function. `params` are global buffers in argument order; those in `writes` are written. Those in
-    `streams`, some of these, would have left the cache before anybody reads them: they are written past it."""
+    `streams`, some of these, would have left the cache before anybody reads them: they are written past it. `tuned`:
+    a measurement chose the schedule."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -430,6 +438,12 @@ class Kernel:
     bytes: int = 0
     meta: dict = field(default_factory=dict)
     streams: frozenset[Buffer] = frozenset()
+    tuned: bool = False
+
+    @property
+    def scheduled(self) -> str:
+        """The schedule in a header."""
+        return f"{self.schedule!r}{' tuned' * self.tuned}"
 
     @property
     def parallel(self) -> For | None:
@@ -470,13 +484,16 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, combine: str
 def _kind(annotation: str) -> tuple[str, bool]:
     """What a field holds, and whether several of it: ("Expr", True) for `tuple[Expr, ...]`."""
     several = annotation.startswith("tuple[")
-    return annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None"), several
+    held = annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None")
+    if held not in ("Expr", "Stmt", "Buffer", "View", "str", "int", "bool"):
+        raise TypeError(f"what a field of type {annotation} holds would not be found in a statement")
+    return held, several
 
 
 _FIELDS = {cls: tuple((f.name, *_kind(f.type)) for f in fields(cls)) for cls in Stmt.__subclasses__()}
-_STMTS, _EXPRS = (
+_STMTS, _EXPRS, _BUFFERS = (
     {cls: tuple((name, several) for name, kind, several in row if kind == wanted) for cls, row in _FIELDS.items()}
-    for wanted in ("Stmt", "Expr")
+    for wanted in ("Stmt", "Expr", "Buffer")
 )
 
 
@@ -506,6 +523,11 @@ def walk(stmt: Stmt) -> Iterator[Stmt]:
 def exprs(stmt: Stmt) -> tuple[Expr, ...]:
     """The expressions that stand directly in one statement; the axis of a loop is none of them."""
     return (stmt.extent,) if isinstance(stmt, For) else _held(stmt, _EXPRS[type(stmt)])
+
+
+def buffers(stmt: Stmt) -> tuple[Buffer, ...]:
+    """The buffers that one statement names directly, not in an expression."""
+    return _held(stmt, _BUFFERS[type(stmt)])
 
 
 def inside_out(expr: Expr, done: Container[Expr]) -> Iterator[Expr]:

@@ -39,8 +39,9 @@ from dlc.ir.loops import (
     subexpressions,
     walk,
 )
+from dlc.ir.loops_index import interval, linear_interval, whole_linear
 from dlc.ir.loops_text import print_expr, print_stmt
-from dlc.ir.loops_verify import INTERVAL_RULES, interval, verify
+from dlc.ir.loops_verify import verify
 
 SCRATCH_BYTES = 128 << 10  # of all shared buffers together
 REGISTERS = 1024  # elements of all reg buffers together
@@ -176,7 +177,6 @@ class _Guard:
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
         self.fixed = set(kernel.params) - kernel.writes  # what is loaded from these does not change while it runs
-        self.intervals: dict[Expr, tuple[int, int]] = {}
         self.forms: dict[Expr, Form] = {}
         self.at: Stmt | None = None
         self.vector: tuple[Expr, _Facts] | None = None  # the axis of the vector loop around, what was known before it
@@ -280,33 +280,14 @@ class _Guard:
         return found
 
     def _form(self, e: Expr) -> Form:
-        if e.op == "const":
-            return {None: int(e.attr)}
-        if e.op == "cast" and e.args[0].dtype.is_int:
-            low, high = dtypes.limits(e.args[0].dtype)
-            least, most = dtypes.limits(e.dtype)
-            if least <= low and high <= most:
-                return self.form(e.args[0])
-        if e.op in ("add", "sub", "mul"):
-            low, high = INTERVAL_RULES[e.op](*(interval(a, self.intervals) for a in e.args))
-            least, most = dtypes.limits(e.dtype)
-            a, b = map(self.form, e.args)
-            if least <= low and high <= most:
-                if e.op != "mul":
-                    return _plus(a, b, -1 if e.op == "sub" else 1)
-                if a.keys() <= {None}:
-                    a, b = b, a
-                if b.keys() <= {None}:
-                    return {k: c * b.get(None, 0) for k, c in a.items() if c * b.get(None, 0) or k is None}
-        return {e: 1, None: 0}
+        terms, constant = whole_linear(e)
+        form: Form = {None: constant}
+        for atom, c in terms.items():
+            form = _plus(form, self.form(atom.args[0]) if _keeps_value(atom) else {atom: 1}, c)
+        return form
 
     def bound(self, form: Form) -> int:
-        total = form.get(None, 0)
-        for atom, c in form.items():
-            if atom is not None and c:
-                low, high = interval(atom, self.intervals)
-                total += c * (high if c > 0 else low)
-        return total
+        return linear_interval({atom: c for atom, c in form.items() if atom is not None}, form.get(None, 0))[1]
 
     def highest(self, form: Form, facts: _Facts) -> int:
         """An upper bound of the sum: facts, which are at most 0, are taken away from it as long as that helps."""
@@ -352,6 +333,14 @@ class _Guard:
     def stable(self, e: Expr) -> bool:
         """Is its value the same wherever it stands?"""
         return all(x.op != "load" or x.attr in self.fixed for x in subexpressions(e))
+
+
+def _keeps_value(e: Expr) -> bool:
+    """Is `e` a cast between integer types that changes no value of its operand?"""
+    if e.op != "cast" or not e.args[0].dtype.is_int or not e.dtype.is_int:
+        return False
+    (low, high), (least, most) = interval(e.args[0]), dtypes.limits(e.dtype)
+    return least <= low and high <= most
 
 
 def _plus(a: Form, b: Form, factor: int) -> Form:

@@ -5,7 +5,10 @@
 and runs that: integers are Python ints wrapped to their type, floats NumPy scalars of their type (so halves round
 after every operation; `fma` rounds once). Loops run iteration by iteration; parallel and grid loops in an order
 shuffled by `seed`, so that a kernel which depends on the order is found by two seeds. An index outside its dimension,
-and a read of reg or shared memory that nothing was written to raise InterpError.
+a read of reg or shared memory that nothing was written to, and a statement that is not known raise InterpError.
+
+What a loop's body has loaded from a global buffer is kept until it stores to that buffer, as emitters do: where two
+parameters are the same memory, an element may be used again after it was written over.
 
 Conditions are what they say: where an If or a predicate is false, nothing inside it is evaluated.
 """
@@ -39,19 +42,23 @@ from dlc.ir.loops import (
     If,
     Kernel,
     Mma,
+    Prefetch,
+    Registers,
     Seq,
     Stmt,
     Store,
     Sync,
     TileMma,
+    Wait,
     load_parts,
+    loads_of,
     walk,
 )
+from dlc.ir.loops_index import interval, wraps
 from dlc.ir.loops_matrix import drain, multiply_tiles
 from dlc.ir.loops_text import print_stmt
 from dlc.ir.loops_threads import Gate, apart, in_step
 from dlc.ir.loops_values import bits, dot2, exp2, fused, paired, to_int
-from dlc.ir.loops_verify import interval
 from dlc.ir.quadrants import PARTS, pio2
 from dlc.ir.scalar import SCALAR_OPS
 
@@ -81,6 +88,8 @@ def compile_kernel(kernel: Kernel) -> Callable:
 _compiled: weakref.WeakKeyDictionary[Kernel, Callable] = weakref.WeakKeyDictionary()
 
 _TOGETHER = (Sync, Fold, Mma, Await)
+_NO_MEANING = (Prefetch, Wait, Registers)  # copies and products take place where they stand
+_LOOPS = ("serial", "unroll", "vector", "parallel", "grid", "lane")
 _INFIX = {"add": "+", "sub": "-", "mul": "*"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "and": "&", "or": "|", "xor": "^"}
 _BOOL = {"not": "not {0}", "max": "{0} or {1}", "min": "{0} and {1}"}
@@ -101,9 +110,9 @@ class _Compiler:
         self.lines: list[str] = []
         self.globals: dict[str, Any] = {"fail": _fail, "bits": bits, "to_int": to_int}
         self.names: dict[Any, str] = {}
-        self.intervals: dict[Expr, tuple[int, int]] = {}
         self.depth = 1
         self.inside_threads = False
+        self.kept: dict[Expr, str] = {}  # names of what the enclosing loop's body has loaded from global buffers
 
     def function(self):
         self.line("(" + "".join(f"{self.name(b, 'g')}, " for b in self.kernel.params) + ") = arrays")
@@ -124,13 +133,19 @@ class _Compiler:
         self.globals[name] = value
         return name
 
-    def indented(self, stmt: Stmt) -> None:
+    def indented(self, stmt: Stmt, same_nest: bool = False) -> None:
+        """A statement as a block of lines: a branch knows what its nest has loaded, a loop does not."""
+        kept, self.kept = self.kept, dict(self.kept) if same_nest else {}
         self.depth += 1
         self.statement(stmt)
         self.line("pass")
         self.depth -= 1
+        written = {s.buffer for s in walk(stmt) if isinstance(s, Store)}
+        self.kept = {e: name for e, name in kept.items() if e.attr not in written}
 
     def statement(self, stmt: Stmt) -> None:
+        if isinstance(stmt, _TOGETHER):
+            self.kept = {}  # other threads may have written since
         if isinstance(stmt, Seq):
             for s in stmt.body:
                 self.statement(s)
@@ -141,6 +156,8 @@ class _Compiler:
                 value = f"[{self.literal(0, b.dtype)}] * {b.size}"
             self.line(f"{self.name(b, 'm')} = {value}")
         elif isinstance(stmt, For):
+            if stmt.kind not in _LOOPS:
+                raise InterpError(f"kernel {self.kernel.name}: a loop of kind {stmt.kind!r} has no meaning here")
             extent = self.value(stmt.extent, {}, stmt)
             if stmt.extent.op != "const":
                 self.line(f"if {extent} > {stmt.axis.attr[1]}: fail({self.given(stmt)}, 'extent', {extent})")
@@ -154,10 +171,10 @@ class _Compiler:
             self.indented(stmt.body)
         elif isinstance(stmt, If):
             self.line(f"if {self.value(stmt.cond, {}, stmt)}:")
-            self.indented(stmt.then)
+            self.indented(stmt.then, True)
             if stmt.other is not None:
                 self.line("else:")
-                self.indented(stmt.other)
+                self.indented(stmt.other, True)
         elif isinstance(stmt, Store):
             self.store(stmt)
         elif isinstance(stmt, Sync):
@@ -190,6 +207,8 @@ class _Compiler:
             else:
                 function = self.given(drain if draining else multiply_tiles)
                 self.line(f"{function}({self.given(stmt)}, {', '.join(places)})")
+        elif not isinstance(stmt, _NO_MEANING):
+            raise InterpError(f"kernel {self.kernel.name}: a {type(stmt).__name__} has no meaning here")
 
     def threads(self, stmt: For, extent: str) -> None:
         """A lane loop whose threads wait for each other."""
@@ -213,7 +232,7 @@ class _Compiler:
         return part.globals["combine"]
 
     def store(self, stmt: Store) -> None:
-        memo: dict[Expr, str] = {}
+        memo: dict[Expr, str] = dict(self.kept)
         if stmt.predicate is not None:
             self.line(f"if {self.value(stmt.predicate, memo, stmt)}:")
             self.depth += 1
@@ -225,14 +244,17 @@ class _Compiler:
         self.line(f"{place} = {value}")
         if stmt.predicate is not None:
             self.depth -= 1
+        else:
+            self.kept |= {e: t for e, t in memo.items() if e.op == "load" and e.attr.space == "global"}
+        self.kept = {e: t for e, t in self.kept.items() if e.attr is not stmt.buffer}
 
     def place(self, b: Buffer, index: Sequence[Expr], memo: dict[Expr, str], stmt: Stmt) -> str:
         """Text of the element, after lines that check the indices."""
         terms = []
         for d, (e, n) in enumerate(zip(index, b.shape, strict=True)):
             i = self.value(e, memo, stmt)
-            low, high = interval(e, self.intervals)
-            if not 0 <= low <= high < n:
+            low, high = interval(e)
+            if loads_of(e) or not 0 <= low <= high < n:  # no analysis is trusted with what depends on data
                 self.line(f"if not 0 <= {i} < {n}: fail({self.given(stmt)}, {self.given(b)}, {i})")
             stride = math.prod(b.shape[d + 1 :])
             terms.append(i if stride == 1 else f"{i} * {stride}")
@@ -313,9 +335,7 @@ class _Compiler:
         if e.op in PAIRS:
             return self.assign(f"int({self.given(paired)}({', '.join(args)}))" if e.op == "pair"
                                else f"{self.given(dot2)}({', '.join(args)})[()]")
-        low, high = (0, 0) if e.dtype.is_float else interval(e, self.intervals)
-        limits = (0, 0) if e.dtype.is_float else dtypes.limits(e.dtype)
-        return self.apply(e.op, e.args[0].dtype, args, wraps=(low, high) == limits)
+        return self.apply(e.op, e.args[0].dtype, args, wraps=not e.dtype.is_float and wraps(e))
 
     def assign(self, text: str) -> str:
         t = self.temporary()

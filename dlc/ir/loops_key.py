@@ -20,7 +20,7 @@ def kernel_key(kernel: Kernel) -> Hashable:
     body = walk.part(kernel.body)
     writes = frozenset(map(walk.buffer, kernel.writes))
     streams = frozenset(map(walk.buffer, kernel.streams))
-    return params, writes, streams, body, repr(kernel.schedule), tuple(walk.rows), tuple(walk.buffers.values())
+    return params, writes, streams, body, kernel.scheduled, tuple(walk.rows), tuple(walk.buffers.values())
 
 
 class Numbering:
@@ -31,7 +31,7 @@ class Numbering:
         self.numbers: dict[Expr, int] = {}
         self.axes: dict[Expr, int] = {}
 
-    def buffer(self, b: Buffer) -> int:
+    def buffer(self, b: Buffer) -> Hashable:
         raise NotImplementedError
 
     def expr(self, root: Expr) -> int:

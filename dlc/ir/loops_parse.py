@@ -136,7 +136,8 @@ class _Parser:
                 found[key] = int(number[1])
                 text = text[: number.start()]
         if text.startswith("schedule: "):
-            found["schedule"] = Quoted(text.removeprefix("schedule: "))
+            found["schedule"] = Quoted(text.removeprefix("schedule: ").removesuffix(" tuned"))
+            found["tuned"] = text.endswith(" tuned")
         return found
 
     def name(self, name: str, column: int) -> str:

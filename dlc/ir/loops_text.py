@@ -52,7 +52,7 @@ def print_kernel(kernel: Kernel) -> str:
     )
     facts = []
     if kernel.schedule is not None:
-        facts.append(f"schedule: {kernel.schedule!r}")
+        facts.append(f"schedule: {kernel.scheduled}")
     if kernel.flops:
         facts.append(f"flops: {kernel.flops}")
     if kernel.bytes:

@@ -42,129 +42,25 @@ from dlc.ir.loops import (
     Seq,
     Stmt,
     Store,
+    Sync,
     TileMma,
+    Wait,
     exprs,
     load_parts,
     subexpressions,
     walk,
 )
+from dlc.ir.loops_index import interval, linear_interval, whole_linear
 from dlc.ir.loops_text import print_expr, print_stmt
 from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import SCALAR_OPS
 
-Interval = tuple[int, int]  # lowest and highest value, both included
+KNOWN = (For, If, Store, Prefetch, Sync, Fold, Mma, TileMma, Drain, Async, Wait, Arrive, Await, Bulk, Registers)
 
 
 def verify(kernel: Kernel, where: str = "") -> None:
     """Check every rule; `where` names the pass that made the kernel. Raises VerifyError."""
     _Verifier(kernel, where).run()
-
-
-# ---------------------------------------------------------------- intervals
-
-
-def interval(e: Expr, memo: dict[Expr, Interval] | None = None) -> Interval:
-    """Bounds of an integer or bool expression, from its axes' extents and its types. `memo` may preset some."""
-    memo = {} if memo is None else memo
-    stack = [e]
-    while stack:
-        top = stack[-1]
-        missing = [a for a in _needed(top) if a not in memo]
-        if top in memo or not missing:
-            stack.pop()
-            if top not in memo:
-                memo[top] = _interval(top, memo)
-        else:
-            stack.extend(missing)
-    return memo[e]
-
-
-def _needed(e: Expr) -> tuple[Expr, ...]:
-    if e.op in ("load", "bitcast") or e.dtype.is_float:
-        return ()
-    return tuple(a for a in e.args if not a.dtype.is_float)
-
-
-def _interval(e: Expr, memo: dict[Expr, Interval]) -> Interval:
-    if e.dtype.is_float:
-        return _whole(dtypes.int64)  # never looked at
-    low, high = _whole(e.dtype)
-    if e.op == "const":
-        return int(e.attr), int(e.attr)
-    if e.op == "axis":
-        return 0, max(e.attr[1] - 1, 0)
-    rule = INTERVAL_RULES.get(e.op)
-    if rule is None or any(a.dtype.is_float for a in e.args):
-        return low, high
-    found = rule(*(memo[a] for a in e.args))
-    return found if found is not None and low <= found[0] and found[1] <= high else (low, high)  # else it may wrap
-
-
-def _whole(dtype: dtypes.DType) -> Interval:
-    low, high = dtypes.limits(dtype)
-    return int(low), int(high)
-
-
-def _corners(f):
-    def rule(a: Interval, b: Interval) -> Interval:
-        values = [f(x, y) for x in a for y in b]
-        return min(values), max(values)
-
-    return rule
-
-
-def _floordiv(a: Interval, b: Interval) -> Interval | None:
-    return _corners(lambda x, y: x // y)(a, b) if b[0] > 0 else None
-
-
-def _mod(a: Interval, b: Interval) -> Interval | None:
-    if b[0] <= 0:
-        return None
-    return a if 0 <= a[0] and a[1] < b[0] else (0, b[1] - 1)
-
-
-def _abs(a: Interval) -> Interval:
-    return (0 if a[0] <= 0 <= a[1] else min(abs(a[0]), abs(a[1]))), max(abs(a[0]), abs(a[1]))
-
-
-def _and(a: Interval, b: Interval) -> Interval | None:
-    bounds = [i[1] for i in (a, b) if i[0] >= 0]
-    return (0, min(bounds)) if bounds else None
-
-
-INTERVAL_RULES = {
-    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
-    "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
-    "mul": _corners(lambda x, y: x * y),
-    "floordiv": _floordiv,
-    "mod": _mod,
-    "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
-    "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
-    "neg": lambda a: (-a[1], -a[0]),
-    "abs": _abs,
-    "and": _and,
-    "cast": lambda a: a,
-    "select": lambda c, a, b: (min(a[0], b[0]), max(a[1], b[1])),
-}
-
-
-def affine(e: Expr) -> dict[Expr | None, int] | None:
-    """`e` as a sum of axis * coefficient, the constant under None; None where it is not of that form."""
-    if e.op == "const":
-        return {None: e.attr}
-    if e.op == "axis":
-        return {e: 1, None: 0}
-    if e.op not in ("add", "sub", "mul"):
-        return None
-    a, b = affine(e.args[0]), affine(e.args[1])
-    if a is None or b is None:
-        return None
-    if e.op == "mul":
-        if len(a) > 1:
-            a, b = b, a
-        return {k: v * a[None] for k, v in b.items()} if len(a) == 1 else None
-    sign = -1 if e.op == "sub" else 1
-    return {k: a.get(k, 0) + sign * b.get(k, 0) for k in {**a, **b}}
 
 
 # ---------------------------------------------------------------- the rules
@@ -175,12 +71,11 @@ class _Verifier:
         self.kernel, self.where = kernel, where
         self.stmt: Stmt | None = None
         self.checked: set[Expr] = set()  # dtypes are a matter of the expression alone
-        self.intervals: dict[Expr, Interval] = {}
 
     def fail(self, message: str) -> VerifyError:
         try:
             text = "" if self.stmt is None else "\n    " + print_stmt(self.stmt).split("\n", 1)[0].strip()
-        except (AttributeError, TypeError):  # too broken to print
+        except (AssertionError, AttributeError, TypeError):  # too broken to print
             text = f"\n    {type(self.stmt).__name__}"
         after = f" after {self.where}" if self.where else ""
         if (line := self.kernel.meta.get("lines", {}).get(self.stmt)) is not None:
@@ -217,6 +112,8 @@ class _Verifier:
             return
         if isinstance(stmt, Alloc):
             raise self.fail("an Alloc must stand in a Seq, which ends its life")
+        if not isinstance(stmt, KNOWN):
+            raise self.fail(f"no rules for a {type(stmt).__name__}")
         live = guarded
         if isinstance(stmt, Store):
             live = live or stmt.predicate is not None
@@ -273,7 +170,7 @@ class _Verifier:
             raise self.fail(f"axis {stmt.axis.attr[0]} is already bound by an enclosing loop")
         if stmt.extent.dtype is not dtypes.int64:
             raise self.fail(f"the extent is {stmt.extent.dtype.name}, not int64")
-        low, _ = interval(stmt.extent, self.intervals)
+        low, _ = interval(stmt.extent)
         if low > stmt.axis.attr[1]:
             raise self.fail(f"the extent exceeds the axis' own, {stmt.axis.attr[1]}")
         if stmt.kind == "unroll" and stmt.extent.op != "const":
@@ -484,14 +381,16 @@ class _Verifier:
                 raise self.fail(f"an index of {b.name} is {e.dtype.name}, not int64")
             if b.space in ("reg", "tile"):
                 self.reg_index(b, e, size, axes)
-            low, high = interval(e, self.intervals)
             if any(f.extent.op == "const" and f.extent.attr == 0 for f in axes.values()):
                 continue  # never runs
+            low, high = interval(e)
             never = low >= size or high < 0
-            reached = not guarded and (terms := affine(e)) is not None and not 0 <= _low(terms) <= _high(terms) < size
-            if never or reached:
-                if not never:
-                    low, high = _low(terms), _high(terms)
+            if not never and not guarded:
+                terms, constant = whole_linear(e)
+                if all(atom.op == "axis" for atom in terms):  # then every value of the interval is reached
+                    low, high = linear_interval(terms, constant)
+                    never = not 0 <= low <= high < size
+            if never:
                 raise self.fail(f"index {print_expr(e)} of {b.name} runs from {low} to {high}, outside 0..{size - 1}")
 
     def reg_index(self, b: Buffer, e: Expr, size: int, axes: dict[Expr, For]) -> None:
@@ -506,11 +405,3 @@ class _Verifier:
         elif kinds - {"unroll"} or any(s.op == "load" for s in subexpressions(e)):
             raise self.fail(f"index {print_expr(e)} of {b.space} buffer {b.name} is neither constant after unrolling "
                             "nor a vector axis by itself")
-
-
-def _low(terms: dict[Expr | None, int]) -> int:
-    return terms[None] + sum(min(0, c * (a.attr[1] - 1)) for a, c in terms.items() if a is not None)
-
-
-def _high(terms: dict[Expr | None, int]) -> int:
-    return terms[None] + sum(max(0, c * (a.attr[1] - 1)) for a, c in terms.items() if a is not None)

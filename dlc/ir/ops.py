@@ -150,6 +150,18 @@ def window_count(extent: int, size: int, stride: int, dilation: int) -> int:
     return max(0, (extent - dilation * (size - 1) - 1) // stride + 1) if extent > 0 else 0
 
 
+def window_steps(attrs: Attrs) -> tuple[dict[int, int], list[int]]:
+    """How far along their axis a window's positions (by axis) and its taps move. An axis that is named again has
+    windows over the positions of the windows before."""
+    positions: dict[int, int] = {}
+    taps: list[int] = []
+    for axis, stride, dilation in zip(attrs["axes"], attrs["strides"], attrs["dilations"], strict=True):
+        step = positions.get(axis, 1)
+        taps.append(step * dilation)
+        positions[axis] = step * stride
+    return positions, taps
+
+
 def _infer_window(ins: Types, attrs: Attrs) -> TensorType:
     shape = list(ins[0].shape)
     for a, k, s, d in zip(attrs["axes"], attrs["sizes"], attrs["strides"], attrs["dilations"], strict=True):
@@ -191,7 +203,7 @@ def _infer_reduce(ins: Types, attrs: Attrs) -> TensorType:
     return TensorType(dtype, tuple(d for a, d in enumerate(t.shape) if a not in axes))
 
 
-@functools.cache
+@functools.lru_cache(4096)
 def split_spec(spec: str) -> tuple[str, str, str]:
     """'ik,kj->ij' -> ('ik', 'kj', 'ij')."""
     operands, out = spec.split("->")

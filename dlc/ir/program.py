@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import TensorType
+from dlc.ir.lazy import cached_property
 from dlc.ir.loops import Kernel
 
 
@@ -36,6 +36,14 @@ class Slot:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+    @property
+    def memory(self) -> Slot:
+        """The slot in whose memory this one lives."""
+        slot = self
+        while slot.alias is not None:
+            slot = slot.alias
+        return slot
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +144,10 @@ class Repeat:
 
 
 def may_wait(step: Launch | Repeat, between: Sequence[Launch | Repeat]) -> bool:
-    """Can the step run after those that follow it? Slots must not yet share memory."""
-    written = step.written
-    read = step.touched - written
-    return not any(written & s.touched or read & s.written for s in between)
+    """Can the step run after those that follow it? The memory plan must not yet have shared the arena out."""
+    written = {s.memory for s in step.written}
+    read = {s.memory for s in step.touched} - written
+    return not any(written & {o.memory for o in s.touched} or read & {o.memory for o in s.written} for s in between)
 
 
 @dataclass(eq=False)

@@ -50,7 +50,7 @@ class Contract:
     along: bool = False  # vectors run along the inner range, of which both operands are contiguous; nr counts columns
     run: int = 0  # extent of the last row labels that lie at one stride; a tile stays inside a run (0: any rows)
     stack: int = 0  # a matrix unit's tiles above one another, mr / stack rows each, and nr / 16 beside (0: vectors)
-    tail: int = 0  # lanes of the vectors of the last, partial tile (0: the others', masked)
+    tail: int = 0  # fewest lanes of the vectors of a last, partial tile (0: it takes the others', masked)
     stream: int = 0  # positions of the inner range by which columns, and far rows, are fetched before they are needed
     ahead: bool = False  # what is read and written beside a tile's sums is fetched while they are computed
 

@@ -47,7 +47,8 @@ def _generator() -> np.random.Generator:
 
 
 def _fill(tensor: Tensor, values: np.ndarray) -> Tensor:
-    return tensor.assign(values.astype(tensor.dtype.np))
+    with dlc.no_grad():
+        return tensor.rebind(values.astype(tensor.dtype.np))
 
 
 # -- initialisers -----------------------------------------------------------------------------------------------------

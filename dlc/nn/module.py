@@ -293,7 +293,11 @@ class Module(Located):
     # -- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self, prefix: str = "") -> OrderedDict[str, Tensor]:
-        """Dotted name -> value of every parameter and persistent buffer, as they are now, in PyTorch's order."""
+        """Dotted name -> every parameter and persistent buffer, in PyTorch's order.
+
+        As in PyTorch these are the module's own cells without gradients: they show its later values, and assigning to
+        one changes the module. Copies are made by `clone()` or `copy.deepcopy`.
+        """
         return states.collect(self, prefix)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> states.IncompatibleKeys:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dlc import Tensor
+from dlc.frontend.detached import Detached
 from dlc.frontend.location import kind_of
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def _tensors(module: Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def collect(module: Module, prefix: str = "") -> OrderedDict[str, Tensor]:
-    """Name -> value as it is now."""
-    return OrderedDict((name, tensor.detach()) for name, tensor in _tensors(module, prefix))
+    """Name -> cell without gradients."""
+    return OrderedDict((name, Detached(tensor)) for name, tensor in _tensors(module, prefix))
 
 
 def load(module: Module, state: Mapping[str, Any], strict: bool) -> IncompatibleKeys:

@@ -8,6 +8,7 @@ sees the new value and is not compiled again. Call `step()` outside jit.
 from __future__ import annotations
 
 import bisect
+import copy
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,19 +56,25 @@ class LRScheduler(Located):
         return list(self._last_lr)
 
     def state_dict(self) -> dict[str, Any]:
-        """The schedule's position and settings."""
-        return {name: value for name, value in vars(self).items() if name != "optimizer" and not callable(value)}
+        """The schedule's position and settings, as they are now."""
+        return copy.deepcopy({name: v for name, v in vars(self).items() if name != "optimizer" and not callable(v)})
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a `state_dict`, and set the learning rates it had."""
-        self._check_state(state_dict, self.state_dict())
-        vars(self).update(state_dict)
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict`, and set the learning rates it had. Raises ValueError where it is none of such a
+        schedule; nothing is changed then.
+        """
+        self._check_state(state_dict)
+        self._restore(state_dict)
         self._write()
 
-    def _check_state(self, given: Any, own: dict[str, Any]) -> None:
-        lacks = [name for name in own if not isinstance(given, Mapping) or name not in given]
+    def _check_state(self, given: Any) -> None:
+        lacks = [name for name in self.state_dict() if not isinstance(given, Mapping) or name not in given]
         if lacks:
             raise ValueError(f"{type(self).__name__}: no state_dict of such a schedule: it lacks {', '.join(lacks)}")
+
+    def _restore(self, given: Mapping[str, Any]) -> None:
+        """Take the position and settings from a state that was checked."""
+        vars(self).update({name: copy.deepcopy(given[name]) for name in self.state_dict()})
 
     def _write(self) -> None:
         self._last_lr = [self.rate(self.last_epoch, k) for k in range(len(self.base_lrs))]
@@ -277,15 +284,18 @@ class SequentialLR(LRScheduler):
     def __init__(
         self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = -1
     ):
+        _groups(self, optimizer)
+        if not all(isinstance(s, LRScheduler) for s in schedulers):
+            raise TypeError(f"SequentialLR: schedulers is a list of schedules, not {schedulers!r}")
         if not schedulers or len(milestones) != len(schedulers) - 1:
             counts = f"{len(schedulers)} schedulers and {len(milestones)} milestones"
             raise ValueError(f"SequentialLR: {counts}; there is one milestone less")
         if any(s.optimizer is not optimizer for s in schedulers):
             raise ValueError("SequentialLR: a scheduler belongs to another optimizer")
+        if list(milestones) != sorted(milestones):
+            raise ValueError(f"SequentialLR: milestones {list(milestones)} are not in order")
         self.schedulers, self.milestones = list(schedulers), list(milestones)
-        self.optimizer = optimizer
-        self.last_epoch = last_epoch + 1
-        self._write()
+        super().__init__(optimizer, last_epoch)
 
     def _write(self) -> None:
         k = bisect.bisect_right(self.milestones, self.last_epoch)
@@ -295,20 +305,21 @@ class SequentialLR(LRScheduler):
         self._last_lr = active.get_last_lr()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "last_epoch": self.last_epoch,
-            "milestones": self.milestones,
-            "schedulers": [s.state_dict() for s in self.schedulers],
-        }
+        own = {name: v for name, v in vars(self).items() if name not in ("optimizer", "schedulers")}
+        return copy.deepcopy(own) | {"schedulers": [s.state_dict() for s in self.schedulers]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._check_state(state_dict, self.state_dict())
-        states = state_dict["schedulers"]
-        if len(states) != len(self.schedulers):
-            raise ValueError(f"SequentialLR: {len(states)} saved schedulers for {len(self.schedulers)}")
+    def _check_state(self, given: Any) -> None:
+        super()._check_state(given)
+        states = given["schedulers"]
+        if not isinstance(states, Sequence) or len(states) != len(self.schedulers):
+            count = len(states) if isinstance(states, Sequence) else kind_of(states)
+            raise ValueError(f"SequentialLR: {count} saved schedulers for {len(self.schedulers)}")
         for scheduler, state in zip(self.schedulers, states, strict=True):
-            scheduler._check_state(state, scheduler.state_dict())
-        self.last_epoch, self.milestones = state_dict["last_epoch"], list(state_dict["milestones"])
-        for scheduler, state in zip(self.schedulers, states, strict=True):
-            vars(scheduler).update(state)
-        self._write()
+            scheduler._check_state(state)
+
+    def _restore(self, given: Mapping[str, Any]) -> None:
+        schedulers = self.schedulers
+        super()._restore(given)
+        self.schedulers = schedulers
+        for scheduler, state in zip(schedulers, given["schedulers"], strict=True):
+            scheduler._restore(state)

@@ -263,7 +263,10 @@ class Optimizer(Located):
     # -- saving and loading -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """PyTorch's layout: {'state': {number: {name: Tensor}}, 'param_groups': [{..., 'params': [numbers]}]}."""
+        """PyTorch's layout: {'state': {number: {name: Tensor}}, 'param_groups': [{..., 'params': [numbers]}]}.
+
+        As in PyTorch the Tensors are the optimizer's own, but for the counts of steps; `copy.deepcopy` keeps a state.
+        """
         state: dict[int, dict[str, Tensor]] = {}
         groups = []
         for group in self.param_groups:
@@ -272,7 +275,7 @@ class Optimizer(Located):
                 number = len(state)
                 numbers.append(number)
                 count = dlc.astype((group.steps - missed).detach(), dlc.float32)
-                state[number] = {"step": count} | {k: v.detach() for k, v in self.state[p].items()}
+                state[number] = {"step": count} | self.state[p]
             groups.append({name: group[name] for name in group if name != "params"} | {"params": numbers})
         return {"state": state, "param_groups": groups}
 

@@ -37,8 +37,8 @@ def plus(a: Node, term: float) -> Node:
 
 
 def one_minus_square(a: Node) -> Node:
-    """1 - a*a, near |a| = 1 as (1 - a)(1 + a), which keeps its digits there. The derivative keeps its own: near
-    0, -2a is no difference of ones, and at 1 nothing infinite meets the factor that is 0."""
+    """1 - a*a, near |a| = 1 as (1 - a)(1 + a), which keeps its digits there. The derivative keeps its own: -2a near 0
+    is no difference of ones, and at 1 nothing infinite meets the factor that is 0."""
     size = make("abs", (a,))
     plain = make("or", (make("lt", (size, B.like(a, 0.5))), make("eq", (size, B.like(a, 1)))))
     return B.select(plain, sub(B.like(a, 1), mul(a, a)), mul(sub(B.like(a, 1), a), plus(a, 1)))

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from dlc.ir import build
 from dlc.ir.graph import Node, TensorType, make, param, settings, topological
 from dlc.ir.loops import Buffer, under_casts
+from dlc.ir.loops_index import linear, simplify
 from dlc.ir.ops import split_spec
 from dlc.passes.blocks_region import Labels, Region, is_elementwise, reshaped_axes
-from dlc.passes.index_math import linear, simplify
 from dlc.passes.scalarize import Elements
 from dlc.passes.units import base_of, contiguous, fresh_index
 

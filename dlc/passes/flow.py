@@ -234,9 +234,7 @@ def _touches(launch: Launch) -> list[_Touch]:
 
 
 def _touch(ref: Ref, written: bool) -> _Touch:
-    slot = ref.slot
-    while slot.alias is not None:
-        slot = slot.alias
+    slot = ref.slot.memory
     if slot.kind == "arena" and slot.offset >= 0:
         return _Touch(None, slot.offset, slot.offset + slot.nbytes, written)
     return _Touch(slot, 0, math.inf, written)

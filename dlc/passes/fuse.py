@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from dlc.ir import loops
 from dlc.ir.graph import Graph, Node
 from dlc.ir.loops import Expr
-from dlc.passes.index_math import flatten, simplify
+from dlc.ir.loops_index import flatten, simplify
 from dlc.passes.units import Unit, UnitTable, cuts_runs, memory_of
 
 SERIAL_LIMIT = 1 << 15  # elements below which a kernel may run without parallel rows

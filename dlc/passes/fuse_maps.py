@@ -6,6 +6,7 @@ launch, and inside a loop it is one in every step.
 
 from __future__ import annotations
 
+from dlc.ir.loops_index import flatten
 from dlc.passes.fuse import (
     LONGEST,
     Fused,
@@ -17,7 +18,6 @@ from dlc.passes.fuse import (
     _shared_loads,
     stored_nodes,
 )
-from dlc.passes.index_math import flatten
 from dlc.passes.units import Unit
 
 SMALL = 1 << 17  # elements: a launch costs more than computing so many

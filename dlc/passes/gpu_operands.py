@@ -15,8 +15,8 @@ from dlc.ir import build as B
 from dlc.ir import loops
 from dlc.ir.graph import Graph, Node, make, map_bodies, rewrite, substitute, unique
 from dlc.ir.loops import Buffer, under_casts
+from dlc.ir.loops_index import linear, simplify
 from dlc.ir.ops import split_spec
-from dlc.passes.index_math import linear, simplify
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
 from dlc.passes.scalarize import Elements
 from dlc.passes.units import base_of, fresh_index

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 from dlc.ir import loops
 from dlc.ir.loops import Expr
+from dlc.ir.loops_index import coefficient, simplify
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import coefficient, simplify
 from dlc.passes.lower import Body, _product, contiguous, offsets, spread
 from dlc.passes.lower_rows import inner_axes
 from dlc.passes.units import Unit

@@ -5,6 +5,7 @@
     pairs        bfloat16 operands become words of two, where the target multiplies such (`layout_pairs.py`)
     half         other two-byte floats are widened as they are packed
     split        few results over a long inner range: the range is cut into pieces that run in parallel
+    wide         scatters with many updates of large tables combine them in a wider type
     pack         a column operand that is not contiguous along its columns is copied into panels [tile, k, column]
 
 Each is an ordinary graph rewrite made of views, so later passes and the dump see plain operations.
@@ -28,7 +29,9 @@ from dlc.passes.layout_tiles import (
     with_rows_in_tiles,
     words_copied,
 )
+from dlc.passes.lower import SCRATCH_LIMIT
 from dlc.passes.lower_contract import Parts, column_run, label_sizes, parts_of, strides_of
+from dlc.passes.lower_ordered import TASKS, is_long_scatter
 from dlc.passes.units import base_of
 
 PAGE = 4096  # bytes
@@ -36,6 +39,7 @@ COPIED = -1  # uid of copies that all contractions of a tensor share
 SAME_SET = 4  # rows of a tile that may start in the same set of a first-level cache (64 sets of 64 bytes)
 VECTOR = 16  # neighbouring results that one task computes
 MOST_PARTS = 512  # partial results for which another pass costs little
+OFTEN = 16  # updates a row from which a wider table costs little beside them
 LONG = 8192  # inner range from which panels outgrow the second-level cache
 
 
@@ -46,6 +50,8 @@ def layout(graph: Graph, tile_of, min_tasks: int, pairs: bool = False, same: fro
     def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
         if node.op == "reduce":
             return split_reduce(node, ins[0], min_tasks)
+        if node.op == "scatter":
+            return wide_scatter(node, ins)
         if node.op != "contract":
             return None
         return _contract(make("contract", ins, node.loc, **node.attrs), tile_of, min_tasks, pairs, same)
@@ -82,6 +88,20 @@ def hoist_invariants(graph: Graph) -> Graph:
         return make("scan", (*ins[:n_const], *outer, *ins[n_const:]), node.loc, **attrs)
 
     return rewrite(graph, rule)
+
+
+def wide_scatter(node: Node, ins: tuple[Node, ...]) -> Node | None:
+    """A scatter with a result too large for scratch memory (`lower_ordered` holds others there), so that halves are
+    rounded once, and sums into rows that are hit often don't lose digits."""
+    size, rows = node.inputs[1].type.size, node.shape[node.attrs["axis"]]
+    if not is_long_scatter(node) or 8 * node.type.size <= SCRATCH_LIMIT * TASKS // 2:
+        return None
+    if not node.dtype.is_half and size < OFTEN * rows:
+        return None
+    wide = dtypes.float64 if size >= OFTEN * rows else dtypes.float32
+    base, index, updates = ins
+    filled = make("scatter", (build.cast(base, wide), index, build.cast(updates, wide)), node.loc, **node.attrs)
+    return build.cast(filled, node.dtype, node.loc)
 
 
 def split_reduce(node: Node, x: Node, min_tasks: int) -> Node | None:
@@ -209,7 +229,8 @@ def _split(node: Node, tile_of, min_tasks: int) -> Node:
         return node
     if tiles < min_tasks and k >= 1024:
         wanted = [p for p in (8, 4, 2) if k // p >= 256]
-    elif k >= LONG and m * n * 8 < (m + n) * k:  # the partial sums are small beside the operands
+    elif k >= LONG and (m * n * 8 < (m + n) * k or (tile.stack and k >= 8 * LONG)):
+        # the partial sums are small beside the operands; or a matrix unit would add more than `long_sums` lets others
         wanted = sorted(range(2, 65), key=lambda p: abs(k // p - LONG // 4))
     else:
         return node

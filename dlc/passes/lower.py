@@ -13,9 +13,10 @@ from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Kernel, Stmt
+from dlc.ir.loops_index import coefficient, is_position, simplify, unflatten
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import coefficient, is_position, simplify, unflatten
+from dlc.passes.long_sums import in_blocks
 from dlc.passes.units import Unit
 
 SCRATCH_LIMIT = 128 << 10  # bytes of thread-private scratch one row may use
@@ -84,14 +85,11 @@ class Body:
                 member = self.group.member(node)
                 if member is not None:
                     at = tuple(loops.map_expr(i, lambda *_: None, memo) for i in index)
-                    return guarded(read(member, at), simplify(args[1]) if len(args) > 1 else None)
+                    value = guarded(read(member, at), simplify(args[1]) if len(args) > 1 else None)
+                    return store_value(value, node.dtype)  # whoever reads a unit reads what is stored of it
                 return _load(self.buffer(node), args)
-            if e.op == "cast" and args[0].dtype is e.dtype:  # of a member's value, which is not rounded here
-                return args[0]
             if e.op == "cast" and is_position(args[0]):  # a number of an iota
                 return loops.cast(simplify(args[0]), e.dtype)
-            if e.op == "pair":
-                return loops.op("pair", *(loops.cast(a, dtypes.bfloat16) for a in args))
             if e.op == "select":
                 cond = simplify(args[0])
                 if cond.op == "const":
@@ -109,6 +107,8 @@ class Body:
 
     def finish(self, body: Stmt, sched: schedule.Schedule, flops: int = 0) -> Lowered:
         units = self.group.units
+        if getattr(sched, "lanes", None) != 0:
+            body = in_blocks(body, self.group.kind == "contract")
         locs = tuple(dict.fromkeys(u.node.loc for u in units if u.node.loc is not None))
         # memory read and written once each
         nbytes = sum(b.nbytes for b in self.params)

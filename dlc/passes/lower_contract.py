@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 from dlc.ir import loops, schedule
 from dlc.ir.dtypes import DType, float32
+from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Node, settings
 from dlc.ir.loops import Buffer, Expr, Stmt, under_casts
+from dlc.ir.loops_index import coefficient, flatten, interval, simplify, unflatten
 from dlc.ir.ops import split_spec
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import bounds, coefficient, flatten, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _divides, _product, cost_of, guarded, nest, split_axis, spread
 from dlc.passes.lower_contract_tiles import lower_tiles
 from dlc.passes.scalarize import Elements, strides_in_memory
@@ -76,8 +77,10 @@ class _Tile:
         return tuple(a.attr[1] for a in self.axes(labels))
 
     def tile_columns(self, results: bool = True) -> int:
-        """How many of the last column labels form one contiguous range (the tiled columns), in operands and results."""
-        labels = self.parts.columns
+        """How many of the last column labels form one contiguous range (the tiled columns), in operands and results.
+        With the results these are among the `column_run` that schedules are chosen by; what else the kernel reads and
+        writes may leave fewer."""
+        labels = column_run(self.unit.node, self.sched.swap) if results else self.parts.columns
         for k in range(len(labels)):
             if self._merges(labels[k:], results):
                 return len(labels) - k
@@ -295,6 +298,7 @@ def _runs(rows: str, tile: _Tile, run: int) -> tuple[str, str]:
 
 _strides: weakref.WeakKeyDictionary[Node, tuple[int | None, ...]] = weakref.WeakKeyDictionary()
 _strides_of_view: dict[Hashable, tuple[int | None, ...]] = {}
+KNOWN_VIEWS = 4096  # of a program with more, they are found anew
 
 
 def strides_of(node: Node) -> tuple[int | None, ...]:
@@ -305,6 +309,8 @@ def strides_of(node: Node) -> tuple[int | None, ...]:
         key = view_key(node)
         found = _strides_of_view.get(key)
         if found is None:
+            if len(_strides_of_view) >= KNOWN_VIEWS:
+                _strides_of_view.clear()
             found = _strides_of_view[key] = tuple(_strides_of(node))
         _strides[node] = found
     return found
@@ -364,9 +370,19 @@ def row_run(node: Node, swap: bool) -> int:
     return 0
 
 
+def last_lanes(n: int, nr: int, lanes: int, fewest: int) -> int:
+    """Lanes of the vectors of the last of n columns in tiles of nr: `lanes`, or from `fewest` on (unless that is 0) as
+    few as reach over all that is left, in one vector."""
+    rest = n % nr
+    narrow = max(fewest, 1 << (rest - 1).bit_length()) if rest else lanes
+    return narrow if fewest and n > nr and narrow < lanes else lanes
+
+
 def _tiled(tile: _Tile) -> Stmt:
     sched, parts = tile.sched, tile.parts
     lanes, mr, nr = sched.lanes, sched.mr, sched.nr
+    if nr % lanes:
+        raise VerifyError(f"tiles of {nr} columns are no whole vectors of {lanes}: {sched}")
     k = tile.tile_columns()
     far, near = parts.columns[: len(parts.columns) - k], parts.columns[len(parts.columns) - k :]
     outer = parts.batch + far
@@ -460,11 +476,10 @@ def _tiled(tile: _Tile) -> Stmt:
         def rows_of(wide: int, lanes: int, left: int, nt: Expr = nt) -> Stmt:
             return _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt, wide, lanes, left))
 
-        if not sched.tail:
+        narrow = last_lanes(n, nr, lanes, sched.tail)
+        if narrow == lanes:
             return rows_of(nr, lanes, n % nr)
-        last_one = rows_of(sched.tail, sched.tail, n % nr, loops.const(n // nr))
-        if n < nr:
-            return last_one
+        last_one = rows_of(narrow, narrow, n % nr, loops.const(n // nr))
         return loops.If(loops.op("lt", nt, loops.const(n // nr)), rows_of(nr, lanes, 0), last_one)
 
     stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt", column)
@@ -560,7 +575,7 @@ def _in_bounds(value: Expr) -> bool:
     """Do all unguarded loads stay in their buffers, whatever the axes?"""
     for e in loops.loads_of(value):
         if len(e.args) == 1:
-            low, high = bounds(e.args[0])
+            low, high = interval(e.args[0])
             if low < 0 or high >= e.attr.size:
                 return False
     return True
@@ -568,7 +583,7 @@ def _in_bounds(value: Expr) -> bool:
 
 def _columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
     """Guard the loads of the column operand at the edge, unless the memory is padded far enough."""
-    if inside is None or all(bounds(e.args[0])[1] < e.attr.size for e in loops.loads_of(value)):
+    if inside is None or all(interval(e.args[0])[1] < e.attr.size for e in loops.loads_of(value)):
         return value
 
     def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dlc.ir import dtypes, loops
+from dlc.ir.errors import VerifyError
 from dlc.ir.loops import TILE, Buffer, Expr, Stmt
-from dlc.passes.index_math import coefficient, simplify, unflatten
+from dlc.ir.loops_index import coefficient, simplify, unflatten
 from dlc.passes.lower import _product, nest, split_axis
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def lower_tiles(tile: _Tile) -> Stmt:
     outer = parts.batch + far
     lead, last = _runs(parts.rows, tile, sched.run)
     runs, m, n = _product(tile.extents(lead)), _product(tile.extents(last)), _product(tile.extents(near))
+    if high * stack != sched.mr or wide * TILE != sched.nr or high > min(m, TILE):
+        raise VerifyError(f"no whole tiles for runs of {m} rows: {sched}")
     down = -(-m // high)  # tiles of a run
     stacks, panels = -(-runs * down // stack), -(-n // sched.nr)
     m_blocks, n_blocks = -(-stacks // sched.mb), -(-panels // sched.nb)

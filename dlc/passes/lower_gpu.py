@@ -11,8 +11,8 @@ from typing import Any
 
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops_index import coefficient, simplify, unflatten
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import coefficient, simplify, unflatten
 from dlc.passes.lower import (
     Body,
     Lowered,

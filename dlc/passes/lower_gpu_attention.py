@@ -27,9 +27,9 @@ from dlc.ir import dtypes, loops, schedule
 from dlc.ir.attention import labels_of, sizes_of
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops_index import both, linear, simplify, unflatten
 from dlc.passes.attention_unit import DW, DX, SCORE, WEIGHT, Roles
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import both, linear, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _product, guarded, store_value
 from dlc.passes.lower_gpu import block_axis, launch
 

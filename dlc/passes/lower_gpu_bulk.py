@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from dlc.ir import loops, schedule
 from dlc.ir.dtypes import int64
 from dlc.ir.loops import Buffer, Expr, Stmt, View, under_casts
-from dlc.passes.index_math import linear, simplify
+from dlc.ir.loops_index import linear, simplify
 from dlc.passes.lower_gpu import launch, split_axis
 from dlc.passes.lower_gpu_contract import GpuTile, stride_one, tile_origin
 

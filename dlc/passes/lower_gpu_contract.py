@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from dlc.ir import loops, schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.loops import Buffer, Expr, Stmt, under_casts
+from dlc.ir.loops_index import both, coefficient, simplify, unflatten
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import both, coefficient, simplify, unflatten
 from dlc.passes.lower import Body, Lowered, _product, guarded
 from dlc.passes.lower_contract import Parts, _Tile, label_sizes
 from dlc.passes.lower_gpu import block_axis, launch

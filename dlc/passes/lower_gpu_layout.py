@@ -22,12 +22,17 @@ from dlc.passes.gpu_operands import vector_operands
 from dlc.passes.gpu_scatter import deal_out
 from dlc.passes.gpu_waves import Unit, best_simt, best_tile, tiles_for
 from dlc.passes.layout import _as_reduction, cut_reduce, in_pieces
+from dlc.passes.long_sums import FOLDS, GPU_PRODUCTS, limit
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
+from dlc.passes.lower_gpu_scatter import is_binned
 from dlc.passes.lower_gpu_skinny import is_skinny
 from dlc.passes.trim import trim_contractions
 
 MOST = 256  # pieces
 LEAST, LEAST_TILES = 48, 128  # inner range of a piece at least, by scalar code and by matrix instructions
+# Inner range from which it is cut for its digits: no thread then compensates its sums (`long_sums`), which would take
+# more registers than it has. Matrix instructions have none for partial sums either, but multiply numbers of few digits.
+LONGEST, LONGEST_TILES = limit(FOLDS) * GPU_PRODUCTS, 1 << 17
 WORTH = 0.75  # estimated time of a contraction in pieces, relative to the whole, from which it is cut
 LAUNCH_US, BYTES_PER_US = 3.0, 2.5e6  # estimates after runs on an H100: a kernel more, memory
 
@@ -49,10 +54,19 @@ def gpu_layout(graph: Graph, target: Sizes) -> Graph:
         if node.op == "contract":
             return _contract(make("contract", ins, node.loc, **node.attrs), target)
         if node.op == "scatter":
-            return deal_out(node, ins, target.sm_count)
+            return deal_out(node, ins, target.sm_count) or _in_float32(node, ins)
         return None
 
     return rewrite(map_bodies(graph, lambda body: gpu_layout(body, target)), rule)
+
+
+def _in_float32(node: Node, ins: tuple[Node, ...]) -> Node | None:
+    """A scatter that would round each half that it adds."""
+    if not node.dtype.is_half or node.attrs["combine"] not in ("add", "mul") or is_binned(node):
+        return None
+    base, index, updates = ins
+    wide = [build.cast(base, dtypes.float32), index, build.cast(updates, dtypes.float32)]
+    return build.cast(make("scatter", wide, node.loc, **node.attrs), node.dtype, node.loc)
 
 
 def _reduce(node: Node, x: Node, target: Sizes) -> Node | None:
@@ -125,8 +139,10 @@ def _split(node: Node, sizes: dict[str, int], target: Sizes) -> Node:
     whole = {x: fits[x] if any(s[x] in (1, None) for s in strides) else 1 for x in parts.inner}
     choices = [(x, p) for x in parts.inner for p in range(2, min(MOST, k // least) + 1)
                if sizes[x] % p == 0 and sizes[x] // p % whole[x] == 0]
-    label, pieces = min(choices, key=lambda c: cost(c[1]), default=(parts.inner[0], 1))
-    if cost(pieces) > WORTH * cost(1):
+    longest = LONGEST_TILES if tiles else LONGEST
+    short = [(x, p) for x, p in choices if k <= longest * p]
+    label, pieces = min(short or choices, key=lambda c: cost(c[1]), default=(parts.inner[0], 1))
+    if cost(pieces) > WORTH * cost(1) and (k <= longest or not short):
         return node
     (a, b), spec = in_pieces(node, label, pieces)
     partial = build.contract(a, b, spec, dtypes.float32 if node.dtype.is_half else node.dtype, node.loc)

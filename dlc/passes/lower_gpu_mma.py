@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from dlc.ir import loops, schedule
 from dlc.ir.dtypes import DType, float32
 from dlc.ir.loops import Buffer, Expr, Stmt, under_casts
+from dlc.ir.loops_index import both, coefficient, simplify
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import both, coefficient, simplify
 from dlc.passes.lower import Body, Lowered, _product, store_value
 from dlc.passes.lower_contract import label_sizes
 from dlc.passes.lower_gpu import launch

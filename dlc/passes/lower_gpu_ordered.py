@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops_index import simplify, unflatten
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import simplify, unflatten
-from dlc.passes.lower import Body, Lowered, _product, identity, nest, split_axis
+from dlc.passes.lower import Body, Lowered, _product, nest, split_axis
 from dlc.passes.lower_gpu import block_axis, launch
 from dlc.passes.lower_gpu_scatter import is_binned, lower_binned
-from dlc.passes.lower_ordered import _RUNNING, _at, _combined, _combiner, _rest, _SortedRow
+from dlc.passes.lower_ordered import _COMBINE, Running, _at, _combined, _combiner, _rest, _SortedRow
 from dlc.passes.scalarize import clamped
 from dlc.passes.units import Unit
 
@@ -71,6 +71,15 @@ def _scatter(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
         indices = unit.index[: axis + rank]
         target = clamped(_at(body, unit, unit.values[0], indices, [*(_ZERO for _ in prefix), *walk]), n)
         value = _at(body, unit, unit.values[1], unit.index, [*before, *walk, *behind])
+        if span == 1 and node.attrs["combine"] != "set":
+            acc = Buffer("acc", node.dtype.compute, (1,), "reg")
+            start = loops.cast(_at(body, unit, base, base_index, place), acc.dtype)
+            name = _combiner(_COMBINE[node.attrs["combine"]], node.dtype)
+            update = loops.store(acc, (_ZERO,), value, name)
+            if ranges > 1:
+                update = loops.If(loops.op("eq", target, first), update)
+            return loops.Seq((loops.Alloc(acc), loops.store(acc, (_ZERO,), start), _walk(walk, update),
+                              body.store(node, place, loops.load(acc, _ZERO))))
         update = _combined(body, node, [*before, target, *behind], value, node.attrs["combine"])
         if ranges > 1:
             end = simplify(first + count)
@@ -85,22 +94,12 @@ def _cumulative(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
     axis, shape = node.attrs["axis"], node.shape
     if node.type.size == 0:
         return loops.Seq(())
-    name = _combiner(_RUNNING[node.attrs["monoid"]], node.dtype)
-    dtype = node.dtype.compute
-    start = identity({"or": "any", "and": "all"}.get(name, node.attrs["monoid"]), dtype)
     others = (*shape[:axis], *shape[axis + 1 :])
 
     def one(number: Expr) -> Stmt:
         row = unflatten(number, others)
-        k = split_axis(shape[axis], "k")
-        step = simplify(loops.const(shape[axis] - 1) - k) if node.attrs["reverse"] else k
-        place = [*row[:axis], step, *row[axis:]]
-        acc = Buffer("running", dtype, (1,), "reg")
-        advance = loops.seq(
-            loops.store(acc, (_ZERO,), _at(body, unit, unit.values[0], unit.index, place), name),
-            body.store(node, place, loops.load(acc, _ZERO)),
-        )
-        return loops.Seq((loops.Alloc(acc), loops.store(acc, (_ZERO,), start), _walk([k], advance)))
+        place = [*row[:axis], _ZERO, *row[axis:]]
+        return Running(body, unit, (1,), True).stmt(place, (_ZERO,), lambda make: make)
 
     return _each(_product(others), sched.block, one)
 

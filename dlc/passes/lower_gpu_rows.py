@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 from dlc.ir import loops, schedule
 from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops_index import both, simplify, unflatten
 from dlc.passes.fuse import Fused, Group
 from dlc.passes.gpu_order import turn_of, walked
-from dlc.passes.index_math import both, simplify, unflatten
 from dlc.passes.lower import MONOIDS, Body, Lowered, Place, _product, cost_of, guarded, identity, spread
 from dlc.passes.lower_gpu import block_axis, launch
 from dlc.passes.lower_rows import _extents, _Row, _State, inner_axes

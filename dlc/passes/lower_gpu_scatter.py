@@ -4,7 +4,7 @@ A block owns a range of rows and `columns` columns, one a thread, and holds them
 indices, a chunk at a time, each thread at a few: those of its rows are put into a list, in their order. Then every
 thread walks the list and combines its column of each update. So a result has one owner, who sees the updates in their
 order: every run gives the same bits, `set` keeps the last, and how often a row is hit matters little. Half floats are
-combined in float32 and rounded once.
+combined in float32, sums of many updates a row in float64, and rounded once.
 
 A list's place for an index: the warp's indices that match are a mask (a Fold with `or` of one bit a lane), and the
 ones before it in the mask, in the warp and in the warps before are counted.
@@ -15,9 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlc.ir import dtypes, loops, schedule
+from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Stmt
-from dlc.passes.index_math import both, simplify, unflatten
+from dlc.ir.loops_index import both, simplify, unflatten
+from dlc.passes.long_sums import BLOCK
 from dlc.passes.lower import Body, _product, guarded
 from dlc.passes.lower_gpu import block_axis, launch
 from dlc.passes.lower_ordered import _COMBINE, _at, _combiner
@@ -33,12 +35,19 @@ _ZERO = loops.const(0)
 _U32 = dtypes.uint32
 
 
+def held_dtype(node: Node) -> DType:
+    """The type of the results that a block holds: sums of many floats each are wider than what they become."""
+    dtype = node.dtype.compute
+    many = node.inputs[1].type.size >= BLOCK * node.shape[node.attrs["axis"]]
+    return dtypes.float64 if many and node.attrs["combine"] == "add" and dtype.is_float else dtype
+
+
 def rows_and_columns(node: Node) -> tuple[int, int, int]:
     """(rows, columns, block): what a block holds, and its threads."""
     axis, shape = node.attrs["axis"], node.shape
     wide = _product(shape[axis + 1 :])
     columns = min((256, 128, 64), key=lambda c: -(-wide // c) * c * (1 + 16 / c))
-    rows = max(1, min(shape[axis], SHARED // (columns * node.dtype.compute.itemsize), 1 << 15))
+    rows = max(1, min(shape[axis], SHARED // (columns * held_dtype(node).itemsize), 1 << 15))
     ranges = -(-shape[axis] // rows)
     return -(-shape[axis] // ranges), columns, columns
 
@@ -81,7 +90,7 @@ class _Binned:
         self.updates = _product(self.index_extents)
         self.rows, self.columns, self.block = rows_and_columns(node)
         self.warps, self.chunk = self.block // 32, self.block * EACH
-        self.dtype = node.dtype.compute
+        self.dtype = held_dtype(node)
         self.ranges, wide = -(-self.n // self.rows), _product(self.suffix)
         self.t = loops.axis("t", self.block)
         self.b = block_axis(_product(self.prefix) * self.ranges * -(-wide // self.columns))
@@ -118,7 +127,8 @@ class _Binned:
         return loops.store(self.held, (r, self.t), loops.cast(value, self.dtype))
 
     def write_row(self, r: Expr, place: Sequence[Expr], here: Expr | None) -> Stmt:
-        return self.body.store(self.unit.node, place, loops.load(self.held, r, self.t), here)
+        node = self.unit.node
+        return self.body.store(node, place, loops.cast(loops.load(self.held, r, self.t), node.dtype.compute), here)
 
     # -- the list ------------------------------------------------------------------------------------------------------
 

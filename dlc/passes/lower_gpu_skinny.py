@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from dlc.ir import loops, schedule
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops_index import both, simplify
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import both, simplify
 from dlc.passes.lower import Body, Lowered, _product
 from dlc.passes.lower_contract import label_sizes, parts_of
 from dlc.passes.lower_gpu import launch

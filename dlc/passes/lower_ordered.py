@@ -14,8 +14,9 @@ from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node, make, unique
 from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops_index import flatten, simplify, unflatten
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import flatten, simplify, unflatten
+from dlc.passes.long_sums import BLOCK, Compensated, blocks_of, limit
 from dlc.passes.lower import (
     SCRATCH_LIMIT,
     Body,
@@ -128,15 +129,53 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
     rows = _rest(n, span, first)
     columns = _rest(wide, block, start)
 
-    def along(make: Callable[[Sequence[Expr]], Stmt], tag: str) -> Stmt:
-        """`make` at every suffix position of this task, in vectors."""
+    def along(make: Callable[[Sequence[Expr], Sequence[Expr]], Stmt], tag: str) -> Stmt:
+        """`make` at every suffix position of this task (and its place in the task's piece), in vectors."""
         outer = [split_axis(e, f"{tag}{k}") for k, e in enumerate(far)]
         if wide == 1:
-            stmt = make([*outer, *(_ZERO for _ in near)])
+            stmt = make([*outer, *(_ZERO for _ in near)], [*outer, _ZERO])
         else:
             v = loops.axis(tag, block)
-            stmt = loops.loop(v, make([*outer, *unflatten(simplify(start + v), near)]), "vector", columns, lanes)
+            after = [*outer, *unflatten(simplify(start + v), near)]
+            stmt = loops.loop(v, make(after, [*outer, v]), "vector", columns, lanes)
         return nest([o for o in outer if o.op == "axis"], stmt)
+
+    def over_rows(make: Callable[[Expr], Stmt]) -> Stmt:
+        a = split_axis(span, "a")
+        if a.op != "axis":
+            return make(a)
+        vectors = wide == 1 and _product(far) == 1  # then they run along the rows
+        return loops.loop(a, make(a), "vector" if vectors else "serial", rows, lanes if vectors else 0)
+
+    def taken(make: Stmt) -> Stmt:
+        """`make` if the update is of this task's rows."""
+        if ranges == 1:
+            return make
+        inside = loops.op("and", loops.op("le", first, target), loops.op("lt", target, simplify(first + rows)))
+        return loops.If(inside, make)
+
+    piece = (span, *far, block)
+    if is_long_scatter(node) and 8 * _product(piece) <= SCRATCH_LIMIT:
+        held = Buffer("held", dtypes.float64, piece, "shared")
+
+        def begin(a: Expr) -> Stmt:
+            def at(after: Sequence[Expr], own: Sequence[Expr]) -> Stmt:
+                value = _at(body, unit, base, base_index, [*before, simplify(first + a), *after])
+                return loops.store(held, (a, *own), loops.cast(value, held.dtype))
+
+            return along(at, "c")
+
+        def add(after: Sequence[Expr], own: Sequence[Expr]) -> Stmt:
+            value = _at(body, unit, unit.values[1], unit.index, [*before, *walk, *after])
+            place = (simplify(target - first), *own)
+            return loops.store(held, place, loops.cast(value, held.dtype), _COMBINE[node.attrs["combine"]])
+
+        def write(a: Expr) -> Stmt:
+            return along(lambda after, own: body.store(node, [*before, simplify(first + a), *after], loops.cast(
+                loops.load(held, a, *own), node.dtype.compute)), "w")
+
+        stmt = loops.Seq((loops.Alloc(held), over_rows(begin), nest(walked, taken(along(add, "v"))), over_rows(write)))
+        return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
     if _product(suffix) == 1 or (block == wide and _flat(body, unit, node, both[:1], axis, len(shape))):
         q = split_axis(span * _product(suffix), "q")  # the whole piece is one run of memory
@@ -144,15 +183,17 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
         if q.op == "axis":
             copies = loops.loop(q, copies, "vector", simplify(rows * _product(suffix)), lanes)
     else:
-        a = split_axis(span, "a")
-        copies = along(lambda after: fill([*before, simplify(first + a), *after]), "c")
-        copies = loops.loop(a, copies, extent=rows) if a.op == "axis" else copies
-    writes = along(lambda after: update(before, after, target), "v")
-    if ranges > 1:
-        inside = loops.op("and", loops.op("le", first, target), loops.op("lt", target, simplify(first + rows)))
-        writes = loops.If(inside, writes)
-    stmt = loops.seq(copies, nest(walked, writes))
+        copies = over_rows(lambda a: along(lambda after, _: fill([*before, simplify(first + a), *after]), "c"))
+    stmt = loops.seq(copies, nest(walked, taken(along(lambda after, _: update(before, after, target), "v"))))
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
+
+
+def is_long_scatter(node: Node) -> bool:
+    """Does a scatter add so many floats, or round so often, that its results are to be held in float64 meanwhile?"""
+    combine, many = node.attrs["combine"], node.inputs[1].type.size > limit(BLOCK)
+    if node.dtype.is_half:
+        return combine in ("add", "mul")
+    return node.dtype is dtypes.float32 and combine == "add" and many
 
 
 def _pieces(prefix: int, n: int, far: int, wide: int, narrowest: int) -> tuple[int, int]:
@@ -195,27 +236,10 @@ def _cumulative(body: Body, unit: Unit, lanes: int) -> Stmt:
         return loops.Seq(())
     n, value = shape[axis], unit.values[0]
     prefix, suffix = shape[:axis], shape[axis + 1 :]
-    name = _combiner(_RUNNING[node.attrs["monoid"]], node.dtype)
-    dtype = node.dtype.compute
-    start = identity({"or": "any", "and": "all"}.get(name, node.attrs["monoid"]), dtype)
-    k = split_axis(n, "k")
-    step = simplify(loops.const(n - 1) - k) if node.attrs["reverse"] else k
-
-    def along(make: Stmt) -> Stmt:
-        return loops.loop(k, make) if k.op == "axis" else make
-
-    def advance(acc: Buffer, at: tuple[Expr, ...], place: Sequence[Expr], inside: Expr | None) -> Stmt:
-        got = body.put(unit, value, dict(_pairs(unit, place)), lambda m, _: m)  # type: ignore[arg-type, return-value]
-        return loops.seq(
-            loops.store(acc, at, guarded(got, inside), name),
-            body.store(node, place, loops.load(acc, *at), inside),
-        )
 
     def one(row: Sequence[Expr]) -> Stmt:
-        acc = Buffer("running", dtype, (1,), "reg")
-        place = [*row[:axis], step, *row[axis:]]
-        return loops.Seq((loops.Alloc(acc), loops.store(acc, (_ZERO,), start),
-                          along(advance(acc, (_ZERO,), place, None))))
+        place = [*row[:axis], _ZERO, *row[axis:]]
+        return Running(body, unit, (1,), bool(lanes)).stmt(place, (_ZERO,), lambda make: make)
 
     others = (*prefix, *suffix)
     if not lanes:
@@ -243,20 +267,56 @@ def _cumulative(body: Body, unit: Unit, lanes: int) -> Stmt:
     u, v = loops.axis("u", unroll), loops.axis("v", lanes)
     column = simplify(block_at * block + u * lanes + v)
     inside = loops.op("lt", column, loops.const(wide)) if wide % block else None
-    acc = Buffer("running", dtype, (unroll, lanes), "reg")
 
     def each(make: Stmt) -> Stmt:
         return loops.loop(u, loops.loop(v, make, "vector", None, lanes), "unroll")
 
     place = [*row, *unflatten(column, near)]
-    place.insert(axis, step)
-    stmt = loops.Seq((loops.Alloc(acc), each(loops.store(acc, (u, v), start)),
-                      along(each(advance(acc, (u, v), place, inside)))))
+    place.insert(axis, _ZERO)
+    stmt = Running(body, unit, (unroll, lanes), True).stmt(place, (u, v), each, inside)
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
 
-def _pairs(unit: Unit, place: Sequence[Expr]):
-    return ((i, p) for i, p in zip(unit.index, place, strict=True) if i.op == "axis")
+class Running:
+    """The running value along the axis of a cumulative operation, in registers of some shape. Sums, where they are
+    `blocked`, are those of a block added to the sum of all blocks before; products of float32 run in float64, since
+    blocks would not help them."""
+
+    def __init__(self, body: Body, unit: Unit, shape: tuple[int, ...], blocked: bool):
+        self.body, self.unit = body, unit
+        node = unit.node
+        monoid, dtype = node.attrs["monoid"], node.dtype.compute
+        self.axis, self.n = node.attrs["axis"], node.shape[node.attrs["axis"]]
+        self.combine = _combiner(_RUNNING[monoid], node.dtype)
+        self.dtype = dtypes.float64 if monoid == "prod" and dtype.is_float else dtype
+        self.first = identity({"or": "any", "and": "all"}.get(self.combine, monoid), self.dtype)
+        self.acc = Buffer("running", self.dtype, shape, "reg")
+        lanes = shape[-1] if len(shape) > 1 else 0
+        long = blocked and monoid == "sum" and dtype.is_float and self.n > BLOCK
+        self.blocks = Compensated(self.acc, lanes, "reg") if long else None
+
+    def stmt(self, place: Sequence[Expr], at: tuple[Expr, ...], each: Callable[[Stmt], Stmt],
+             inside: Expr | None = None) -> Stmt:
+        """The walk at `place` along the axis; `each` makes the loops over the registers' index `at`."""
+
+        def step(k: Expr) -> Stmt:
+            here = list(place)
+            here[self.axis] = simplify(loops.const(self.n - 1) - k) if self.unit.node.attrs["reverse"] else k
+            got = loops.cast(guarded(_at(self.body, self.unit, self.unit.values[0], self.unit.index, here), inside),
+                             self.dtype)
+            value = loops.load(self.acc, *at)
+            if self.blocks is not None:
+                value = loops.op("add", loops.load(self.blocks.total, *at), value)
+            value = loops.cast(value, self.unit.node.dtype.compute)
+            return each(loops.seq(loops.store(self.acc, at, got, self.combine),
+                                  self.body.store(self.unit.node, here, value, inside)))
+
+        start = (loops.Alloc(self.acc), each(loops.store(self.acc, at, self.first)))
+        k = split_axis(self.n, "k")
+        if self.blocks is None:
+            return loops.Seq((*start, loops.loop(k, step(k)) if k.op == "axis" else step(k)))
+        walk = blocks_of(k, BLOCK, "block", step, self.blocks.after_block())
+        return loops.Seq((*start, *self.blocks.before(), walk))
 
 
 # ---------------------------------------------------------------------------------------------------------------- sort

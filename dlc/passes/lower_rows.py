@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.loops import Buffer, Expr, Stmt
+from dlc.ir.loops_index import simplify, unflatten
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.index_math import simplify, unflatten
 from dlc.passes.lower import (
     MONOIDS,
     SCRATCH_LIMIT,

@@ -280,7 +280,7 @@ def _channels_last(out: str, windowed: str, other: str, core: Node) -> str:
     """Labels of the windowed operand in the order of its memory, taps before what they slide over, then the other's."""
     base = windowed[: core.inputs[0].ndim]
     taps = windowed[core.inputs[0].ndim :]
-    over = [base[a] for a in core.attrs["axes"]]
+    over = [base[a] for a in dict.fromkeys(core.attrs["axes"])]
     first = min((base.index(x) for x in over), default=0)
     order = [*base[:first], *over, *taps, *(x for x in base[first:] if x not in over)]
     batch = [x for x in order if x in out and x in other]

@@ -2,18 +2,25 @@
 
 `Elements.value(node, index)` pulls the expression through views (index maps), elementwise operations and predicates
 down to the tensors that live in memory, which become loads. This is where fusion happens: whatever is not in memory is
-computed on the spot. Half floats are computed in float32; only a `cast` node and a store round.
+computed on the spot.
+
+Half floats are computed in float32. An operation's result is rounded to its type where somebody could tell: where it is
+stored, where another kernel or another part of this one reads it, where it is cast, and where an operation that jumps
+(a comparison, a rounding, a remainder) takes it. Between continuous operations it may keep its digits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from dlc.ir import dtypes, loops
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr
+from dlc.ir.loops_index import both, flatten, interval, simplify, unflatten, weighted
+from dlc.ir.ops import window_steps
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.index_math import both, bounds, flatten, simplify, unflatten, weighted
 
 Index = tuple[Expr, ...]
 
@@ -51,7 +58,7 @@ class Elements:
         at: dict[Expr, Expr] = {}
         known = []
         for i, d in zip(index, node.shape, strict=True):
-            low, high = bounds(i)
+            low, high = interval(i)
             if low < 0 or high >= d > 0:
                 if d > 1:
                     at[place := loops.axis("x", d)] = i
@@ -85,9 +92,15 @@ class Elements:
         self.accesses[raw] = (node, index)
         return loops.cast(raw, node.dtype.compute)
 
+    def exact(self, node: Node, index: Index, guard: Expr | None) -> Expr:
+        """`value`, rounded to the node's type."""
+        value = self.value(node, index, guard)
+        return rounded(value, node.dtype) if node.dtype.is_half else value
+
     def _rule(self, node: Node, index: Index, guard: Expr | None) -> Expr:
         if node.op in SCALAR_OPS:
-            return loops.op(node.op, *(self.value(i, index, guard) for i in node.inputs))
+            value = self.exact if node.op in JUMPS else self.value
+            return loops.op(node.op, *(value(i, index, guard) for i in node.inputs))
         return _RULES[node.op](self, node, index, guard)
 
 
@@ -103,12 +116,28 @@ def reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 def rounded(value: Expr, dtype: dtypes.DType) -> Expr:
     """`value` rounded to `dtype`, in the compute type of `dtype`."""
-    out = loops.cast(value, dtype)
-    return loops.cast(out, dtype.compute)
+    return value if _is_rounded(value, dtype) else loops.cast(loops.cast(value, dtype), dtype.compute)
+
+
+def _is_rounded(value: Expr, dtype: dtypes.DType) -> bool:
+    """Is it a number of `dtype`, in its compute type, for certain?"""
+    if value.dtype is not dtype.compute:
+        return False
+    if value.op == "const":
+        return not dtype.is_half or _number(value.attr, dtype) is value
+    if value.op in _KEEPS:
+        return all(_is_rounded(a, dtype) for a in value.args[_KEEPS[value.op]:])
+    return value.op == "cast" and value.args[0].dtype is dtype
 
 
 def _const(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
-    return loops.const(n.attrs["value"], n.dtype.compute)
+    return _number(n.attrs["value"], n.dtype)
+
+
+def _number(value: float, dtype: dtypes.DType) -> Expr:
+    """A number of `dtype` in its compute type."""
+    with np.errstate(over="ignore"):
+        return loops.const(float(dtype.np.type(value)) if dtype.is_half else value, dtype.compute)
 
 
 def _iota(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
@@ -117,7 +146,7 @@ def _iota(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
 
 
 def _cast(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
-    x = els.value(n.inputs[0], index, guard)
+    x = els.exact(n.inputs[0], index, guard)
     if n.dtype.is_bool:
         return loops.op("ne", x, loops.const(0, x.dtype)) if not x.dtype.is_bool else x
     return rounded(x, n.dtype)
@@ -179,7 +208,7 @@ def _pad(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
             inside = both(inside, simplify(loops.op("eq", at % step, loops.const(0))))
             at = simplify(at // step)
         inner.append(at)
-    fill = loops.const(n.attrs["value"], n.dtype.compute)
+    fill = _number(n.attrs["value"], n.dtype)
     if inside is None or (inside.op == "const" and inside.attr):
         return els.value(src, tuple(inner), guard)
     if inside.op == "const":
@@ -188,11 +217,11 @@ def _pad(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
 
 
 def _window(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
-    src, at = n.inputs[0], n.attrs
-    inner = list(index[: src.ndim])
-    taps = index[src.ndim :]
-    for a, tap, stride, dilation in zip(at["axes"], taps, at["strides"], at["dilations"], strict=True):
-        inner[a] = simplify(inner[a] * stride + tap * dilation)
+    src, axes = n.inputs[0], n.attrs["axes"]
+    positions, steps = window_steps(n.attrs)
+    inner = [i * positions.get(a, 1) for a, i in enumerate(index[: src.ndim])]
+    for a, tap, step in zip(axes, index[src.ndim :], steps, strict=True):
+        inner[a] = simplify(inner[a] + tap * step)
     return els.value(src, tuple(inner), guard)
 
 
@@ -259,4 +288,7 @@ _RULES = {
     "gather": _gather, "concat": _concat, "stop_gradient": _through, "tag": _through, "barrier": _through,
 }
 
+JUMPS = frozenset(("eq", "ne", "lt", "le", "sign", "floor", "ceil", "trunc", "round", "floordiv", "mod"))
+# their results are operands, from this one on, or the negatives of these
+_KEEPS = {"neg": 0, "abs": 0, "max": 0, "min": 0, "select": 1}
 INLINE = frozenset(_RULES) | frozenset(SCALAR_OPS)  # operations whose elements can be computed on the spot

@@ -11,6 +11,7 @@ more bytes than storing their result, and what a checkpoint recomputes is recomp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from dlc.ir.graph import Graph, Node, make, map_bodies, param, substitute, topol
 from dlc.ir.ops import OPS, split_spec
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.arith import add
+from dlc.passes.long_sums import BLOCK, limit
 from dlc.passes.vjp import differentiable, pullback
 from dlc.passes.vjp_rules import Ct, inverse
 
@@ -244,21 +246,29 @@ def scan_vjp(node: Node, cts: Sequence[Ct], need: Sequence[bool]) -> list[Ct]:
     xs_leaves = [n for n in leaves if n in residuals.xs]
 
     sums = {k: param(body.params[k].type._replace(dtype=body.params[k].dtype.compute)) for k in accumulated}
+    rests = {k: param(s.type) for k, s in sums.items() if length > limit(BLOCK)}
     new_roots = iter(substitute(roots, inner))
     outs = [next(new_roots) for _ in carry_out]
     out_xs = [next(new_roots) for _ in xs_grads]
+    lost = []
     for k, terms in accumulated.items():
-        total = sums[k]
+        total, rest = sums[k], rests.get(k)
         for _ in terms:
-            total = add(total, B.cast(next(new_roots), total.dtype))
+            term = B.cast(next(new_roots), total.dtype)
+            if rest is None:
+                total = add(total, term)
+            else:
+                total, rest = _compensated(total, rest, term)
         outs.append(total)
-    outs += out_xs + list(new_roots)
+        lost += [] if rest is None else [rest]
+    outs += lost + out_xs + list(new_roots)
 
     back_params = [
         *(inner[n] for n in const_leaves),
         *(inner[n] for n in hoisted),
         *(ct_of[k] for k in live_carry),
         *sums.values(),
+        *rests.values(),
         *(inner[n] for n in stored),
         *(inner[n] for n in xs_leaves),
         *(ct_of[k] for k in live_ys),
@@ -267,7 +277,7 @@ def scan_vjp(node: Node, cts: Sequence[Ct], need: Sequence[bool]) -> list[Ct]:
         *(outer[n] for n in const_leaves),
         *hoisted.values(),
         *(B.like(ct_of[k], 0) if cts[k] is None else cts[k] for k in live_carry),
-        *(B.like(s, 0) for s in sums.values()),
+        *(B.like(s, 0) for s in (*sums.values(), *rests.values())),
         *(stacks[n] for n in stored),
         *(outer[n] for n in xs_leaves),
         *(cts[k] for k in live_ys),
@@ -279,13 +289,15 @@ def scan_vjp(node: Node, cts: Sequence[Ct], need: Sequence[bool]) -> list[Ct]:
         body=Graph(back_params, outs, f"{body.name}_backward"),
         length=length,
         consts=len(const_leaves) + len(hoisted),
-        carry=len(live_carry) + len(sums),
+        carry=len(live_carry) + len(sums) + len(rests),
         reverse=not attrs["reverse"],
     )
     results = iter([B.item(backward, k) for k in range(len(outs))])
 
     found: dict[int, Node] = {n_const + k: next(results) for k in live_carry}
-    totals = {k: B.cast(next(results), body.params[k].dtype) for k in sums}
+    sums = {k: next(results) for k in sums}
+    sums |= {k: add(sums[k], _inert(next(results))) for k in rests}
+    totals = {k: B.cast(s, body.params[k].dtype) for k, s in sums.items()}
     found |= {k: next(results) for k in xs_grads}
     stacks |= {n: next(results) for n in emitted}
     for k, terms in deferred.items():
@@ -294,6 +306,20 @@ def scan_vjp(node: Node, cts: Sequence[Ct], need: Sequence[bool]) -> list[Ct]:
             totals[k] = add(totals[k], whole) if k in totals else whole
     found |= totals
     return [found.get(k) if wanted else None for k, wanted in enumerate(need)]
+
+
+def _inert(rest: Node) -> Node:
+    """What a sum has rounded away has no derivative: in exact arithmetic it is 0."""
+    return make("stop_gradient", (rest,))
+
+
+def _compensated(total: Node, rest: Node, term: Node) -> tuple[Node, Node]:
+    """The running total and its rest (what its additions have rounded away) after another term: see `long_sums`."""
+    term = B.op("add", term, _inert(rest))
+    new = B.op("add", total, term)
+    rest = _inert(B.op("sub", term, B.op("sub", new, total)))
+    known = B.op("lt", B.op("abs", rest), B.like(rest, math.inf))
+    return new, B.select(known, rest, B.like(rest, 0))
 
 
 def _over_steps(product: Node, stacks: dict[Node, Node]) -> Node:

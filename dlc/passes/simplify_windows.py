@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from dlc.ir import build as B
 from dlc.ir.graph import Graph, Node, located, map_bodies, rewrite
-from dlc.ir.ops import split_spec
+from dlc.ir.ops import split_spec, window_steps
 from dlc.passes.arith import add
 from dlc.passes.vjp_rules import inverse
 
@@ -32,6 +32,11 @@ def _disjoint(node: Node) -> bool:
                for axis, size, stride, dilation in _taps(node))
 
 
+def _named_again(node: Node) -> bool:
+    """Whether there are windows over the positions of windows."""
+    return len(set(node.attrs["axes"])) < len(node.attrs["axes"])
+
+
 def _blocked_order(node: Node, rank: int) -> tuple[list[int], dict[int, int]]:
     """The axes of a window's result with each tap axis right behind the axis that it came from."""
     tap_of = {axis: rank + k for k, axis in enumerate(node.attrs["axes"])}
@@ -42,7 +47,7 @@ def _blocked_order(node: Node, rank: int) -> tuple[list[int], dict[int, int]]:
 def window_as_view(node: Node) -> Node | None:
     """Windows whose stride is their size: slice off the rest, split the axis, move the taps last."""
     x = node.inputs[0]
-    if not _disjoint(node) or len(set(node.attrs["axes"])) != len(node.attrs["axes"]) or 0 in node.shape:
+    if _named_again(node) or not _disjoint(node) or 0 in node.shape:
         return None
     stop, step = list(x.shape), [1] * x.ndim
     for axis, size, stride, _ in _taps(node):
@@ -56,7 +61,7 @@ def window_as_view(node: Node) -> Node | None:
 def unwindow_as_view(node: Node) -> Node | None:
     """The way back: taps beside their axis, axes joined, and zeros where no window was."""
     x, rank = node.inputs[0], node.ndim
-    if not _disjoint(node) or len(set(node.attrs["axes"])) != len(node.attrs["axes"]) or 0 in x.shape:
+    if _named_again(node) or not _disjoint(node) or 0 in x.shape:
         return None
     order, tap_of = _blocked_order(node, rank)
     shape = [x.shape[a] * (x.shape[tap_of[a]] if a in tap_of else 1) for a in range(rank)]
@@ -77,7 +82,7 @@ def unwindow_of_contract(node: Node) -> Node | None:
     by s - 1 zeros, with d (k - 1) zeros before; then window p of dilation d meets w from its last tap to its first.
     """
     x = node.inputs[0]
-    if x.op != "contract" or 0 in x.shape:
+    if x.op != "contract" or 0 in x.shape or _named_again(node):
         return None
     labels = split_spec(x.attrs["spec"])
     out, rank = labels[2], node.ndim
@@ -127,13 +132,15 @@ def _sum_of_taps(node: Node, x: Node) -> Node:
     if 0 in x.shape:
         return B.like(node, 0)
     counts = x.shape[:rank]
+    positions, steps = window_steps(node.attrs)
     total = None
     for tap in itertools.product(*map(range, node.attrs["sizes"])):
         one = B.slice_(x, (*[0] * rank, *tap), (*counts, *(t + 1 for t in tap)))
         low, high, interior = [0] * rank, [0] * rank, [0] * rank
-        for t, (axis, _, stride, dilation) in zip(tap, _taps(node), strict=True):
-            low[axis], interior[axis] = t * dilation, stride - 1
-            high[axis] = node.shape[axis] - t * dilation - (counts[axis] - 1) * stride - 1
+        for axis, step in positions.items():
+            low[axis] = sum(t * by for a, t, by in zip(node.attrs["axes"], tap, steps, strict=True) if a == axis)
+            interior[axis] = step - 1
+            high[axis] = node.shape[axis] - low[axis] - (counts[axis] - 1) * step - 1
         part = B.pad(B.cast(B.reshape(one, counts), wide), low, high, interior)
         total = part if total is None else add(total, part)
     return B.cast(total, node.dtype)

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 from dlc.ir import build as B
 from dlc.ir.graph import Graph, Node, make, map_bodies, rewrite
-from dlc.ir.ops import split_spec
+from dlc.ir.ops import split_spec, window_steps
 
 
 def trim_contractions(graph: Graph) -> Graph:
@@ -63,12 +63,10 @@ def cut(x: Node, axis: int, start: int, stop: int) -> Node:
         inner = x.inputs[0]
         if axis >= inner.ndim:
             return _slice(x, axis, start, stop)
-        low, high = start, stop
-        if axis in at["axes"]:
-            k = at["axes"].index(axis)
-            low = start * at["strides"][k]
-            high = (stop - 1) * at["strides"][k] + (at["sizes"][k] - 1) * at["dilations"][k] + 1
-        return make("window", (cut(inner, axis, low, high),), x.loc, **at)
+        positions, taps = window_steps(at)
+        step = positions.get(axis, 1)
+        reach = sum((size - 1) * tap for a, size, tap in zip(at["axes"], at["sizes"], taps, strict=True) if a == axis)
+        return make("window", (cut(inner, axis, start * step, (stop - 1) * step + reach + 1),), x.loc, **at)
     if x.op == "pad":
         low, high = list(at["low"]), list(at["high"])
         low[axis] -= start

@@ -11,7 +11,15 @@ import gc
 import threading
 from collections.abc import Iterator
 
-_lock = threading.Lock()
+from dlc.ir import forks
+
+
+class _Own(threading.local):
+    depth = 0  # of this thread in `no_collection`
+
+
+_own = _Own()
+_lock = forks.hold(threading.RLock())
 _inside = 0  # threads that compile now
 _was_on = False
 
@@ -21,14 +29,25 @@ def no_collection() -> Iterator[None]:
     """No automatic collections until the last thread has left. Leaves the collector as it was found."""
     global _inside, _was_on
     with _lock:
-        if not _inside:
+        _inside += 1
+        _own.depth += 1
+        if _inside == 1:
             _was_on = gc.isenabled()
             gc.disable()
-        _inside += 1
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
+            _own.depth -= 1
             if not _inside and _was_on:
                 gc.enable()
+
+
+@forks.in_child
+def _only_this_thread() -> None:
+    """Of the threads that compiled in the parent, the child has at most this one."""
+    global _inside
+    if _inside and not _own.depth and _was_on:
+        gc.enable()
+    _inside = _own.depth

@@ -7,10 +7,10 @@ DeviceError that says what to do.
 from __future__ import annotations
 
 import os
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.ir import forks
 from dlc.ir.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install cupy-cuda13x nvidia-cuda-nvrtc (cupy-cuda12x for a driver older than 580)"
 
-_lock = threading.Lock()
+_lock = forks.lock()
 _gpu: Gpu | None = None
 _owner_pid = -1
 
@@ -48,6 +48,11 @@ def gpu() -> Gpu:
             "multiprocessing's 'spawn' method, or fork before the first use of the GPU"
         )
     return _gpu
+
+
+def used() -> list[int]:
+    """The numbers of the GPUs that this process has used so far."""
+    return _gpu.used() if _gpu is not None and _owner_pid == os.getpid() else []
 
 
 def install(driver: Gpu | None) -> None:

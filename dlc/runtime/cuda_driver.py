@@ -19,6 +19,7 @@ import numpy as np
 
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.tensor_map import TensorMap
+from dlc.ir import forks
 from dlc.ir.errors import DeviceError
 from dlc.runtime import cuda_maps
 from dlc.runtime.cuda_device import INSTALL, Card, arch_name
@@ -71,7 +72,7 @@ class Gpu:
         self.pool = cupy.get_default_memory_pool()
         self.lib = _library()
         self._streams: dict[int, Any] = {}
-        self._lock, self._threads = threading.Lock(), threading.local()
+        self._lock, self._threads = forks.lock(), threading.local()
         self._dead: deque[tuple[int, int]] = deque()  # (GPU, module) whose users are gone
         self._in_flight: deque[tuple[Any, Any]] = deque()  # (event, pinned memory that a copy before it reads)
 
@@ -120,6 +121,10 @@ class Gpu:
             with self._lock, self.cupy.cuda.Device(index):
                 found = self._streams.setdefault(index, self.cupy.cuda.Stream(non_blocking=True))
         return found
+
+    def used(self) -> list[int]:
+        """The GPUs that something was done on."""
+        return sorted(self._streams)
 
     def card(self, index: int) -> Card:
         """What to show of a GPU."""

@@ -11,7 +11,6 @@ not at all if they are as in the last call.
 from __future__ import annotations
 
 import ctypes
-import threading
 from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlc.codegen.tensor_map import TensorMap
+from dlc.ir import forks
 from dlc.ir.errors import DeviceError
 from dlc.ir.program import Program
 from dlc.runtime import cuda_maps, cuda_memory, cuda_order
@@ -55,7 +55,7 @@ class CudaExecutable:
         modules = [gpu().load(code, index) for code in cubins]
         self.kernels = [modules[f.module].kernel(f.name, f.block, f.shared_bytes) for f in plan.functions]
         self._modules = modules  # keeps the kernels loaded
-        self._lock = threading.RLock()
+        self._lock = forks.lock()
         self._donated = frozenset(p for p in plan.into if p >= 0)
         # Most outputs of a training step are state that stays where it is: only the fresh ones cost anything here.
         self._into = [max(p, 0) for p in plan.into]

@@ -15,11 +15,11 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dlc.ir.errors import DeviceError
+from dlc.ir.workers import Workers
 from dlc.runtime.cuda_device import INSTALL
 
 OPTIONS = ("--std=c++17",)
@@ -48,8 +48,12 @@ def cubins(sources: Sequence[str], arch: str) -> list[bytes]:
     """The machine code of several modules (none for a program without kernels), compiled at the same time."""
     if len(sources) < 2:
         return [cubin(source, arch) for source in sources]
-    with ThreadPoolExecutor(min(len(sources), thread_count()), "dlc-nvrtc") as pool:
-        return list(pool.map(lambda source: cubin(source, arch), sources))
+    workers = Workers(min(len(sources), thread_count()), "dlc-nvrtc")
+    try:
+        jobs = [workers.submit(cubin, source, arch) for source in sources]
+        return [job.result() for job in jobs]
+    finally:
+        workers.close()
 
 
 def thread_count() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from dlc.ir.errors import DeviceError
 from dlc.ir.graph import structure
 from dlc.runtime import cache, cuda_modules, cuda_plan
 from dlc.runtime.cuda_executable import CudaExecutable
@@ -14,6 +15,8 @@ from dlc.runtime.stored import compiler_version
 if TYPE_CHECKING:
     from dlc.codegen.gpu_target import GpuTarget
     from dlc.ir.graph import Graph
+
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  # what decoding anything may raise
 
 
 def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: GpuTarget) -> str:
@@ -38,10 +41,9 @@ def load(key: str, index: int) -> CudaExecutable | None:
     if data is None:
         return None
     try:
-        plan, code = unpack(data)
-    except (ValueError, TypeError, IndexError):
+        return CudaExecutable(*unpack(data), index)
+    except (*DAMAGED, DeviceError):
         return None  # a damaged entry: compile again
-    return CudaExecutable(plan, code, index)
 
 
 def pack(plan: Plan, code: list[bytes]) -> bytes:
@@ -51,7 +53,7 @@ def pack(plan: Plan, code: list[bytes]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[Plan, list[bytes]]:
-    """What was packed. Raises ValueError, TypeError or IndexError for damaged data."""
+    """What was packed. Raises one of DAMAGED for other data."""
     head, _, rest = data.partition(b"\n")
     found = json.loads(head)
     code, at = [], 0

@@ -75,8 +75,7 @@ class _Translator:
         return Argument(base, offset + ref.start * item, steps, max(int(size), 1) * item, written)
 
     def base(self, slot: Slot) -> tuple[int, int]:
-        while slot.alias is not None:
-            slot = slot.alias
+        slot = slot.memory
         if slot.kind == "const":
             return CONSTS, CONST_BYTES * self.consts.setdefault(slot.value, len(self.consts))
         if slot.kind == "arena":

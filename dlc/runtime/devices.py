@@ -98,9 +98,11 @@ def bytes_of(buffer: Buffer) -> np.ndarray:
     return memory.as_ndarray(buffer, (buffer.nbytes,), np.uint8)
 
 
-def synchronize(device: str) -> None:
-    """Wait until everything that was started on `device` has run."""
+def synchronize(device: str | None) -> None:
+    """Wait until everything that was started on `device` (None: on every device that was used) has run."""
     if device != CPU:
-        from dlc.runtime.cuda_device import gpu
+        from dlc.runtime import cuda_device
 
-        gpu().synchronize(index_of(device))
+        used = cuda_device.used() if device is None else [index_of(device)]
+        for index in used:
+            cuda_device.gpu().synchronize(index)

@@ -19,7 +19,6 @@ what is not in the disk cache.)
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -28,9 +27,11 @@ from dlc.codegen import llvm_kernel
 from dlc.codegen.build import build_program, target_layout, target_operations
 from dlc.codegen.expand_math import expand
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.in_place import verify_aliases
 from dlc.codegen.llvm_kernel import symbol
 from dlc.codegen.llvm_program import emit_entry
 from dlc.codegen.target import CpuTarget
+from dlc.ir import settings
 from dlc.ir.graph import Graph
 from dlc.ir.loops import Kernel
 from dlc.ir.program import Program
@@ -64,7 +65,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
 def for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget, key: str, profile: bool,
             observe: Observer | None) -> Executable:
     """Compile for a CPU, and keep the machine code in the disk cache under `key`, if there is one."""
-    watch = _Watch(observe, os.environ.get("DLC_VERIFY") == "1")
+    watch = _Watch(observe, settings.switch("DLC_VERIFY"))
     code = MachineCode(target)
     program = lower(graph, donate, name, target, watch, code.kernel)
     objects = code.finish(program, profile)
@@ -74,7 +75,7 @@ def for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target
         stored.keep(key, frame, objects)
     library = native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",))
     watch("load", library)
-    return Executable(frame, library, program, profile)
+    return Executable(frame, library, program if profile else None, profile)
 
 
 def for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: GpuTarget, index: int, key: str,
@@ -82,7 +83,7 @@ def for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target
     """The same for a GPU: CUDA C instead of LLVM IR from the same kernels' other schedules."""
     from dlc.runtime import cuda_compile
 
-    watch = _Watch(observe, os.environ.get("DLC_VERIFY") == "1")
+    watch = _Watch(observe, settings.switch("DLC_VERIFY"))
     program = lower(graph, donate, name, target, watch)
     return cuda_compile.load(program, target, index, key, profile, watch)
 
@@ -178,8 +179,12 @@ class _Watch:
 
             verify_graph(result, stage)
         if self.check and stage == "program":
+            from dlc.ir.loops_coverage import check_program
             from dlc.ir.loops_verify import verify as verify_kernel
 
             for k in result.kernels():
                 verify_kernel(k, stage)
+            check_program(result)
+        if self.check and stage == "memory":
+            verify_aliases(result)
         self.last = time.perf_counter()

@@ -12,6 +12,8 @@ from pathlib import Path
 import llvmlite.binding as llvm
 
 from dlc.codegen.target import LEVELS, CpuTarget
+from dlc.ir import settings
+from dlc.ir.settings import SettingError
 
 # Where the machine does not say: sizes that every desktop processor of the last ten years has.
 _FALLBACK_BYTES = {(1, "Data"): 32 << 10, (2, "Unified"): 512 << 10, (3, "Unified"): 8 << 20}
@@ -28,7 +30,7 @@ def detect() -> CpuTarget:
     """The host, found once a process.
 
     Environment: `DLC_CPU=sse2|avx2|avx512` lowers the instruction level; `DLC_NUM_THREADS` limits the threads.
-    Raises ValueError where either asks for something that does not exist or that the host cannot run.
+    Raises SettingError where either asks for something that does not exist or that the host cannot run.
     """
     features = dict(llvm.get_host_cpu_features())
     if features.get("amx-bf16") and not _allow_amx():
@@ -43,26 +45,22 @@ def detect() -> CpuTarget:
         l3_bytes=caches[3, "Unified"],
         threads=thread_count(),
     )
-    level = os.environ.get("DLC_CPU", "").strip().lower()
+    level = settings.text("DLC_CPU").lower()
     if not level:
         return target
     if level not in LEVELS:
-        raise ValueError(f"DLC_CPU={level!r} is not a CPU level; expected one of {', '.join(LEVELS)}")
+        raise SettingError(f"DLC_CPU={settings.shown(level)} is not a CPU level; expected one of {', '.join(LEVELS)}")
     lowered = target.with_features(level)
     if LEVELS.index(level) > LEVELS.index(target.level):
-        raise ValueError(f"DLC_CPU={level} asks for more than this host has ({target.level})")
+        raise SettingError(f"DLC_CPU={level} asks for more than this host has ({target.level})")
     return lowered
 
 
 def thread_count() -> int:
     """How many threads the process may use: its affinity mask, limited by `DLC_NUM_THREADS`."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = os.environ.get("DLC_NUM_THREADS", "").strip()
-    if not wanted:
-        return available
-    if not wanted.isdigit() or int(wanted) < 1:
-        raise ValueError(f"DLC_NUM_THREADS={wanted!r} is not a positive whole number")
-    return min(available, int(wanted))
+    wanted = settings.whole_number("DLC_NUM_THREADS", 1, "a positive whole number")
+    return available if wanted is None else min(available, wanted)
 
 
 def cache_bytes() -> dict[tuple[int, str], int]:

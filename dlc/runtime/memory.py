@@ -108,7 +108,7 @@ def from_array(array: np.ndarray, alignment: int | None = None) -> Buffer:
     if not array.flags.c_contiguous:
         raise ValueError(f"cannot wrap a non-contiguous array of shape {array.shape} and strides {array.strides}")
     address = array.__array_interface__["data"][0]
-    if address % (alignment or array.dtype.alignment):
+    if array.size and address % (alignment or array.dtype.alignment):  # NumPy aligns no array of nothing
         want = alignment or array.dtype.alignment
         raise ValueError(f"cannot wrap an array at {address:#x}: it is not {want}-aligned")
     return Buffer(address, array.nbytes, "cpu", array)

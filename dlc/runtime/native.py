@@ -4,8 +4,8 @@
     Library.load(object_bytes, imports)            the same, linked into this process (0.1 ms)
     Library.function(symbol)(pointer)              a call
 
-LLVM objects are not safe to share between threads, so one lock serialises everything here. It is also held over a
-fork, so that a child never inherits LLVM in the middle of something.
+LLVM objects are not safe to share between threads, so one lock serialises everything here but the generation of code
+(`ObjectPool`). A fork waits for the lock and for that, so that a child never inherits LLVM in the middle of something.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import contextlib
 import ctypes
 import hashlib
 import itertools
-import os
 import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
 
 from dlc.codegen.target import CpuTarget
+from dlc.ir import forks
+from dlc.ir.workers import Job, Workers
 
 
 class IRError(RuntimeError):
@@ -48,7 +48,7 @@ def compile_object(llvm_text: str, target: CpuTarget, *, opt_level: int = 3, pas
 
     `passes` names an entry of PIPELINES; `opt_level` (0-3) is the instruction selector's. Raises IRError.
     """
-    with _lock, _as_written(passes):
+    with _lock, _emission(passes):
         machine = _machine(target, opt_level)
         module = _optimised(llvm_text, target, machine, passes)
         try:
@@ -66,18 +66,18 @@ class ObjectPool:
 
     def __init__(self, target: CpuTarget, workers: int, *, opt_level: int = 3, passes: str = "fast"):
         self._arguments = target, opt_level, passes
-        self._executor = ThreadPoolExecutor(max(1, workers), thread_name_prefix="dlc-llvm")
-        self._futures: list[Future[bytes]] = []
+        self._workers = Workers(max(1, workers), "dlc-llvm")
+        self._jobs: list[Job[bytes]] = []
 
     def submit(self, llvm_text: str) -> None:
-        self._futures.append(self._executor.submit(_compile_alone, llvm_text, *self._arguments))
+        self._jobs.append(self._workers.submit(_compile_alone, llvm_text, *self._arguments))
 
     def results(self) -> list[bytes]:
         """The objects, when all are done. Raises IRError."""
         try:
-            return [f.result() for f in self._futures]
+            return [job.result() for job in self._jobs]
         finally:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._workers.close()
 
 
 def _compile_alone(llvm_text: str, target: CpuTarget, opt_level: int, passes: str) -> bytes:
@@ -86,7 +86,7 @@ def _compile_alone(llvm_text: str, target: CpuTarget, opt_level: int, passes: st
         machine = _new_machine(target, opt_level)
         module = _optimised(llvm_text, target, machine, passes)
     try:
-        with _as_written(passes):
+        with _emission(passes):
             return _emit_unlocked(machine, module)
     finally:
         with _lock:
@@ -95,27 +95,37 @@ def _compile_alone(llvm_text: str, target: CpuTarget, opt_level: int, passes: st
 
 
 @contextlib.contextmanager
-def _as_written(passes: str) -> Iterator[None]:
-    """Code generation for IR that is as it should be (pipeline "none"): addresses in loops stay as they are written.
+def _emission(passes: str) -> Iterator[None]:
+    """Code generation. Forks wait for its end, also where it is done without the lock.
 
-    LLVM would look for better ones (loop strength reduction), which takes a third of its time and finds none. That is
-    an option of the process, not of a module, so it is set only while such a module is being compiled.
+    Addresses in loops of IR that is as it should be (pipeline "none") stay as they are written. LLVM would look for
+    better ones (loop strength reduction), which takes a third of its time and finds none. That is an option of the
+    process, not of a module, so it is set only while such a module is being compiled.
     """
-    global _written
-    if passes != "none":
-        yield
-        return
+    written = passes == "none"
     with _lock:
-        if not _written:
+        _own.emissions += 1
+        if written and True not in _emissions:
             llvm.set_option("dlc", "-disable-lsr")
-        _written += 1
+        _emissions.append(written)
     try:
         yield
     finally:
         with _lock:
-            _written -= 1
-            if not _written:
+            _own.emissions -= 1
+            _emissions.remove(written)
+            if written and True not in _emissions:
                 llvm.set_option("dlc", "-disable-lsr=false")
+            _ended.notify_all()
+
+
+def _wait_for_emissions() -> None:
+    """Wait, with the lock, until no other thread generates code: a child must not inherit LLVM in the middle of it.
+
+    llvmlite's own lock is held over the fork, too: whoever lets go of one of its objects takes it.
+    """
+    while len(_emissions) > _own.emissions:
+        _ended.wait()
 
 
 def _emit_unlocked(machine: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes:
@@ -134,7 +144,7 @@ def _emit_unlocked(machine: llvm.TargetMachine, module: llvm.ModuleRef) -> bytes
 
 def assembly(llvm_text: str, target: CpuTarget, *, opt_level: int = 3, passes: str = "fast") -> str:
     """The same code as assembly text, to be read."""
-    with _lock, _as_written(passes):
+    with _lock, _emission(passes):
         machine = _machine(target, opt_level)
         module = _optimised(llvm_text, target, machine, passes)
         try:
@@ -234,16 +244,20 @@ def function(address: int) -> Callable[[int], None]:
     return _PROTOTYPE(address)
 
 
-_lock = threading.RLock()
+class _Own(threading.local):
+    emissions = 0  # of this thread, which may be forking in a signal handler in the middle of one
+
+
+_own = _Own()
+forks.hold(ffi.lib._lock._lock)
+_lock = forks.hold(threading.RLock(), _wait_for_emissions)
+_ended = threading.Condition(_lock)  # an emission has
+_emissions: list[bool] = []  # the modules that code is being generated for: is it as it should be?
 _serial = itertools.count()
 _dead: deque[list] = deque()
 _forever: list[Library] = []
-_machines: dict[tuple[str, int], llvm.TargetMachine] = {}
+_machines: dict[tuple[str, int], llvm.TargetMachine] = {}  # as many as targets are compiled for: few
 _linker_instance: llvm.LLJIT | None = None
-_written = 0  # modules being compiled `_as_written`
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _machine(target: CpuTarget, opt_level: int) -> llvm.TargetMachine:

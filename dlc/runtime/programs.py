@@ -5,11 +5,11 @@ Who only runs what is in the cache never imports the compiler (0.3 s): `driver` 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dlc.ir import settings
 from dlc.runtime import host, stored
 from dlc.runtime.collector import no_collection
 
@@ -34,7 +34,7 @@ def compile_graph(graph: Graph, donate: Donated = (), name: str = "main", *, tar
     `observe` is told of every stage: graph, grad, simplified, layout, program (with its groups), memory,
     objects, load; the disk cache is not asked then.
     """
-    if os.environ.get("DLC_INTERPRET") == "1":
+    if settings.switch("DLC_INTERPRET"):
         from dlc.runtime.interpreted import Interpreted
 
         return Interpreted(graph, donate, device)

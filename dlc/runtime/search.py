@@ -59,7 +59,7 @@ class Winner:
     @classmethod
     def decode(cls, data: bytes) -> Winner:
         """Raises ValueError for what is no winner."""
-        found: Any = json.loads(data)
+        found: Any = tuned_text.from_json(data)
         if not (isinstance(found, list) and len(found) == 3 and all(isinstance(keys, list) for keys in found[1:])
                 and all(isinstance(k, str) for keys in found[1:] for k in keys)):
             raise ValueError("not a winner")

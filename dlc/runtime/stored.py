@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlc.ir.graph import structure
 from dlc.runtime import cache, native, threads
@@ -37,7 +37,7 @@ def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: CpuTa
 
 def keep(key: str, frame: Frame, objects: list[bytes]) -> None:
     """Store a program under `key`: a line of JSON, then its objects."""
-    head = json.dumps([*frame, [len(o) for o in objects]]).encode()
+    head = json.dumps([frame.into, frame.output_bytes, [frame.arena_bytes], [len(o) for o in objects]]).encode()
     cache.default().put(key, b"\n".join((head, b"".join(objects))))
 
 
@@ -46,12 +46,32 @@ def load(key: str) -> Executable | None:
     data = cache.default().get(key)
     if data is None:
         return None
-    head, _, code = data.partition(b"\n")
     try:
-        into, sizes, arena, lengths = json.loads(head)
-        ends = list(itertools.accumulate(lengths))
-        objects = [code[end - n : end] for end, n in zip(ends, lengths, strict=True)]
-        library = native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",))
-        return Executable(Frame(tuple(into), tuple(sizes), arena), library)
+        frame, objects = _decoded(data)
+        return Executable(frame, native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",)))
     except (ValueError, native.LinkError):
         return None  # a damaged entry: compile again
+
+
+def _decoded(data: bytes) -> tuple[Frame, list[bytes]]:
+    """What `keep` wrote. Raises ValueError for anything else.
+
+    That is for mishaps: code and numbers that look right are believed, since only files of our own are read.
+    """
+    head, _, code = data.partition(b"\n")
+    try:
+        into, sizes, (arena,), lengths = (_numbers(part) for part in json.loads(head))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"not the head of a program ({error})") from None
+    ends = list(itertools.accumulate(lengths))
+    if len(into) != len(sizes) or min(into, default=0) < -1 or min((*sizes, arena, *lengths)) < 0:
+        raise ValueError("not the numbers of a program")
+    if not lengths or ends[-1] != len(code):
+        raise ValueError("the objects are cut short")
+    return Frame(into, sizes, arena), [code[end - n : end] for end, n in zip(ends, lengths, strict=True)]
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(n) is int for n in value):
+        raise ValueError("not a list of whole numbers")
+    return tuple(value)

@@ -20,13 +20,12 @@ alone: that cannot deadlock, and with all threads busy it is not slower.
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import signal
 import sys
-import threading
 from typing import NamedTuple
 
+from dlc.ir import forks
 from dlc.runtime import cache, host, native
 
 MAX_THREADS = 1024
@@ -43,7 +42,8 @@ class _Pool(NamedTuple):
 
 _pool: _Pool | None = None
 _threads: int | None = None
-_lock = threading.Lock()
+_lock = forks.lock()
+_EXPORTS = ("dlc_parallel", "dlc_pool_set_threads", "dlc_pool_reset")
 
 
 def pool_symbols() -> dict[str, int]:
@@ -79,27 +79,31 @@ def _load() -> _Pool:
     target = host.detect()
     text = pool_ir()
     key = native.object_key(text, target)
-    code = cache.default().get(key)
-    if code is None:
+    library = _stored(key)
+    if library is None:
         code = native.compile_object(text, target)
         cache.default().put(key, code)
-    library = native.Library.load(code).keep_forever()
-    set_threads = ctypes.CFUNCTYPE(None, ctypes.c_int32)(library.address("dlc_pool_set_threads"))
-    reset = ctypes.CFUNCTYPE(None)(library.address("dlc_pool_reset"))
+        library = native.Library.load(code)
+    library.keep_forever()
+    parallel, change, reset = map(library.address, _EXPORTS)
+    set_threads = ctypes.CFUNCTYPE(None, ctypes.c_int32)(change)
     set_threads(get_num_threads())
-    return _Pool({"dlc_parallel": library.address("dlc_parallel")}, set_threads, reset)
+    return _Pool({"dlc_parallel": parallel}, set_threads, ctypes.CFUNCTYPE(None)(reset))
 
 
+def _stored(key: str) -> native.Library | None:
+    code = cache.default().get(key)
+    try:
+        return None if code is None else native.Library.load(code, exports=_EXPORTS)
+    except native.LinkError:
+        return None  # a damaged entry: compile again
+
+
+@forks.in_child
 def _after_fork_in_child() -> None:
     """The child has only the forking thread: forget the workers, and any job that another thread was running."""
-    global _lock
-    _lock = threading.Lock()
     if _pool is not None:
         _pool.reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _System(NamedTuple):

@@ -7,23 +7,15 @@ Each thread has tile registers of its own; what the instructions do not allow is
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import re
 import threading
 from collections import defaultdict
 
 import numpy as np
 
-from dlc.codegen.target import CpuTarget
 from dlc.ir.loops_values import dot2
 
-WITH_AMX = ",+amx-tile,+amx-bf16"
 _P, _I, _B = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int8
-
-
-def with_amx(target: CpuTarget) -> CpuTarget:
-    """The machine with a matrix unit."""
-    return dataclasses.replace(target, has_amx_bf16=True, has_avx512bf16=True, features=target.features + WITH_AMX)
 
 
 def emulated(text: str) -> str:

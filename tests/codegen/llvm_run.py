@@ -8,22 +8,18 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy)
 import numpy as np
 
 from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
-from dlc.codegen.target import CpuTarget
+from dlc.codegen.target import LEVELS, CpuTarget
 from dlc.ir import dtypes
 from dlc.ir.loops import Buffer, Kernel, Stmt, Store, walk
-from dlc.runtime.host import detect
+from dlc.ir.loops_interp import run
 from dlc.runtime.native import Library, compile_object
+from tests import targets
 
-HOST = detect()
-LEVELS = [
-    level
-    for level in ("sse2", "avx2", "avx512")
-    if ("sse2", "avx2", "avx512").index(level) <= ("sse2", "avx2", "avx512").index(HOST.level)
-]
+__all__ = ["LEVELS", "Compiled", "buffer", "guarded", "kernel", "target", "untouched"]
 
 
 def target(level: str) -> CpuTarget:
-    return HOST.with_features(level)
+    return targets.cpu(level)
 
 
 def buffer(name: str, dtype: dtypes.DType | str, *shape: int, space: str = "global") -> Buffer:
@@ -41,6 +37,10 @@ class Compiled:
     def __init__(self, k: Kernel, cpu: CpuTarget, passes: str = PASSES, opt_level: int = OPT_LEVEL):
         self.kernel = k
         self.text = emit_module([k], cpu)
+        if not targets.runs(cpu):  # the text is made, and compiled; the meaning is the interpreter's
+            compile_object(self.text, cpu, passes=passes, opt_level=opt_level)
+            self.call = None
+            return
         self.library = Library.load(compile_object(self.text, cpu, passes=passes, opt_level=opt_level))
         self.address = self.library.address(k.name)
         self.call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(self.address)
@@ -48,6 +48,10 @@ class Compiled:
     def __call__(self, *arrays: np.ndarray, begin: int = 0, end: int | None = None) -> None:
         for a, p in zip(arrays, self.kernel.params, strict=True):
             assert a.dtype == p.dtype.np and a.size == p.size, (p.name, a.dtype, a.size)
+        if self.call is None:
+            assert begin == 0 and end is None
+            run(self.kernel, list(arrays))
+            return
         pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         self.call(pointers, begin, self.kernel.tasks if end is None else end)
 

@@ -10,7 +10,6 @@ import pytest
 from dlc.codegen import candidates
 from dlc.codegen import schedule as schedules
 from dlc.codegen.build import LOWER, build_program, target_layout
-from dlc.codegen.choice import Noted
 from dlc.codegen.tuned import Tuned
 from dlc.codegen.tuned_text import contract_key, decode, encode, kernel_key
 from dlc.ir import build as b
@@ -18,15 +17,15 @@ from dlc.ir import dtypes
 from dlc.ir.graph import Graph, Node, TensorType, param
 from dlc.ir.graph_interp import evaluate
 from dlc.ir.loops_interp import run
+from dlc.ir.loops_parse import parse_kernel
+from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_verify import verify
 from dlc.ir.schedule import Columns, Contract, Map, Rows
 from dlc.passes.fuse import fuse
 from dlc.passes.units import memory_of, own_outputs
-from dlc.runtime import host
-from dlc.runtime.memory import as_ndarray, from_array
-from dlc.runtime.programs import compile_graph
+from tests.targets import computed, cpu
 
-TARGET = host.detect().with_threads(2)
+TARGET = cpu("avx512")
 PRODUCTS = [("mk,kn->mn", 37, 50, 45), ("mk,nk->mn", 10, 7, 137), ("km,kn->mn", 33, 3, 21), ("mk,nk->mn", 65, 5, 70)]
 
 
@@ -47,8 +46,7 @@ def convolution() -> Node:
 
 
 def results(graph: Graph, arrays: list[np.ndarray], target) -> list[np.ndarray]:
-    out = compile_graph(graph, target=target).run([from_array(a) for a in arrays])
-    return [as_ndarray(x, o.shape, o.dtype.np).astype(np.float64) for x, o in zip(out, graph.outputs, strict=True)]
+    return [x.astype(np.float64) for x in computed(graph, arrays, target)]
 
 
 class Always(Tuned):
@@ -77,7 +75,7 @@ def test_contractions_compute_the_same_with_every_candidate(make, monkeypatch):
     for s in found:
         target = replace(TARGET, tuned=Always({"": s}, {}))
         program = build_program(target_layout(graph, target), (), target, "main")
-        used = [k.schedule.schedule for k in program.kernels() if isinstance(k.schedule, Noted)]
+        used = [k.schedule for k in program.kernels() if k.tuned]
         assert used
         for k in program.kernels():
             verify(k, "test")
@@ -161,5 +159,8 @@ def test_a_table_changes_the_kernel_and_its_header_says_so():
     rows = next(k for k in before if isinstance(k.schedule, (Rows, Columns)))
     table = Tuned({contract_key(node): other}, {kernel_key(rows): Rows(4, 1, 2)})
     after = build_program(target_layout(graph, t := replace(TARGET, tuned=table)), (), t, "main").kernels()
-    assert [repr(k.schedule) for k in after] == [f"{other!r} tuned", f"{Rows(4, 1, 2)!r} tuned"]
+    assert [k.scheduled for k in after] == [f"{other!r} tuned", f"{Rows(4, 1, 2)!r} tuned"]
+    for k in after:
+        back = parse_kernel(print_kernel(k))
+        assert back.tuned and back.scheduled == k.scheduled and print_kernel(back) == print_kernel(k)
     assert TARGET.key() == t.key()

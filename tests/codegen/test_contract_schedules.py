@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import itertools
 import operator
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dlc.codegen.build import build_program, target_layout
+from dlc.codegen.target import CpuTarget
 from dlc.ir import build as b
 from dlc.ir import dtypes
+from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Graph, Node, TensorType, make, param
 from dlc.ir.graph_interp import evaluate
-from dlc.ir.loops import Buffer, Expr, For, Prefetch, Stmt, Store, children, walk
+from dlc.ir.loops import Alloc, Buffer, Expr, For, Kernel, Prefetch, Stmt, Store, children, walk
+from dlc.ir.loops_interp import run
 from dlc.ir.loops_verify import verify
-from dlc.ir.program import Launch
+from dlc.ir.program import Launch, Program
+from dlc.ir.program_interp import run_program
 from dlc.ir.schedule import Contract
+from dlc.passes.fuse import fuse
+from dlc.passes.lower_contract import lower_contract
+from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
-from dlc.runtime import host
 from dlc.runtime.memory import allocate, as_ndarray
-from dlc.runtime.programs import compile_graph
-
-LEVELS = [level for level in ("sse2", "avx2", "avx512") if host.detect().vector_bytes >= {"sse2": 16, "avx2": 32}.get(
-    level, 64)]
+from tests.targets import LEVELS, cpu, executable
 
 
 def tensor(name: str, *shape: int, dtype=dtypes.float32) -> Node:
@@ -35,12 +39,12 @@ def check(graph: Graph, level: str, tolerance: float = 2e-5, **sizes: int) -> li
     """Compile and compare with the interpreter; the contractions' schedules."""
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(p.shape).astype(p.dtype.np) for p in graph.params]
-    target = replace(host.detect().with_features(level), **sizes)
+    target = replace(cpu(level), **sizes)
     buffers = []
     for a in arrays:
         buffers.append(allocate(a.nbytes))
         as_ndarray(buffers[-1], a.shape, a.dtype)[...] = a
-    results = compile_graph(graph, target=target).run(buffers)
+    results = executable(graph, target).run(buffers)
     for node, want, got in zip(graph.outputs, evaluate(graph, arrays, wide=True), results, strict=True):
         have = as_ndarray(got, node.shape, node.dtype.np).astype(np.float64)
         scale = max(1.0, float(np.abs(want).max(initial=0)))
@@ -95,7 +99,7 @@ def test_vectors_run_over_several_labels_of_the_result(level, order):
     size = dict(n=24, u=2, v=2, c=12, o=40)
     image, dy = tensor("image", *(size[x] for x in order)), tensor("dy", 24, 40)
     (schedule,) = check(Graph([image, dy], [b.contract(image, dy, f"{order},no->ocuv")]), level)
-    assert schedule.lanes == host.detect().with_features(level).vector_bytes // 4
+    assert schedule.lanes == cpu(level).vector_bytes // 4
 
 
 @pytest.mark.parametrize("channels, most", [(512, 16), (1024, 8), (528, 28)])
@@ -137,7 +141,7 @@ def test_operands_without_strides_are_copied_once():
     x, v, w = tensor("x", 3, 40, 16), tensor("v", 48, 20), tensor("w", 40, 24)
     merged = b.reshape(b.permute(x, (1, 0, 2)), (40, 48))
     graph = Graph([x, v, w], [b.contract(merged, v, "mk,kn->mn"), b.contract(merged, w, "mk,mn->kn")])
-    laid = target_layout(graph, host.detect())
+    laid = target_layout(graph, cpu("avx512"))
     assert len({n for n in laid.nodes() if n.op == "barrier" and n.shape == (40, 48)}) == 1
     check(graph, LEVELS[-1])
 
@@ -161,7 +165,7 @@ def test_all_lines_of_the_results_are_fetched_ahead(m, n, spec, inner, dtype):
     y = b.op("add", b.cast(b.contract(x, w, spec), dtype), r)
     graph = Graph([x, w, r], [b.op("mul", y, r)])
     check(graph, LEVELS[-1], 2e-5 if dtype is dtypes.float32 else 2e-2, l2_bytes=1 << 10)
-    target = replace(host.detect(), l2_bytes=1 << 10).with_threads(1)
+    target = replace(cpu("avx512", 1), l2_bytes=1 << 10)
     kernel = build_program(target_layout(graph, target), (), target, "main").kernels()[-1]
     assert kernel.schedule.ahead
     line = 64 // dtype.itemsize
@@ -220,7 +224,7 @@ def test_weights_of_a_loop_are_packed_before_it(level, batch, hidden):
     graph = recurrent(4, batch, hidden)
     schedules = check(graph, level)
     assert not any(s.along for s in schedules)
-    program = build_program(target_layout(graph, host.detect().with_features(level)), (), host.detect(), "main")
+    program = build_program(target_layout(graph, cpu(level)), (), cpu(level), "main")
     before = list(itertools.takewhile(lambda s: isinstance(s, Launch), program.steps))
     assert any("barrier" in s.kernel.name for s in before) == (batch >= 4)
 
@@ -231,17 +235,74 @@ def test_rows_pages_apart_are_fetched_ahead(level, m):
     x, w = tensor("x", m, 1100), tensor("w", 1100, 20)
     graph = Graph([x, w], [b.contract(x, w, "mk,kn->mn")])
     check(graph, level)
-    target = host.detect().with_features(level).with_threads(1)
+    target = cpu(level, 1)
     kernels = build_program(target_layout(graph, target), (), target, "main").kernels()
     fetched = [s.buffer for k in kernels for s in walk(k.body) if isinstance(s, Prefetch)]
     assert {f.size for f in fetched} >= {m * 1100}
 
 
-@pytest.mark.skipif("avx512" not in LEVELS, reason="vectors of 64 bytes")
+def narrow_lanes(kernels: Sequence[Kernel]) -> list[int]:
+    """Lanes of the register tiles of a kernel's last columns, where they are fewer than the others'."""
+    sums = [s.buffer for k in kernels for s in walk(k.body) if isinstance(s, Alloc) and s.buffer.name == "acc"]
+    return sorted({b.shape[-1] for b in sums} - {max(b.shape[-1] for b in sums)})
+
+
+def lowered(graph: Graph, target: CpuTarget) -> Program:
+    graph = target_layout(sink_permutes(graph), target)
+    return plan_memory(build_program(graph, (), target, "main"))
+
+
 @pytest.mark.parametrize("n, tail", [(50, 4), (100, 4), (21, 8), (24, 8), (33, 4), (25, 0), (48, 0), (7, 0)])
 @pytest.mark.parametrize("heavy", [True, False])
 def test_few_columns_beyond_the_last_tile_take_narrow_vectors(n, tail, heavy):
     x, w, r = tensor("x", 41, 64), tensor("w", 64, n), tensor("r", 41, n)
     y = b.op("add", b.contract(x, w, "mk,kn->mn"), r)
     y = b.op("tanh", b.op("exp", b.op("mul", y, b.like(y, 0.01)))) if heavy else y
-    assert [s.tail for s in check(Graph([x, w, r], [y]), "avx512")] == [tail]
+    graph = Graph([x, w, r], [y])
+    assert narrow_lanes(lowered(graph, cpu("avx512")).kernels()) == [tail] * (tail > 0)
+    for level in LEVELS:
+        check(graph, level)
+
+
+@pytest.mark.parametrize("spec", ["mk,bkn->bmn", "km,bkn->bmn", "mk,kbn->bmn", "bmk,nk->bnm", "gmk,gbkn->gbmn",
+                                  "mk,ckn->mcn"])
+@pytest.mark.parametrize("n", [9, 12, 17, 20, 31, 35])
+@pytest.mark.parametrize("level", ["avx2", "avx512", "avx512-bf16"])
+def test_columns_that_are_no_one_range_are_all_computed(level, n, spec):
+    """Tiles cut the columns that are contiguous, of which fewer or more are left than of all columns."""
+    size = dict(b=2, c=3, g=2, m=18, n=n, k=10)
+    first, second = spec.split("->")[0].split(",")
+    dtype = dtypes.bfloat16 if "bf16" in level else dtypes.float32
+    x, w = (tensor(name, *(size[c] for c in labels), dtype=dtype) for name, labels in (("x", first), ("w", second)))
+    y = b.contract(x, w, spec)
+    everywhere(Graph([x, w], [y]), cpu(level))
+
+
+def everywhere(graph: Graph, target: CpuTarget) -> None:
+    """The interpreted program, whose memory starts as NaN, gives the graph's results."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-4, 5, p.shape).astype(p.dtype.np) for p in graph.params]
+    results = run_program(lowered(graph, target), arrays)
+    for got, want in zip(results, evaluate(graph, arrays, wide=True), strict=True):
+        np.testing.assert_array_equal(got.astype(np.float64), np.asarray(want, np.float64))
+
+
+@pytest.mark.parametrize("tail", [1, 2, 4, 8, 16, 64])
+@pytest.mark.parametrize("n", [9, 18, 21, 40])
+def test_a_schedule_made_for_other_extents_loses_no_column(n, tail):
+    x, w = tensor("x", 5, 6), tensor("w", 2, 6, n)
+    graph = Graph([x, w], [b.contract(x, w, "mk,bkn->bmn")])
+    fused = fuse(graph)
+    for lanes, nr in ((16, 16), (8, 16), (16, 32)):
+        kernel = lower_contract(fused, fused.groups[0], Contract(lanes, 4, nr, 2, 3, tail=tail)).kernel
+        arrays = [np.ones(p.size, np.float32) for p in kernel.params[:-1]]
+        out = np.full(kernel.params[-1].size, np.nan, np.float32)
+        run(kernel, [*arrays, out])
+        np.testing.assert_array_equal(out, 6)
+
+
+def test_a_schedule_without_whole_vectors_is_refused():
+    x, w = tensor("x", 5, 6), tensor("w", 6, 40)
+    fused = fuse(Graph([x, w], [b.contract(x, w, "mk,kn->mn")]))
+    with pytest.raises(VerifyError, match="24 columns are no whole vectors of 16"):
+        lower_contract(fused, fused.groups[0], Contract(16, 4, 24))

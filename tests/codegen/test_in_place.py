@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pytest
 
 from dlc.codegen.build import build_program
+from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.in_place import verify_aliases
 from dlc.ir import build as b
-from dlc.ir.dtypes import float32
+from dlc.ir.dtypes import bfloat16, float32
+from dlc.ir.errors import VerifyError
 from dlc.ir.graph import Graph, TensorType, param
 from dlc.ir.graph_interp import evaluate
+from dlc.ir.program import Ref
 from dlc.ir.program_interp import run_program
 from dlc.passes.memory import plan_memory
-from dlc.runtime import host
+from dlc.runtime import driver
+from tests.targets import cpu
 
 
 def launches(of_result: bool) -> list[str]:
@@ -21,7 +29,7 @@ def launches(of_result: bool) -> list[str]:
     graph = Graph([w, x, y], [new, b.contract(b.op("tanh", new) if of_result else y, w, "mk,kn->mn")])
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((40, 40)).astype(np.float32) for _ in graph.params]
-    program = plan_memory(build_program(graph, ((0, 0),), host.detect(), "step"))
+    program = plan_memory(build_program(graph, ((0, 0),), cpu("avx512"), "step"))
     for want, got in zip(evaluate(graph, arrays), run_program(program, arrays), strict=True):
         np.testing.assert_allclose(got, want, 1e-4, 1e-4)
     return [s.kernel.name for s in program.steps]
@@ -40,9 +48,72 @@ def test_an_update_by_whole_tiles_and_narrow_ones():
     """Both branches of the kernel read what they write, and nothing else."""
     w, x, y = (param(TensorType(float32, s), n) for n, s in zip("wxy", ((50, 100), (96, 50), (96, 100)), strict=True))
     graph = Graph([w, x, y], [b.op("sub", w, b.contract(x, y, "bm,bn->mn"))])
-    program = plan_memory(build_program(graph, ((0, 0),), host.detect(), "step"))
+    program = plan_memory(build_program(graph, ((0, 0),), cpu("avx512"), "step"))
     assert not any("copy" in s.kernel.name for s in program.steps)
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(p.shape).astype(np.float32) for p in graph.params]
     (want,), (got,) = evaluate(graph, arrays), run_program(program, arrays)
     np.testing.assert_allclose(got, want, 1e-4, 1e-4)
+
+
+def test_what_is_written_over_an_element_is_computed_from_it():
+    """Else a compiler, which takes the two for different memory, may store first and load then: so it was with max,
+    whose operand x86 takes from memory."""
+    old, other, x = (param(TensorType(float32, (100,)), n) for n in ("old", "other", "x"))
+    apart = Graph([old, other, x], [b.op("max", old, b.op("add", other, x)), b.op("neg", other)])
+    program = plan_memory(build_program(apart, ((0, 1),), cpu("avx512"), "step"))
+    assert "copy" in program.steps[-1].kernel.name
+    fed = Graph([old, other, x], [b.op("max", old, b.op("add", other, x)), b.op("add", b.op("neg", other), old)])
+    program = plan_memory(build_program(fed, ((0, 1),), cpu("avx512"), "step"))
+    assert not any("copy" in step.kernel.name for step in program.steps)
+
+
+def traded(sources: list[int], shape: tuple[int, ...], arithmetic: bool) -> Graph:
+    """Output k is parameter sources[k], or computed from it and its neighbour."""
+    params = [param(TensorType(float32, shape), f"p{k}") for k in range(len(sources))]
+    if not arithmetic:
+        return Graph(params, [params[s] for s in sources])
+    return Graph(params, [b.op("sub", b.op("mul", params[s], b.like(params[s], 1.0 + k)), params[(k + 1) % len(params)])
+                          for k, s in enumerate(sources)])
+
+
+@pytest.mark.parametrize("target", [cpu("avx2"), cpu("avx512"), GpuTarget.of("sm_90a")],
+                         ids=["avx2", "avx512", "sm_90a"])
+@pytest.mark.parametrize("arithmetic", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_outputs_in_the_places_of_other_inputs(target, arithmetic, seed):
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 6))
+    sources = [int(s) for s in (rng.permutation(count) if seed % 2 else rng.integers(0, count, count))]
+    graph = traded(sources, ((3, 5), (70,), (1,), (40, 33))[seed], arithmetic)
+    donate = tuple((k, k) for k in range(count))
+    program = driver.lower(graph, donate, "trade", target, lambda stage, result: None)
+    verify_aliases(program)
+    arrays = [rng.standard_normal(p.shape).astype(np.float32) for p in graph.params]
+    for want, got in zip(evaluate(graph, arrays), run_program(program, arrays), strict=True):
+        np.testing.assert_allclose(got, want, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [float32, bfloat16])
+@pytest.mark.parametrize("target", [cpu("amx"), GpuTarget.of("sm_80"), GpuTarget.of("sm_90a")],
+                         ids=["amx", "sm_80", "sm_90a"])
+def test_a_product_is_not_written_over_its_operand(target, dtype):
+    """Whatever copies the operand: vectors, the matrix unit's loads, asynchronous copies, bulk ones."""
+    w = param(TensorType(dtype, (256, 256)), "w")
+    graph = Graph([w], [b.cast(b.contract(w, w, "mk,kn->mn", float32), dtype)])
+    program = driver.lower(graph, ((0, 0),), "square", target, lambda stage, result: None)
+    writers = [s for s in program.steps if program.outputs[0] in s.written]
+    assert writers and not any(program.inputs[0] in s.touched for s in writers)
+
+
+def test_what_a_launch_writes_over_is_found():
+    graph = traded([1, 0], (40,), True)
+    program = driver.lower(graph, ((0, 0), (1, 1)), "trade", cpu("avx2"), lambda stage, result: None)
+    program.steps = tuple(s for s in program.steps if not s.kernel.name.startswith("copy"))
+    program.outputs[0].alias, program.outputs[1].alias = program.inputs
+    first = program.steps[0]
+    wrong = dataclasses.replace(first, args=tuple(Ref(program.outputs[1]) if r.slot.name.startswith("new") else r
+                                                  for r in first.args))
+    program.steps = (wrong, *program.steps[1:])
+    with pytest.raises(VerifyError, match="is written over"):
+        verify_aliases(program)

@@ -17,11 +17,13 @@ from dlc.ir.loops_interp import run
 from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_verify import verify
 from dlc.runtime.native import Library, assembly, compile_object
-from tests.codegen.amx import Unit, emulated, with_amx
-from tests.codegen.llvm_run import HOST, Compiled
+from tests import targets
+from tests.codegen.amx import Unit, emulated
+from tests.codegen.llvm_run import Compiled
 
-NEEDS_AVX512 = pytest.mark.skipif(HOST.level != "avx512", reason="a target with AMX has AVX-512 too")
-NEEDS_AMX = pytest.mark.skipif(not HOST.has_amx_bf16, reason="this processor has no amx-tile and amx-bf16")
+UNIT, WITHOUT = targets.cpu("amx"), targets.cpu("avx512-bf16")
+NEEDS_AVX512 = pytest.mark.skipif(not targets.runs(targets.cpu("avx512")), reason="the emulation runs AVX-512")
+NEEDS_AMX = pytest.mark.skipif(not targets.runs(UNIT), reason="this processor has no amx-tile and amx-bf16")
 
 # 2 x 2 tiles of 16 x 16 in 5 steps; the rows' operand as bfloat16, 32 of them apart from its neighbours in memory
 SQUARE = """\
@@ -93,7 +95,7 @@ def test_instructions_compute_what_the_kernel_means(text, loads):
     want, got = arrays(kernel), arrays(kernel)
     run(kernel, want)
     unit = Unit()
-    code = compile_object(emulated(emit_module([kernel], with_amx(HOST))), HOST, passes="none", opt_level=2)
+    code = compile_object(emulated(emit_module([kernel], UNIT)), targets.cpu("avx512"), passes="none", opt_level=2)
     library = Library.load(code, unit.symbols())
     for t in range(kernel.tasks):
         call(library, kernel, got, t, t + 1)
@@ -109,13 +111,12 @@ def test_on_this_processor(text):
     kernel = parse_kernel(text)
     want, got = arrays(kernel), arrays(kernel)
     run(kernel, want)
-    Compiled(kernel, HOST)(*got)
+    Compiled(kernel, UNIT)(*got)
     np.testing.assert_allclose(got[-1], want[-1], rtol=1e-5, atol=1e-5)
 
 
 def test_assembly():
-    target = dataclasses.replace(with_amx(HOST), triple="x86_64-unknown-linux-gnu", cpu="sapphirerapids", features="",
-                                 vector_bytes=64)
+    target = dataclasses.replace(UNIT, triple="x86_64-unknown-linux-gnu", cpu="sapphirerapids", features="")
     text = assembly(emit_module([parse_kernel(SQUARE)], target), target, opt_level=2, passes="none")
     lines = re.findall(r"^\s+(ldtilecfg|tile\w+|tdp\w+)", text, re.M)
     assert lines == ["ldtilecfg", *["tilezero"] * 4, "tileloadd", "tileloadd", "tdpbf16ps", "tileloadd", "tdpbf16ps",
@@ -125,9 +126,8 @@ def test_assembly():
 
 
 def test_a_processor_without_a_matrix_unit():
-    without = dataclasses.replace(HOST, has_amx_bf16=False)
     with pytest.raises(EmitError, match="square: this processor has no matrix unit"):
-        emit_module([parse_kernel(SQUARE)], without)
+        emit_module([parse_kernel(SQUARE)], WITHOUT)
     few = SQUARE.replace("[2,2,16,16]", "[2,4,16,16]")
     with pytest.raises(EmitError, match="8 tiles of sums leave no registers for operands"):
-        emit_module([parse_kernel(few)], with_amx(HOST))
+        emit_module([parse_kernel(few)], UNIT)

@@ -5,7 +5,6 @@ Results are asked for in float32, so that nothing but the sums' own roundings is
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 import numpy as np
@@ -24,12 +23,11 @@ from dlc.ir.program_interp import run_program
 from dlc.passes.layout_pairs import pair_operands
 from dlc.passes.memory import plan_memory
 from dlc.passes.permutes import sink_permutes
-from dlc.runtime import host
+from tests import targets
 from tests.codegen.test_contract_schedules import check, tensor
 
 BF16, F32 = dtypes.bfloat16, dtypes.float32
-HOST = host.detect()
-PAIRS = dataclasses.replace(HOST, has_avx512bf16=True)  # what the schedules do for a machine that has the instruction
+PAIRS = targets.cpu("avx512-bf16")
 
 
 def operations(k: Kernel) -> set[str]:
@@ -55,8 +53,8 @@ def check_pairs(graph: Graph, interpret: bool = False, copies: int | None = None
     assert any("dot2" in operations(k) for k in made)
     if copies is not None:
         assert sum("dot2" not in operations(k) for k in made) == copies
-    if HOST.has_avx512bf16:
-        check(graph, HOST.level, tolerance)
+    if targets.runs(PAIRS):
+        check(graph, "avx512-bf16", tolerance)
     if interpret:
         rng = np.random.default_rng(0)
         arrays = [rng.standard_normal(p.shape).astype(p.dtype.np) for p in graph.params]
@@ -136,7 +134,7 @@ def test_a_window_along_every_inner_label():
     image, weight = tensor("x", 1, 30, 30, 1, dtype=BF16), tensor("w", 8, 1, 3, 3, dtype=BF16)
     graph = Graph([image, weight], [b.contract(taps(image, 3, 1), weight, "nhwcrs,ocrs->nhwo", F32)])
     assert all("dot2" not in operations(k) for k in kernels(graph))
-    check(graph, HOST.level)
+    check(graph, "avx512-bf16")
 
 
 def test_the_layout_of_pairs_prints_and_parses():

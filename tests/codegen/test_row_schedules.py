@@ -9,7 +9,7 @@ from dlc.ir import build as b
 from dlc.ir import dtypes
 from dlc.ir.graph import Graph, TensorType, param
 from dlc.ir.schedule import Columns
-from dlc.runtime import host
+from tests.targets import cpu
 
 
 @pytest.mark.parametrize("columns, after, threads, unroll", [
@@ -25,7 +25,7 @@ def test_columns_of_a_task(columns, after, threads, unroll):
     y = b.reduce(x, "sum", [0])
     for _ in range(after):
         y = b.op("mul", b.op("add", y, w), w)
-    target = host.detect().with_features("avx512").with_threads(threads)
+    target = cpu("avx512", threads)
     program = build_program(Graph([x, w], [y]), (), target, "main")
     (sched,) = (k.schedule for k in program.kernels() if isinstance(k.schedule, Columns))
     assert sched.unroll == unroll

@@ -18,7 +18,7 @@ from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_verify import VerifyError, verify
 from dlc.ir.program import Launch, Repeat
 from dlc.runtime import memory
-from tests.codegen.llvm_run import HOST, LEVELS, Compiled, target
+from tests.codegen.llvm_run import LEVELS, Compiled, target
 from tests.passes.programs import tensor
 
 COPY = """kernel copy(x: f32[{n}], out: f32[{n}] streams)
@@ -84,7 +84,7 @@ def launches(steps):
 
 def streamed(graph: Graph, donate=(), cache: int = 1 << 20) -> list[tuple[str, bool]]:
     """(slot, whether it is streamed) of everything that the program's launches write."""
-    cpu = replace(HOST, l3_bytes=cache)
+    cpu = replace(target("avx512"), l3_bytes=cache)
     program = build_program(target_layout(graph, cpu), donate, cpu, "main")
     found = []
     for s in launches(program.steps):

@@ -27,15 +27,15 @@ from dlc.passes.permutes import sink_permutes
 from dlc.runtime import driver, threads
 from dlc.runtime.memory import allocate, as_ndarray
 from dlc.runtime.programs import compile_graph
+from tests import targets
 from tests.codegen.amx import Unit, emulated
-from tests.codegen.llvm_run import HOST
 from tests.codegen.test_contract_schedules import check, tensor
 from tests.codegen.test_pair_schedules import operations, product, taps
 
 BF16, F32 = dtypes.bfloat16, dtypes.float32
-UNIT = dataclasses.replace(HOST.with_threads(1), has_amx_bf16=True, has_avx512bf16=True)
+UNIT = targets.cpu("amx", 1)
 SPECS = ["mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->nm", "mk,nk->nm"]
-pytestmark = pytest.mark.skipif(HOST.level != "avx512", reason="a target with AMX has AVX-512 too")
+pytestmark = pytest.mark.skipif(not targets.runs(targets.cpu("avx512-bf16")), reason="the emulation runs all but AMX")
 
 
 def kernels(graph: Graph, target=UNIT) -> list[Kernel]:
@@ -58,8 +58,8 @@ def check_tiles(monkeypatch):
         tiled = [k for k in made if on_unit(k)]
         assert tiled and not any("dot2" in operations(k) for k in made)
         assert others is None or len(made) - len(tiled) == others
-        if HOST.has_amx_bf16:
-            check(graph, HOST.level, tolerance)
+        if targets.runs(UNIT):
+            check(graph, "amx", tolerance)
         rng = np.random.default_rng(0)
         arrays = [rng.standard_normal(p.shape).astype(p.dtype.np) for p in graph.params]
         buffers = []

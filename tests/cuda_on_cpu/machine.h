@@ -77,6 +77,10 @@ inline double __longlong_as_double(long long x) { return gpu_bits<double>(x); }
 inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by) {
     return by % 32 ? high << by % 32 | low >> (32 - by % 32) : high;
 }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fsub_rn(float x, float y) { return x - y; }
+inline double __dadd_rn(double x, double y) { return x + y; }
+inline double __dsub_rn(double x, double y) { return x - y; }
 inline float __double2float_rz(double x) {
     const float y = (float)x;
     return fabs((double)y) > fabs(x) ? nextafterf(y, 0.0f) : y;

@@ -138,3 +138,13 @@ def test_dtypes_of_numpy_are_taken_everywhere():
     for bad in (float, "float32"):
         with pytest.raises(dlc.DTypeError, match="not a dtype"):
             dlc.sum(x, dtype=bad)
+
+
+@pytest.mark.parametrize("dtype", [dlc.float32, dlc.float64, dlc.int8, dlc.int64])
+def test_one_number_counted_is_of_the_type_that_it_is_cast_to(dtype):
+    """The position on an axis of extent 1 is the constant 0 of the index type: a cast of it is still a cast."""
+    values = np.arange(4, dtype=dtype.np)
+    got = dlc.jit(lambda x: x - dlc.abs(dlc.astype(dlc.arange(1), dtype) * 3 - dlc.astype(dlc.arange(1), dtype)))(
+        dlc.asarray(values))
+    assert got.dtype is dtype
+    np.testing.assert_array_equal(got.numpy(), values)

@@ -1,5 +1,6 @@
 """Devices in the frontend, on a GPU whose memory and kernels are imitated (tests/fake_gpu.py)."""
 
+import pickle
 import subprocess
 import sys
 import threading
@@ -204,6 +205,62 @@ def test_scalar_state_follows_the_computation():
     dlc.synchronize("cuda")
 
 
+def test_synchronize_waits_for_every_device_in_use(gpu):
+    dlc.synchronize()
+    assert not gpu.calls["synchronize"]
+    x = dlc.asarray(X, device="cuda:1")
+    dlc.synchronize()
+    assert gpu.calls["synchronize 1"] == 1 and not gpu.calls["synchronize 0"]
+    y = dlc.asarray(X, device="cuda:0")
+    x += 1  # pending: started, and waited for
+    dlc.synchronize()
+    assert gpu.calls["synchronize 1"] == 2 and gpu.calls["synchronize 0"] == 1
+    assert x._node.data is not None
+    dlc.synchronize("cpu")
+    dlc.synchronize(y.device)
+    assert gpu.calls["synchronize 1"] == 2 and gpu.calls["synchronize 0"] == 2
+
+
+def test_class_numbers_on_a_gpu_are_not_waited_for(gpu):
+    good, bad = (dlc.asarray(np.array(v), device="cuda") for v in ([0, 2], [0, 3]))
+    scores = dlc.asarray(X, device="cuda")
+    functions = (
+        lambda y: F.cross_entropy(scores, y),
+        lambda y: F.nll_loss(scores, y),
+        lambda y: F.one_hot(y, 3),
+        lambda y: F.cross_entropy(scores, y.astype(dlc.int32)),
+    )
+    for function in functions:
+        copies = gpu.calls["copies out"]
+        loss, wrong = function(good), function(bad)
+        assert gpu.calls["copies out"] == copies
+        assert np.isfinite(loss.numpy()).all()
+        assert np.isnan(wrong.numpy()).all() if wrong.dtype.is_float else wrong.numpy()[1].tolist() == [0, 0, 0]
+        with dlc.debug():
+            function(good)
+            with pytest.raises(dlc.IndexOutOfRange, match="class 3 is outside the 3 classes"):
+                function(bad)
+
+
+def test_pickled_tensors_keep_their_device(gpu):
+    for device in ("cpu", "cuda:0", "cuda:1"):
+        for x in (dlc.asarray(X, device=device), dlc.asarray(X, device=device) * 2, nn.Parameter(X)):
+            x = x if x.device == device else nn.Linear(2, 2).to(device).weight
+            with dlc.device("cuda:1"):
+                again = pickle.loads(pickle.dumps(x))
+            assert again.device == device and type(again) is type(x) and again.requires_grad == x.requires_grad
+            np.testing.assert_array_equal(again.numpy(), x.numpy())
+    follower = pickle.loads(pickle.dumps(dlc.ones(2).realize()))  # made of numbers: it goes where it is used
+    assert (follower + dlc.asarray(X[:, :2], device="cuda:1")).device == "cuda:1"
+    model = nn.Linear(2, 2).to("cuda:1")
+    assert {p.device for p in pickle.loads(pickle.dumps(model)).parameters()} == {"cuda:1"}
+    assert pickle.loads(pickle.dumps(model.state_dict()))["weight"].device == "cuda:1"
+    there = pickle.dumps(dlc.asarray(X, device="cuda:1"))
+    gpu.count = 1
+    with pytest.raises(DeviceError, match=r"a pickled tensor was on cuda:1; pickle x.cpu\(\).*: no device 'cuda:1'"):
+        pickle.loads(there)
+
+
 def test_jit_keys_on_the_device(gpu):
     dlc.device("cuda")
     @dlc.jit
@@ -345,8 +402,6 @@ def test_forked_children(monkeypatch):
 
 def test_pickles_and_files(tmp_path):
     import copy
-    import pickle
-
     x = dlc.asarray(X, device="cuda")
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(x)).numpy(), X)
     assert copy.deepcopy(x).device == "cuda:0"

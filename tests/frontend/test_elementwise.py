@@ -67,7 +67,8 @@ def test_half_types(f, dtype):
     got = f(Tensor(x, dtype))
     assert got.dtype in (dtype, dtypes.bool_)
     want = UNARY[f](x)
-    np.testing.assert_allclose(got.numpy().astype(np.float64), want, rtol=1e-2)
+    rounding = {dtypes.float16: 2.0**-11, dtypes.bfloat16: 2.0**-8}[dtype]
+    np.testing.assert_allclose(got.numpy().astype(np.float64), want, rtol=rounding)
 
 
 BINARY = {

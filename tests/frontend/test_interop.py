@@ -119,6 +119,9 @@ def test_numpy_functions_and_operators():
     assert isinstance(np.ones(2, np.float32) + t, Tensor) and isinstance(np.float32(1) * t, Tensor)
     assert np.asarray(t, np.int32).dtype == np.int32
     assert t.__array_namespace__().__name__ == "dlc"
+    assert t.__array_namespace__(api_version="2023.12") is t.__array_namespace__()
+    with pytest.raises(ValueError, match="no version '2020.01' of the array API"):
+        t.__array_namespace__(api_version="2020.01")
 
 
 def test_functions_of_numpy():

@@ -96,6 +96,14 @@ def test_rebinding_methods():
     assert t.normal_().shape == (2,) and (t.uniform_(5, 6).numpy() >= 5).all()
 
 
+def test_alpha():
+    t, y = Tensor([1.0, 4.0]), Tensor([2.0, 3.0])
+    assert t.add(y, alpha=2).tolist() == [5, 10] and t.add(y).tolist() == [3, 7]
+    assert t.sub(y, alpha=0.5).tolist() == [0, 2.5] and t.subtract(y, alpha=-1).tolist() == [3, 7]
+    assert t.subtract_(y, alpha=2).tolist() == [-3, -2]
+    assert Tensor([1, 2]).add(1, alpha=3).dtype is dtypes.int64
+
+
 def test_names_of_both_conventions():
     t = Tensor(X)
     same(t.sum(dim=1, keepdim=True), X.sum(1, keepdims=True))

@@ -256,11 +256,10 @@ def test_create_graph_gives_second_derivatives():
 def test_a_long_history_is_differentiated_without_recursion():
     w = dlc.Tensor([1.0], requires_grad=True)
     y = w
-    for _ in range(1500):
+    for _ in range(sys.getrecursionlimit() + 500):
         y = y * 1.0
     y.sum().backward()
     assert w.grad.tolist() == [1]
-    assert sys.getrecursionlimit() < 1500 or True
 
 
 def test_losses_kept_in_a_list_keep_no_parameters_alive():

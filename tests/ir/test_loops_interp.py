@@ -7,19 +7,23 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dlc.ir import dtypes
+from dlc.codegen.llvm_expr import EmitError
+from dlc.codegen.llvm_kernel import emit_kernel
+from dlc.ir import dtypes, loops
 from dlc.ir.dtypes import convert, float32, int64
-from dlc.ir.errors import InterpError
+from dlc.ir.errors import InterpError, VerifyError
 from dlc.ir.graph import TensorType
-from dlc.ir.loops import Buffer, Kernel, axis, const, load, loop, op, store
+from dlc.ir.loops import Buffer, If, Kernel, Seq, Stmt, axis, const, load, loop, op, store
 from dlc.ir.loops_interp import run
 from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_values import evaluate_expr, fused, operation
+from dlc.ir.loops_verify import verify
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
 from dlc.ir.program_interp import run_program
 from dlc.ir.scalar import SCALAR_OPS
 from tests.ir import loops_examples as examples
+from tests.targets import cpu
 
 rng = np.random.default_rng(7)
 
@@ -81,14 +85,18 @@ def _operands(dtype, arity):
     return [np.ascontiguousarray(g.ravel()) for g in grids]
 
 
-@pytest.mark.parametrize("dtype", dtypes.ALL, ids=lambda d: d.short)
-@pytest.mark.parametrize("name", [*SCALAR_OPS, "fma", "select"])
+def _defined(name, dtype):
+    if name in ("fma", "select"):
+        return name == "select" or dtype.is_float
+    return dtype.kind in SCALAR_OPS[name].kinds and (name != "threefry" or dtype is dtypes.uint32)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [
+    pytest.param(name, dtype, id=f"{name}-{dtype.short}")
+    for name in (*SCALAR_OPS, "fma", "select") for dtype in dtypes.ALL if _defined(name, dtype)
+])  # fmt: skip
 def test_every_operation_means_what_its_row_says(name, dtype):
     row = SCALAR_OPS.get(name)
-    if name == "fma" and not dtype.is_float:
-        pytest.skip("not defined")
-    if row and (dtype.kind not in row.kinds or (name == "threefry" and dtype is not dtypes.uint32)):
-        pytest.skip("not defined")
     arrays = _operands(dtype, {"fma": 3, "select": 2}.get(name) or row.arity)
     if name in ("fma", "select"):
         arrays = [a[::7].copy() for a in arrays]
@@ -247,3 +255,42 @@ def test_program_poison_donation_and_bounds():
         run_program(Program("p", (), (o,), (Launch(read, (Ref(never), Ref(o, 1))),), arena_bytes=8), [])
     with pytest.raises(InterpError, match="outside the arena"):
         run_program(Program("p", (), (o,), (Launch(read, (Ref(never), Ref(o))),), arena_bytes=4), [])
+
+
+@pytest.fixture
+def unknown(monkeypatch) -> type:
+    """A statement that nobody knows."""
+
+    class Unknown(Stmt):
+        pass
+
+    for table in (loops._FIELDS, loops._STMTS, loops._EXPRS):
+        monkeypatch.setitem(table, Unknown, ())
+    return Unknown
+
+
+@pytest.mark.parametrize("inside", [lambda s: s, lambda s: Seq((s,)), lambda s: loop(axis("i", 4), s),
+                                    lambda s: If(const(True, dtypes.bool_), s), loops.Async])
+def test_statements_that_are_not_known_raise(unknown, inside):
+    buffer = Buffer("x", float32, (4,))
+    kernel = Kernel("odd", (buffer,), frozenset(), inside(unknown()))
+    with pytest.raises(InterpError, match="kernel odd: a Unknown has no meaning here"):
+        run(kernel, [np.zeros(4, np.float32)])
+    with pytest.raises(VerifyError, match="no rules for a Unknown"):
+        verify(kernel)
+    if not isinstance(kernel.body, loops.Async):
+        with pytest.raises(EmitError, match="odd: no LLVM IR for a Unknown"):
+            emit_kernel(kernel, cpu("avx2"))
+
+
+@pytest.mark.parametrize("kind", ["warp", "pipeline", "whatever"])
+def test_loops_that_are_not_known_raise(kind):
+    x, i = Buffer("x", float32, (4,)), axis("i", 4)
+    kernel = Kernel("odd", (x,), frozenset((x,)), loop(i, store(x, (i,), const(1, float32)), kind))
+    with pytest.raises(InterpError, match=f"a loop of kind '{kind}' has no meaning here"):
+        run(kernel, [np.zeros(4, np.float32)])
+
+
+def test_what_a_statement_holds_is_found():
+    with pytest.raises(TypeError, match=r"what a field of type list\[Expr\] holds"):
+        loops._kind("list[Expr]")

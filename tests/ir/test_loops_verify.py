@@ -9,7 +9,7 @@ from dlc.ir.dtypes import float32
 from dlc.ir.errors import VerifyError
 from dlc.ir.loops import Alloc, Buffer, For, If, Kernel, Seq, axis, const, load, loop, op, store
 from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_verify import affine, interval, verify
+from dlc.ir.loops_verify import verify
 
 HEAD = "kernel k(x: f32[64], idx: i64[64], out: f32[64] writes, y: f32[64])\n"
 
@@ -109,19 +109,3 @@ def _kernel(body, writes=(OUT,), params=(X, OUT)):
 def test_what_text_cannot_say(kernel, message):
     with pytest.raises(VerifyError, match=message):
         verify(kernel)
-
-
-def test_intervals():
-    i, j = axis("i", 10), axis("j", 4)
-    assert interval(i * 4 + j) == (0, 39)
-    assert interval(3 - i) == (-6, 3)
-    assert interval((i - 5) // 2) == (-3, 2)
-    assert interval((i - 5) % 4) == (0, 3)
-    assert interval(j % 8) == (0, 3)
-    assert interval(op("max", i - 20, const(0))) == (0, 0)
-    assert interval(op("abs", i - 5)) == (0, 5)
-    assert interval(op("cast", op("cast", i, dtype=dtypes.uint8), dtype=dtypes.int64)) == (0, 9)
-    assert interval(op("cast", op("cast", i * 100, dtype=dtypes.uint8), dtype=dtypes.int64)) == (0, 255)
-    assert interval(op("select", i < j, i, j + 7)) == (0, 10)
-    assert affine(2 * (i - 3 * j) + 5) == {i: 2, j: -6, None: 5}
-    assert affine(i * j) is None

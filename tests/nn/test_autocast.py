@@ -1,6 +1,5 @@
 """Layers, losses and training under autocast: dtypes as in PyTorch, numbers within the half type's error."""
 
-import os
 from functools import partial
 
 import numpy as np
@@ -10,15 +9,6 @@ import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
 from tests.nn.against_torch import normal, torch
-
-
-@pytest.fixture(autouse=True, params=["interpreted", "compiled"])
-def target(request, monkeypatch):
-    if request.param == "compiled":
-        monkeypatch.delenv("DLC_INTERPRET", raising=False)
-    elif os.environ.get("DLC_TEST_COMPILED") == "1":
-        pytest.skip("compiled only")
-    return request.param
 
 
 def t(*shape, dtype=None, grad=False, seed=0):
@@ -216,8 +206,8 @@ def losses(on, steps, jit):
     return np.array(out)
 
 
-def test_training_falls_as_in_float32(target):
-    compiled = target == "compiled"
+def test_training_falls_as_in_float32(way):
+    compiled = way == "compiled"
     steps = 12 if compiled else 5
     half, single = losses(True, steps, compiled), losses(False, steps, compiled)
     assert 0 < np.abs(half - single).max() < 0.05
@@ -265,9 +255,7 @@ def _loss(loss, m, f, x, h, y):
     return loss(f, h, y)
 
 
-def test_result_dtypes_are_pytorchs(target):
-    if target == "compiled":
-        pytest.skip("dtypes are known before anything runs")
+def test_result_dtypes_are_pytorchs():
     x, y = np.abs(normal(6, 6)) % 1, np.arange(6)
     same = SAME | {name: partial(_loss, loss) for name, loss in LOSSES.items()}
     ours = (nn, F, dlc.tensor(x), dlc.tensor(x).astype(dlc.bfloat16), dlc.tensor(y))

@@ -84,8 +84,8 @@ def test_transposed_is_the_adjoint():
 
 
 def test_second_derivative():
-    x = dlc.tensor(normal(1, 2, 5, 5), requires_grad=True)
-    w = dlc.tensor(normal(3, 2, 3, 3), requires_grad=True)
+    x = dlc.tensor(normal(1, 2, 5, 5).astype(np.float64), requires_grad=True)
+    w = dlc.tensor(normal(3, 2, 3, 3).astype(np.float64), requires_grad=True)
     y = F.conv2d(x, w, padding=1)
     dlc.sum(y * y * y).backward(create_graph=True)
     g = x.grad
@@ -95,7 +95,7 @@ def test_second_derivative():
     (tg,) = torch.autograd.grad((TF.conv2d(tx, tw, padding=1) ** 3).sum(), tx, create_graph=True)
     (tg * tg).sum().backward()
     for ours, theirs in ((x.grad, tx.grad), (w.grad, tw.grad)):
-        torch.testing.assert_close(torch.tensor(ours.numpy().copy()), theirs, rtol=1e-3, atol=1e-1)
+        torch.testing.assert_close(torch.tensor(ours.numpy().copy()), theirs, rtol=1e-10, atol=1e-7)
 
 
 PADS = [((1, 2), "constant"), ((1, 0, 2, 1), "constant"), ((-1, 2, 0, -2), "constant"), ((1, 2, 2, 1), "reflect"),

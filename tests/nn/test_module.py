@@ -1,6 +1,7 @@
 """Module: registration, walking, state, modes, printing, errors."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -96,18 +97,73 @@ def test_state_dict_both_ways():
     close(ours(dlc.asarray(x)), fresh(torch.tensor(x)), "after the way back")
 
 
-def test_state_dict_is_a_snapshot():
+def test_state_dict_gives_the_cells():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    state = net.state_dict()
+    state["0.weight"].copy_(dlc.full((2, 2), 3.0))  # detached: no no_grad needed
+    state["1.running_mean"] += 2.0
+    state["0.bias"][0] = 7.0
+    assert (net[0].weight.numpy() == 3).all() and net[0].weight.requires_grad
+    assert net[1].running_mean.numpy().tolist() == [2, 2] and net[0].bias.numpy()[0] == 7
+    net(dlc.ones(3, 2)).sum().backward()
+    assert net[0].weight.grad is not None and state["0.weight"].grad is None
+    assert not state["0.weight"].requires_grad and not (state["0.weight"] * 2).requires_grad
+    nn.init.zeros_(net[0].weight)
+    assert (state["0.weight"].numpy() == 0).all()
+    state["0.weight"].requires_grad_(False).detach_().mul_(2.0)
+    assert net[0].weight.requires_grad
+    with pytest.raises(dlc.GradientError, match=r"clone\(\) it first"):
+        state["0.weight"].requires_grad_()
+
+
+def test_copies_of_a_state_dict_are_snapshots():
     net = nn.Linear(2, 2)
     state = net.state_dict()
     before = state["weight"].numpy().copy()
+    copies = [
+        {name: t.clone() for name, t in state.items()},
+        copy.deepcopy(state),
+        pickle.loads(pickle.dumps(state)),
+        {name: copy.copy(t) for name, t in state.items()},
+        {name: t.detach() for name, t in state.items()},
+    ]
     nn.init.zeros_(net.weight)
-    assert (state["weight"].numpy() == before).all()
-    net.load_state_dict(state)
-    assert (net.weight.numpy() == before).all()
+    for snapshot in copies:
+        assert type(snapshot["weight"]) is dlc.Tensor
+        snapshot["bias"].zero_()
+        assert (snapshot["weight"].numpy() == before).all() and (state["bias"].numpy() != 0).any()
+        net.load_state_dict(snapshot | {"bias": state["bias"]})
+        assert (net.weight.numpy() == before).all()
+        nn.init.zeros_(net.weight)
     net.load_state_dict({name: np.zeros(t.shape) for name, t in state.items()})  # NumPy float64: converted
     assert (net.weight.numpy() == 0).all()
     assert net.weight.dtype == dlc.float32
     assert net.weight.requires_grad
+
+
+def test_a_state_dict_in_jit():
+    net, average = nn.Linear(2, 2), nn.Linear(2, 2)
+    want = [np.array(p.numpy()) for p in average.parameters()]
+
+    @dlc.jit
+    def step(mean, now):
+        with dlc.no_grad():
+            net.weight.mul_(2.0)  # the same cell as now["weight"]
+        for name in mean:
+            mean[name].lerp_(now[name], 0.5)
+        return now["weight"] + 0.0, mean["weight"]
+
+    for _ in range(3):
+        seen, returned = step(average.state_dict(), net.state_dict())
+        assert (seen.numpy() == net.weight.numpy()).all() and (returned.numpy() == average.weight.numpy()).all()
+        want = [0.5 * w + 0.5 * p.numpy() for w, p in zip(want, net.parameters(), strict=True)]
+    assert step.traces == 1
+    for w, p in zip(want, average.parameters(), strict=True):
+        np.testing.assert_allclose(p.numpy(), w, rtol=1e-6)
+        assert p.requires_grad
+    step(net.state_dict(), average.state_dict())  # others: another program
+    average(dlc.ones(1, 2)).sum().backward()
+    assert average.weight.grad.numpy().tolist() == [[1, 1], [1, 1]]
 
 
 def test_load_errors_name_everything_and_change_nothing():

@@ -1,5 +1,5 @@
-"""As in tests/nn: interpreted, unless the module sets `COMPILED`."""
+"""As in tests/nn: compiled, and interpreted in a slow run, unless the module sets `COMPILED`."""
 
-from tests.nn.conftest import interpreter
+from tests.nn.conftest import pytest_generate_tests, way
 
-__all__ = ["interpreter"]
+__all__ = ["pytest_generate_tests", "way"]

@@ -1,5 +1,7 @@
 """Training steps under jit: the same numbers as PyTorch, nothing stale, nothing compiled twice."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -208,7 +210,7 @@ def test_resume_is_exact_under_jit():
     net, opt, step = fresh()
     for k in range(3):
         our_step(step, k)
-    saved = net.state_dict(), opt.state_dict()
+    saved = copy.deepcopy((net.state_dict(), opt.state_dict()))
     going_on = [our_step(step, k) for k in range(3, 6)]
     other, opt2, step2 = fresh()
     other.load_state_dict(saved[0])

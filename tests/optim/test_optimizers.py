@@ -20,6 +20,7 @@ CASES = [
 
 
 def pair():
+    torch.manual_seed(0)
     ours = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
     theirs = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     ours.load_state_dict(theirs.state_dict())
@@ -264,3 +265,36 @@ def test_hyperparameters_that_are_switched_act_from_then_on():
     (q * q).sum().backward()
     optimizer.step()
     np.testing.assert_allclose(q.numpy(), before * 0.8, rtol=1e-6)  # dampening belongs to momentum
+
+
+def test_state_dict_gives_the_optimizers_own_tensors():
+    ours, _ = pair()
+    opt = optim.Adam(ours.parameters(), lr=0.01)
+    state = opt.state_dict()
+    train(ours, opt, dlc, 1)
+    p = next(ours.parameters())
+    assert (state["state"][0]["exp_avg"].numpy() != 0).any()
+    state["state"][0]["exp_avg"].zero_()
+    assert (opt.state[p]["exp_avg"].numpy() == 0).all()
+
+
+def test_an_optimizer_of_ones_own():
+    """A subclass with a step of its own, as in PyTorch's documentation: under no_grad, in place."""
+
+    class Scaled(optim.SGD):
+        @dlc.no_grad()
+        def step(self):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.add_(p.grad, alpha=-group["lr"])
+
+    class Assigned(optim.SGD):
+        def step(self):
+            for p in self.param_groups[0]["params"]:
+                p.assign(p - self.param_groups[0]["lr"] * p.grad)
+
+    losses = []
+    for kind in (optim.SGD, Scaled, Assigned):
+        ours, _ = pair()
+        losses.append(train(ours, kind(ours.parameters(), lr=0.1), dlc, 4))
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-6)

@@ -1,5 +1,9 @@
 """Learning rate schedules: PyTorch's numbers, step by step."""
 
+import copy
+import json
+import math
+
 import pytest
 
 import dlc
@@ -75,30 +79,70 @@ def test_warm_up_then_cosine():
     same(a, b, mine, want, 12)
 
 
-@pytest.mark.parametrize("sequential", [False, True])
-def test_resume(sequential):
-    def make(opt):
-        if sequential:
-            return ours.SequentialLR(opt, [ours.LinearLR(opt, 0.1, total_iters=3), ours.StepLR(opt, 2)], [3])
-        return ours.CosineAnnealingLR(opt, 10)
+def warm(opt):
+    return ours.SequentialLR(opt, [ours.LinearLR(opt, 0.1, total_iters=3), ours.StepLR(opt, 2)], [3])
 
+
+SCHEDULES = {
+    **{f"{name}-{k}": lambda opt, n=name, s=settings: getattr(ours, n)(opt, **s) for k, (name, settings) in
+       enumerate(CASES)},
+    "OneCycleLR": lambda opt: ours.OneCycleLR(opt, [0.4, 0.2], total_steps=20, three_phase=True),
+    "SequentialLR": warm,
+    "nested first": lambda opt: ours.SequentialLR(opt, [warm(opt), ours.CosineAnnealingLR(opt, 9)], [6]),
+    "nested last": lambda opt: ours.SequentialLR(opt, [ours.ConstantLR(opt), warm(opt)], [2]),
+    "nested twice": lambda opt: ours.SequentialLR(
+        opt, [ours.ConstantLR(opt), ours.SequentialLR(opt, [warm(opt), ours.ExponentialLR(opt, 0.9)], [4])], [2]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("handed", [lambda s: s, lambda s: json.loads(json.dumps(s)), copy.deepcopy])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_resume(name, handed):
     a, _ = optimizers()
-    s = make(a)
+    s = SCHEDULES[name](a)
     for _ in range(4):
         s.step()
-    saved, rates = s.state_dict(), []
-    for _ in range(4):
+    saved, rates = handed(s.state_dict()), [s.get_last_lr()]
+    for _ in range(8):
         s.step()
         rates.append(s.get_last_lr())
     other, _ = optimizers()
-    again = make(other)
+    again = SCHEDULES[name](other)
     again.load_state_dict(saved)
-    assert other.param_groups[0]["lr"] == pytest.approx(saved.get("_last_lr", again.get_last_lr())[0])
-    resumed = []
-    for _ in range(4):
+    resumed = [[group["lr"] for group in other.param_groups]]
+    for _ in range(8):
         again.step()
         resumed.append(again.get_last_lr())
     assert resumed == rates
+    again.load_state_dict(saved)  # it kept none of the state's lists
+    assert again.get_last_lr() == rates[0]
+
+
+def test_a_nested_sequence_has_the_rates_of_its_parts():
+    a, b = optimizers()
+    mine = SCHEDULES["nested first"](a)
+    inner = theirs.SequentialLR(b, [theirs.LinearLR(b, 0.1, total_iters=3), theirs.StepLR(b, 2)], [3])
+    for step in range(16):
+        lr = inner.get_last_lr()[0] if step < 6 else 0.1 * (1 + math.cos(math.pi * (step - 6) / 9)) / 2
+        assert mine.get_last_lr()[0] == pytest.approx(lr), step
+        b.step()
+        mine.step(), inner.step()
+
+
+def test_a_state_that_does_not_fit_changes_nothing():
+    a, _ = optimizers()
+    s = SCHEDULES["nested first"](a)
+    s.step()
+    before = s.state_dict()
+    state = copy.deepcopy(before) | {"last_epoch": 7}
+    del state["schedulers"][0]["schedulers"][1]["gamma"]
+    with pytest.raises(ValueError, match="StepLR: no state_dict of such a schedule: it lacks gamma"):
+        s.load_state_dict(state)
+    state["schedulers"][0]["schedulers"].pop()
+    with pytest.raises(ValueError, match="1 saved schedulers for 2"):
+        s.load_state_dict(state)
+    assert s.state_dict() == before
 
 
 def test_errors():
@@ -111,3 +155,12 @@ def test_errors():
         ours.StepLR(a, 3, last_epoch=4)
     with pytest.raises(ValueError, match="2 schedulers and 0 milestones"):
         ours.SequentialLR(a, [ours.StepLR(a, 3), ours.StepLR(a, 3)], [])
+    with pytest.raises(TypeError, match="needs an Optimizer, got float"):
+        ours.SequentialLR(0.1, [ours.StepLR(a, 3)], [])
+    with pytest.raises(TypeError, match="schedulers is a list of schedules"):
+        ours.SequentialLR(a, [a], [])
+    with pytest.raises(ValueError, match="not in order"):
+        ours.SequentialLR(a, [ours.StepLR(a, 3)] * 3, [5, 2])
+    b, _ = optimizers()
+    with pytest.raises(ValueError, match="belongs to another optimizer"):
+        ours.SequentialLR(a, [ours.StepLR(b, 3)], [])

@@ -22,7 +22,8 @@ from dlc.passes.inline import prune_scans, remove_markers
 from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify import simplify
 from dlc.passes.vjp import expand
-from dlc.runtime import devices, host, programs
+from dlc.runtime import devices
+from tests.targets import cpu, executable
 
 CACHE = 1 << 9  # bytes: tensors of some hundred elements are too large for it
 
@@ -60,12 +61,12 @@ def check(function: Callable, *args: np.ndarray, regions: int | None = None) -> 
     want = evaluate(graph, list(args), wide=True)
     again = parse_graph(print_graph(cut))
     assert print_graph(again, False) == print_graph(cut, False)
-    target = replace(host.detect(), l2_bytes=CACHE, threads=2)
-    executable = programs.compile_graph(graph, target=target)
+    target = replace(cpu("avx2"), l2_bytes=CACHE)
+    compiled = executable(graph, target)
     buffers = [devices.allocate(a.nbytes, "cpu") for a in args]
     for b, a in zip(buffers, args, strict=True):
         devices.write(b, a)
-    got = [devices.read(b, o.shape, o.dtype.np) for b, o in zip(executable.run(buffers), graph.outputs, strict=True)]
+    got = [devices.read(b, o.shape, o.dtype.np) for b, o in zip(compiled.run(buffers), graph.outputs, strict=True)]
     for name, results in (("cut", evaluate(cut, list(args), wide=True)), ("parsed", evaluate(again, list(args), True)),
                           ("compiled", got)):
         for w, g in zip(want, results, strict=True):

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from dlc.codegen.choice import noted
 from dlc.ir.dtypes import float32, int64, uint8
 from dlc.ir.loops import Kernel, axis, load, loop, store
 from dlc.ir.program import Launch, Program, Ref, Repeat, Segment, Slot, Workers
-from dlc.ir.schedule import Contract
-from dlc.passes.flow import LARGE_NS, LEAST_NS, LONGEST, find_dependencies, order_launches, pieces, rows
+from dlc.ir.schedule import Contract, Map
+from dlc.passes.flow import LARGE_NS, LEAST_NS, LONGEST, _nanoseconds, find_dependencies, order_launches, pieces, rows
+from dlc.passes.lower import Lowered
 from dlc.passes.memory import LATER, SMALL, plan_memory
 from tests.codegen.llvm_run import buffer, kernel
 
@@ -113,6 +115,17 @@ def test_launches_go_to_threads_that_have_their_values():
     assert {owner["t0"], owner["t1"]} == {(0,), (1,)}
     chain = planned(*(run(a, b, 40_000.0) for a, b in zip((X, *t), (*t, OUT[0]), strict=True)))
     assert [step.owners for step in chain] == [(0, 1)] * 5
+
+
+def test_a_measured_schedule_counts_as_the_chosen_one():
+    """A contraction's time is the same whoever chose its schedule; other kernels' estimates are of one lane."""
+    row = [run(X, t := temporary("t")), run(t, OUT[0]), run(Y, OUT[1])]
+    measured = [replace(step, kernel=noted(Lowered(COPY, (), 8)).kernel) for step in row]
+    plain = [replace(step, kernel=replace(COPY, schedule=Map(16, 64))) for step in row]
+    assert measured[0].kernel.tuned and measured[0].kernel.scheduled.endswith(" tuned")
+    first, second, third = ([_nanoseconds(step) for step in some] for some in (row, measured, plain))
+    assert first == second != third
+    assert [s.grain for s in planned(*row)] == [s.grain for s in planned(*measured)]
 
 
 def test_state_stays_with_a_thread():

@@ -14,10 +14,10 @@ from dlc.ir.graph_text import print_graph
 from dlc.ir.graph_verify import verify
 from dlc.passes.permutes import sink_permutes
 from dlc.passes.simplify_windows import lower_unwindow
-from dlc.runtime import host
 from dlc.runtime.memory import allocate, as_ndarray
 from dlc.runtime.programs import compile_graph
 from tests.random_graphs import arguments, graphs, integer_graphs
+from tests.targets import cpu
 
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 COMPILED = settings(PROPERTY, max_examples=40)
@@ -42,7 +42,7 @@ def test_sinking_keeps_values(graph):
 @given(graphs(float_types=(dtypes.float64,)))
 def test_layout_keeps_values(graph):
     ready = sink_permutes(lower_unwindow(graph))
-    placed = target_layout(ready, host.detect().with_threads(2))
+    placed = target_layout(ready, cpu("avx512"))
     verify(placed, "layout")
     agree(ready, placed)
 

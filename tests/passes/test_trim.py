@@ -9,9 +9,13 @@ from dlc.ir import build as B
 from dlc.ir import graph_interp
 from dlc.ir.graph import Graph
 from dlc.ir.graph_verify import verify
+from dlc.ir.program_interp import run_program
 from dlc.passes.trim import cut, trim_contractions
+from dlc.passes.vjp import expand, vjp
+from dlc.runtime.driver import lower
 from tests.passes.programs import tensor
 from tests.random_graphs import arguments
+from tests.targets import cpu
 
 
 def trimmed(graph: Graph) -> Graph:
@@ -72,3 +76,42 @@ def test_cut(start, stop):
         args = [np.arange(1, 5, dtype=np.float32)]
         a, b = graph_interp.evaluate(Graph((x,), [whole, part]), args)
         np.testing.assert_array_equal(a, b)
+
+
+AGAIN = [((0, 0), (2, 3), (1, 1), (1, 1)), ((0, 0), (2, 2), (2, 1), (1, 1)),
+         ((0, 1, 0), (2, 2, 3), (2, 1, 2), (1, 2, 1)), ((1, 0, 0, 1), (2, 2, 2, 2), (1, 2, 1, 3), (2, 1, 3, 1))]
+
+
+@pytest.mark.parametrize("axes, sizes, strides, dilations", AGAIN)
+def test_cut_of_windows_over_windows(axes, sizes, strides, dilations):
+    """A window that names an axis again has windows over the positions of the first ones."""
+    x = tensor("x", 17, 19)
+    view = B.window(x, axes, sizes, strides, dilations)
+    nested = x
+    for a, size, stride, dilation in zip(axes, sizes, strides, dilations, strict=True):
+        nested = B.window(nested, (a,), (size,), (stride,), (dilation,))
+    for axis in (0, 1):
+        for start, stop in ((0, 1), (1, view.shape[axis]), (view.shape[axis] - 1, view.shape[axis])):
+            low, high = [0] * view.ndim, list(view.shape)
+            low[axis], high[axis] = start, stop
+            part = cut(view, axis, start, stop)
+            graph = Graph((x,), [B.slice_(nested, low, high), part])
+            a, b = graph_interp.evaluate(graph, arguments(graph))
+            np.testing.assert_array_equal(a, b)
+            assert part.op == "window"
+
+
+@pytest.mark.parametrize("axes, sizes, strides, dilations", AGAIN)
+def test_windows_over_windows_and_their_derivatives_are_compiled(axes, sizes, strides, dilations):
+    x = tensor("x", 17, 19)
+    view = B.window(x, axes, sizes, strides, dilations)
+    w = tensor("w", *view.shape[2:], 3)
+    taps = "cdefgh"[: len(axes)]
+    y = B.contract(view, w, f"ab{taps},{taps}z->abz")
+    whole = vjp([y], [B.op("sin", y)], [x, w])
+    cut_off = B.slice_(y, (1, 0, 0), (y.shape[0], y.shape[1], 2))
+    graph = Graph((x, w), [y, cut_off, view, *whole])
+    program = lower(graph, (), "main", cpu("avx2"), lambda *_: None)
+    args = arguments(graph)
+    for got, want in zip(run_program(program, args), graph_interp.evaluate(expand(graph), args), strict=True):
+        np.testing.assert_allclose(got, want, 1e-4, 1e-4)

@@ -175,6 +175,8 @@ def test_collector_inside_allocate():
         def __del__(self):
             memory.allocate(1000)
 
+    gc.collect()
+    before = memory.stats().live_bytes
     threshold = gc.get_threshold()
     gc.set_threshold(1)
     try:
@@ -183,3 +185,5 @@ def test_collector_inside_allocate():
             memory.allocate(1000)
     finally:
         gc.set_threshold(*threshold)
+    gc.collect()
+    assert memory.stats().live_bytes == before

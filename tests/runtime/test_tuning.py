@@ -94,7 +94,7 @@ def test_a_second_process_measures_nothing():
 
 def test_processes_may_tune_at_the_same_time():
     both = [child(), child()]
-    assert all(int(finished(p)) >= 0 for p in both)
+    assert sum(int(finished(p)) for p in both) >= 2  # what one of them wrote, the other may have found
     assert finished(child()) == "0"
 
 
@@ -149,7 +149,7 @@ def test_winners_become_the_programs_schedules(last_wins):
     programs = []
     for t in (TARGET, target):
         program = driver.lower(graph(), (), "f", t, lambda stage, result: None)
-        programs.append([repr(k.schedule) for k in program.kernels()])
+        programs.append([k.scheduled for k in program.kernels()])
     assert programs[0] != programs[1]
     assert not any("tuned" in s for s in programs[0])
     assert all(s.endswith(" tuned") for s in programs[1])

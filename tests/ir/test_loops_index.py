@@ -1,4 +1,5 @@
-"""Index algebra against enumeration: random expressions over small axes, every value of every axis."""
+"""Integer analysis against enumeration: random expressions over small axes, and over all values of int8 and uint8 in
+every integer type, where everything may wrap."""
 
 from __future__ import annotations
 
@@ -11,8 +12,18 @@ import pytest
 
 from dlc.ir import dtypes, loops
 from dlc.ir.loops import Buffer, axis, const, load, op
+from dlc.ir.loops_index import (
+    both,
+    coefficient,
+    flatten,
+    interval,
+    is_position,
+    linear,
+    simplify,
+    unflatten,
+    whole_linear,
+)
 from dlc.ir.loops_values import evaluate_expr
-from dlc.passes.index_math import both, bounds, coefficient, flatten, is_position, linear, simplify, unflatten
 
 
 def _grid(axes):
@@ -71,7 +82,7 @@ def test_simplify_and_bounds(seed):
         np.testing.assert_array_equal(_values(s, env), want, f"{e!r} became {s!r}")
         assert simplify(s) is s, f"{s!r} is not in normal form: {simplify(s)!r}"
         for x in (e, s):
-            low, high = bounds(x)
+            low, high = interval(x)
             assert low <= want.min() and want.max() <= high, f"bounds of {x!r}: {low}, {high}"
         terms, constant = linear(e)
         total = constant + sum(k * _values(t, env) for t, k in terms.items())
@@ -128,7 +139,7 @@ def test_flatten_and_unflatten(seed):
         other = _random_shape(pick, math.prod(shape))
         at = unflatten(position, other)
         for i, d in zip(at, other, strict=True):
-            low, high = bounds(i)
+            low, high = interval(i)
             assert 0 <= low and high < max(d, 1), f"{i!r} in {d}"
         position = flatten(at, other)
         np.testing.assert_array_equal(_values(position, env), np.arange(math.prod(shape)))
@@ -182,11 +193,132 @@ def test_reshape_permute_towers(seed):
 
 
 def test_loads_stay_atoms():
-    b = Buffer("b", dtypes.int64, (7,))
-    i = axis("i", 7)
-    e = (load(b, i) * 4 + axis("j", 4)) // 4
-    assert simplify(e) is load(b, i)
-    assert bounds(load(b, i))[0] < -(10**15)
+    x, j = load(Buffer("b", dtypes.int64, (7,)), axis("i", 7)), axis("j", 4)
+    assert interval(x) == dtypes.limits(dtypes.int64)
+    inside = op("max", op("min", x, const(99)), const(0))
+    assert simplify((inside * 4 + j) // 4) is inside
+    assert interval((x * 4 + j) // 4) == (-(1 << 61), (1 << 61) - 1)
+    for e in ((j + x * 4) // 4, x * 3 % 3, (x + 1) // 5, op("lt", x, x + 1), op("min", x, x + 1)):
+        assert simplify(e) is e  # they may wrap
+    assert simplify(x * 2 - x) is x and simplify((x + 3) * 2 - 1) is x * 2 + 5  # modulo 2**64 all the same
+    assert linear(x * (1 << 32) * (1 << 31) * 3) == ({x: -(1 << 63)}, 0)
+    assert linear(x * (1 << 32) * (1 << 32)) == ({}, 0)
+
+
+def test_intervals():
+    i, j = axis("i", 10), axis("j", 4)
+    u8 = load(Buffer("u", dtypes.uint8, (10,)), i)
+    assert interval(i * 4 + j) == (0, 39)
+    assert interval(3 - i) == (-6, 3)
+    assert interval((i - 5) // 2) == (-3, 2)
+    assert interval((i - 5) % 4) == (0, 3)
+    assert interval(j % 8) == (0, 3)
+    assert interval(op("max", i - 20, const(0))) == (0, 0)
+    assert interval(op("abs", i - 5)) == (0, 5)
+    assert interval(_cast(_cast(i, "uint8"), "int64")) == (0, 9)
+    assert interval(_cast(_cast(i * 100, "uint8"), "int64")) == (0, 255)
+    assert interval(op("select", i < j, i, j + 7)) == (0, 10)
+    assert interval(u8) == (0, 255) == interval(_cast(u8, "int32")) and interval(_cast(u8, "int8")) == (-128, 127)
+    assert interval(u8 + 1) == (0, 255) and interval(_cast(u8, "int16") + 1) == (1, 256)
+    assert interval(op("shr", u8, const(3, dtypes.uint8))) == (0, 31)
+    assert interval(op("and", u8, const(15, dtypes.uint8))) == (0, 15)
+
+
+def test_intervals_at_the_limits_of_int64():
+    i, x = axis("i", 64), load(Buffer("x", dtypes.int64, (9,)), axis("k", 9))
+    u = load(Buffer("u", dtypes.uint64, (9,)), axis("k", 9))
+    whole = dtypes.limits(dtypes.int64)
+    low, high = whole
+    assert interval(i * (1 << 57)) == (0, 63 << 57) and interval(i * (1 << 58)) == whole
+    assert interval(x + 1) == interval(x * 2) == interval(op("neg", x)) == interval(op("abs", x)) == whole
+    assert interval(op("max", x, const(0)) - 1) == (-1, high - 1) and interval(op("min", x, const(0)) - 1) == whole
+    assert interval(_cast(u, "int64")) == whole
+    assert interval(_cast(op("min", u, const(99, dtypes.uint64)), "int64")) == (0, 99)
+    assert interval(x // -1) == whole and interval(x // 2) == (low // 2, high // 2)
+    assert interval(x % (1 << 62)) == (0, (1 << 62) - 1) and interval(x % -7) == (-6, 0)
+    # a difference is compared as a whole number: it need not fit into int64
+    top, bottom = op("max", x, const(high - 5)), op("min", x, const(low + 5))
+    assert simplify(op("lt", bottom, top)) is const(True, dtypes.bool_)
+    assert simplify(op("eq", bottom, top)) is const(False, dtypes.bool_)
+
+
+def test_constants_that_do_not_fit():
+    x = load(Buffer("x", dtypes.int64, (9,)), axis("k", 9))
+    low, high = dtypes.limits(dtypes.int64)
+    for e in (op("max", x, const(9)) + (low - 3 + 9) - 6, op("min", op("max", x, const(0)), const(0)) * high * 4 + 1,
+              op("max", x, const(0)) + low):
+        s = simplify(e)
+        assert all(low <= c.attr <= high for c in loops.subexpressions(s) if c.op == "const"), s
+        values = np.array([low, -1, 0, 1, 9, 12, high])
+        np.testing.assert_array_equal(_values(s, {x: values}), _values(e, {x: values}))
+
+
+def _cast(e, name):
+    return loops.cast(e, dtypes.by_name(name))
+
+
+_INTS = [d for d in dtypes.ALL if d.is_int]
+_UNARY, _BINARY = ("neg", "abs", "sign", "not"), (
+    "add", "add", "sub", "sub", "mul", "mul", "floordiv", "mod", "max", "min", "and", "or", "xor", "shl", "shr")
+
+
+def _constant(pick, dtype):
+    """A constant that is small, or near a limit or a power of two."""
+    low, high = dtypes.limits(dtype)
+    near = pick.choice((0, 0, low, high, high // 2, low // 2, 1 << pick.randrange(high.bit_length())))
+    return const(min(max(near + pick.choice((-2, -1, 0, 1, 2, 3, 5, 8, 100)), low), high), dtype)
+
+
+def _wrapping(pick, leaves, dtype, depth):
+    """A random expression of an integer type over the leaves, all of whose operations may wrap."""
+    if depth == 0:
+        return loops.cast(pick.choice(leaves), dtype) if pick.random() < 0.8 else _constant(pick, dtype)
+    shape = pick.random()
+    if shape < 0.2:
+        return loops.cast(_wrapping(pick, leaves, pick.choice(_INTS), depth - 1), dtype)
+    if shape < 0.3:
+        return op(pick.choice(_UNARY), _wrapping(pick, leaves, dtype, depth - 1))
+    a = _wrapping(pick, leaves, dtype, depth - 1)
+    b = _constant(pick, dtype) if pick.random() < 0.5 else _wrapping(pick, leaves, dtype, pick.randrange(depth))
+    if shape < 0.4:
+        return op("select", op(pick.choice(("lt", "le", "eq", "ne")), a, b), a, b)
+    if shape < 0.5:
+        c, d = sorted((_constant(pick, dtype), _constant(pick, dtype)), key=lambda e: e.attr)
+        return op("min", op("max", a, c), d)
+    if pick.random() < 0.2:
+        a, b = b, a
+    return op(pick.choice(_BINARY), a, b)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_wraps(seed):
+    """Intervals hold every value, and no simplification changes one, where int8 and uint8 take all their values."""
+    pick = random.Random(9000 + seed)
+    i = axis("i", 1 << 16)
+    leaves = [load(Buffer("s", dtypes.int8, (1 << 16,)), i), load(Buffer("u", dtypes.uint8, (1 << 16,)), i)]
+    a, b = np.meshgrid(np.arange(-128, 128, dtype=np.int8), np.arange(256, dtype=np.uint8))
+    env = {i: np.arange(1 << 16), leaves[0]: a.ravel(), leaves[1]: b.ravel()}
+    some = np.random.default_rng(seed).choice(1 << 16, 300, replace=False)
+    for _ in range(25):
+        dtype = pick.choice([*_INTS, dtypes.int64, dtypes.int64, dtypes.int64])
+        e = _wrapping(pick, leaves, dtype, pick.randint(1, 5))
+        if pick.random() < 0.3:
+            e = op(pick.choice(("lt", "le", "eq", "ne")), e, _wrapping(pick, leaves, dtype, pick.randint(0, 3)))
+        want = _values(e, env)
+        for x in loops.subexpressions(e):
+            low, high = interval(x)
+            values = _values(x, env)
+            assert low <= int(values.min()) and int(values.max()) <= high, f"{x!r} is not in {low}..{high}"
+        s = simplify(e)
+        np.testing.assert_array_equal(_values(s, env), want, f"{e!r} became {s!r}")
+        assert simplify(s) is s, f"{s!r} is not in normal form: {simplify(s)!r}"
+        few = {x: v[some] for x, v in env.items()}
+        for form in (linear, whole_linear) if e.dtype is dtypes.int64 else (whole_linear,) if e.dtype.is_int else ():
+            terms, constant = form(e)
+            total = sum((k * _values(t, few).astype(object) for t, k in terms.items()), np.full(300, constant, object))
+            if form is linear:
+                total = (total + (1 << 63)) % (1 << 64) - (1 << 63)
+            np.testing.assert_array_equal(total, _values(e, few).astype(object), f"{e!r} is not its {form.__name__}")
 
 
 @pytest.mark.parametrize("text, want", [

@@ -1,0 +1,95 @@
+"""Entries of the disk cache with a right checksum and a wrong content: compiled again, never an error.
+
+(Damaged machine code is another matter: LLVM's linker may abort. Only files of our own are read, see SECURITY.md.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+import dlc
+from dlc.codegen import tuned_text
+from dlc.frontend import eager
+from dlc.runtime import cache, cuda_stored, host, native, stored, threads
+from dlc.runtime.cache import DiskCache
+from dlc.runtime.search import Winner
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch) -> DiskCache:
+    monkeypatch.setenv("DLC_CACHE", "1")
+    monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("DLC_INTERPRET", raising=False)
+    monkeypatch.setattr(eager, "_executables", OrderedDict())
+    return cache.default()
+
+
+DEEP = b"[" * 100_000
+HEADS = [
+    b"", b"null", b"{}", b"[]", b"1", b'"text"', b"[null,null,null,null]", b"[1,2,3,4]", b"[[],[],[0],[]]", DEEP,
+    b"[[-1],[80],[0],[]]", b"[[-1],[80],[0],[1e999]]", b"[[-1],[80],[0],[NaN]]", b"[[-1],[80],[0],[true]]",
+    b'[["0"],[80],[0],[5]]', b"[[-1],[80],0,[5]]", b"[[-1],[80,4],[0],[5]]", b"[[-2],[80],[0],[5]]",
+    b"[[-1],[-80],[0],[5]]", b"[[-1],[80],[-1],[5]]", b"[[-1],[80],[0],[-5]]", b"[[-1],[80],[0],[99999999]]",
+    b"[[-1],[80],[0]]", b"[[-1],[80],[0],[5],[]]", b"[[-1],[80],[0, 0],[5]]", b"\xff\xfe", b"[[-1],[80],[0],[5]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda h: repr(h[:24]))
+def test_a_damaged_head_is_compiled_again(disk, head):
+    x = dlc.asarray(np.arange(20, dtype=np.float32))
+    graph = dlc.jit(lambda x: x * 3 + 1).graph(x)
+    eager.compiled(graph)
+    eager._executables.clear()
+    entry = stored.program_key(graph, (), host.detect())
+    _, _, code = disk.get(entry).partition(b"\n")
+    for rest in (b"", b"\n", b"\n" + code, b"\n" + code[:-7], b"\n" + bytes(len(code))):
+        disk.put(entry, head + rest)
+        assert stored.load(entry) is None
+    np.testing.assert_array_equal(dlc.jit(lambda x: x * 3 + 1)(x).numpy(), np.arange(20) * 3 + 1)
+
+
+def test_a_sound_entry_is_used(disk):
+    x = dlc.asarray(np.arange(20, dtype=np.float32))
+    graph = dlc.jit(lambda x: x * 5 + 1).graph(x)
+    eager.compiled(graph)
+    key = stored.program_key(graph, (), host.detect())
+    assert stored.load(key).frame.output_bytes == (80,)
+    head, _, code = disk.get(key).partition(b"\n")
+    for damaged in (code[:100], b"\x7fELF" + bytes(100), code[:-1]):
+        head = json.dumps([[-1], [80], [0], [len(damaged)]]).encode()
+        disk.put(key, head + b"\n" + damaged)
+        assert stored.load(key) is None
+
+
+def test_a_damaged_thread_pool_is_compiled_again(disk, monkeypatch):
+    key = native.object_key(threads.pool_ir(), host.detect())
+    good = threads._load()
+    code = disk.get(key)
+    assert code and good.symbols
+    for damaged in (b"", b"\x7fELF", code[: len(code) // 2]):
+        disk.put(key, damaged)
+        assert threads._load().symbols["dlc_parallel"]
+        assert disk.get(key) == code
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"{}", b'{"plan":null,"modules":[]}', b'{"modules":[1]}', DEEP,
+                                  b'{"plan":[1,2,3,4,5,6,7,8,9],"modules":[]}', b'{"plan":{},"modules":{}}', b"\xff",
+                                  b'{"plan":["n",1,[[]],[[]],[],[],[],0,[]],"modules":[0]}'])  # fmt: skip
+def test_damaged_gpu_programs_are_compiled_again(disk, data):
+    for rest in (b"", b"\n", b"\ncode"):
+        disk.put("a", data + rest)
+        assert cuda_stored.load("a", 0) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"[1,2]", b"[{},{}", DEEP, b"\xff", b'[{"k":[[],{}]},{}]',
+                                  b'[{"k":["Contract",null]},{}]', b'[{"k":["Contract",{}]},{}]', b'[[],[]]',
+                                  b'[{"k":[{},{}]},{}]', b'[["Contract",{"a":1}],[],[]]', b"[[[],{}],[],[]]"])
+def test_damaged_tables_of_schedules_are_measured_again(data):
+    with pytest.raises(ValueError):
+        tuned_text.decode(data.decode())
+    with pytest.raises(ValueError):
+        Winner.decode(data)
