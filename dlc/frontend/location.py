@@ -84,14 +84,10 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
     return out
 
 
-def _has_line(error: Exception) -> bool:
-    return getattr(error, "loc", None) is not None or "\n  at " in str(error)
-
-
 def add_line(error: Exception) -> None:
     """Say the user's line at the end of an error's message, unless that has it already."""
     text = error.args[0] if len(error.args) == 1 else None
-    if not isinstance(text, str) or _has_line(error):
+    if getattr(error, "loc", None) is not None or not isinstance(text, str) or "\n  at " in text:
         return
     loc = here()
     at = f"at {loc}" + (f", in {loc.function}" if loc.function else "")
@@ -139,7 +135,7 @@ def _foreign(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
 
 def _name_caller(error: Any, name: str) -> None:
     """Say in the error of an operation which function of the package the user called, where that is another."""
-    if getattr(error, "loc", None) == here():
+    if error.loc == here():
         text = error.operation = getattr(error, "operation", None) or str(error)
         error.args = (text if text.startswith(f"{name}:") else f"{text}\n  in {name}",)
 
@@ -165,7 +161,7 @@ def user_errors(fn: F, name: str | None = None) -> F:
                 return fn(*args, **kwargs)
         except (ShapeError, DTypeError, DeviceError, IndexOutOfRange) as error:
             foreign = _foreign(fn, args, kwargs)
-            if _has_line(error) and (foreign is None or no_operand(foreign) in str(error)):
+            if getattr(error, "loc", None) is not None and (foreign is None or no_operand(foreign) in str(error)):
                 _name_caller(error, (name or call.__name__).strip("_"))
                 raise
             complete = error
