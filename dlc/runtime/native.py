@@ -120,7 +120,10 @@ def _emission(passes: str) -> Iterator[None]:
 
 
 def _wait_for_emissions() -> None:
-    """Wait, with the lock, until no other thread generates code: a child must not inherit LLVM in the middle of it."""
+    """Wait, with the lock, until no other thread generates code: a child must not inherit LLVM in the middle of it.
+
+    llvmlite's own lock is held over the fork, too: whoever lets go of one of its objects takes it.
+    """
     while len(_emissions) > _own.emissions:
         _ended.wait()
 
@@ -246,13 +249,14 @@ class _Own(threading.local):
 
 
 _own = _Own()
-_lock = forks.held_lock(_wait_for_emissions)
+forks.hold(ffi.lib._lock._lock)
+_lock = forks.hold(threading.RLock(), _wait_for_emissions)
 _ended = threading.Condition(_lock)  # an emission has
 _emissions: list[bool] = []  # the modules that code is being generated for: is it as it should be?
 _serial = itertools.count()
 _dead: deque[list] = deque()
 _forever: list[Library] = []
-_machines: dict[tuple[str, int], llvm.TargetMachine] = {}
+_machines: dict[tuple[str, int], llvm.TargetMachine] = {}  # as many as targets are compiled for: few
 _linker_instance: llvm.LLJIT | None = None
 
 
