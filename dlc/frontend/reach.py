@@ -85,7 +85,7 @@ class Space:
         self.taken: dict[str, Any] = {}
         self.fixed: dict[str, Callable[[Any], Any]] = {}  # what is looked at besides, by what it is
         self.extra: set[str] = set()  # names that are looked at whatever the code says
-        self.reports = False  # whether `trace.structure_changed` is called when it changes
+        self.reports = False  # whether `trace.attribute_changed` is called when it changes
         self.at = 0  # the names up to here were looked for
 
     def key(self, name: str) -> Any:
@@ -99,11 +99,10 @@ class Space:
         found = {n for n, level in names.items() if level >= least} | self.extra
         lazy: list[str] = []
         if self.kind == "object":
-            tables = [vars(k) for k in type(self.held).__mro__]
+            members = [item for k in type(self.held).__mro__ for item in vars(k).items()]
             # a method, which an attribute of the object itself would hide
-            found |= {n for n, level in names.items() if level == CALLED and any(n in t for t in tables)}
-            lazy = [n for n in found if any(type(t.get(n)) is functools.cached_property for t in tables)]
-            lazy = [n for n in lazy if n not in self.now]
+            found |= {n for n, _ in members if names.get(n) == CALLED}
+            lazy = [n for n, v in members if type(v) is functools.cached_property and n in found - self.now.keys()]
         return frozenset(key for key in map(self.key, found) if key not in self.now).difference(lazy), lazy
 
 
