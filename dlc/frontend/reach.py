@@ -85,7 +85,7 @@ class Space:
         self.taken: dict[str, Any] = {}
         self.fixed: dict[str, Callable[[Any], Any]] = {}  # what is looked at besides, by what it is
         self.extra: set[str] = set()  # names that are looked at whatever the code says
-        self.reports = False  # whether `trace.structure_changed` is called when it changes
+        self.reports = False  # whether `trace.attribute_changed` is called when it changes
         self.at = 0  # the names up to here were looked for
 
     def key(self, name: str) -> Any:
@@ -99,11 +99,10 @@ class Space:
         found = {n for n, level in names.items() if level >= least} | self.extra
         lazy: list[str] = []
         if self.kind == "object":
-            tables = [vars(k) for k in type(self.held).__mro__]
+            members = [item for k in type(self.held).__mro__ for item in vars(k).items()]
             # a method, which an attribute of the object itself would hide
-            found |= {n for n, level in names.items() if level == CALLED and any(n in t for t in tables)}
-            lazy = [n for n in found if any(type(t.get(n)) is functools.cached_property for t in tables)]
-            lazy = [n for n in lazy if n not in self.now]
+            found |= {n for n, _ in members if names.get(n) == CALLED}
+            lazy = [n for n, v in members if type(v) is functools.cached_property and n in found - self.now.keys()]
         return frozenset(key for key in map(self.key, found) if key not in self.now).difference(lazy), lazy
 
 
@@ -245,7 +244,7 @@ class Reach:
             self._trees = self._trees or code.co_filename.startswith(_PACKAGE) and fn.__name__ in _OF_TREES
             self._enter_held(fn)
             return
-        names = names_of(code)
+        names, variables = names_of(code)
         for name, level in names.items():
             self._name(name, level)
         space = self._space(self._weak(fn), _dict_of, "function", f"'{{}}' of {fn.__name__}")
@@ -256,7 +255,7 @@ class Reach:
             get = _cell(k)
             if name == "__class__":  # of super(): objects of the class are there, nobody makes one
                 space.fixed[name] = get
-            elif names[name] == READ or names[name] == CALLED and not is_data(get(fn)):
+            elif variables[name] == READ or variables[name] == CALLED and not is_data(get(fn)):
                 self._fix(space, f"variable {name} (in {fn.__name__})", get)
         if id(fn.__globals__) not in self._seen:
             self._seen[id(fn.__globals__)] = fn.__globals__
@@ -289,7 +288,10 @@ class Reach:
     def _module(self, module: types.ModuleType) -> None:
         file = getattr(module, "__file__", None)
         users = _is_users(file) if file else module.__name__ not in sys.stdlib_module_names
-        self._space(self._weak(module), _dict_of, "module" if users else "library", f"{{}} of {module.__name__}")
+        kind = "module" if users else "library"
+        self._space(self._weak(module), _dict_of, kind, f"{{}} of {module.__name__}").extra.add("__getattr__")
+        if users and "__getattr__" in vars(module):
+            self._take(self.spaces[-1], "__getattr__")
 
     def _object(self, value: Any, cls: type, path: Callable[[], Any] | None) -> None:
         if issubclass(cls, STREAMS):
@@ -511,5 +513,5 @@ def _names_in_class(cls: type) -> frozenset[str]:
         member = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
         member = inspect.unwrap(member) if isinstance(member, types.FunctionType) else None
         if isinstance(member, types.FunctionType):
-            out.update(n for n, level in names_of(member.__code__).items() if level == READ)
+            out.update(n for n, level in names_of(member.__code__).names.items() if level == READ)
     return frozenset(out - _PASSED)

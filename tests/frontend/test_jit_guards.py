@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import functools
 import gc
+import importlib
 import inspect
 import itertools
 import operator
@@ -2019,6 +2020,40 @@ def test_a_module_imported_at_the_first_call(tmp_path, monkeypatch):
     lazily_imported.other = 1
     values(g)
     assert g.traces == traces
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    import user_config\n    return x * user_config.s",
+        "    import user_config as c\n    return x * c.s",
+        "    from user_config import s\n    return x * s",
+        "    from user_config import scaled\n    return scaled(x)",
+        "    import user_config\n    return x * user_config.dynamic",
+        "    import user_package.config\n    return x * user_package.config.s",
+        "    from user_package import config\n    return x * config.s",
+        "    return x * importlib.import_module('user_config').s",
+    ],
+)
+def test_modules_of_the_users(tmp_path, monkeypatch, body):
+    (tmp_path / "user_config.py").write_text(
+        "s = 1.0\ndef scaled(x): return x * s\ndef __getattr__(name):\n    if name == 'dynamic': return s\n"
+        "    raise AttributeError(name)\n"
+    )
+    (tmp_path / "user_package").mkdir()
+    (tmp_path / "user_package" / "__init__.py").write_text("")
+    (tmp_path / "user_package" / "config.py").write_text("s = 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("user_config", "user_package", "user_package.config"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    config = importlib.import_module("user_package.config" if "user_package" in body else "user_config")
+    scope = {"importlib": importlib}
+    exec(f"def f(x):\n{body}\n", scope)
+    f = dlc.jit(scope["f"])
+    for s, traces in ((1.0, 1), (2.0, 2), (1.0, 2), (2.0, 2)):
+        config.s, config.other = s, object()
+        assert values(f) == [s] * 4
+        assert f.traces == traces
 
 
 # --- arguments ---
