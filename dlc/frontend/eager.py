@@ -68,7 +68,8 @@ def array_node(array: np.ndarray, shared: bool, device: str | None = None) -> No
 
 
 def array_buffer(array: np.ndarray, device: str = "cpu") -> Buffer:
-    """A Buffer of our own with the content of `array`."""
+    """A Buffer of our own with the content of `array`. Raises DTypeError where that is no array of numbers."""
+    dtypes.from_numpy(array.dtype)
     buffer = devices.allocate(array.nbytes, device, f"{array.dtype}{list(array.shape)} from an array")
     devices.write(buffer, array)
     return buffer

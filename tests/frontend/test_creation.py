@@ -98,11 +98,11 @@ def test_limits_of_numpys_dtypes():
     assert c.iinfo(np.dtype(np.int8)).max == 127
 
 
-def test_one_hot():
+def test_one_hot(watched):
     same(c.one_hot(Tensor([1, 0]), 3), [[0, 1, 0], [1, 0, 0]])
     same(c.one_hot([2, 0], 3), [[0, 0, 1], [1, 0, 0]])
     for wrong in (Tensor([1, 7]), np.array([3]), [-1]):
-        with pytest.raises(dlc.IndexOutOfRange, match=r"one_hot: class (7|3|-1) is outside the 3 classes"):
+        with watched(), pytest.raises(dlc.IndexOutOfRange, match=r"one_hot: class (7|3|-1) is outside the 3 classes"):
             c.one_hot(wrong, 3)
     same(dlc.jit(lambda x: c.one_hot(x, 3))(Tensor([1, 7])), [[0, 1, 0], [0, 0, 0]])  # not known there: see dlc.debug
     assert c.one_hot(Tensor([1, 3])).shape == (2, 4)

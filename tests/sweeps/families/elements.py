@@ -8,8 +8,9 @@ from tests.sweeps.families.values import INTEGERS, cast, float_type, numbers, sh
 
 # Functions and the values that they take: a NumPy expression of normal values z.
 _FUNCTIONS = {
-    "sin": "z", "cos": "3 * z", "tan": "0.5 * np.tanh(z)", "tanh": "z", "exp": "z", "expm1": "z", "exp2": "z", "erf": "z",
-    "sinh": "z", "cosh": "z", "asinh": "z", "atan": "z", "sigmoid": "z", "square": "z", "asin": "0.9 * np.tanh(z)",
+    "sin": "z", "cos": "3 * z", "tan": "0.5 * np.tanh(z)", "tanh": "z", "exp": "z", "expm1": "z", "exp2": "z",
+    "erf": "z", "sinh": "z", "cosh": "z", "asinh": "z", "atan": "z", "sigmoid": "z", "square": "z",
+    "asin": "0.9 * np.tanh(z)",
     "acos": "0.9 * np.tanh(z)", "atanh": "0.9 * np.tanh(z)", "log": "0.1 + np.abs(z)", "log2": "0.1 + np.abs(z)",
     "log10": "0.1 + np.abs(z)", "log1p": "np.abs(z)", "sqrt": "0.1 + np.abs(z)", "rsqrt": "0.1 + np.abs(z)",
     "acosh": "1.1 + np.abs(z)", "reciprocal": "1 + np.abs(z)",
@@ -46,9 +47,9 @@ def pairs(d: Draw) -> Case:
     a, b = _operands(d)
     dtype = float_type(d)
     form = d.one_of(("x + y", "x * y", "x - y", "x / (1.5 + {n}.tanh(y))", "{n}.maximum(x, y)", "{n}.minimum(x, y)",
-                     "{n}.atan2(x, 2 + {n}.abs(y))", "{n}.hypot(x, y)", "{n}.logaddexp(x, y)", "(1.5 + {n}.abs(x)) ** y",
-                     "{n}.where(x > y, x, y * 2)", "{n}.lerp(x, y, 0.3)", "{n}.copysign(x, y)", "x * y + x",
-                     "x * y - x * x"))
+                     "{n}.atan2(x, 2 + {n}.abs(y))", "{n}.hypot(x, y)", "{n}.logaddexp(x, y)",
+                     "(1.5 + {n}.abs(x)) ** y", "{n}.where(x > y, x, y * 2)", "{n}.lerp(x, y, 0.3)",
+                     "{n}.copysign(x, y)", "x * y + x", "x * y - x * x"))
     arrays = {n: cast(f"np.asarray(r.standard_normal({s}))", dtype) for n, s in zip("xy", (a, b), strict=True)}
     return Case(arrays, f"return {form.format(n='dlc')}", f"return {form.format(n='torch')}", kind="smooth",
                 wrt=("x", "y"), dtype=dtype, terms=40_000)
@@ -58,8 +59,9 @@ def integers(d: Draw) -> Case:
     """Integer arithmetic, which wraps; division rounds down."""
     a, b = _operands(d)
     dtype = d.one_of(INTEGERS)
-    form = d.one_of(("x + y", "x - y", "x * y", "x // y", "x % y", "x & y", "x | y", "x ^ y", "~x", "-x", "x << s", "x >> s",
-                     "{n}.maximum(x, y)", "{n}.minimum(x, y)", "x < y", "x == y", "{n}.abs(x)", "x * 3 + y", "{n}.sign(x)",
+    form = d.one_of(("x + y", "x - y", "x * y", "x // y", "x % y", "x & y", "x | y", "x ^ y", "~x", "-x", "x << s",
+                     "x >> s", "{n}.maximum(x, y)", "{n}.minimum(x, y)", "x < y", "x == y", "{n}.abs(x)", "x * 3 + y",
+                     "{n}.sign(x)",
                      "{n}.square(x)", "(x > y) & (x != 3)", "{n}.where(x > y, x, y)", "{n}.clip(x, 1, 100)"))
     info = f"np.iinfo('{dtype}')"
     big = f"r.integers({info}.min, {info}.max, {{}}, dtype='{dtype}', endpoint=True)"
@@ -98,7 +100,7 @@ def casts(d: Draw) -> Case:
 
 
 def moves(d: Draw) -> Case:
-    """concat, stack, split, repeat, tile, roll, flip, transposes, broadcasts, diagonals, windows: values and gradients."""
+    """concat, stack, split, repeat, roll, flip, transposes, broadcasts, diagonals, windows: values and gradients."""
     shape = shape_of(d, d.integer(2, 4), 20_000, 1500)
     dtype = float_type(d)
     axis = d.integer(0, len(shape) - 1)
@@ -147,8 +149,10 @@ def creation(d: Draw) -> Case:
         ("dlc.full(({n}, {m}), 3.0) - x", "3 - x"),
         ("dlc.concat([x, dlc.zeros(({n}, 3))], axis=1)", "np.concatenate([x, np.zeros(({n}, 3))], axis=1)"),
     ))  # fmt: skip
-    arrays = {"x": whole((n, m), "float32", -3, 4), "i": whole((n,), d.one_of(("int64", "int32", "uint8")), 0, min(m, 200))}
-    return Case(arrays, f"return {ours.format(n=n, m=m)}", f"return {theirs.format(n=n, m=m)}", kind="exact", numpy=True)
+    index = d.one_of(("int64", "int32", "uint8"))
+    arrays = {"x": whole((n, m), "float32", -3, 4), "i": whole((n,), index, 0, min(m, 200))}
+    return Case(arrays, f"return {ours.format(n=n, m=m)}", f"return {theirs.format(n=n, m=m)}", kind="exact",
+                numpy=True)
 
 
 FAMILIES = {f.__name__: f for f in (functions, pairs, integers, casts, moves, creation)}

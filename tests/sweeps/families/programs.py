@@ -348,8 +348,8 @@ def states(d: Draw) -> Case:
     names = "abcde"[:count]
     arrays = {name: whole(shape, dtype, -2, 3) for name in names}
     ours, theirs = [], []
-    ways = ("{y}", "{y} + 1", "-{y}", "{x} + {y}", "{n}.maximum({x}, {y})", "{y}[::-1]", "{n}.roll({y}, 1, 0)", "{y} + {z}",
-            "{n}.where({x} > {y}, {x}, {z})")
+    ways = ("{y}", "{y} + 1", "-{y}", "{x} + {y}", "{n}.maximum({x}, {y})", "{y}[::-1]", "{n}.roll({y}, 1, 0)",
+            "{y} + {z}", "{n}.where({x} > {y}, {x}, {z})")
     if d.chance(60):  # all at once: what is assigned is what was there before
         old = [f"old_{name}" for name in names]
         ours += [f"{o} = {name}.detach()" for o, name in zip(old, names, strict=True)]
