@@ -127,6 +127,10 @@ class Expressions(Builder):
             return llvm_convert.bitcast(self, args[0], e.args[0].dtype, e.dtype)
         if e.op == "select":
             return self.select(*args, e.dtype)
+        if e.op in ("min", "max") and e.dtype.is_int:
+            low, high = interval(e)
+            if low == high:  # LLVM (to 22 at least) fails at a float as an integer between 0 and 0
+                return self.const(low, e.dtype)
         if e.op == "pair":
             return llvm_dot.pair(self, *args)
         if e.op == "dot2":

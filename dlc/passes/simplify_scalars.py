@@ -139,13 +139,24 @@ def _abs(node: Node) -> Node | None:
     (x,) = node.inputs
     if x.op == "abs":
         return x
-    return make("abs", x.inputs) if x.op == "neg" else None
+    return make("abs", x.inputs) if x.op == "neg" and node.dtype.kind != "u" else None
 
 
 def _same_operands(node: Node) -> Node | None:
     """max(x, x) = x, and the like."""
     a, b = node.inputs
     return a if a is b else None
+
+
+def _at_a_limit(node: Node) -> Node | None:
+    """max and min of an integer and the least or greatest one of its type."""
+    a, b = node.inputs
+    if not node.dtype.is_int or b.op != "const":
+        return None
+    low, high = dtypes.limits(node.dtype)
+    if value_of(b) == (low if node.op == "max" else high):
+        return a
+    return b if value_of(b) == (high if node.op == "max" else low) else None
 
 
 def _not(node: Node) -> Node | None:
@@ -258,8 +269,8 @@ _SPECIFIC: dict[str, tuple[Rule, ...]] = {
     "neg": (_undo, _neg),
     "abs": (_abs,),
     "not": (_undo, _not),
-    "max": (_same_operands, _reassociate),
-    "min": (_same_operands, _reassociate),
+    "max": (_same_operands, _at_a_limit, _reassociate),
+    "min": (_same_operands, _at_a_limit, _reassociate),
     "and": (_same_operands, _and),
     "or": (_same_operands, _or),
     "xor": (_xor,),

@@ -166,3 +166,17 @@ def test_division_by_a_constant(dtype, level, divisor):
         full = np.full(n, divisor, dtype.np)
         assert (got[0] == SCALAR_OPS["floordiv"].numpy(data, full)).all()
         assert (got[1] == SCALAR_OPS["mod"].numpy(data, full)).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", INTS, ids=lambda d: d.short)
+def test_floats_clipped_to_one_integer(dtype, level):
+    """LLVM 22 aborts where a float converted to an integer is clipped to 0..0, with plain SSE2."""
+    x, y, i = buffer("x", "f32", 67), buffer("y", dtype, 67), axis("i", 67)
+    zero = const(0, dtype)
+    clipped = op("max", op("min", cast(load(x, i), dtype), zero), zero)
+    for lanes in (0, 4):
+        body = loop(i, store(y, [i], clipped), "vector" if lanes else "serial", lanes=lanes)
+        got = np.ones(67, dtype.np)
+        Compiled(kernel("clip", [x, y], body), target(level))(samples(dtypes.float32, np.random.default_rng(3)), got)
+        assert not got.any()

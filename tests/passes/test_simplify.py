@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -400,3 +402,41 @@ def test_simplifying_twice_changes_nothing_more():
         f, args = CASES[name]
         once = simplify(build(f, [np.asarray(a) for a in args]))
         assert structure(simplify(once)) == structure(once), name
+
+
+def _chains(dtype, seed):
+    """Chains of three integer operations on %x with constants near the limits, any of which a rule may meet."""
+    pick = random.Random(seed)
+    low, high = dtypes.limits(dtype)
+    constants = [k for k in (low, low + 1, -100, -2, -1, 0, 1, 2, 3, 7, 100, high - 1, high) if low <= k <= high]
+    x = param(TensorType(dtype, (256,)), "x")
+
+    def step(node):
+        name = pick.choice(("neg", "abs", "sign", "not", "add", "sub", "mul", "floordiv", "mod", "max", "min", "and",
+                            "or", "xor", "shl", "shr", "select", "cast"))  # fmt: skip
+        if name in ("neg", "abs", "sign", "not"):
+            return make(name, (node,))
+        if name == "cast":
+            return B.cast(B.cast(node, pick.choice(dtypes.ALL)), dtype)
+        other = x if pick.random() < 0.2 else B.const(pick.choice(constants), dtype, (256,))
+        pair = (node, other) if pick.random() < 0.7 else (other, node)
+        if name == "select":
+            return B.select(make(pick.choice(("eq", "ne", "lt", "le")), pair), *pair)
+        return make(name, pair)
+
+    for _ in range(120):
+        node = step(step(step(x)))
+        if pick.random() < 0.3:
+            node = make(pick.choice(("eq", "ne", "lt", "le")), (node, step(x)))
+            node = make("not", (node,)) if pick.random() < 0.5 else node
+        yield Graph([x], [node])
+
+
+@pytest.mark.parametrize("dtype", (dtypes.int8, dtypes.uint8), ids=("int8", "uint8"))
+@pytest.mark.parametrize("seed", range(4))
+def test_all_values_of_chains_of_integer_operations(dtype, seed):
+    low, high = dtypes.limits(dtype)
+    x = np.arange(low, high + 1).astype(dtype.np)
+    for graph in _chains(dtype, seed):
+        want, got = evaluate(graph, [x])[0], evaluate(simplify(graph), [x])[0]
+        np.testing.assert_array_equal(got, want, print_graph(graph, locs=False))

@@ -1,6 +1,7 @@
 """Random index expressions of every integer type against NumPy's wrapping arithmetic, with canaries around buffers.
 
     python -m tests.sweeps.indices --minutes 10 --seed 3
+    python -m tests.sweeps.indices --device sm_80  # the CUDA C, on the emulated GPU
 
 A case is a program of one to three accesses: gathers and scatters of all kinds, at positions that expressions of up to
 five levels compute from arrays of values near the limits of their type. Traced, a position counts from the end once if
@@ -163,8 +164,8 @@ class Access(NamedTuple):
     """Something done at one or two indices: what a user writes, and its value in NumPy."""
 
     text: str  # {x}: the tensor; {e}, {g}: indices
-    numpy: Callable[[np.ndarray, np.ndarray, np.ndarray, Any], np.ndarray]  # of x, values, positions
-    axes: tuple[int, ...]  # of x, one for each index
+    numpy: Callable[..., np.ndarray]  # of x, values, positions
+    axes: tuple[int | None, ...]  # of x, one for each index; None: no index, but a value
     ndim: int  # of x
 
 
@@ -215,7 +216,11 @@ ACCESSES = (
     Access("{x}.at[{e}, {g}].add(v)", _at(np.add), (0, 1), 2),
     Access("dlc.scatter({x}, 0, {e}, v, reduce='sum')", _at(np.add), (0,), 1),
     Access("dlc.index_add({x}, 0, {e}, v)", _at(np.add), (0,), 1),
-    Access("dlc.one_hot({e} % 7, 7)", lambda x, v, p: p[:, None] == np.arange(7), (-7,), 1),
+    Access("dlc.one_hot({e} % 7, 7)", lambda x, v, p: (p % np.array(7, p.dtype))[:, None] == np.arange(7), (None,), 1),
+    Access("{e}", lambda x, v, p: p, (None,), 1),
+    Access("{e} <= {g}", lambda x, v, p, q: p <= q, (None, None), 1),
+    Access("({e}, {g})[1] == {e}", lambda x, v, p, q: p == q, (None, None), 1),
+    Access("({e}).astype(dlc.float64)", lambda x, v, p: p.astype(np.float64), (None,), 1),
     # from here on in a trace of their own
     Access("dlc.vmap(lambda r: r[{e}])({x})", lambda x, v, p: x[:, p], (1,), 2),
     Access("dlc.vmap(lambda k: {x}[k])({e})", lambda x, v, p: x[p], (0,), 1),
@@ -223,7 +228,7 @@ ACCESSES = (
     Access("dlc.grad(lambda x: (x[{e}] * v).sum())({x}.astype(dlc.float32))", _gradient, (0,), 1),
     Access("dlc.grad(lambda x: (x[{e}, {g}] * v).sum())({x}.astype(dlc.float32))", _gradient, (0, 1), 2),
 )
-EAGER = 25  # of these
+EAGER = 29  # of these
 
 
 class Case(NamedTuple):
@@ -258,8 +263,8 @@ class Case(NamedTuple):
             x = self.arrays[f"x{access.ndim}"]
             for e, axis in zip(indices, access.axes, strict=True):
                 value = e.numpy(self.arrays, found)
-                if axis == -7:
-                    places.append(value % np.array(7, value.dtype))
+                if axis is None:
+                    places.append(value)
                     continue
                 found.append((value, 2 * len(x) if axis == -1 else x.shape[axis]))
                 places.append(at(*found[-1]))
@@ -318,30 +323,38 @@ def draw(seed: int) -> Case:
 
 def run(case: Case) -> str:
     """What is wrong with dlc's results, or nothing."""
-    with np.errstate(all="ignore"):
-        wanted, inside = case.wanted()
+    outside = ""
     with canaries() as watch:
         arrays = [dlc.asarray(a) for a in case.arrays.values()]
         function = case.function()
         try:
             got = [r.numpy() for r in (function if case.eager else dlc.jit(function))(*arrays)]
         except IndexOutOfRange as error:
-            if case.eager and not inside:
-                return ""
-            return f"IndexOutOfRange: {error}"
+            outside = f"IndexOutOfRange: {error}"
         written = watch.check()
+    with np.errstate(all="ignore"):
+        wanted, inside = case.wanted()
     if written:
         return "; ".join(written)
     if case.eager and not inside:
-        return "no IndexOutOfRange"
+        return "" if outside else "no IndexOutOfRange"
+    if outside:
+        return outside
     for g, w, text in zip(got, wanted, case.texts(), strict=True):
         if g.shape != w.shape or not np.array_equal(g, w):
             return f"{text} is\n{g}\nand should be\n{w}"
     return ""
 
 
-def work(cases: Path) -> None:
+def work(cases: Path, device: str) -> None:
     """Run the cases of a file, saying which is next and what is wrong."""
+    if device != "cpu":
+        import pytest
+
+        from tests import cuda_on_cpu
+
+        cuda_on_cpu.use(pytest.MonkeyPatch(), cuda_on_cpu.EmulatedGpu(arch=device, nbytes=1 << 30))
+        dlc.set_default_device("cuda")
     say = os.fdopen(os.dup(1), "w", buffering=1)
     for k, case in enumerate(pickle.loads(cases.read_bytes())):  # noqa: S301
         say.write(f"next {k}\n")
@@ -354,13 +367,13 @@ def work(cases: Path) -> None:
     say.write("done\n")
 
 
-def failures(cases: list[Case], timeout: float = 300) -> Iterator[tuple[Case, str]]:
+def failures(cases: list[Case], device: str = "cpu", timeout: float = 600) -> Iterator[tuple[Case, str]]:
     """The cases that go wrong, with what does; crashes and hangs included."""
     while cases:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "cases")
             file.write_bytes(pickle.dumps(cases))
-            command = [sys.executable, "-m", "tests.sweeps.indices", "--work", str(file)]
+            command = [sys.executable, "-m", "tests.sweeps.indices", "--work", str(file), "--device", device]
             try:
                 done = subprocess.run(command, env={**os.environ, "DLC_CACHE": "off"}, stdout=subprocess.PIPE,
                                       timeout=timeout, check=False, text=True)
@@ -381,10 +394,10 @@ def failures(cases: list[Case], timeout: float = 300) -> Iterator[tuple[Case, st
         cases = cases[max(last, 0) + 1 :]
 
 
-def shortest(case: Case, wrong: str) -> tuple[Case, str]:
+def shortest(case: Case, wrong: str, device: str = "cpu") -> tuple[Case, str]:
     """A smaller case that goes wrong too."""
     while True:
-        found = next(failures(list(case.smaller())), None)
+        found = next(failures(list(case.smaller()), device), None)
         if found is None:
             return case, wrong
         case, wrong = found
@@ -399,13 +412,14 @@ def program(case: Case, wrong: str) -> str:
     return "\n".join([*lines, *(f"# {line}" for line in wrong.splitlines())])
 
 
-def sweep(seed: int, seconds: float, count: int | None = None) -> tuple[int, list[str]]:
+def sweep(seed: int, seconds: float, count: int | None = None, device: str = "cpu") -> tuple[int, list[str]]:
     """How many cases were run, and the programs of those that went wrong."""
     end, done, bad = time.monotonic() + seconds, 0, []
     while time.monotonic() < end and (count is None or done < count):
-        some = EACH if count is None else min(EACH, count - done)
+        some = EACH if device == "cpu" else EACH // 10
+        some = some if count is None else min(some, count - done)
         cases = [draw(1_000_000 * seed + done + k) for k in range(some)]
-        bad += [program(*shortest(*found)) for found in failures(cases)]
+        bad += [program(*shortest(*found, device)) for found in failures(cases, device)]
         done += some
         print(f"{done} cases, {len(bad)} wrong", file=sys.stderr, flush=True)
     return done, bad
@@ -415,12 +429,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu, or an architecture of emulated GPUs: sm_80, sm_90")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(options.work)
+        work(options.work, options.device)
         return
-    done, bad = sweep(options.seed, 60 * options.minutes)
+    done, bad = sweep(options.seed, 60 * options.minutes, device=options.device)
     print("\n\n".join([*bad, f"{done} cases, {len(bad)} wrong"]))
     raise SystemExit(bool(bad))
 
