@@ -186,6 +186,7 @@ class Recorder:
             # nobody but the trace holds it (list, tuples, loop): it was made in the function, and cannot change
             if array.base is None and getrefcount(array) <= _ARRAY_FREE:
                 node.data = eager.array_buffer(array)
+                node.attrs["follows"] = True  # from host memory to where it is used
                 arrays = [(a, n) for a, n in arrays if n is not node]
         targets = [param(node.type, "grad") for _, node in grad_values]
 
