@@ -9,7 +9,8 @@ from tests.sweeps.families.values import INTEGERS, cast, float_type, numbers, sh
 # Functions and the values that they take: a NumPy expression of normal values z.
 _FUNCTIONS = {
     "sin": "z", "cos": "3 * z", "tan": "0.5 * np.tanh(z)", "tanh": "z", "exp": "z", "expm1": "z", "exp2": "z",
-    "erf": "z", "sinh": "z", "cosh": "z", "asinh": "z", "atan": "z", "sigmoid": "z", "square": "z", "asin": "0.9 * np.tanh(z)",
+    "erf": "z", "sinh": "z", "cosh": "z", "asinh": "z", "atan": "z", "sigmoid": "z", "square": "z",
+    "asin": "0.9 * np.tanh(z)",
     "acos": "0.9 * np.tanh(z)", "atanh": "0.9 * np.tanh(z)", "log": "0.1 + np.abs(z)", "log2": "0.1 + np.abs(z)",
     "log10": "0.1 + np.abs(z)", "log1p": "np.abs(z)", "sqrt": "0.1 + np.abs(z)", "rsqrt": "0.1 + np.abs(z)",
     "acosh": "1.1 + np.abs(z)", "reciprocal": "1 + np.abs(z)",
@@ -47,8 +48,8 @@ def pairs(d: Draw) -> Case:
     dtype = float_type(d)
     form = d.one_of(("x + y", "x * y", "x - y", "x / (1.5 + {n}.tanh(y))", "{n}.maximum(x, y)", "{n}.minimum(x, y)",
                      "{n}.atan2(x, 2 + {n}.abs(y))", "{n}.hypot(x, y)", "{n}.logaddexp(x, y)",
-                     "(1.5 + {n}.abs(x)) ** y", "{n}.where(x > y, x, y * 2)", "{n}.lerp(x, y, 0.3)", "{n}.copysign(x, y)", "x * y + x",
-                     "x * y - x * x"))
+                     "(1.5 + {n}.abs(x)) ** y", "{n}.where(x > y, x, y * 2)", "{n}.lerp(x, y, 0.3)",
+                     "{n}.copysign(x, y)", "x * y + x", "x * y - x * x"))
     arrays = {n: cast(f"np.asarray(r.standard_normal({s}))", dtype) for n, s in zip("xy", (a, b), strict=True)}
     return Case(arrays, f"return {form.format(n='dlc')}", f"return {form.format(n='torch')}", kind="smooth",
                 wrt=("x", "y"), dtype=dtype, terms=40_000)
