@@ -8,6 +8,7 @@ from __future__ import annotations
 # (it would give each name a line of its own)
 import math as _math
 
+from dlc.ir import gil as _gil  # the first, as it refuses what the others cannot do without
 from dlc.frontend import methods as _methods
 from dlc.frontend import random
 from dlc.frontend.autocast import autocast, get_autocast_dtype
@@ -64,6 +65,7 @@ from dlc.ir.dtypes import (
     DType, bfloat16, float16, float32, float64, int8, int16, int32, int64, uint8, uint16, uint32, uint64,
 )  # fmt: skip
 from dlc.ir.dtypes import bool_ as bool
+from dlc.ir import forks as _forks
 from dlc.ir.errors import (
     DeviceError, DlcError, DTypeError, GradientError, IndexOutOfRange, OutOfMemory, ShapeError, TraceError,
 )  # fmt: skip
@@ -73,6 +75,7 @@ e, inf, nan, newaxis, pi = _math.e, _math.inf, _math.nan, None, _math.pi
 __version__ = "0.1.0"
 
 _methods.install()
+_forks.wait_for_imports()  # the last to be registered, so that forks do it first, while no lock is held
 
 
 def __getattr__(name: str):

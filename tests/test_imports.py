@@ -29,11 +29,13 @@ BASE = ("dlc.ir.errors", "dlc.ir.files", "dlc.ir.settings", "dlc.ir.workers")
 # What a floor, or one file, uses besides: single modules.
 ALSO = {
     "dlc/frontend/interop.py": ("dlc",),  # `__array_namespace__` returns the package itself
-    # modules and optimizers tell the tracer of changed attributes, and errors name the user's line
+    # modules and optimizers tell the tracer of changed attributes, and errors name the user's line; a module's
+    # state_dict is made of its cells
     "dlc/nn": ("dlc.frontend.trace", "dlc.frontend.location", "dlc.frontend.placement", "dlc.frontend.labels",
                "dlc.frontend.detached"),
     "dlc/optim": ("dlc.frontend.trace", "dlc.frontend.location"),
     "dlc/data": ("dlc.frontend.location", *BASE),
+    "models": BASE,
 }
 FILES = [(folder, path) for folder in FLOORS for path in sorted((ROOT / folder).rglob("*.py"))]
 

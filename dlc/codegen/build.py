@@ -48,7 +48,8 @@ LOWER: dict[str, Callable[..., Lowered]] = {
     "sort": lower_ordered,
     "cumulative": lower_ordered,
 }
-REPEATED = ("map", "rows", "contract")  # the kinds whose lowering looks at nothing outside the group
+# the kinds whose lowering looks at nothing outside the group
+REPEATED = ("map", "rows", "contract", "attention", "attention_grad")
 
 
 def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTarget | GpuTarget, name: str,

@@ -94,8 +94,9 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     writes must be nothing that another reads. Not known of kernels that the user wrote: a loop around the nest may read
     again what it has written.
 
-    What a nest has loaded is kept, so a later statement of it may use the element again (not if `strict`); one that
-    would load it for the first time may not.
+    The text's order is not enough: compilers are told that parameters do not overlap, and may load an element later
+    than it stands there (as an operand from memory). So what is written must be computed from the element; then all its
+    loads in the nest are one, which comes first (not if `strict`: there a statement after the write may not load it).
     """
     if step.kernel.meta.get("custom"):
         return False
@@ -117,9 +118,9 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
         if not along or any(w.place is not r.place for w in along):
             return False
         for w in along:
-            kept = any(b is buffer and x.place is r.place and x.nest is r.nest is w.nest and x.order <= w.order
-                       and x.branches == r.branches[: len(x.branches)] for b, x in reads)
-            if r.order > w.order and (strict or not kept):
+            fed = any(b is buffer and x.place is r.place and x.nest is r.nest is w.nest and x.order == w.order
+                      for b, x in reads)
+            if not fed or (strict and r.order > w.order):
                 return False
     return True
 

@@ -37,7 +37,7 @@ def suffix(dtype: DType, lanes: int = 0) -> str:
     return f"v{lanes}{_SUFFIX[dtype]}" if lanes else _SUFFIX[dtype]
 
 
-@functools.cache
+@functools.lru_cache(4096)
 def _half_bits(value: float, dtype: DType) -> int:
     with np.errstate(over="ignore"):
         return int(np.array(value, dtype.np).view(np.int16))
@@ -65,14 +65,14 @@ def wrap(value: int, dtype: DType) -> int:
     return value - (1 << bits) if dtype.kind == "i" and value >> (bits - 1) else value
 
 
-@functools.cache
+@functools.lru_cache(4096)
 def lane_numbers(lanes: int, dtype: DType, step: int = 1) -> str:
     """The constant <0, step, 2 step, ...>."""
     t = _SCALAR[dtype]
     return "<" + ", ".join(f"{t} {wrap(i * step, dtype)}" for i in range(lanes)) + ">"
 
 
-@functools.cache
+@functools.lru_cache(4096)
 def mask_text(active: tuple[bool, ...]) -> str:
     """A constant vector of i1."""
     if all(active):
@@ -80,7 +80,7 @@ def mask_text(active: tuple[bool, ...]) -> str:
     return "<" + ", ".join("i1 1" if a else "i1 0" for a in active) + ">"
 
 
-@functools.cache
+@functools.lru_cache(4096)
 def shuffle_text(order: tuple[int, ...]) -> str:
     """The mask operand of a shufflevector."""
     return f"<{len(order)} x i32> <" + ", ".join(f"i32 {i}" for i in order) + ">"

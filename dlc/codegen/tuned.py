@@ -6,10 +6,11 @@ so this file imports nothing of the compiler.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from dlc.ir.lazy import cached_property
 
 if TYPE_CHECKING:
     from dlc.ir import schedule
@@ -32,7 +33,7 @@ class Tuned:
 
         return self.contracts.get(contract_key(node))
 
-    @functools.cached_property
+    @cached_property
     def digest(self) -> str:
         """A name for cache keys: equal for equal tables, "" for the empty one."""
         if not self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,30 @@ class Static(NamedTuple):
 
     type: type
     value: Any
+
+
+class Identity:
+    """In a key: one object and no other. It is not kept alive."""
+
+    __slots__ = ("ref", "number")
+
+    def __init__(self, value: Any):
+        self.ref, self.number = weakref.ref(value), id(value)
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: Any) -> bool:
+        return self is other or type(other) is Identity and self.ref() is not None and self.ref() is other.ref()
+
+
+def static(value: Any) -> Any:
+    """An object as a part of a key: by value and type where its class says what is equal, by identity otherwise."""
+    if type(value) is types.MethodType:
+        return static(value.__func__), static(value.__self__)
+    if type(value).__hash__ is object.__hash__ and type(value).__weakrefoffset__:
+        return Identity(value)
+    return Static(type(value), value)
 
 
 class Call(NamedTuple):

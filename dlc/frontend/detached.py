@@ -21,11 +21,11 @@ class Detached(Tensor):
     _copied_as = Tensor
 
     def __init__(self, cell: Tensor):
-        self._cell: Tensor = cell.home
+        self._cell: Tensor = cell._home
         self._weak, self._requires_grad, self._grad = False, False, None
 
     @property
-    def home(self) -> Tensor:
+    def _home(self) -> Tensor:
         return self._cell
 
     @property

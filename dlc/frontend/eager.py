@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dlc.runtime.executable import Executable
 
 MAX_PENDING = 2000  # operations: a longer pending graph is run even if nobody looks
-CACHED_EXECUTABLES = 1024
+CACHED_EXECUTABLES = 512  # 0.1 to 0.3 MB of Python objects each, besides their code
 
 # Cells assigned or differentiated, not yet computed: id -> weak reference. They are computed with the next value that
 # anybody looks at, so that a training loop which prints only its loss does not drag its whole past along.
@@ -68,7 +68,8 @@ def array_node(array: np.ndarray, shared: bool, device: str | None = None) -> No
 
 
 def array_buffer(array: np.ndarray, device: str = "cpu") -> Buffer:
-    """A Buffer of our own with the content of `array`."""
+    """A Buffer of our own with the content of `array`. Raises DTypeError where that is no array of numbers."""
+    dtypes.from_numpy(array.dtype)
     buffer = devices.allocate(array.nbytes, device, f"{array.dtype}{list(array.shape)} from an array")
     devices.write(buffer, array)
     return buffer
@@ -117,17 +118,17 @@ def realize(*tensors: Tensor) -> None:
         if t._owner is not None:
             raise leaked(t)
     with execution:
-        cells = {id(t.home): t.home for t in tensors if t._node.data is None}
-        if not cells:
-            return
-        for ref in list(_pending.values()):
-            cell = ref()
-            if cell is not None and cell._node.data is None:
-                cells[id(cell)] = cell
-        _pending.clear()
-        _recent.clear()
-        for group in _by_device(list(cells.values())):
-            compute([c._node for c in group])
+        cells = {id(t._home): t._home for t in tensors if t._node.op != "param" or t._node.data is None}
+        if any(t._node.data is None for t in cells.values()):
+            for ref in list(_pending.values()):
+                cell = ref()
+                if cell is not None and cell._node.data is None:
+                    cells[id(cell)] = cell
+            _pending.clear()
+            _recent.clear()
+            for group in _by_device([c for c in cells.values() if c._node.data is None]):
+                compute([c._node for c in group])
+        # also cells whose node an equal expression had computed before
         kept = _being_differentiated([c._node for c in cells.values()]) if state.transforms else ()
         for cell in cells.values():
             if cell._node not in kept:

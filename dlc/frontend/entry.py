@@ -6,7 +6,7 @@ This is what every call of a training step goes through: work for each Tensor is
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from sys import getrefcount
 from typing import Any
 
@@ -17,7 +17,7 @@ from dlc.frontend import trace as tracing
 from dlc.frontend.guards import Guards
 from dlc.frontend.location import here
 from dlc.frontend.tensor import Tensor, from_buffer
-from dlc.frontend.trace import UNSET, execution, leaf_cell, leaked, register_leaf, state
+from dlc.frontend.trace import execution, leaf_cell, leaked, register_leaf, state
 from dlc.frontend.tree import tree_unflatten
 from dlc.ir import build, dtypes
 from dlc.ir.graph import Graph, Node, TensorType, make, param
@@ -26,6 +26,8 @@ from dlc.runtime import devices
 from dlc.runtime.memory import Buffer, allocate, from_array
 
 _first = itertools.islice
+Ref = Callable[[], Any]  # weak, but to what only the entry has
+Owner = int | Ref
 
 
 def _counts() -> tuple[int, int]:
@@ -52,27 +54,32 @@ class NeedsHistory(Exception):
 class Entry:
     """One compiled signature of a jitted function."""
 
-    def __init__(self, name: str, version: int, guards: Guards):
-        self.name, self.version, self.guards = name, version, guards
+    def __init__(self, name: str, guards: Guards):
+        self.name, self.guards = name, guards
+        self.unkept = ""  # why it serves the call that it was traced for only
+        self.used = 0.0  # when, on the clock of time.monotonic
         self.graph: Graph
         self.executable: Any = None
         self.device = "cpu"
         self.donate: tuple[tuple[int, int], ...] = ()
-        self.cells: list[Tensor] = []  # assigned ones first
-        self.held_grads: list[Any] = []  # owners of gradients read, assigned ones first; an int is an argument
-        self.grad_targets: list[Any] = []  # owners of gradients that are made anew at each call
-        self.grad_reads: list[tuple[Any, bool, Any]] = []
-        self.grad_clears: list[Any] = []
-        self.grad_sets: list[tuple[Any, Tensor]] = []
+        # Nothing that exists without the entry is kept alive by it: Tensors are referred to weakly; owners too, or by
+        # the number of an argument.
+        self.cells: list[Ref] = []  # assigned ones first
+        self.held_grads: list[Owner] = []  # owners of gradients read, assigned ones first
+        self.grad_targets: list[Owner] = []  # owners of gradients that are made anew at each call
+        self.grad_reads: list[tuple[Owner, bool, Any]] = []
+        self.grad_clears: list[Owner] = []
+        self.grad_sets: list[tuple[Owner, Ref]] = []
+        self.arrays: list[Ref] = []
         self.results: list[tuple[str, Any]] = []
         self.differentiable: list[int] = []
-        self.pinned: list[tuple[int, Tensor]] = []
+        self.pinned: list[tuple[int, Ref]] = []
 
     def finish(self) -> None:
         """Prepare what `run` needs at every call."""
         n = self.n_assigned
-        self.assigned = self.cells[:n]
-        self.followers = [c for c in self.assigned if placement.several and placement.place_of(c) in placement.NOWHERE]
+        assigned = self.cells[:n] if placement.several else []
+        self.followers = [c for c in assigned if placement.place_of(c()) in placement.NOWHERE]
         # nobody but us holds nodes and buffers if their reference counts add up to the smallest possible
         self.free_nodes, self.free_buffers = _NODE_FREE * n, _BUFFER_FREE * n
         # every argument is an input, in order, if there are this many
@@ -80,7 +87,6 @@ class Entry:
         self.no_grads = not (self.held_grads or self.grad_targets or self.grad_clears or self.grad_sets)
         # an owner and a list hold a gradient, as a cell and a list hold a node: the same count
         m = len(self.grad_targets)
-        self.grads_of_args = any(type(o) is int for o in self.grad_targets)
         self.free_targets, self.free_target_buffers = _NODE_FREE * m, _BUFFER_FREE * m
         self._number_params = self.graph.params[len(self.arg_slots) : len(self.arg_slots) + len(self.number_slots)]
         self.single = None
@@ -96,25 +102,21 @@ class Entry:
         if self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
             return False
         for k, cell in self.pinned:
-            if tensors[k].home is not cell:
+            if tensors[k]._home is not cell():
                 return False
         for owner, was_none, grad in self.grad_reads:
-            now = (tensors[owner] if type(owner) is int else owner)._grad
-            if (now is None) != was_none or grad is not UNSET and now is not grad:
+            now = _owner(tensors, owner)._grad
+            if (now is None) != was_none or grad is not None and now is not grad():
                 return False
         return True
 
     def explain(self, tensors: Sequence[Tensor]) -> str:
         reason = self.guards.explain()
-        if not reason and self.version != tracing.structure_version:
-            reason = f"{tracing.last_change or 'an attribute of a module changed'} (the function reads it, or might)"
-        if not reason and any(tensors[k].home is not cell for k, cell in self.pinned):
+        if not reason and any(tensors[k]._home is not cell() for k, cell in self.pinned):
             reason = "an argument is another Tensor, where the one before was also reached in another way"
         if not reason and self.conflicts and not self.conflicts.isdisjoint(map(id, tensors)):
             reason = "an argument is a Tensor that the function also reaches in another way"
-        if not reason and any(
-            ((tensors[o] if type(o) is int else o)._grad is None) != none for o, none, _ in self.grad_reads
-        ):
+        if not reason and any((_owner(tensors, o)._grad is None) != none for o, none, _ in self.grad_reads):
             reason = "a gradient that the function reads was None before and is not now, or the other way round"
         return reason
 
@@ -123,8 +125,9 @@ class Entry:
     def run(self, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> Any:
         """Run on these arguments: write what the function assigns, and return its result."""
         with execution:
-            for cell in self.followers:
-                self._gather(cell)
+            for follower in self.followers:
+                self._gather(follower())
+            cells = [c() for c in self.cells]
             inputs = []
             for t in tensors if len(tensors) == self.all_args else [tensors[k] for k in self.arg_slots]:
                 data = t._node.data
@@ -136,11 +139,11 @@ class Entry:
                     from_array(np.array(numbers[k], d))
                     for k, d in zip(self.number_slots, self.number_dtypes, strict=True)
                 ]
-            nodes = [c._node for c in self.cells]
+            nodes = [c._node for c in cells]
             buffers = [n.data for n in nodes]
             if not all(buffers):
-                eager.realize(*self.cells)
-                nodes = [c._node for c in self.cells]
+                eager.realize(*cells)
+                nodes = [c._node for c in cells]
                 buffers = [n.data for n in nodes]
             history = None
             if self.differentiable and not state.no_grad:
@@ -152,7 +155,7 @@ class Entry:
                 and sum(map(getrefcount, _first(buffers, n))) == self.free_buffers
             ):
                 # a computed value is never held by its cell alone: it comes here
-                if any(map(computed, _first(self.cells, n))):
+                if any(map(computed, _first(cells, n))):
                     raise NeedsHistory
                 replaced = _unshare(nodes, buffers, n)
             inputs += buffers
@@ -170,7 +173,7 @@ class Entry:
             outputs = executable.run(inputs)
             if replaced:
                 for k in replaced:
-                    _put(self.cells[k], buffers[k], nodes[k].type)
+                    _put(cells[k], buffers[k], nodes[k].type)
             if grads is not None:
                 self._write_grads(tensors, grads)
             if self.arg_writes:
@@ -201,7 +204,7 @@ class Entry:
             elif kind == "arg":
                 leaves.append(tensors[what])
             else:
-                leaves.append(what)
+                leaves.append(what())
         return tree_unflatten(self.treedef, leaves)
 
     def _history(self, tensors: Sequence[Tensor], inputs: list[Buffer], nodes: list[Node]) -> list[Node] | None:
@@ -211,7 +214,7 @@ class Entry:
         leaves += nodes
         if not any(leaf_cell(n) is not None for n in leaves):
             return None
-        leaves += [(tensors[o] if type(o) is int else o)._grad._node for o in self.held_grads]
+        leaves += [_owner(tensors, o)._grad._node for o in self.held_grads]
         n_read, n_written = len(leaves), len(self.grad_targets)
         tail = [*map(_array_buffer, self.arrays), *self.captured]
         rest = self.graph.params[n_read + n_written :]
@@ -228,7 +231,7 @@ class Entry:
 
     def _grad_buffers(self, tensors: Sequence[Tensor], inputs: list[Buffer]) -> tuple:
         """Add the Buffers of gradients to `inputs`; which of the held ones, and of the made ones, need a new home."""
-        held = [(tensors[o] if type(o) is int else o)._grad for o in self.held_grads]
+        held = [_owner(tensors, o)._grad for o in self.held_grads]
         for g in held:
             if g._node.data is None or g._node.op != "param":
                 eager.realize(g)
@@ -241,10 +244,7 @@ class Entry:
         fresh = []
         del nodes
         if self.grad_targets:
-            owners = self.grad_targets
-            if self.grads_of_args:
-                owners = [tensors[o] if type(o) is int else o for o in owners]
-            old = [o._grad for o in owners]
+            old = [_owner(tensors, o)._grad for o in self.grad_targets]
             try:
                 old_nodes = [g._node for g in old]
                 old_buffers = [n.data for n in old_nodes]
@@ -268,11 +268,15 @@ class Entry:
             _put(held[k], buffers[k], held[k]._node.type)
         if fresh:
             for owner, buffer, type_ in zip(self.grad_targets, fresh, self.grad_types, strict=True):
-                (tensors[owner] if type(owner) is int else owner)._grad = from_buffer(buffer, type_)
+                _owner(tensors, owner)._grad = from_buffer(buffer, type_)
         for owner in self.grad_clears:
-            (tensors[owner] if type(owner) is int else owner)._grad = None
+            _owner(tensors, owner)._grad = None
         for owner, value in self.grad_sets:
-            (tensors[owner] if type(owner) is int else owner)._grad = value
+            _owner(tensors, owner)._grad = value()
+
+
+def _owner(tensors: Sequence[Tensor], owner: Owner) -> Tensor:
+    return tensors[owner] if type(owner) is int else owner()  # type: ignore[operator]
 
 
 def computed(cell: Tensor) -> bool:
@@ -308,6 +312,7 @@ def _put(cell: Tensor, buffer: Buffer, type_: TensorType) -> None:
         register_leaf(cell._node, cell)
 
 
-def _array_buffer(array: np.ndarray) -> Buffer:
+def _array_buffer(ref: Ref) -> Buffer:
+    array = ref()
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     return from_array(np.require(native, requirements="CAE"))  # row-major, aligned, no subclass

@@ -188,7 +188,7 @@ def masked_fill(x, mask, value) -> Tensor:
 def masked_select(x, mask) -> Tensor:
     """The elements of x where the mask is true, as a vector. Not under jit: the count depends on the values."""
     n = as_node(x)
-    values = mask if isinstance(mask, (Tensor, np.ndarray)) else np.asarray(mask)
+    values = mask if isinstance(mask, Tensor) else np.asarray(mask)
     shape = broadcast_shape("masked_select", n.shape, tuple(values.shape))
     chosen = np.broadcast_to(concrete_mask(values), shape)
     return wrap(read(spread(n, shape), plan_index(shape, (chosen,))))

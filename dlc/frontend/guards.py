@@ -1,302 +1,348 @@
 """What a compiled entry depends on outside its arguments, and whether that is still as it was at the trace.
 
-The function's code is read (not run) for the names it uses: globals, closure variables, attributes of objects, and the
-same again in the user's own functions, methods and modules' `forward` that it names. Each such object is remembered,
-and compared by identity at every call; numbers, strings and None also by value. Containers are compared element by
-element. Attributes of nn.Modules are not looked at here: they report their changes (`trace.structure_changed`).
+`Reach` finds what the function may read. Here it becomes a flat list of readers: at a call each gives what is there
+now, and all of it is compared, by identity, with what was there when the function was traced. Numbers, strings and
+None are also compared by value, containers by content. What an object of ours reports (`trace.attribute_changed`) is
+only read after something was reported. Nothing that can be referred to weakly is kept alive: where such a thing is
+gone, the entry is gone.
 """
 
 from __future__ import annotations
 
-import dis
-import functools
-import inspect
-import itertools
 import operator
-import os
-import sysconfig
+import pickle
+import random
 import types
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
 
+import numpy as np
+
+from dlc.frontend import placement
+from dlc.frontend import trace as tracing
+from dlc.frontend.reach import (
+    MAX_ELEMENTS,
+    MISSING,
+    SCALARS,
+    Reach,
+    Space,
+    bases_of,
+    by_content,
+    flat,
+    held_by,
+    is_container,
+    is_data,
+    is_users_module,
+    listing,
+)  # fmt: skip
 from dlc.frontend.tensor import Tensor
 
-_SCALARS = (bool, int, float, complex, str, bytes, type(None))
-_MISSING = object()
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_LIBRARIES = tuple({os.path.join(p, "") for k, p in sysconfig.get_paths().items() if k.endswith(("stdlib", "lib"))})
-_TRANSPARENT = {"PUSH_NULL", "NOP", "CACHE", "RESUME", "COPY_FREE_VARS", "EXTENDED_ARG", "MAKE_CELL"}
-_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
-_MAX_GUARDS = 5000
-_MAX_ELEMENTS = 20000
+
+class _Appeared(Exception):
+    """A name is there that was not: `args[0]`."""
 
 
-class Ref(NamedTuple):
-    """An object as the function reaches it."""
+class _Place:
+    """Some values that are read together."""
 
-    value: Any
-    get: Callable[[], Any] | None  # reads it again; None: part of the key already
-    path: str
+    def __init__(self, read: Callable[[], Sequence[Any]], what: str, labels: list[str], was: list[Any]):
+        self.read, self.what, self.labels, self.was = read, what, labels, was
+
+
+class _Places:
+    """Values that are compared together."""
+
+    def __init__(self, places: list[_Place]):
+        self.places = places
+        self._reads = [p.read for p in places]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Strong references first, weak ones after them: each part is compared by one loop in C."""
+        was = [w for p in self.places for w in p.was]
+        self._count = len(was)
+        strong = [k for k, w in enumerate(was) if type(w) is not weakref.ref]
+        weak = [k for k, w in enumerate(was) if type(w) is weakref.ref]
+        self._order = operator.itemgetter(*strong, *weak, 0, 0) if was else tuple  # two more: always a tuple
+        self._strong, self._weak = [was[k] for k in strong], [was[k] for k in weak]
+
+    def hold(self) -> bool:
+        values: list[Any] = []
+        try:
+            for read in self._reads:
+                values += read()
+        except Exception:  # a reader may run into anything once objects have changed
+            return False
+        if len(values) == self._count:
+            values = self._order(values)
+            if all(map(operator.is_, values, self._strong)) and all(
+                map(operator.is_, islice(values, len(self._strong), None), map(operator.call, self._weak))
+            ):
+                return True
+            then = [*self._strong, *(ref() for ref in self._weak)]
+            if any(now is not old and not _equal(now, old) for now, old in zip(values, then, strict=False)):
+                return False
+        return not self.change()
+
+    def change(self) -> str:
+        """What has changed, in the user's names, or ''. Equal numbers and strings are taken for what was there."""
+        for place in self.places:
+            try:
+                values = place.read()
+            except _Appeared as appeared:
+                return appeared.args[0]
+            except Exception:
+                return f"{place.what} is gone"
+            if len(values) != len(place.was):
+                return f"the number of elements of {place.what} changed"
+            for k, (now, was) in enumerate(zip(values, place.was, strict=True)):
+                old = was() if type(was) is weakref.ref else was
+                if now is not old and not _equal(now, old):
+                    return f"{place.labels[min(k, len(place.labels) - 1)]} changed from {_short(old)} to {_short(now)}"
+                if type(was) is not weakref.ref:
+                    place.was[k] = now
+        self._arrange()
+        return ""
+
+
+class Life:
+    """Ends with the first of the objects that an entry depends on by weak references."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self.ended: Callable[[], None] | None = None
+
+    def __call__(self, _: weakref.ref) -> None:
+        if not self.over:
+            self.over = True
+            if self.ended is not None:
+                self.ended()
 
 
 class Guards:
-    """Everything that the trace of `fn` may have read besides its arguments. `statics`: static arguments by name."""
+    """Everything that the trace of `fn` may read besides its arguments. `objects`: arguments that are no Tensors."""
 
-    def __init__(self, fn: Callable, statics: dict[str, Any]):
-        self._paths: list[str] = []
-        self._getters: list[Callable[[], Any]] = []
-        self._values: list[Any] = []  # strong references: an id is never used twice
-        self._containers: list[tuple[str, Any, list[Any]]] = []  # path, container, its elements then
-        self._seen: set[Any] = set()
-        self._scan_function(fn, {k: Ref(v, None, k) for k, v in statics.items()})
-        self._ids = list(map(id, self._values))
-        del self._seen
+    def __init__(self, fn: Callable, objects: Iterable[Any]):
+        self.life = Life()
+        self._refs: dict[int, weakref.ref] = {}
+        self._attributes_version, self._flags_version = tracing.attributes_version, tracing.flags_version
+        reach = Reach([fn, *objects], self.weak)
+        tracing.watch(reach.names, *(space.extra for space in reach.spaces if space.kind == "object"))
+        free: list[_Place] = []
+        reported: list[_Place] = []
+        self._lazy: list[_Place] = []
+        shared: dict[frozenset, frozenset] = {}  # one set for all layers of a kind
+        for space in reach.spaces:
+            absent, lazy = space.absent(reach.names)
+            places = reported if space.reports else free
+            places.append(self._of_space(space, shared.setdefault(absent, absent)))
+            if lazy:
+                self._lazy.append(self._of_lazy(space, lazy))
+        for path, container, what, reports in reach.contents:
+            if len(listing(type(container))(container)) <= 2 * MAX_ELEMENTS:  # type: ignore[misc]
+                (reported if reports else free).append(self._of_content(path, container, what))
+        for space in reach.spaces:
+            space.release()
+        if reach.layers:
+            free.append(self._of_layers(reach.layers))
+        self._places, self._attributes = _Places(free + self._lazy), _Places(reported)
+        self._tensors = [*map(self.weak, reach.tensors)]
+        self._consumed, self._streams, self._caches = reach.consumed, reach.streams, reach.caches
+        self._unknown = reach.unknown
+        self._arrays = [self.weak(a) for a in reach.arrays if a.size <= MAX_ELEMENTS]
+        self._before = self._states()
+
+    def weak(self, value: Any) -> weakref.ref | None:
+        """A weak reference, whose end is the entry's; None where there can be none."""
+        found = self._refs.get(id(value))
+        if found is None:
+            try:
+                found = self._refs[id(value)] = weakref.ref(value, self.life)
+            except TypeError:
+                return None
+        return found
+
+    def knows(self, value: Any) -> bool:
+        """Whether `value` was there before the trace, so that there is no need to keep it."""
+        found = self._refs.get(id(value))
+        return found is not None and found() is value
 
     # --- checking ---
 
     def hold(self) -> bool:
         """Whether everything is as it was."""
-        try:
-            ids = [id(get()) for get in self._getters]
-        except Exception:  # a getter may run into anything once objects have changed
+        if self.life.over or not self._places.hold():
             return False
-        if ids != self._ids and self._changed() is not None:
-            return False
-        for _, container, values in self._containers:
-            now = container if type(container) is list else list(_elements(container))
-            # identity, never ==: Tensors compare elementwise
-            same = len(now) == len(values) and all(map(operator.is_, now, values))
-            if not same and self._container_changed() is not None:
+        attributes, flags = tracing.attributes_version, tracing.flags_version
+        if attributes != self._attributes_version:
+            if not self._attributes.hold():
                 return False
+            self._attributes_version = attributes
+        if flags != self._flags_version:
+            if not self._flags.hold():
+                return False
+            self._flags_version = flags
         return True
 
     def explain(self) -> str:
         """What has changed, in the user's names."""
-        return self._changed() or self._container_changed() or ""
+        return self._places.change() or self._attributes.change() or self._flags.change()
 
-    def _changed(self) -> str | None:
-        for k, get in enumerate(self._getters):
-            try:
-                now = get()
-            except Exception:
-                now = _MISSING
-            was = self._values[k]
-            if now is was:
-                continue
-            if _equal_scalars(now, was):
-                self._values[k], self._ids[k] = now, id(now)
-                continue
-            return f"{self._paths[k]} changed from {_short(was)} to {_short(now)}"
-        return None
+    def finish(self, tensors: Iterable[Tensor], arrays: Iterable[np.ndarray]) -> str:
+        """After the trace, which read `tensors` and `arrays`: why the entry cannot serve another call, or ''."""
+        self._tensors = [*{id(ref): ref for ref in (*self._tensors, *map(self.weak, tensors))}.values()]
+        self._flags = _Places([self._of_flags()])
+        for place in self._lazy:
+            for k, (was, now) in enumerate(zip(place.was, place.read(), strict=True)):
+                if was is MISSING and is_data(now):
+                    place.was[k] = self._expected(now)
+        read = {id(b) for a in arrays for b in (a, a.base)}  # these are read again at each call
+        of_arrays = [self._of_array(ref) for ref in self._arrays if id(ref()) not in read]
+        self._places = _Places(self._places.places + of_arrays)
+        if self._consumed:
+            return f"it reads {self._consumed}, which ends what it reads"
+        now = self._states()
+        changed = [what for what, state in self._before.items() if now[what] != state]
+        self._streams = self._caches = self._before = None  # type: ignore[assignment]
+        if changed:
+            return f"it changes {changed[0]}"
+        imported = [*filter(is_users_module, self._unknown)]
+        if imported:
+            return f"it imports {imported[0]}"
+        return "" if self.hold() else f"it changes what it depends on: {self.explain()}"
 
-    def _container_changed(self) -> str | None:
-        for path, container, values in self._containers:
-            now = list(_elements(container))
-            if len(now) != len(values):
-                return f"the number of elements of {path} changed"
-            for k, (a, b) in enumerate(zip(now, values, strict=True)):
-                if a is not b and not _equal_scalars(a, b):
-                    return f"an element of {path} changed from {_short(b)} to {_short(a)}"
-                values[k] = a
-        return None
+    def _states(self) -> dict[str, Any]:
+        """What a trace advances where it draws random numbers that are none of ours, or fills a cache with objects."""
+        out: dict[str, Any] = {"Python's random numbers": random.getstate()}
+        out["NumPy's random numbers"] = pickle.dumps(np.random.get_state())
+        for k, stream in enumerate(self._streams):
+            out[f"random generator {k} ({type(stream).__name__})"] = _state_of(stream)
+        for cache in self._caches:
+            new = [v for v in held_by(cache) if not is_data(v) and not self.knows(v)]
+            out[f"the cache of {cache.__name__}"] = {*map(id, new)}
+        return out
 
-    # --- collecting ---
+    # --- places ---
 
-    def _add(self, ref: Ref, enter: bool = True) -> None:
-        if len(self._values) < _MAX_GUARDS and ref.get is not None and ("path", ref.path) not in self._seen:
-            self._seen.add(("path", ref.path))
-            self._paths.append(ref.path)
-            self._getters.append(ref.get)
-            self._values.append(ref.value)
-        if enter:
-            self._enter(ref)
+    def _expected(self, value: Any) -> Any:
+        """What is kept of a value to compare with: numbers and the like themselves, other things weakly."""
+        return value if issubclass(type(value), SCALARS) else self.weak(value) or value
 
-    def _enter(self, ref: Ref) -> None:
-        """Look into an object that the function names."""
-        value = ref.value
-        if isinstance(value, (*_SCALARS, Tensor, types.ModuleType)) or ("object", id(value)) in self._seen:
-            return
-        self._seen.add(("object", id(value)))
-        if isinstance(value, (list, tuple, dict, set, frozenset)):
-            if len(value) <= _MAX_ELEMENTS:
-                values = list(_elements(value))
-                if not isinstance(value, (tuple, frozenset)):
-                    self._containers.append((ref.path, value, values))
-                for k, v in enumerate(values):
-                    self._enter(Ref(v, None, f"{ref.path}[{k}]"))
-            return
-        if isinstance(value, functools.partial):
-            self._enter(Ref(value.func, None, ref.path))
-            for k, v in enumerate((*value.args, *value.keywords.values())):
-                self._enter(Ref(v, None, f"{ref.path}[{k}]"))
-            return
-        wrapped = getattr(value, "__wrapped__", None) if not isinstance(value, type) else None
-        if wrapped is not None:
-            self._enter(Ref(wrapped, None, ref.path))
-        if isinstance(value, types.MethodType):
-            self._scan_method(value.__func__, Ref(value.__self__, None, ref.path))
-        elif isinstance(value, types.FunctionType):
-            self._scan_function(value, {})
-        elif isinstance(value, type):
-            init = value.__dict__.get("__init__")
-            if isinstance(init, types.FunctionType):
-                self._scan_function(init, {})
+    def _of_space(self, space: Space, absent: frozenset) -> _Place:
+        fixed = {what: get for what, get in space.fixed.items() if get is bases_of or not by_content(get(space.held))}
+        names = [n for n, v in space.taken.items() if not by_content(v)]
+        was = [v if get is bases_of else self._expected(v) for get in fixed.values() for v in [get(space.held)]]
+        was += [self._expected(space.taken[n]) for n in names]
+        labels = [*fixed, *map(space.what.format, names)]
+        owner, table, gets, pick = space.owner, space.table, [*fixed.values()], _picker([*map(space.key, names)])
+        new = absent.isdisjoint if len(space.now) < len(absent) else None
+
+        def read() -> Sequence[Any]:
+            held = owner()
+            now = table(held)
+            if not (new(now) if new is not None else now.keys().isdisjoint(absent)):
+                raise _Appeared(f"{space_what.format(next(k for k in now if k in absent))} is new")
+            return [get(held) for get in gets] + pick(now)
+
+        space_what = space.what
+        return _Place(read, space.what.format("something"), labels, was)
+
+    def _of_layers(self, classes: list[type]) -> _Place:
+        """`forward` of layers of ours, which may be patched."""
+        refs = [self.weak(k) for k in dict.fromkeys(classes)]
+        labels = [f"'forward' of class {k.__name__}" for k in dict.fromkeys(classes)]
+
+        def read() -> Sequence[Any]:
+            return [ref().forward for ref in refs]  # type: ignore[misc]
+
+        return _Place(read, "a layer", labels, [*map(self._expected, read())])
+
+    def _of_lazy(self, space: Space, names: list[str]) -> _Place:
+        owner, table = space.owner, space.table
+
+        def read() -> Sequence[Any]:  # what is not there would come out as it did
+            now = table(owner())
+            return [now.get(n, place.was[k]) for k, n in enumerate(names)]
+
+        place = _Place(read, "", [*map(space.what.format, names)], [MISSING] * len(names))
+        return place
+
+    def _of_content(self, path: Callable[[], Any], container: Any, what: str) -> _Place:
+        how, kind = listing(type(container)), type(container)
+        was = flat(container)
+        if not any(map(is_container, how(container))):  # type: ignore[misc, arg-type]
+
+            def read() -> Sequence[Any]:
+                now = path()
+                return [kind, *how(now)] if type(now) is kind else ()  # type: ignore[misc]
         else:
-            for name in ("forward", "__call__"):
-                method = inspect.getattr_static(type(value), name, None)
-                if isinstance(method, types.FunctionType):
-                    self._scan_method(method, Ref(value, None, ref.path))
-            if _reports_changes(value):
-                for k, child in enumerate(_children(value)):
-                    self._enter(Ref(child, None, f"{ref.path}.<{k}>"))
 
-    def _scan_method(self, fn: types.FunctionType, owner: Ref) -> None:
-        names = fn.__code__.co_varnames
-        self._scan_function(fn, {names[0]: owner} if fn.__code__.co_argcount and names else {})
+            def read() -> Sequence[Any]:
+                return flat(path())
 
-    def _scan_function(self, fn: Callable, known: dict[str, Ref]) -> None:
-        while isinstance(fn, functools.partial) or hasattr(fn, "__wrapped__"):
-            fn = fn.func if isinstance(fn, functools.partial) else fn.__wrapped__
-        if isinstance(fn, types.MethodType):
-            return self._scan_method(fn.__func__, Ref(fn.__self__, None, fn.__name__))
-        if not isinstance(fn, types.FunctionType):
-            return self._enter(Ref(fn, None, getattr(fn, "__name__", type(fn).__name__)))
-        key = ("code", fn, tuple(sorted((k, id(r.value)) for k, r in known.items())))
-        if key in self._seen or not _is_users(fn.__code__.co_filename):
-            return
-        self._seen.add(key)
-        free = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False))
-        where = f" (in {fn.__name__})"
-        if fn.__defaults__ or fn.__kwdefaults__:
-            self._add(
-                Ref(fn.__defaults__, functools.partial(getattr, fn, "__defaults__"), f"the defaults of {fn.__name__}")
-            )
-            for k, v in enumerate((*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values())):
-                self._enter(Ref(v, None, f"default {k} of {fn.__name__}"))
-        self._scan_code(fn.__code__, fn.__globals__, free, known, where)
+        return _Place(read, what, [f"an element of {what}"], [*map(self._expected, was)])
 
-    def _scan_code(self, code: types.CodeType, names: dict, free: dict, known: dict[str, Ref], where: str) -> None:
-        here: Ref | None = None
-        steps = [s for s in dis.get_instructions(code) if s.opname not in _TRANSPARENT]
-        for step, after in itertools.zip_longest(steps, steps[1:]):
-            op, name = step.opname, step.argval
-            # `seen.append(...)` writes to a container without reading it
-            written = after is not None and after.opname in _ATTRIBUTE and after.argval in ("append", "add", "extend")
-            if op in ("LOAD_GLOBAL", "LOAD_NAME"):
-                value = names.get(name, _MISSING)
-                here = Ref(value, functools.partial(names.get, name, _MISSING), f"global {name}{where}")
-                self._add(here, enter=not (written and isinstance(value, (list, set))))
-            elif op in ("LOAD_DEREF", "LOAD_CLASSDEREF") and name in free:
-                try:
-                    here = Ref(
-                        free[name].cell_contents, functools.partial(_contents, free[name]), f"variable {name}{where}"
-                    )
-                    self._add(here, enter=not (written and isinstance(here.value, (list, set))))
-                except ValueError:  # a cell that is still empty: a function that names itself
-                    here = None
-            elif op in ("LOAD_FAST", "LOAD_DEREF", "LOAD_FAST_CHECK") and name in known:
-                here = known[name]
-                self._enter(here)
-            elif op in _ATTRIBUTE and here is not None:
-                here = self._attribute(here, name)
-            else:
-                here = None
-        for inner in code.co_consts:
-            if isinstance(inner, types.CodeType):
-                shadowed = set(inner.co_varnames[: inner.co_argcount + inner.co_kwonlyargcount])
-                self._scan_code(inner, names, free, {k: r for k, r in known.items() if k not in shadowed}, where)
+    def _of_array(self, ref: Any) -> _Place:
+        """The content of an array that the function did not take as a Tensor: it may have looked at it."""
 
-    def _attribute(self, ref: Ref, name: str) -> Ref | None:
-        owner, (head, space, where) = ref.value, ref.path.partition(" (in ")
-        path = f"{head}.{name}{space}{where}"
-        if owner is _MISSING or isinstance(owner, (*_SCALARS, Tensor)):
-            return None
-        if isinstance(owner, types.ModuleType):
-            if not _is_users(getattr(owner, "__file__", None) or ""):
-                return None
-            found = Ref(vars(owner).get(name, _MISSING), functools.partial(vars(owner).get, name, _MISSING), path)
-            self._add(found)
-            return found
-        own = getattr(owner, "__dict__", {})
-        if not isinstance(owner, type) and name in own:
-            found = Ref(own[name], functools.partial(own.get, name, _MISSING), path)
-            if _reports_changes(owner):
-                found = found._replace(get=None)
-                self._enter(found)
-            else:
-                self._add(found)
-            return found
-        static = inspect.getattr_static(owner, name, _MISSING)
-        if isinstance(static, types.FunctionType):
-            if isinstance(owner, type):
-                self._scan_function(static, {})
-            else:
-                self._scan_method(static, ref)
-            return None
-        if isinstance(static, property):
-            if static.fget is not None and isinstance(static.fget, types.FunctionType):
-                self._scan_method(static.fget, ref)
-            return None
-        if isinstance(static, (classmethod, staticmethod)):
-            self._enter(Ref(static.__func__, None, path))
-            return None
-        if static is _MISSING:
-            return None
-        plain = isinstance(static, types.MemberDescriptorType) or not hasattr(type(static), "__get__")
-        if not plain:
-            return None
-        found = Ref(getattr(owner, name, _MISSING), functools.partial(getattr, owner, name, _MISSING), path)
-        self._add(found)
-        return found
+        def read() -> Sequence[Any]:
+            now = state(ref())
+            return place.was if now == place.was else now  # the very objects, where they are equal
+
+        def state(array: np.ndarray) -> list[Any]:
+            return [array.shape, array.dtype.str, array.tobytes()]
+
+        place = _Place(read, "a NumPy array", ["a NumPy array"], state(ref()))
+        return place
+
+    def _of_flags(self) -> _Place:
+        """`requires_grad` of Tensors, and where they are."""
+        tensors = self._tensors
+
+        def read() -> Sequence[Any]:
+            now = [t() for t in tensors]
+            return [t._requires_grad for t in now] + [t.device for t in now if placement.several]  # type: ignore
+
+        what = "requires_grad or the device of a Tensor"
+        return _Place(read, what, [what], [*read()])
 
 
-_contents = operator.attrgetter("cell_contents")
+def _state_of(stream: Any) -> Any:
+    if isinstance(stream, random.SystemRandom):
+        return object()  # never the same
+    if isinstance(stream, random.Random):
+        return stream.getstate()
+    bits = stream.bit_generator if isinstance(stream, np.random.Generator) else stream
+    return pickle.dumps(bits.get_state() if isinstance(bits, np.random.RandomState) else bits.state)
 
 
-def _is_users(filename: str) -> bool:
-    """Whether code in this file is the user's own: not ours, and not an installed library's."""
-    return bool(filename) and not filename.startswith(_PACKAGE) and not filename.startswith(_LIBRARIES)
+def _picker(keys: list[Any]) -> Callable[[Any], list[Any]]:
+    """The values under `keys` of a mapping. Raises KeyError."""
+    if len(keys) < 2:
+        return lambda table: [table[key] for key in keys]
+    pick = operator.itemgetter(*keys)
+    return lambda table: [*pick(table)]
 
 
-def _reports_changes(value: Any) -> bool:
-    """Whether the object's class tells us of attribute changes: nn.Module does."""
-    setter = getattr(type(value), "__setattr__", None)
-    return getattr(setter, "__module__", "").startswith("dlc.nn")
-
-
-def _children(module: Any) -> Iterator[Any]:
-    for name, value in list(vars(module).items()):
-        if name == "_temporary_buffers":
-            continue  # the names that a state_dict leaves out: nothing that is computed depends on them
-        if isinstance(value, dict):
-            yield from value.values()
-        elif isinstance(value, (list, tuple)):
-            yield from value
-        else:
-            yield value
-
-
-def _elements(container: Any) -> Iterator[Any]:
-    if isinstance(container, dict):
-        for k, v in container.items():
-            yield k
-            yield v
-    else:
-        yield from container
-
-
-def _equal_scalars(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and isinstance(a, _SCALARS) and repr(a) == repr(b)
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two objects cannot be told apart: numbers and the like, and the bases of classes."""
+    if type(a) is not type(b):
+        return False
+    if type(a) is tuple:
+        return len(a) == len(b) and all(map(operator.is_, a, b))
+    return is_data(a) and isinstance(a, SCALARS) and repr(a) == repr(b)
 
 
 def _short(value: Any) -> str:
-    if value is _MISSING:
-        return "nothing"
+    if value is MISSING or value is None:
+        return "nothing" if value is MISSING else "None"
     if isinstance(value, Tensor):
         return f"a {value.dtype.name} {value.shape} Tensor"
     if isinstance(value, types.FunctionType):
         return f"function {value.__name__}"
-    if isinstance(value, _SCALARS):
+    if isinstance(value, SCALARS):
         text = repr(value)
         return text if len(text) < 60 else text[:57] + "..."
     return f"a {type(value).__name__}"

@@ -14,7 +14,7 @@ from dlc.frontend.location import here
 from dlc.frontend.trace import leaf_cell, register_leaf, state, within
 from dlc.ir import build as b
 from dlc.ir.errors import GradientError
-from dlc.ir.graph import Node, make, unique
+from dlc.ir.graph import Node, TensorType, make, topological, unique
 
 if TYPE_CHECKING:
     from dlc.frontend.tensor import Tensor
@@ -34,7 +34,10 @@ def check(x: Tensor, what: str) -> None:
 def stopped(node: Node) -> Node:
     """The value of `node` with no gradient to what it came from; a value at hand becomes a leaf without history."""
     if node.data is not None:
-        return eager.leaf(node.data, node.type)
+        out = eager.leaf(node.data, node.type)
+        if "follows" in node.attrs:
+            out.attrs["follows"] = True
+        return out
     return node if node.op == "stop_gradient" else make("stop_gradient", (node,), here())
 
 
@@ -63,7 +66,9 @@ def may_differentiate(node: Node) -> bool:
     """Whether a gradient of `node` may be asked for: it reaches a leaf, or what a transform differentiates."""
     trace = state.trace
     own = {} if trace is None or trace.kind == "jit" else {r.placeholder: r.cell for r in trace.cells.values()}
-    for n in eager.history(node):
+    for n in topological([node], stop=_ends):
+        if isinstance(n.type, TensorType) and not n.dtype.is_float:
+            continue
         if n.op == "tag" or leaf_cell(n) is not None:
             return True
         if n.op == "param" and n.data is None and trace is not None and trace.kind != "jit":
@@ -73,3 +78,9 @@ def may_differentiate(node: Node) -> bool:
                 if own[n].requires_grad:
                     return True
     return False
+
+
+def _ends(node: Node) -> bool:
+    """Whether no gradient goes on from here."""
+    one = isinstance(node.type, TensorType)  # of several results, each `item` has a dtype
+    return node.op == "stop_gradient" or leaf_cell(node) is not None or one and not node.dtype.is_float

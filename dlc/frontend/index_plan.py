@@ -82,7 +82,9 @@ def component(i: Any) -> Any:
     if isinstance(i, np.ndarray):
         if i.dtype.kind not in "biu":
             raise DTypeError(f"index: an index holds integers or bools, not {i.dtype}")
-        return int(i) if i.ndim == 0 and i.dtype.kind in "iu" else i
+        if i.ndim == 0 and i.dtype.kind in "iu":
+            return int(i)
+        return i if isinstance(i, _Literal) else np.asarray(i)  # of no other subclass: it may compute otherwise
     try:
         return operator.index(i)
     except TypeError:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import time
 import types
-import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +21,9 @@ import numpy as np
 
 from dlc.frontend import eager, placement, retraces
 from dlc.frontend import trace as tracing
-from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, check_static, is_leaf, name_of, of_array
+from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, check_static, is_leaf, name_of, of_array, static
 from dlc.frontend.entry import Entry, NeedsHistory
-from dlc.frontend.location import here
+from dlc.frontend.location import here, warn
 from dlc.frontend.precision import setting
 from dlc.frontend.recorder import Recorder
 from dlc.frontend.tensor import Tensor
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from dlc.frontend.lowered import Lowered
 
 MAX_RETRACES = 8  # traces of one function before it warns
-MAX_ENTRIES = 64  # compiled entries kept for one key: the oldest goes
+MAX_KEYS = 256  # signatures kept: the one that was not used for longest goes
+MAX_ENTRIES = 64  # compiled entries kept for one signature, likewise
 
 
 class JitFunction:
@@ -69,9 +71,10 @@ class JitFunction:
         self._lock = forks.lock()
         self._traces = 0
         self._last: retraces.Description | None = None
+        self._unkept = ""  # why the entry of the last trace was not kept
 
     def __get__(self, owner: Any, cls: type | None = None) -> Any:
-        return self if owner is None else types.MethodType(self, owner)
+        return self if owner is None else BoundJitFunction(self, owner)
 
     def __reduce__(self) -> Any:
         """Like a function: by its name where that finds it; else the same of a copy of the function."""
@@ -190,7 +193,7 @@ class JitFunction:
                     key.append(placement.place(leaf._node))
                 tensors.append(leaf)
             elif type(leaf) is Static:
-                key.append(leaf)
+                key.append(static(leaf.value))
             elif isinstance(leaf, NUMBERS) and not isinstance(leaf, bool):
                 key.append(int if isinstance(leaf, int) else float)
                 numbers.append(leaf)
@@ -201,7 +204,7 @@ class JitFunction:
                     )
                 if is_foreign(leaf):
                     raise TypeError(f"jit: {self._path(treedef, k)} of {self.name}: {no_operand(leaf)}\n  at {here()}")
-                key.append(Static(type(leaf), leaf))
+                key.append(static(leaf))
         if len(set(map(id, tensors))) != len(tensors):
             first = {}
             key.append(tuple(first.setdefault(id(t), k) for k, t in enumerate(tensors)))
@@ -263,9 +266,9 @@ class JitFunction:
         entries = self._entries.get(call.key)
         if entries is None:
             return None
-        version = tracing.structure_version
         for entry in entries:
-            if entry.version == version and entry.valid(call.tensors):
+            if entry.valid(call.tensors):
+                entry.used = time.monotonic()
                 return entry
         return None
 
@@ -274,16 +277,35 @@ class JitFunction:
             entry = self._find(call)  # another thread may have been quicker
             if entry is not None:
                 return entry
-            self._warn_of_retraces(call, args, kwargs)
+            reason = self._reason(call)
             entry = Recorder(self, call, args, kwargs).record()
+            self._warn_of_retraces(call, args, kwargs, reason)
             entry.executable = eager.compiled(entry.graph, entry.donate, entry.device, self.tuned)
-            # a new list: a thread that walks the old one is not disturbed
-            kept = self._entries.get(call.key, [])
-            # entries of this structure whose guards failed would only fail again, unless a value goes back
-            self._entries[call.key] = [entry, *kept][:MAX_ENTRIES]
+            self._unkept = entry.unkept
+            if not entry.unkept:
+                self._keep(call.key, entry)
             return entry
 
-    def _warn_of_retraces(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _keep(self, key: Any, entry: Entry) -> None:
+        """Find `entry` under `key` from now on, until something is gone that it depends on."""
+        life = entry.guards.life
+        life.ended = functools.partial(_forget, weakref.ref(self), key, weakref.ref(entry))
+        entry.used = time.monotonic()
+        # a new list: a thread that walks the old one is not disturbed
+        kept = sorted(self._entries.get(key, []), key=lambda e: e.used, reverse=True)
+        self._entries[key] = [entry, *kept][:MAX_ENTRIES]
+        if len(self._entries) > MAX_KEYS:
+            last = {key: max(e.used for e in entries) for key, entries in [*self._entries.items()]}
+            self._entries.pop(min(last, key=last.__getitem__), None)
+        if life.over:
+            life.ended()
+
+    def _reason(self, call: Call) -> str:
+        """Why no entry serves a call whose signature was traced before."""
+        found = (entry.explain(call.tensors) for entry in self._entries.get(call.key, []))
+        return next(filter(None, found), "") or self._unkept
+
+    def _warn_of_retraces(self, call: Call, args: tuple, kwargs: dict[str, Any], reason: str) -> None:
         leaves, treedef = self._flatten(args, kwargs)
         described = retraces.describe(self._leaf_paths(treedef), leaves)
         before = self._last
@@ -292,16 +314,65 @@ class JitFunction:
         over = self._traces - 1
         if before is None or over < MAX_RETRACES or over & (over - 1):  # at 8, 16, 32, ... retraces
             return
-        entries = self._entries.get(call.key, [])
-        reason = retraces.difference(before, described)
-        reason = reason or next(filter(None, (e.explain(call.tensors) for e in entries)), "")
-        warnings.warn(
+        reason = retraces.difference(before, described) or reason
+        warn(
             f"{self.name} was traced {self._traces} times; the last time because "
-            f"{reason or 'something that it depends on outside its arguments changed'}. "
-            f"Each trace costs time: pass changing numbers as Python numbers or Tensors, and pad to a fixed shape",
-            RuntimeWarning,
-            stacklevel=4,
+            f"{reason or 'what was compiled for these arguments before was no longer kept'}. "
+            f"Each trace costs time: pass changing numbers as Python numbers or Tensors, and pad to a fixed shape"
         )
+
+
+def _forget(function: weakref.ref[JitFunction], key: Any, entry: weakref.ref[Entry]) -> None:
+    """An object is gone that an entry depends on: nothing will match it again. Called by the garbage collector."""
+    owner, gone = function(), entry()
+    if owner is not None:
+        kept = [e for e in owner._entries.get(key, []) if e is not gone]
+        if kept:
+            owner._entries[key] = kept
+        else:
+            owner._entries.pop(key, None)
+
+
+class BoundJitFunction:  # no docstring: it has the method's
+    __slots__ = ("__func__", "__self__")
+
+    def __init__(self, function: JitFunction, owner: Any):
+        self.__func__, self.__self__ = function, owner
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """What the method becomes for these arguments: see `JitFunction.lower`."""
+        return self.__func__.lower(self.__self__, *args, **kwargs)
+
+    def graph(self, *args: Any, **kwargs: Any) -> Graph:
+        """The traced Graph for these arguments: see `JitFunction.graph`."""
+        return self.__func__.graph(self.__self__, *args, **kwargs)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.__func__.__doc__
+
+    @property
+    def __wrapped__(self) -> Callable:
+        return types.MethodType(self.__func__.fn, self.__self__)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__func__, name)
+
+    def __eq__(self, other: Any) -> bool:
+        same = type(other) is BoundJitFunction and self.__func__ is other.__func__
+        return same and self.__self__ is other.__self__
+
+    def __hash__(self) -> int:
+        return hash((id(self.__func__), id(self.__self__)))
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.__self__, self.__func__.fn.__name__)
+
+    def __repr__(self) -> str:
+        return f"<bound {self.__func__!r} of {self.__self__!r}>"
 
 
 def jit(

@@ -52,6 +52,7 @@ class Lowered:
     def __init__(self, function: JitFunction, args: tuple, kwargs: dict[str, Any]):
         self.name, self._tuned, self._tf32 = function.name, function.tuned, setting.tf32
         self._entry, self._call = function._trace(args, kwargs)
+        self._held = function, args, kwargs  # an entry keeps nothing alive
         name_parameters(self._entry, function.fn, args, kwargs)
         self._stages: dict[str, Stages] = {}
 

@@ -26,11 +26,13 @@ def name_parameters(entry: Entry, function: Callable, args: tuple, kwargs: dict[
         names.visit(value, (name,), 0)
     params = entry.graph.params
     start = len(entry.arg_slots) + len(entry.number_slots)
-    for node, cell in zip(params[start:], entry.cells, strict=False):
+    for node, ref in zip(params[start:], entry.cells, strict=False):
+        cell = ref()
         if id(cell) in names.of and not node.attrs.get("name"):
             node.attrs["name"] = names.of[id(cell)]
     start += len(entry.cells)
-    for node, owner in zip(params[start:], (*entry.held_grads, *entry.grad_targets), strict=False):
+    for node, ref in zip(params[start:], (*entry.held_grads, *entry.grad_targets), strict=False):
+        owner = ref if isinstance(ref, int) else ref()
         if id(owner) in names.of:
             node.attrs["name"] = f"{names.of[id(owner)]}.grad"
 

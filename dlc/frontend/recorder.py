@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from dlc.frontend.guards import Guards
 from dlc.frontend.location import here
 from dlc.frontend.tensor import Tensor, bare
 from dlc.frontend.trace import UNSET, Trace, stand_in, state
-from dlc.frontend.tree import TreeDef, node_of, tree_flatten, tree_unflatten
+from dlc.frontend.tree import TreeDef, tree_flatten, tree_unflatten
 from dlc.ir import dtypes
 from dlc.ir.errors import DeviceError, TraceError
 from dlc.ir.graph import Graph, Node, TensorType, param, substitute, topological
@@ -63,20 +64,22 @@ class Recorder:
     def _record(self, pinned: frozenset[int], pin_grads: bool) -> Entry:
         function, call = self.function, self.call
         self.pinned = pinned
-        version = tracing.observe()
         trace = self.trace = Trace("jit", function.name, pin_grads=pin_grads)
         with trace:
             args, kwargs = self._arguments()
-            guards = Guards(function.fn, self._statics())
+            guards = self.guards = Guards(function.fn, self._objects())
             result = function.fn(*args, **kwargs)
             leaves, treedef = tree_flatten(result)
             for record in trace.cells.values():
                 if record.source is None and (record.assigned or not state.no_grad) and computed(record.cell):
                     raise NeedsHistory
-            entry = Entry(function.name, version, guards)
+            entry = Entry(function.name, guards)
             self._check_conflicts()
             self._build(entry, leaves, treedef)
-        entry.pinned = [(k, t.home) for k, t in enumerate(call.tensors) if k in pinned or t.home is not t]
+        homes = [(k, t._home) for k, t in enumerate(call.tensors) if k in pinned or t._home is not t]
+        entry.pinned = [(k, self._ref(home)) for k, home in homes]
+        read = [r.cell for r in trace.cells.values() if r.source is None]
+        entry.unkept = guards.finish(read, [a for a, _ in trace.arrays])
         return entry
 
     def _arguments(self) -> tuple[tuple, dict[str, Any]]:
@@ -94,7 +97,7 @@ class Recorder:
             if isinstance(leaf, (Tensor, np.ndarray, np.generic)) and not isinstance(leaf, (float, bool)):
                 k, original = len(self.stand_ins), next(tensors)
                 inside = made.get(id(original))
-                if inside is None and k not in self.pinned and original.home is original:
+                if inside is None and k not in self.pinned and original._home is original:
                     inside = stand_in(original)
                     inside._grad = original._grad
                     record = trace.lift(inside, ("arg", k))
@@ -118,11 +121,23 @@ class Recorder:
         args, kwargs = _unflatten_call(treedef, out)
         return args, kwargs
 
-    def _statics(self) -> dict[str, Any]:
-        """Arguments that are objects: the function may read their attributes."""
-        out = dict(zip(self.function._names, self.args, strict=False)) | self.kwargs
-        scalars = (Tensor, np.ndarray, int, float, str, type(None))
-        return {k: v for k, v in out.items() if not isinstance(v, scalars) and node_of(type(v)) is None}
+    def _objects(self) -> list[Any]:
+        """Arguments that are objects, and the classes of the others: the function may read their attributes."""
+        leaves, treedef = self.function._flatten(self.args, self.kwargs)
+        leaves = [leaf.value if type(leaf) is Static else leaf for leaf in leaves]
+        data = (Tensor, np.ndarray, int, float)
+        nodes = [treedef]
+        for node in nodes:
+            nodes += node.children
+        return [
+            *(type(leaf) if isinstance(leaf, data) else leaf for leaf in leaves),
+            *(part for node in nodes for part in (node.kind, node.aux)),
+        ]
+
+    def _ref(self, value: Any) -> Callable[[], Any]:
+        """How the entry keeps hold of `value`: weakly, unless it was made in the trace."""
+        ref = self.guards.weak(value) if isinstance(value, Tensor) or self.guards.knows(value) else None
+        return ref or (lambda: value)
 
     def _check_conflicts(self) -> None:
         """No Tensor may be an argument (or somebody's `.grad`) and a cell of its own, if either is assigned."""
@@ -155,7 +170,9 @@ class Recorder:
         for record in trace.grads.values():
             owner = self._place(record.cell)
             if record.read:
-                entry.grad_reads.append((owner, record.was_none, record.cell._grad if trace.pin_grads else UNSET))
+                grad = record.cell._grad
+                pin = self._ref(grad) if trace.pin_grads and grad is not None else None
+                entry.grad_reads.append((owner, record.was_none, pin))
             self._final_grad(entry, record, owner, grad_values)
 
         assigned = [r for r in direct if r.assigned]
@@ -176,6 +193,7 @@ class Recorder:
             # nobody but the trace holds it (list, tuples, loop): it was made in the function, and cannot change
             if array.base is None and getrefcount(array) <= _ARRAY_FREE:
                 node.data = eager.array_buffer(array)
+                node.attrs["follows"] = True  # it is needed wherever the function runs
                 arrays = [(a, n) for a, n in arrays if n is not node]
         targets = [param(node.type, "grad") for _, node in grad_values]
 
@@ -184,7 +202,7 @@ class Recorder:
         entry.number_dtypes = [self.number_params[k].dtype.np for k in entry.number_slots]
         params: list[Node] = [self.tensor_params[k] for k in entry.arg_slots]  # type: ignore[misc]
         params += [self.number_params[k] for k in entry.number_slots]
-        entry.cells = [r.cell for r in (*assigned, *read)]
+        entry.cells = [self._ref(r.cell) for r in (*assigned, *read)]
         first_cell = len(params)
         params += [r.placeholder for r in (*assigned, *read)]
         entry.held_grads = [self._place(trace.grads[r.source[1]].cell) for r in (*assigned_grads, *read_grads)]
@@ -218,7 +236,7 @@ class Recorder:
         entry.grad_targets = [place for place, _ in grad_values]
         entry.grad_types = [node.type for _, node in grad_values]
         entry.arg_writes = [r.source[1] for r in assigned_args]
-        entry.arrays = [a for a, _ in arrays]
+        entry.arrays = [self._ref(a) for a, _ in arrays]
         entry.captured = [n.data if n.data.device == entry.device else devices.copied(n.data, entry.device)
                           for n in captured]
         entry.treedef = treedef
@@ -249,14 +267,14 @@ class Recorder:
                     f"jit: {self.function.name} returned a {type(leaf).__name__}; return Tensors\n  at {here()}"
                 )
             if not isinstance(leaf, Tensor):
-                entry.results.append(("static", leaf))
+                entry.results.append(("static", self._ref(leaf)))
                 continue
             record = trace.cells.get(id(leaf))
             if record is None and leaf._owner is not trace:
                 record = trace.lift(leaf)
             if record is not None:  # a Tensor from outside, returned as it is
                 if record.source is None:
-                    entry.results.append(("object", leaf))
+                    entry.results.append(("object", self._ref(leaf)))
                     continue
                 if record.source[0] == "arg":
                     entry.results.append(("arg", record.source[1]))
@@ -267,11 +285,11 @@ class Recorder:
         return list(nodes)
 
     def _place(self, cell: Tensor) -> Any:
-        """How the entry finds, at a call, what the trace knows as `cell`: itself, or the number of an argument."""
+        """How the entry finds, at a call, what the trace knows as `cell`: weakly, or as the number of an argument."""
         for k, inside in enumerate(self.stand_ins):
             if inside is cell and k not in self.pinned:
                 return k
-        return cell
+        return self._ref(cell)
 
     def _final_grad(self, entry: Entry, record: Any, owner: Any, values: list) -> None:
         current = record.current
@@ -285,7 +303,7 @@ class Recorder:
         if seen is not None and seen.source == ("grad", id(record.cell)):
             return  # the gradient that was there, perhaps with a new value
         if current._owner is not self.trace:
-            entry.grad_sets.append((owner, current))
+            entry.grad_sets.append((owner, self._ref(current)))
             return
         values.append((owner, current.node))
 

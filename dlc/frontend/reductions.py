@@ -82,14 +82,27 @@ def mean_node(x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
     return total / math.prod(x.shape[a] for a in axes)
 
 
-def moments(x: Node, axes: tuple[int, ...], correction: float) -> tuple[Node, Node]:
-    """(mean, variance), both with `axes` kept, in the compute type: two passes, the second over squared differences."""
+def _centred_moment(x: Node, axes: tuple[int, ...], correction: float) -> Node:
+    """The variance with `axes` kept, in the compute type: two passes, the second over squared differences.
+
+    Relative to the first element, so that equal elements have variance 0 whatever their mean is rounded to.
+    """
     x = wide(x)
-    mean = mean_node(x, axes, True)
-    off = x - b.broadcast_to(mean, x.shape)
+    first = b.make("stop_gradient", (_first(x, axes),))
+    shifted = x - b.broadcast_to(first, x.shape)
+    mean = mean_node(shifted, axes, True)
+    off = shifted - b.broadcast_to(mean, x.shape)
     total = fold(off * off, "sum", axes, True)
     count = math.prod(x.shape[a] for a in axes) - correction
-    return mean, total / (count if count > 0 else 0)
+    return total / (count if count > 0 else 0)
+
+
+def _first(x: Node, axes: tuple[int, ...]) -> Node:
+    """The first element along `axes`, which are kept; 0 of none."""
+    if 0 in [x.shape[a] for a in axes]:
+        return b.const(0, x.dtype, [1 if a in axes else d for a, d in enumerate(x.shape)])
+    stop = [1 if a in axes else d for a, d in enumerate(x.shape)]
+    return b.slice_(x, [0] * x.ndim, stop, None)
 
 
 def _float_result(n: Node) -> DType:
@@ -113,7 +126,7 @@ def var(x, axis=None, *, correction: float = 0.0, keepdims: bool = False) -> Ten
 
 
 def _variance(n: Node, axes: tuple[int, ...], correction: float, keepdims: bool) -> Node:
-    v = moments(n, axes, correction)[1]
+    v = _centred_moment(n, axes, correction)
     return v if keepdims else b.reshape(v, [d for k, d in enumerate(v.shape) if k not in axes])
 
 

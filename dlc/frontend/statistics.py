@@ -101,7 +101,8 @@ def cov(x, *, correction: float = 1.0) -> Tensor:
     off = subtract(x, mean(x, 1, keepdims=True))
     with autocast(enabled=False):
         products = matmul(off, matrix_transpose(off))
-    return divide(products, n.shape[1] - correction)
+    count = n.shape[1] - correction
+    return divide(products, count if count > 0 else 0)
 
 
 @user_errors

@@ -1,4 +1,4 @@
-"""What a trace is: the thread's current trace, the cells it has read and written, and the version of module structure.
+"""What a trace is: the thread's current trace, the cells it has read and written, and what modules report.
 
 A `Trace` never touches the Tensors that exist outside it. Reading such a cell gives a placeholder (a `param` node, one
 for each cell); writing one is remembered in the trace only. Whoever opened the trace decides at its end what the reads
@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import random
-import sys
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -253,106 +251,31 @@ def differentiable(node: Node, spent: Collection[Node] = ()) -> bool:
     return found[node]
 
 
-# --- module structure --------------------------------------------------------------------------------------------
+# --- changes of modules and optimizers ---------------------------------------------------------------------------
+
+# These change with each change of an attribute that some trace may have read, of a module or of anything else that
+# reports its changes, and of the flags of a Tensor: only then do compiled functions look at them again.
+attributes_version: int = 0
+flags_version: int = 0
+_versions = itertools.count(1)
+_watched: set[str] = set()
 
 
-class _ByIdentity:
-    """A dictionary with objects as weak keys, told apart by identity alone: `==` of a Tensor is elementwise."""
-
-    def __init__(self) -> None:
-        self._items: dict[int, tuple[weakref.ref, Any]] = {}
-
-    def get(self, key: Any) -> Any:
-        item = self._items.get(id(key))
-        return None if item is None else item[1]
-
-    def put(self, key: Any, value: Any) -> Any:
-        """Raises TypeError for a key that cannot be weakly referenced."""
-        number, items = id(key), self._items
-        items[number] = weakref.ref(key, lambda _: items.pop(number, None)), value
-        return value
-
-
-# One number that stands for the attributes of all nn.Modules. Each change of an attribute flips the bits that stand for
-# (module, name, old value) and for (module, name, new value), so that going back (train, eval, train) gives the number
-# from before, and the entry compiled for it. The bits are random, 64 of them: equal numbers mean equal structure.
-# Modules made after the last trace began cannot have been seen by any, so building a model changes nothing.
-structure_version: int = 0
-last_change = ""  # the last change that counted, for messages
-_bits = random.Random(0x5EED)
-_attribute_bits = _ByIdentity()
-_object_bits = _ByIdentity()
-_owner_serials = _ByIdentity()
-_generations = itertools.count()
-_observed = 0  # owners with a smaller serial may have been read by a trace
-_structure_lock = forks.lock()
-_SCALARS = (bool, int, float, complex, str, bytes, type(None))
-
-
-def structure_changed(owner: Any = None, name: str = "", old: Any = UNSET, new: Any = UNSET) -> None:
-    """An attribute of an nn.Module (or of anything else that traced functions read) has changed.
-
-    Called without arguments, every compiled entry traces again at its next call. With the module, the attribute's name,
-    its old and its new value (leave one out where there is none), going back to the old value brings the old entries
-    back.
+def attribute_changed(name: str) -> None:
+    """An attribute of this name has changed, or what is in it, of an object whose class says in `reports_changes` which
+    of its containers it reports.
     """
-    global structure_version, last_change
-    with _structure_lock:
-        if owner is None:
-            structure_version ^= _bits.getrandbits(64)
-            last_change = ""
-            return
-        serial = _owner_serials.get(owner)
-        if serial is None:
-            # Not heard of so far: either it is being built, or it had nothing to report when it was.
-            serial = _owner_serials.put(owner, next(_generations) if _being_built(owner) else -1)
-        if serial < _observed:
-            structure_version ^= _value_bits(owner, name, old) ^ _value_bits(owner, name, new)
-            last_change = f"{name!r} of a {type(owner).__name__} changed from {_shown(old)} to {_shown(new)}"
+    global attributes_version
+    if name in _watched:
+        attributes_version = next(_versions)
 
 
-def _shown(value: Any) -> str:
-    if value is UNSET:
-        return "nothing"
-    return repr(value)[:40] if isinstance(value, _SCALARS) else f"a {type(value).__name__}"
+def flags_changed() -> None:
+    """`requires_grad` or the device of a Tensor has changed."""
+    global flags_version
+    flags_version = next(_versions)
 
 
-def _being_built(owner: Any) -> bool:
-    frame = sys._getframe(2)
-    for _ in range(30):
-        if frame is None:
-            return False
-        code = frame.f_code
-        if code.co_name == "__init__" and code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is owner:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def observe() -> int:
-    """A trace begins: from now on, changes of everything that exists count. Returns the version."""
-    global _observed
-    with _structure_lock:
-        _observed = next(_generations)
-        return structure_version
-
-
-def _value_bits(owner: Any, name: str, value: Any) -> int:
-    if value is UNSET:
-        return 0
-    if isinstance(value, _SCALARS):
-        key: Any = (name, type(value), repr(value))
-    else:
-        try:
-            identity = _object_bits.get(value)
-            if identity is None:
-                identity = _object_bits.put(value, next(_generations))
-        except TypeError:  # not weakly referable: never equal to anything seen before
-            identity = next(_generations)
-        key = (name, identity)
-    table = _attribute_bits.get(owner)
-    if table is None:
-        table = _attribute_bits.put(owner, {})
-    if key not in table:
-        table[key] = _bits.getrandbits(64)
-    return table[key]
+def watch(*names: Iterable[str]) -> None:
+    """A trace may read attributes of these names."""
+    _watched.update(*names)

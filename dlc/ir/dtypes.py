@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import ml_dtypes
 import numpy as np
+
+from dlc.ir.errors import DTypeError
+from dlc.ir.lazy import cached_property
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +83,11 @@ def by_name(name: str) -> DType:
 
 
 def from_numpy(dtype) -> DType:
-    """The dlc dtype of a NumPy dtype. Raises TypeError for one that dlc has no counterpart of."""
+    """The dlc dtype of a NumPy dtype. Raises DTypeError for one that dlc has no counterpart of."""
     try:
         return _BY_NP[np.dtype(dtype).newbyteorder("=")]
     except KeyError:
-        raise TypeError(f"dlc has no dtype for NumPy's {np.dtype(dtype)}") from None
+        raise DTypeError(f"dlc has no dtype for NumPy's {np.dtype(dtype)}") from None
 
 
 def _promote(a: DType, b: DType) -> DType:

@@ -84,13 +84,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from typing import Any
 
 from dlc.ir import dtypes, quadrants
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import Loc
 from dlc.ir.interning import Interned
+from dlc.ir.lazy import cached_property
 from dlc.ir.scalar import SCALAR_OPS
 
 KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")

@@ -1,10 +1,10 @@
 """Does a scheduled kernel compute what it should, no more and no less? `check(kernel, sizes)` at given sizes:
 
 - every access is inside its buffer, and no loop is longer than its axis;
-- every element of every result is written. One that the kernel does not read is written exactly once, in any schedule:
-  no tail overlaps what another tile writes. One that it reads back, or combines into (`+=`), is first written plainly,
-  by the same parallel iteration, and then only by this one; so is one of a scatter, which overwrites in order. A place
-  that depends on data counts as any place that its clamp allows, and adds nothing to what is certainly written;
+- every element of every result is written, exactly once: no tail overlaps what another tile writes. Only a kernel that
+  combines into a result (`+=`), and scatters and sorts, which go through theirs in order, may write an element again:
+  first it is written plainly, and then by no other parallel iteration. Nor is it read by another one, or before it is
+  written. A place that depends on data counts as any place that its clamp allows, and as written nowhere for certain;
 - what lives in a task or a thread (reg and shared buffers) is written before it is read;
 - between two barriers no thread of a block touches what another one writes, in shared memory or in a result that the
   kernel reads back. Where gates order threads (bulk copies) that is left to the interpreter.
@@ -29,7 +29,7 @@ import numpy as np
 from dlc.ir import loops
 from dlc.ir.errors import VerifyError
 from dlc.ir.loops import RUNTIME, Buffer, Bulk, Expr, Kernel, Stmt
-from dlc.ir.loops_accesses import Access, Form, Points, TooMany, World, accesses, extent_of, form_of
+from dlc.ir.loops_accesses import MOST_POINTS, Access, Form, Points, TooMany, World, accesses, extent_of, form_of
 from dlc.ir.loops_key import kernel_key
 from dlc.ir.loops_text import print_stmt
 from dlc.ir.program import Launch, Program, Repeat
@@ -39,6 +39,8 @@ LARGEST = 1 << 20  # elements of a kernel's largest buffer up to which programs 
 REMEMBERED = 1 << 14  # kernels
 TURNS = 4  # turns of a loop with barriers after which its pattern is known
 BLOCKS = 3  # of a grid of which threads are compared
+SHARED_OUT = ("parallel", "grid")  # loops whose iterations run at the same time, and wait for nobody
+NEVER = np.iinfo(np.int64).max  # a time
 
 Apart = tuple[tuple[int, ...], tuple[int, ...]]  # shape and strides of a result
 
@@ -225,14 +227,6 @@ class _Check:
 
     # -- results ---------------------------------------------------------------------------------------------------
 
-    def worker(self, at: _At) -> Form:
-        """The parallel iteration that makes an access."""
-        axes = [f.axis for f in at.access.loops if f.kind in ("parallel", "grid")]
-        out: Form = {None: 0}
-        for a in axes:
-            out[a] = 1  # one, the outermost
-        return out
-
     def made(self, at: _At, *forms: Form, also: Sequence[Expr] = ()) -> list[np.ndarray]:
         """Places, and other forms, at all points; times are the earliest."""
         assert at.place is not None
@@ -240,54 +234,56 @@ class _Check:
         cut = [{a: k for a, k in form.items() if a is None or a in axes} for form in forms]
         return at.points.at([at.place, *cut], also)
 
+    def by_iteration(self, at: _At) -> list[np.ndarray]:
+        """Places, the parallel iterations that touch them, and when."""
+        workers = [f.axis for f in at.access.loops if f.kind in SHARED_OUT][:1]
+        return self.made(at, {None: 0, **dict.fromkeys(workers, 1)}, at.access.time, also=workers)
+
     def _result(self, b: Buffer) -> None:
         everything = self.of(b)
-        writes = [at for at in everything if at.access.writes]
-        sure = [at for at in writes if at.certain and at.access.kind == "write"]
+        sure = [at for at in everything if at.access.kind == "write" and at.certain]
         others = [at for at in everything if at not in sure]
-        if not sure and any(not at.certain for at in writes):
+        if not sure and any(at.access.writes and not at.certain for at in others):
             self.note(f"{b.name}: which elements are written follows from data")
             return
-        again_and_again = others or isinstance(self.kernel.schedule, (Plain, GpuOrdered))
+        in_order = isinstance(self.kernel.schedule, (Plain, GpuOrdered)) or any(at.access.writes for at in others)
+        owner, first, count = self._written(b, sure, in_order)
         want = self._wanted(b)
-        owner = np.full(b.size, -1, np.int64)
-        last = np.full(b.size, -1, np.int64)
-        first = np.full(b.size, np.iinfo(np.int64).max)
-        count = np.zeros(b.size, np.int64)
-        for at in sure:
-            workers = [a for a in self.worker(at) if a is not None]
-            places, who, when = self.made(at, self.worker(at), at.access.time, also=workers)
-            again = at.points.repeats(at.points.relevant(at.place or {}) | set(workers))
-            count += np.bincount(places, minlength=b.size) * again
-            before = owner[places]
-            owner[places] = who
-            if again_and_again and (np.any((before >= 0) & (before != who)) or np.any(owner[places] != who)):
-                raise self.fail(at.access.stmt, f"elements of {b.name} are written by several parallel iterations")
-            last[places] = np.maximum(last[places], who)
-            np.minimum.at(first, places, when)
-        if np.any((count == 0) & want):
-            missing = np.flatnonzero((count == 0) & want)
-            raise self.fail(sure[0].access.stmt if sure else None, f"{missing.size} of {int(want.sum())} elements of "
-                            f"{b.name} are never written, the first is {missing[0]}")
-        if np.any((count > 0) & ~want):
-            foreign = np.flatnonzero((count > 0) & ~want)
-            raise self.fail(sure[0].access.stmt, f"element {foreign[0]} of {b.name}, which another kernel writes, is "
-                            "written")
-        if not again_and_again and np.any(count > 1):
-            twice = np.flatnonzero(count > 1)
-            raise self.fail(sure[-1].access.stmt, f"{twice.size} elements of {b.name} are written {count.max()} times, "
-                            f"the first is {twice[0]}")
+        stmt = sure[-1].access.stmt if sure else None
+        if np.any(missing := (count == 0) & want):
+            raise self.fail(stmt, f"{missing.sum()} of {want.sum()} elements of {b.name} are never written, the first "
+                            f"is {np.argmax(missing)}")
+        if np.any(foreign := (count > 0) & ~want):
+            raise self.fail(stmt, f"element {np.argmax(foreign)} of {b.name} is written, which another kernel writes")
+        if np.any(twice := count > 1) and not in_order:
+            raise self.fail(stmt, f"{twice.sum()} elements of {b.name} are written {count.max()} times, the first is "
+                            f"{np.argmax(twice)}")
         for at in others:
             self._of_own(at, owner, first)
+
+    def _written(self, b: Buffer, sure: Sequence[_At], in_order: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For each element: a parallel iteration that writes it (-1: none does), when first, and how often."""
+        owner, first = np.full(b.size, -1, np.int64), np.full(b.size, NEVER)
+        count = np.zeros(b.size, np.int64)
+        for at in sure:
+            places, who, when = self.by_iteration(at)
+            seen = at.points.relevant(at.place or {}) | {f.axis for f in at.access.loops if f.kind in SHARED_OUT}
+            count += np.bincount(places, minlength=b.size) * at.points.repeats(seen)
+            before = owner[places]
+            owner[places] = who
+            if in_order and (np.any((before >= 0) & (before != who)) or np.any(owner[places] != who)):
+                raise self.fail(at.access.stmt, f"elements of {b.name} are written by several parallel iterations")
+            np.minimum.at(first, places, when)
+        return owner, first, count
 
     def _of_own(self, at: _At, owner: np.ndarray, first: np.ndarray) -> None:
         """What is read, combined into, or written at a place that depends on data was written before by the same
         parallel iteration."""
-        b, workers = at.access.buffer, [a for a in self.worker(at) if a is not None]
+        b = at.access.buffer
         if at.place is None:
             self.note(f"{b.name}: whose elements are touched")
             return
-        places, who, when = self.made(at, self.worker(at), at.access.time, also=workers)
+        places, who, when = self.by_iteration(at)
         if np.any((owner[places] != who) & (owner[places] >= 0)):
             raise self.fail(at.access.stmt, f"elements of {b.name} that another parallel iteration writes are touched")
         if np.any(first[places] >= when):
@@ -314,38 +310,41 @@ class _Check:
             return
         outer = {f.axis for f in self.found.scopes[b]}
         writes = [at for at in everything if at.access.kind == "write" and at.certain]
-        by_data = any(at.access.kind == "write" and not at.certain for at in everything)
-        # axes of loops around the buffer of which depends what is written: one buffer for each of their values
-        apart = sorted(set().union(*(at.points.relevant(at.place or {}) for at in writes)) & outer if writes else (),
+        # loops around the buffer on which it depends what is written: it is another buffer for each of their turns
+        turns = sorted(set().union(*(at.points.relevant(at.place or {}) for at in writes)) & outer if writes else (),
                        key=lambda a: a.attr[2])
-        lengths = {a: max(extent_of(f) for at in everything for f in at.access.loops if f.axis is a) for a in apart}
-        instance: Form = {None: 0}
-        total = 1
-        for a in apart:
-            instance[a], total = total, total * lengths[a]
-        first = np.full(total * b.size, np.iinfo(np.int64).max) if total * b.size < 1 << 24 else None
-        if first is None:
+        lengths = {f.axis: extent_of(f) for at in everything for f in at.access.loops}
+        which: Form = {None: 0}
+        total = b.size
+        for a in turns:
+            which[a], total = total, total * lengths[a]
+        if total > MOST_POINTS:
             raise TooMany
+        first = np.full(total, NEVER)
+
+        def touched(at: _At) -> tuple[np.ndarray, np.ndarray]:
+            places, turn, when = self.made(at, which, self._inner_time(at, outer), also=turns)
+            return turn + places, when
+
         for at in writes:
-            places, which, when = self.made(at, instance, self._inner_time(at, outer), also=apart)
-            np.minimum.at(first, which * b.size + places, when)
+            np.minimum.at(first, *touched(at))
+        by_data = any(at.access.kind == "write" and not at.certain for at in everything)
         for at in everything:
-            if not at.access.reads:
-                continue
-            assert at.place is not None
-            own = frozenset().union(*(a.axes for a in at.place if a is not None))
-            for points in (at.points.loosely(own), at.points):  # with fewer conditions it may be clear already
-                places, which, when = self.made(replace(at, points=points), instance, self._inner_time(at, outer),
-                                                also=apart)
-                early = first[which * b.size + places] >= when
-                if not early.any():
-                    break
-            else:
-                if by_data or not at.certain:
-                    self.note(f"{b.name}: what is written before it is read follows from data")
-                else:
-                    raise self.fail(at.access.stmt, f"element {places[np.argmax(early)]} of {b.name} is read where "
-                                    "nothing was written")
+            if at.access.reads and (early := self._early(at, first, touched)) is not None:
+                if not by_data and at.certain:
+                    raise self.fail(at.access.stmt, f"element {early % b.size} of {b.name} is read where nothing was "
+                                    "written")
+                self.note(f"{b.name}: what is written before it is read follows from data")
+
+    def _early(self, at: _At, first: np.ndarray, touched: Callable[[_At], tuple[np.ndarray, np.ndarray]]) -> int | None:
+        """A place that is read before it is first written. With fewer conditions it may be clear that there is none."""
+        own = frozenset().union(*(a.axes for a in at.place or {} if a is not None))
+        for points in (at.points.loosely(own), at.points):
+            places, when = touched(replace(at, points=points))
+            early = first[places] >= when
+            if not early.any():
+                return None
+        return int(places[np.argmax(early)])
 
     def _inner_time(self, at: _At, outer: set[Expr]) -> Form:
         """When, since the buffer was allocated. What is copied in bulk is there when its gate says so."""

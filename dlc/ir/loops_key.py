@@ -31,7 +31,7 @@ class Numbering:
         self.numbers: dict[Expr, int] = {}
         self.axes: dict[Expr, int] = {}
 
-    def buffer(self, b: Buffer) -> int:
+    def buffer(self, b: Buffer) -> Hashable:
         raise NotImplementedError
 
     def expr(self, root: Expr) -> int:

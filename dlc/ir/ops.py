@@ -203,7 +203,7 @@ def _infer_reduce(ins: Types, attrs: Attrs) -> TensorType:
     return TensorType(dtype, tuple(d for a, d in enumerate(t.shape) if a not in axes))
 
 
-@functools.cache
+@functools.lru_cache(4096)
 def split_spec(spec: str) -> tuple[str, str, str]:
     """'ik,kj->ij' -> ('ik', 'kj', 'ij')."""
     operands, out = spec.split("->")

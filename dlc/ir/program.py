@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import TensorType
+from dlc.ir.lazy import cached_property
 from dlc.ir.loops import Kernel
 
 

@@ -1,6 +1,6 @@
 """`Module`: a tree of layers that owns parameters and buffers.
 
-Every change of an attribute is reported to the tracer (`structure_changed`), so that a jitted function that read the
+Every change of an attribute is reported to the tracer (`attribute_changed`), so that a jitted function that read the
 old value is traced again: flags such as `training` are never silently stale.
 """
 
@@ -16,7 +16,7 @@ import dlc
 from dlc import DlcError, Tensor
 from dlc.frontend import placement
 from dlc.frontend.location import Located, here, kind_of
-from dlc.frontend.trace import UNSET, structure_changed
+from dlc.frontend.trace import UNSET, attribute_changed
 from dlc.nn import state_dict as states
 from dlc.nn.parameter import Parameter
 
@@ -30,13 +30,13 @@ class Module(Located):
     """
 
     training: bool
+    reports_changes = (*_TABLES, "_temporary_buffers")  # besides attributes: what is in these
 
     def __init__(self) -> None:
         for table in _TABLES:
             object.__setattr__(self, table, {})
         object.__setattr__(self, "_temporary_buffers", set())
         object.__setattr__(self, "training", True)
-        structure_changed(self, "training", UNSET, True)  # so that jit knows the value that it started with
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The computation; called through the module itself."""
@@ -76,15 +76,15 @@ class Module(Located):
         """Put an attribute where it belongs, take it from where it was, and tell the tracer."""
         old = self._current(name)
         for table in _TABLES:
-            if table != home:
-                self.__dict__[table].pop(name, None)
+            if table != home and self.__dict__[table].pop(name, UNSET) is not UNSET:
+                attribute_changed(table)
         if home is None:
             object.__setattr__(self, name, value)
         else:
             self.__dict__.pop(name, None)
             self.__dict__[home][name] = value
         if old is not value:
-            structure_changed(self, name, old, value)
+            attribute_changed(home or name)
 
     def _current(self, name: str) -> Any:
         tables = self.__dict__
@@ -101,15 +101,14 @@ class Module(Located):
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __delattr__(self, name: str) -> None:
-        old = self._current(name)
         for table in _TABLES:
             if name in self.__dict__[table]:
                 del self.__dict__[table][name]
                 self._temporary_buffers.discard(name)
-                break
-        else:
-            object.__delattr__(self, name)
-        structure_changed(self, name, old, UNSET)
+                attribute_changed(table)
+                return
+        object.__delattr__(self, name)
+        attribute_changed(name)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(n for table in _TABLES for n in self.__dict__.get(table, ()))})

@@ -18,7 +18,7 @@ import numpy as np
 import dlc
 from dlc import Tensor, TraceError
 from dlc.frontend.location import Located, kind_of
-from dlc.frontend.trace import structure_changed
+from dlc.frontend.trace import attribute_changed
 from dlc.nn.functional.precision import narrow
 from dlc.nn.module import forget_grad
 from dlc.nn.state_dict import value_of
@@ -29,6 +29,8 @@ class ParamGroup(Located, MutableMapping):
 
     Reading a number gives a float; inside a traced function it gives the 0-d Tensor that holds it.
     """
+
+    reports_changes = ("_values", "_cells", "_is_zero", "missed", "has_missed")
 
     def __init__(self, owner: Optimizer, number: int, params: list[Tensor], options: dict[str, Any]):
         self._owner, self._number = owner, number
@@ -71,8 +73,9 @@ class ParamGroup(Located, MutableMapping):
             return
         old = self._values.get(name)
         self._values[name] = value
+        if old is not value:
+            attribute_changed("_values")
         if name in self._owner.defaults and old != value:
-            structure_changed(self._owner, f"{self._number}.{name}", old, value)
             self._owner.make_state(self)
 
     def _assign(self, name: str, value: Any) -> None:
@@ -86,7 +89,7 @@ class ParamGroup(Located, MutableMapping):
             cell.assign(dlc.astype(v, dlc.float64) if isinstance(v, Tensor) else np.array(v, np.float64))
         is_zero = all(not isinstance(v, Tensor) and v == 0 for v in values)
         if is_zero != self._is_zero[name]:
-            structure_changed(self._owner, f"{self._number}.{name} is zero", not is_zero, is_zero)
+            attribute_changed("_is_zero")
             self._is_zero[name] = is_zero
             self._owner.make_state(self)
 
@@ -94,6 +97,7 @@ class ParamGroup(Located, MutableMapping):
         if name == "params" or name in self._owner.defaults:
             raise KeyError(f"{name!r} belongs to the group")
         del self._values[name]
+        attribute_changed("_values")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -126,7 +130,7 @@ class ParamGroup(Located, MutableMapping):
     def _mark_missed(self, k: int) -> None:
         if not self.has_missed[k]:
             self.has_missed[k] = True
-            structure_changed(self._owner, f"{self._number}.missed.{k}", False, True)
+            attribute_changed("has_missed")
 
     def set_counts(self, counts: list[float]) -> None:
         """Continue from the given step counts."""
@@ -158,6 +162,8 @@ class Optimizer(Located):
 
     `params` is an iterable of Tensors, or of dicts {'params': ..., 'lr': ..., ...} with their own hyperparameters.
     """
+
+    reports_changes = ("defaults", "param_groups", "state")
 
     def __init__(self, params: Iterable[Tensor] | Iterable[Mapping[str, Any]], defaults: dict[str, Any]):
         self.defaults = defaults
@@ -217,7 +223,7 @@ class Optimizer(Located):
         made = ParamGroup(self, len(self.param_groups), params, options)
         self.param_groups.append(made)
         self.make_state(made)
-        structure_changed(self, "groups", len(self.param_groups) - 1, len(self.param_groups))
+        attribute_changed("param_groups")
 
     def make_state(self, group: ParamGroup) -> None:
         """Add the state Tensors that the group's hyperparameters ask for and that are not there yet."""

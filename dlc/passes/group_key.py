@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from dlc.ir.graph import Node
+from dlc.ir.graph import Graph, Node
 from dlc.ir.loops import Buffer, Expr
 from dlc.ir.loops_key import Numbering
 from dlc.passes.fuse import Fused, Group
@@ -34,8 +34,9 @@ class _Walk(Numbering):
         self._node_numbers: dict[Node, int] = {}
         self._buffers: dict[Buffer, int] = {}
 
-    def buffer(self, b: Buffer) -> int:
-        return self._buffers[b]
+    def buffer(self, b: Buffer) -> Hashable:
+        # the values that the bodies of an attention are functions of are no memory
+        return self._buffers[b] if b.space == "global" else b.name
 
     def node(self, n: Node) -> int:
         k = self._node_numbers.get(n)
@@ -49,7 +50,7 @@ class _Walk(Numbering):
 
     def memory(self, n: Node) -> Hashable:
         table = self.fused.table
-        return n.dtype, n.shape, n in table.buffers, n in self.fused.stored, table.layout.get(n), n.op == "param"
+        return n.type, n in table.buffers, n in self.fused.stored, table.layout.get(n), n.op == "param"
 
     def unit(self, u: Unit, group: Group) -> Hashable:
         self.node(u.node)
@@ -57,9 +58,10 @@ class _Walk(Numbering):
             self.node(node)
         loads = tuple((self.expr(e), self.node(n), self.exprs(index)) for e, (n, index) in u.loads.items())
         base = (self.exprs(u.base[0]), self.expr(u.base[1])) if u.base else ()
-        inputs = tuple((i.dtype, i.shape) for i in u.node.inputs)
+        inputs = tuple(i.type for i in u.node.inputs)
+        results = tuple((k, self.node(n)) for k, n in sorted(self.fused.table.items(u.node).items()))
         rows = self.exprs(group.row_axes[u]) if u in group.row_axes else None
-        return (u.kind, u.node.op, _plain(u.node.attrs), u.node.dtype, u.node.shape, inputs, u.labels, u.extents,
+        return (u.kind, u.node.op, _plain(u.node.attrs), u.node.type, inputs, results, u.labels, u.extents,
                 self.node(u.node), self.exprs(u.index), self.exprs(u.values), loads, base, rows)
 
     def exprs(self, found: Iterable[Expr]) -> tuple[int, ...]:
@@ -67,9 +69,11 @@ class _Walk(Numbering):
 
 
 def _plain(value: Any) -> Hashable:
-    """Attributes as something that compares: 1, 1.0 and True are different."""
+    """Attributes as something that compares: 1, 1.0 and True are different. Graphs (the bodies of an attention) are
+    left out: what they compute is among the unit's values."""
     if isinstance(value, dict):
-        return tuple((k, _plain(value[k])) for k in sorted(value) if k != "uid")  # only tells nodes apart
+        return tuple((k, _plain(v)) for k, v in sorted(value.items())
+                     if k != "uid" and not isinstance(v, Graph))  # a uid only tells nodes apart
     if isinstance(value, tuple | list):
         return tuple(map(_plain, value))
     return type(value), repr(value) if isinstance(value, float) else value

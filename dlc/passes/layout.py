@@ -94,7 +94,7 @@ def wide_scatter(node: Node, ins: tuple[Node, ...]) -> Node | None:
     """A scatter with a result too large for scratch memory (`lower_ordered` holds others there), so that halves are
     rounded once, and sums into rows that are hit often don't lose digits."""
     size, rows = node.inputs[1].type.size, node.shape[node.attrs["axis"]]
-    if not is_long_scatter(node) or 8 * node.type.size <= SCRATCH_LIMIT * TASKS:
+    if not is_long_scatter(node) or 8 * node.type.size <= SCRATCH_LIMIT * TASKS // 2:
         return None
     if not node.dtype.is_half and size < OFTEN * rows:
         return None
@@ -229,7 +229,8 @@ def _split(node: Node, tile_of, min_tasks: int) -> Node:
         return node
     if tiles < min_tasks and k >= 1024:
         wanted = [p for p in (8, 4, 2) if k // p >= 256]
-    elif k >= LONG and m * n * 8 < (m + n) * k:  # the partial sums are small beside the operands
+    elif k >= LONG and (m * n * 8 < (m + n) * k or (tile.stack and k >= 8 * LONG)):
+        # the partial sums are small beside the operands; or a matrix unit would add more than `long_sums` lets others
         wanted = sorted(range(2, 65), key=lambda p: abs(k // p - LONG // 4))
     else:
         return node

@@ -298,6 +298,7 @@ def _runs(rows: str, tile: _Tile, run: int) -> tuple[str, str]:
 
 _strides: weakref.WeakKeyDictionary[Node, tuple[int | None, ...]] = weakref.WeakKeyDictionary()
 _strides_of_view: dict[Hashable, tuple[int | None, ...]] = {}
+KNOWN_VIEWS = 4096  # of a program with more, they are found anew
 
 
 def strides_of(node: Node) -> tuple[int | None, ...]:
@@ -308,6 +309,8 @@ def strides_of(node: Node) -> tuple[int | None, ...]:
         key = view_key(node)
         found = _strides_of_view.get(key)
         if found is None:
+            if len(_strides_of_view) >= KNOWN_VIEWS:
+                _strides_of_view.clear()
             found = _strides_of_view[key] = tuple(_strides_of(node))
         _strides[node] = found
     return found

@@ -120,7 +120,9 @@ def rounded(value: Expr, dtype: dtypes.DType) -> Expr:
 
 
 def _is_rounded(value: Expr, dtype: dtypes.DType) -> bool:
-    """Is it a number of `dtype` for certain?"""
+    """Is it a number of `dtype`, in its compute type, for certain?"""
+    if value.dtype is not dtype.compute:
+        return False
     if value.op == "const":
         return not dtype.is_half or _number(value.attr, dtype) is value
     if value.op in _KEEPS:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dlc.ir import build as B
 from dlc.ir.graph import Node, make
 from dlc.ir.ops import OPS
+from dlc.passes.finite import never_infinite
 
 Rule = Callable[[Node], Node | None]
 
@@ -50,12 +51,16 @@ def without(x: Node, axes: Sequence[int], depth: int = 4) -> Node | None:
     return B.broadcast(B.reshape(src, [src.shape[k] for k in left]), shape, [kept.index(placed[k]) for k in left])
 
 
-def _split(x: Node, axes: Sequence[int]) -> tuple[list[Node], list[Node]]:
-    """The factors of `x` that vary along `axes`, and the others without these."""
+def _split(x: Node, axes: Sequence[int], finite: bool = False) -> tuple[list[Node], list[Node]]:
+    """The factors of `x` that vary along `axes`, and the others without these; on request only those of the others that
+    cannot be infinite, the rest with the first."""
     inner, outer = [], []
     for f in _factors(x):
         c = without(f, axes)
-        (inner if c is None else outer).append(f if c is None else c)
+        if c is None or finite and not never_infinite(c):
+            inner.append(f)
+        else:
+            outer.append(c)
     return inner, outer
 
 
@@ -64,7 +69,8 @@ def _is_sum(node: Node) -> bool:
 
 
 def common_factors(node: Node) -> Node | None:
-    """sum(c x) = c sum(x), and sum(-x) = -sum(x)."""
+    """sum(c x) = c sum(x), and sum(-x) = -sum(x). Not where c may be infinite: inf * 1 + inf * -2 is NaN, inf * (1 - 2)
+    is not. Where c is NaN or 0 both are alike."""
     x, axes = node.inputs[0], node.attrs["axes"]
     if not _is_sum(node):
         return None
@@ -72,7 +78,7 @@ def common_factors(node: Node) -> Node | None:
         return B.op("neg", B.sum_(x.inputs[0], axes))
     if x.op != "mul":
         return None
-    inner, outer = _split(x, axes)
+    inner, outer = _split(x, axes, finite=True)
     if not inner or not outer:
         return None
     inner.sort(key=lambda f: f.serial)  # the same product wherever it is met

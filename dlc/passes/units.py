@@ -11,10 +11,10 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from dlc.ir import loops
 from dlc.ir.graph import Graph, Node, TensorType, make, unique
+from dlc.ir.lazy import cached_property
 from dlc.ir.loops import Buffer, Expr
 from dlc.ir.ops import split_spec
 from dlc.ir.scalar import SCALAR_OPS

@@ -19,7 +19,7 @@ class _Own(threading.local):
 
 
 _own = _Own()
-_lock = forks.held_lock()
+_lock = forks.hold(threading.RLock())
 _inside = 0  # threads that compile now
 _was_on = False
 

@@ -7,6 +7,7 @@ programs of a GPU; it is as large as the largest of them asked for.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dlc.ir import forks
-from dlc.ir.errors import OutOfMemory
+from dlc.ir.errors import DeviceError, OutOfMemory
 from dlc.runtime.cuda_device import gpu
 from dlc.runtime.memory import Buffer, readable
 
@@ -36,7 +37,8 @@ class DeviceBuffer(Buffer):
     def __del__(self) -> None:
         # Somebody else's memory may be reused by its owner on another stream: wait until ours is done with it.
         if self.owner is not None and _lent is not None:
-            _lent.append((gpu().mark(int(self.device[5:])), self.owner))
+            with contextlib.suppress(DeviceError):  # the child of a fork: nothing of ours runs there
+                _lent.append((gpu().mark(int(self.device[5:])), self.owner))
 
 
 class Use(NamedTuple):

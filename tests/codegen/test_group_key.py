@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
-from dlc.codegen import build
+from dlc.codegen import build, gpu_build
 from dlc.codegen.build import build_program, target_layout
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.frontend import eager
@@ -16,6 +18,7 @@ from dlc.ir import loops
 from dlc.ir.graph_text import parse_graph
 from dlc.ir.loops_key import kernel_key
 from dlc.ir.loops_text import print_kernel
+from dlc.passes.lower_gpu_attention import lower_attention
 from dlc.runtime import driver
 from tests.targets import cpu
 
@@ -97,6 +100,38 @@ def test_what_differs_stays_different():
     assert _kernels(SAME.replace('monoid="sum"', 'monoid="max"', 1)) == 2
     assert _kernels(SAME.replace("%b: f32[40,30]", "%b: f32[40,31]")) == 2
     assert _kernels(SAME.replace("%b: f32[40,30]", "%b: f64[40,30]").replace("%1: f32", "%1: f64")) == 2
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_attention_of_equal_layers_is_lowered_once(arch, monkeypatch):
+    """Forward, and the gradients of the queries and of keys and values; another shape or mask is another kernel."""
+    lowered: list[str] = []
+
+    def counted(fused, group, sched):
+        lowered.append(group.units[0].node.op)
+        return lower_attention(fused, group, sched)
+
+    monkeypatch.setitem(gpu_build.LOWER, "attention", counted)
+    monkeypatch.setitem(gpu_build.LOWER, "attention_grad", counted)
+
+    def layers(x: dlc.Tensor, causal: tuple[bool, ...], keys: tuple[int, ...]) -> dlc.Tensor:
+        for c, k in zip(causal, keys, strict=True):
+            x = x + F.scaled_dot_product_attention(x, x[..., :k, :], x[..., :k, :] * 2, is_causal=c)
+        return x
+
+    def count(causal: tuple[bool, ...], keys: tuple[int, ...]) -> Counter[str]:
+        lowered.clear()
+        x = dlc.zeros((2, 3, 40, 32), dtype=dlc.bfloat16)
+        loss = dlc.grad(lambda x: dlc.sum(dlc.sin(layers(dlc.sin(x), causal, keys))))
+        graph = dlc.jit(lambda x: loss(x)).lower(x).graph
+        program = driver.lower(graph, (), "step", GpuTarget.of(arch), lambda *_: None)
+        runs = [k for k in program.kernels() if "attention" in k.name]
+        assert len(runs) == len(lowered)
+        return Counter(lowered)
+
+    assert count((True,) * 4, (40,) * 4) == {"attention": 1, "attention_grad": 2}
+    assert count((True, True, False, False), (40,) * 4) == {"attention": 2, "attention_grad": 4}
+    assert count((False, False), (40, 24)) == {"attention": 2, "attention_grad": 4}
 
 
 @pytest.mark.parametrize("make", [_transformer, _convolutions])

@@ -56,6 +56,18 @@ def test_an_update_by_whole_tiles_and_narrow_ones():
     np.testing.assert_allclose(got, want, 1e-4, 1e-4)
 
 
+def test_what_is_written_over_an_element_is_computed_from_it():
+    """Else a compiler, which takes the two for different memory, may store first and load then: so it was with max,
+    whose operand x86 takes from memory."""
+    old, other, x = (param(TensorType(float32, (100,)), n) for n in ("old", "other", "x"))
+    apart = Graph([old, other, x], [b.op("max", old, b.op("add", other, x)), b.op("neg", other)])
+    program = plan_memory(build_program(apart, ((0, 1),), cpu("avx512"), "step"))
+    assert "copy" in program.steps[-1].kernel.name
+    fed = Graph([old, other, x], [b.op("max", old, b.op("add", other, x)), b.op("add", b.op("neg", other), old)])
+    program = plan_memory(build_program(fed, ((0, 1),), cpu("avx512"), "step"))
+    assert not any("copy" in step.kernel.name for step in program.steps)
+
+
 def traded(sources: list[int], shape: tuple[int, ...], arithmetic: bool) -> Graph:
     """Output k is parameter sources[k], or computed from it and its neighbour."""
     params = [param(TensorType(float32, shape), f"p{k}") for k in range(len(sources))]

@@ -69,6 +69,7 @@ LAYOUTS = {
     "field of a record": lambda a, _: np.rec.fromarrays([np.ones(a.shape, "i1"), a])["f1"],
     "subclass": lambda a, _: a.view(Sub),
     "matrix": lambda a, _: a.view(np.matrix),
+    "masked": lambda a, _: np.ma.masked_array(a, np.ones(a.shape)),
     "mapped": mapped,
     "number": lambda a, _: np.array(a[1, 1]),
     "unaligned number": lambda a, _: unaligned(np.array(a[1, 1])),
@@ -120,7 +121,7 @@ WAYS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("way", WAYS)
 def test_layouts(way, layout, tmp_path):
-    for dtype in DTYPES if way in ("asarray", "closed over") else DTYPES[::3]:
+    for dtype in DTYPES if way in ("asarray", "closed over") else DTYPES[::4]:
         a = LAYOUTS[layout](values(dtype), tmp_path)
         want = plain(a)
         found = WAYS[way](a).numpy()
@@ -129,8 +130,9 @@ def test_layouts(way, layout, tmp_path):
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if "number" not in name and name != "matrix"])
-@pytest.mark.parametrize("dtype", [d for d in DTYPES if d.kind in "biu"], ids=str)
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int64"], ids=str)
 def test_layouts_of_an_index(layout, dtype, tmp_path):
+    dtype = np.dtype(dtype)
     data = np.arange(7 * 3).reshape(7, 3).astype(np.float32)
     shape = (4, 6)
     index = LAYOUTS[layout](values(dtype) if dtype.kind != "b" else values(np.dtype(np.int8)) % 2 == 0, tmp_path)

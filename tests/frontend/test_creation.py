@@ -98,11 +98,11 @@ def test_limits_of_numpys_dtypes():
     assert c.iinfo(np.dtype(np.int8)).max == 127
 
 
-def test_one_hot():
+def test_one_hot(watched):
     same(c.one_hot(Tensor([1, 0]), 3), [[0, 1, 0], [1, 0, 0]])
     same(c.one_hot([2, 0], 3), [[0, 0, 1], [1, 0, 0]])
     for wrong in (Tensor([1, 7]), np.array([3]), [-1]):
-        with pytest.raises(dlc.IndexOutOfRange, match=r"one_hot: class (7|3|-1) is outside the 3 classes"):
+        with watched(), pytest.raises(dlc.IndexOutOfRange, match=r"one_hot: class (7|3|-1) is outside the 3 classes"):
             c.one_hot(wrong, 3)
     same(dlc.jit(lambda x: c.one_hot(x, 3))(Tensor([1, 7])), [[0, 1, 0], [0, 0, 0]])  # not known there: see dlc.debug
     assert c.one_hot(Tensor([1, 3])).shape == (2, 4)
@@ -138,3 +138,13 @@ def test_dtypes_of_numpy_are_taken_everywhere():
     for bad in (float, "float32"):
         with pytest.raises(dlc.DTypeError, match="not a dtype"):
             dlc.sum(x, dtype=bad)
+
+
+@pytest.mark.parametrize("dtype", [dlc.float32, dlc.float64, dlc.int8, dlc.int64])
+def test_one_number_counted_is_of_the_type_that_it_is_cast_to(dtype):
+    """The position on an axis of extent 1 is the constant 0 of the index type: a cast of it is still a cast."""
+    values = np.arange(4, dtype=dtype.np)
+    got = dlc.jit(lambda x: x - dlc.abs(dlc.astype(dlc.arange(1), dtype) * 3 - dlc.astype(dlc.arange(1), dtype)))(
+        dlc.asarray(values))
+    assert got.dtype is dtype
+    np.testing.assert_array_equal(got.numpy(), values)

@@ -317,3 +317,15 @@ def test_a_derivative_does_not_end_in_an_array_unnoticed(leave):
             take(x)
     assert dlc.grad(lambda a: (a * dlc.asarray(leave(a.detach()), device="cpu")).sum())(x).shape == (2,)
     assert dlc.grad(lambda a: (a * a.sum().item()).sum())(x).tolist() == [3, 3]
+
+
+def test_parts_of_a_carry_that_change_places():
+    """One part is read, and in the same kernel another is written over it."""
+    r = np.random.default_rng(5)
+    a, b, xs = (r.integers(-9, 9, shape).astype(np.int32) for shape in ((100,), (100,), (3, 100)))
+    (first, second), _ = dlc.scan(lambda c, x: ((dlc.maximum(c[1], c[0] + x), c[0]), c[0] + x),
+                                  (dlc.asarray(a), dlc.asarray(b)), dlc.asarray(xs))
+    for x in xs:
+        a, b = np.maximum(b, a + x), a
+    np.testing.assert_array_equal(first.numpy(), a)
+    np.testing.assert_array_equal(second.numpy(), b)

@@ -318,6 +318,18 @@ def test_the_error_names_the_operation_and_the_line():
     assert (w.numpy() == W).all()
 
 
+def test_what_no_gradient_flows_through_is_a_leaf_of_its_own():
+    w = leaf()
+    place = w.argmax(axis=1).astype(dlc.float32).requires_grad_()
+    assert place.requires_grad
+    (place * 3.0).sum().backward()
+    assert place.grad.tolist() == [3, 3] and w.grad is None
+    with dlc.no_grad():
+        y = (w > 0).astype(dlc.float32)
+    y.mul_(2.0)
+    assert not y.requires_grad
+
+
 def test_a_refused_update_draws_no_random_numbers():
     state = dlc.random.default_generator.state.numpy().copy()
     with pytest.raises(dlc.GradientError):

@@ -360,3 +360,16 @@ def test_driver_checks_under_dlc_verify(monkeypatch):
     x = dlc.asarray(np.ones((5, 300), np.float32))
     with pytest.raises(VerifyError, match="never written"):
         dlc.jit(lambda x: dlc.exp(x @ x.T))(x).numpy()
+
+
+def test_a_result_that_is_read_back_is_written_once():
+    text = """
+        kernel both(x: f32[32], out: f32[32] writes, more: f32[32] writes)
+          for i in 8 parallel:
+            for j in {count}:
+              out[i*4 + min(j, 3)] = x[i*4 + min(j, 3)]
+            for k in 4:
+              more[i*4 + k] = out[i*4 + k]
+        """
+    is_right(parsed(text.format(count=4)))
+    is_wrong(parsed(text.format(count=5)), "8 elements of out are written 2 times, the first is 3")

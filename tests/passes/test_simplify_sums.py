@@ -27,13 +27,18 @@ def simple(graph: Graph) -> Graph:
     return new
 
 
+def finite(c: Node) -> Node:
+    """c, its infinities as NaN."""
+    return B.select(B.op("lt", B.op("abs", c), B.like(c, np.inf)), c, B.like(c, np.nan))
+
+
 def sums(graph: Graph) -> int:
     return sum(n.op == "reduce" for n in graph.nodes())
 
 
 def test_sums_that_differ_by_factors_are_one():
     x, y, c, d = tensor("x", *SHAPE), tensor("y", *SHAPE), tensor("c", 3), tensor("d", 1, 3, 1)
-    wide = B.broadcast(c, SHAPE, (1,)), B.broadcast(d, SHAPE, (0, 1, 2))
+    wide = B.broadcast(finite(c), SHAPE, (1,)), B.broadcast(B.op("tanh", d), SHAPE, (0, 1, 2))
     first = B.op("mul", B.op("mul", x, wide[0]), B.op("mul", y, wide[1]))
     second = B.op("neg", B.op("mul", B.op("mul", x, B.like(x, 3.0)), B.op("mul", wide[1], y)))
     third = B.op("mul", x, y)
@@ -47,6 +52,40 @@ def test_factors_that_vary_along_the_sum_stay(axes):
     graph = Graph((x, c), [B.sum_(B.op("mul", x, B.broadcast(c, SHAPE, (0, 1))), axes)])
     (node,) = [n for n in simple(graph).nodes() if n.op == "reduce"]
     assert node.inputs[0].op == "mul"
+
+
+_FACTORS = {
+    "any": (lambda c: c, False),
+    "finite": (finite, True),
+    "reciprocal": (lambda c: B.op("div", B.like(c, 1), c), False),
+    "of at least 1": (lambda c: B.op("div", B.like(c, 1), B.op("add", B.op("mul", c, c), B.like(c, 1))), True),
+    "root": (lambda c: B.op("rsqrt", B.op("abs", c)), False),
+    "guarded root": (lambda c: B.op("rsqrt", B.op("add", B.op("abs", c), B.like(c, 1e-6))), True),
+    "root of what may be negative": (lambda c: B.op("rsqrt", B.op("add", c, B.like(c, 1e-6))), False),
+    "exponential": (lambda c: B.op("exp", c), False),
+    "sigmoid": (lambda c: B.op("sigmoid", c), True),
+    "square": (lambda c: B.op("mul", finite(c), finite(c)), False),
+    "maximum": (lambda c: B.op("max", c, B.like(c, 1.0)), False),
+    "clipped": (lambda c: B.op("min", B.op("max", c, B.like(c, -2.0)), B.like(c, 2.0)), True),
+}
+
+
+@pytest.mark.parametrize("name", _FACTORS)
+def test_a_factor_that_may_be_infinite_stays(name):
+    """inf * 1 + inf * -0.5 is NaN, inf * (1 - 0.5) is not; whether the sum is the same number for all of c's values."""
+    make_factor, taken = _FACTORS[name]
+    x, c = tensor("x", 6, 4), tensor("c", 6)
+    graph = Graph((x, c), [B.sum_(B.op("mul", x, B.broadcast(make_factor(c), (6, 4), (0,))), (1,))])
+    new = simplify(graph)
+    assert (new.outputs[0].op == "mul") == taken
+    values = np.array([np.inf, -np.inf, np.nan, 0.0, -1e-6, 3.0], np.float32)
+    inf = np.inf
+    rows = ([1, -0.5, 2, 4], [1, 0.5, 2, 4], [1, 0, 2, 4], [1, inf, 2, 4], [inf, -inf, 1, 1], [1, np.nan, 2, 4])
+    for row in rows:
+        args = [np.tile(np.float32(row), (6, 1)), values]
+        with np.errstate(all="ignore"):
+            (want,), (got,) = graph_interp.evaluate(graph, args), graph_interp.evaluate(new, args)
+        np.testing.assert_array_equal(got, want)
 
 
 def test_half_floats_and_integers_stay():
@@ -67,7 +106,8 @@ def spread_of(x: Node, axes) -> tuple[Node, Node]:
 def test_deviations_vanish(axes):
     x, y, c = tensor("x", *SHAPE), tensor("y", *SHAPE), tensor("c", 3)
     deviation, spread = spread_of(x, axes)
-    scaled, y_scaled = B.op("mul", deviation, B.broadcast(c, SHAPE, (1,))), B.op("mul", y, spread)
+    told = B.op("rsqrt", B.op("add", spread, B.like(spread, 1e-5)))
+    scaled, y_scaled = B.op("mul", deviation, B.broadcast(c, SHAPE, (1,))), B.op("mul", y, told)
     before, after = B.op("sub", scaled, B.op("neg", y_scaled)), B.op("add", y_scaled, scaled)
     for term in (before, after, B.op("add", before, scaled), B.op("sub", scaled, y_scaled)):
         new = simple(Graph((x, y, c), [B.sum_(term, axes)]))
@@ -148,7 +188,7 @@ def normalised(x: Node, w: Node) -> Node:
     centred = B.op("sub", x, mean_of(x, (0, 2)))
     spread = mean_of(B.op("mul", centred, centred), (0, 2))
     y = B.op("mul", centred, B.op("rsqrt", B.op("add", spread, B.like(spread, 1e-5))))
-    return B.op("mul", y, B.broadcast(w, x.shape, (1,)))
+    return B.op("mul", y, B.broadcast(finite(w), x.shape, (1,)))
 
 
 def test_the_derivative_of_a_normalisation_needs_two_sums():

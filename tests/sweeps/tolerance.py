@@ -85,5 +85,5 @@ class Noise(TorchDispatchMode):
     def _disturbed(self, x: Any) -> Any:
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():
             return x
-        signs = torch.randint(0, 2, x.shape, generator=self.random, dtype=torch.int64) * 2 - 1
+        signs = torch.randint(0, 2, x.shape, generator=self.random, dtype=x.dtype) * 2 - 1
         return x * (1 + self.eps * signs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -141,8 +142,8 @@ def _at(setting: Setting, level: str) -> Setting:
 def _serve(pipe: Connection, level: str, device: str) -> None:
     """The life of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 2)  # a crash's last words: the parent reports it
+    faulthandler.disable()  # pytest's: a crash is the parent's to report
+    os.dup2(os.open(os.devnull, os.O_RDWR), 2)
     _prepare(level, device)
     while True:
         try:

@@ -27,7 +27,7 @@ def scaled_dot_product_attention(
     `attn_mask` broadcasts to (..., L, S): bool (True takes part) or float (added to the scores). `is_causal` lets
     position i see keys 0 to i. `scale` is 1 / sqrt(E) if None. `dropout_p` always acts: pass 0 in evaluation. With
     `enable_gqa`, axis -3 of key and value divides that of query, and each head serves a group of queries. A row whose
-    keys are all masked gives zeros.
+    keys are all masked, or that has none, gives zeros.
     """
     if is_causal and attn_mask is not None:
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
@@ -48,7 +48,7 @@ def attend(
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(output (..., L, V), weights (..., L, S)) of attention; arguments as in `scaled_dot_product_attention`."""
-    factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    factor = 1.0 / math.sqrt(max(query.shape[-1], 1)) if scale is None else scale
     scores, out_dtype = widen(dlc.matmul(query, dlc.matrix_transpose(key)) * factor)
     if is_causal:
         scores = dlc.where(causal_mask(*scores.shape[-2:]), scores, -math.inf)
@@ -73,6 +73,8 @@ def causal_mask(queries: int, keys: int) -> Tensor:
 
 def _softmax(scores: Tensor, may_be_empty: bool) -> Tensor:
     """Softmax of the last axis; a row of -inf gives zeros if it may occur."""
+    if scores.shape[-1] == 0:
+        return scores
     m = dlc.stop_gradient(dlc.max(scores, axis=-1, keepdims=True))
     if not may_be_empty:
         e = dlc.exp(scores - m)

@@ -41,6 +41,8 @@ def interpolate(
         factors = _several(scale_factor, n)
         sizes = tuple(math.floor(i * f) for i, f in zip(extents, factors, strict=True))
         steps = [1.0 / f for f in factors]
+    if min(extents) < 1:
+        raise dlc.ShapeError(f"interpolate: input {tuple(input.shape)} has no elements")
     if min(sizes) < 1:
         raise dlc.ShapeError(f"interpolate: input {tuple(input.shape)} would shrink to {sizes}")
     x = input

@@ -45,26 +45,28 @@ def cross_entropy(
     x, out = widen(single(input))
     classes = x.shape[axis]
     m = dlc.stop_gradient(dlc.max(x, axis=axis, keepdims=True))
-    lse = dlc.log(dlc.sum(dlc.exp(x - m), axis=axis, keepdims=True)) + m
+    # everything relative to the largest: next to a logit of 1e5 the logarithm would lose its digits
+    below = x - m
+    lse = dlc.log(dlc.sum(dlc.exp(below), axis=axis, keepdims=True))
     w = None if weight is None else _along(weight, axis, x.ndim)
 
     if as_probabilities:
         p = target if label_smoothing == 0.0 else target * (1.0 - label_smoothing) + label_smoothing / classes
-        terms = p * (lse - x)
+        terms = p * (lse - below)
         losses = dlc.sum(terms if w is None else terms * w, axis=axis)
         if reduction == "mean":
-            return narrow(dlc.sum(losses) / max(1, math.prod(losses.shape)), out)
+            return narrow(dlc.sum(losses) / math.prod(losses.shape), out)
         return narrow(_reduce(losses, reduction), out)
 
     hit = _hits(target, axis, classes)
     lse1 = dlc.squeeze(lse, axis=axis)
-    nll = lse1 - dlc.sum(dlc.where(hit, x, 0), axis=axis)
+    nll = lse1 - dlc.sum(dlc.where(hit, below, 0), axis=axis)
     picked_weight = None
     if w is not None:
         picked_weight = dlc.sum(dlc.where(hit, w, 0), axis=axis)
         nll = nll * picked_weight
     if label_smoothing > 0.0:
-        smooth = classes * lse1 - dlc.sum(x, axis=axis) if w is None else dlc.sum(w * (lse - x), axis=axis)
+        smooth = classes * lse1 - dlc.sum(below, axis=axis) if w is None else dlc.sum(w * (lse - below), axis=axis)
         nll = (1.0 - label_smoothing) * nll + (label_smoothing / classes) * smooth
     return narrow(_reduce_classes(nll, target, classes, picked_weight, ignore_index, reduction), out)
 

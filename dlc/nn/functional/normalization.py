@@ -61,7 +61,7 @@ def instance_norm(
     input: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     """Input (N, C, ...): each channel of each sample standardised over its positions."""
-    return group_norm(input, input.shape[1], weight, bias, eps)
+    return group_norm(input, max(input.shape[1], 1), weight, bias, eps)
 
 
 @user_errors
@@ -78,7 +78,8 @@ def batch_norm(
     """Input (N, C, ...): each channel standardised over the batch (training) or by the running statistics.
 
     In training, `running_mean` and `running_var` (C,), where given, are updated in place:
-    running = (1 - momentum) * running + momentum * batch's, with the unbiased variance.
+    running = (1 - momentum) * running + momentum * batch's, with the unbiased variance. There an infinite weight counts
+    as NaN, which makes all of its channel NaN: the sums of the derivative then need no weights inside.
     """
     if input.ndim < 2:
         raise dlc.ShapeError(f"batch_norm: input is (N, C, ...), got {tuple(input.shape)}")
@@ -92,10 +93,12 @@ def batch_norm(
 
     axes = (0, *range(2, x.ndim))
     count = math.prod(x.shape[a] for a in axes)
-    if count <= 1:
+    if count == 1:
         raise dlc.ShapeError(
             f"batch_norm: training needs more than one value per channel, got input {tuple(input.shape)}"
         )
+    if not count:  # there are no statistics to remember
+        running_mean = running_var = None
     mean = dlc.mean(x, axis=axes, keepdims=True)
     centred = x - mean
     var = dlc.mean(centred * centred, axis=axes, keepdims=True)
@@ -103,6 +106,8 @@ def batch_norm(
         _blend(running_mean, mean, momentum)
     if running_var is not None:
         _blend(running_var, var * (count / (count - 1)), momentum)
+    if weight is not None:
+        weight = dlc.where(dlc.abs(weight) < math.inf, weight, math.nan)
     return narrow(_scale_channels(centred * dlc.rsqrt(var + eps), weight, bias), out)
 
 

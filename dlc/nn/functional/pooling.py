@@ -124,6 +124,8 @@ def _adaptive_avg_pool(name, n, input, output_size) -> Tensor:
     sizes = tuple(output_size) if isinstance(output_size, (tuple, list)) else (output_size,) * n
     extents = input.shape[input.ndim - n :]
     sizes = per_axis(name, "output_size", [e if s is None else s for s, e in zip(sizes, extents, strict=True)], n, 1)
+    if any(e == 0 and s > 1 for e, s in zip(extents, sizes, strict=True)):
+        raise dlc.ShapeError(f"{name}: input {tuple(input.shape)} has no elements for {sizes} parts")
     x, means = input, []
     for k, (size, extent) in enumerate(zip(sizes, extents, strict=True)):
         axis = input.ndim - n + k
