@@ -292,7 +292,7 @@ class Guards:
             return place.was if now == place.was else now  # the very objects, where they are equal
 
         def state(array: np.ndarray) -> list[Any]:
-            return [array.shape, array.dtype.str, array.tobytes()]
+            return [array.shape, array.dtype.str, np.ndarray.tobytes(array)]
 
         place = _Place(read, "a NumPy array", ["a NumPy array"], state(ref()))
         return place
