@@ -228,7 +228,7 @@ class Guards:
 
     def _expected(self, value: Any) -> Any:
         """What is kept of a value to compare with: numbers and the like themselves, other things weakly."""
-        return value if isinstance(value, SCALARS) else self.weak(value) or value
+        return value if issubclass(type(value), SCALARS) else self.weak(value) or value
 
     def _of_space(self, space: Space, absent: frozenset) -> _Place:
         fixed = {what: get for what, get in space.fixed.items() if get is bases_of or not by_content(get(space.held))}

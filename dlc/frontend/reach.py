@@ -22,6 +22,7 @@ import operator
 import os
 import pickle
 import random
+import re
 import sys
 import sysconfig
 import types
@@ -40,6 +41,7 @@ SCALARS = (int, float, complex, str, bytes, type(None), type(...), type(NotImple
 STREAMS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple({os.path.join(p, "") for k, p in sysconfig.get_paths().items() if k.endswith(("stdlib", "lib"))})
+_INSTALLED = re.compile(r"[\\/](site|dist)-packages[\\/]")
 # What reads attributes under names that it is given, and what reads all attributes of what it is given.
 _BY_NAME = {"getattr", "hasattr", "getattr_static", "attrgetter", "methodcaller", "__getattribute__", "import_module"}
 _ALL_OF = {"vars", "dir", "__dict__"}
@@ -105,7 +107,6 @@ class Space:
             lazy = [n for n, v in members if type(v) is functools.cached_property and n in found - self.now.keys()]
         return frozenset(key for key in map(self.key, found) if key not in self.now).difference(lazy), lazy
 
-
     def release(self) -> None:
         """What is looked at is known: keep nothing of it."""
         self.held = self.now = None  # type: ignore[assignment]
@@ -132,7 +133,10 @@ class Reach:
         self._strings: list[str] = []
         self._all = self._trees = False
         for root in roots:
-            self._value(root, weak(root) or functools.partial(_same, root), "an argument", False)
+            if type(root) is types.MethodType:  # made for the call
+                self._enter(root)
+            else:
+                self._value(root, weak(root) or functools.partial(_same, root), "an argument", False)
         state = None
         while state != (state := (len(self._events), len(self._seen), self._all, self._trees)):
             for space in self.spaces:  # grows meanwhile
@@ -208,6 +212,7 @@ class Reach:
         self._seen[id(value)] = value
         if issubclass(cls, Tensor):
             self.tensors.append(value)
+            self._class(cls, made=False)
             if getattr(value, "__dict__", None):
                 self._instance(value, cls, path)
         elif issubclass(cls, np.ndarray):
@@ -317,8 +322,8 @@ class Reach:
     def _instance(self, value: Any, cls: type, path: Callable[[], Any] | None) -> None:
         owner = self._weak(value) or path or functools.partial(_same, value)
         library = _is_library(cls)
-        has_dict = type(getattr(value, "__dict__", None)) is dict
-        if not library or has_dict and (cls.__module__.startswith("dlc.") or not hasattr(cls, "__get__")):
+        named = cls.__module__.startswith("dlc.") or not hasattr(cls, "__get__")
+        if not library or named and type(getattr(value, "__dict__", None)) is dict:
             space = self._space(owner, _table_of(cls), "object", f"'{{}}' of a {cls.__name__}")
             space.reports = hasattr(cls, "reports_changes") and cls.__setattr__ is not object.__setattr__
             space.fixed[f"the class of a {cls.__name__}"] = type
@@ -352,7 +357,8 @@ class Reach:
 
 def _is_users(filename: str) -> bool:
     """Whether code in this file is the user's own: not ours, and not an installed library's."""
-    return bool(filename) and not filename.startswith((_PACKAGE, *_LIBRARIES, "<frozen "))
+    library = filename.startswith((_PACKAGE, *_LIBRARIES, "<frozen ")) or _INSTALLED.search(filename)
+    return bool(filename) and not library
 
 
 def is_users_module(name: str) -> bool:
@@ -365,6 +371,8 @@ def _is_library(cls: type) -> bool:
     """Whether a class is ours or an installed library's."""
     if not cls.__flags__ & _HEAP_TYPE:
         return True
+    if cls.__module__ == "builtins":  # made by `exec` in a namespace without a name
+        return False
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file:
         return not _is_users(file)
@@ -398,7 +406,7 @@ def is_container(value: Any) -> bool:
 
 
 def _is_constant(value: Any) -> bool:
-    return isinstance(value, (tuple, frozenset)) and all(isinstance(part, SCALARS) for part in value)
+    return type(value) in (tuple, frozenset) and all(type(part) in SCALARS for part in value)
 
 
 def listing(cls: type) -> Callable[[Any], Sequence[Any]] | None:
@@ -457,7 +465,7 @@ def held_by(value: Any) -> list[Any]:
         found = gc.get_referents(value)
     for part in [*found]:
         how = listing(type(part))
-        if how is not None:
+        if how is not None and (not hasattr(part, "__len__") or len(part) <= MAX_ELEMENTS):
             found += how(part)
     return [p for part in found for p in (gc.get_referents(part) if type(part).__name__ == _LINK else (part,))]
 

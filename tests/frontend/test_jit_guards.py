@@ -2078,6 +2078,50 @@ def lambda_of(c):
     return lambda: c.s
 
 
+@dataclasses.dataclass
+class Scaled:
+    w: object
+
+    def apply(self, x):
+        return x * self.w * S
+
+
+def test_methods_of_arguments_that_are_trees():
+    f = dlc.jit(lambda state, x: state.apply(x))
+    for s, traces in ((1.0, 1), (2.0, 2), (1.0, 2)):
+        globals()["S"] = s
+        assert f(Scaled(dlc.ones(1)), dlc.ones(1)).item() == s
+        assert f.traces == traces
+
+
+def test_methods_of_a_class_of_tensors():
+    class Mine(dlc.Tensor):
+        def scaled(self):
+            return self * c.s
+
+    c = C()
+    f = dlc.jit(lambda x: x.scaled())
+    for c.s in (1.0, 2.0):
+        assert f(Mine([1.0])).item() == c.s
+
+
+def test_bound_methods_as_arguments():
+    class K(C):
+        def run(self, x):
+            return x * self.s
+
+    k, f = K(), dlc.jit(lambda x, run: run(x))
+    for k.s, traces in ((1.0, 1), (1.0, 1), (2.0, 2), (1.0, 2)):
+        assert f(dlc.ones(1), k.run).item() == k.s
+        assert f.traces == traces
+
+
+def test_a_name_given_as_an_argument():
+    c, f = C(), dlc.jit(lambda x, name: x * getattr(c, name))
+    for c.s in (1.0, 2.0):
+        assert f(dlc.ones(1), "s").item() == c.s
+
+
 def test_a_class_as_an_argument():
     class K:
         s = 1.0
@@ -2347,6 +2391,20 @@ def test_a_trace_that_raises_is_not_counted():
             with pytest.raises(ValueError):
                 f(dlc.ones(1))
     assert f.traces == 0
+
+
+def test_the_warning_for_a_method_names_the_callers_line():
+    class K(C):
+        @dlc.jit
+        def step(self, x):
+            return x * self.s
+
+    k = K()
+    with pytest.warns(RuntimeWarning, match="'s' of a K changed from 7.0 to 8.0") as caught:
+        for s in range(9):
+            k.s = float(s)
+            k.step(dlc.ones(1))
+    assert caught[0].filename == __file__
 
 
 # --- methods ---

@@ -118,3 +118,12 @@ def test_mixed_devices_are_refused():
     x, y = (dlc.ones(2, 3, device=device) for device in BOTH)
     with pytest.raises(DeviceError, match="cuda:0(.|\n)*cuda:1"):
         x + y
+
+
+@pytest.mark.parametrize("device", BOTH)
+def test_an_array_made_in_a_compiled_function_goes_where_it_is_used(device):
+    x = dlc.asarray(np.arange(5.0, dtype=np.float32), device=device)
+    with dlc.device(device):
+        y = dlc.jit(lambda x: x + dlc.asarray(np.full(5, 2.0, np.float32)))(x)
+    assert y.device == device
+    np.testing.assert_array_equal(y.numpy(), np.arange(5) + 2)
