@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 import dlc
 from dlc.data import DatasetError
+from dlc.ir.settings import SettingError
 from models import checkpoint
 
 SEED = click.option(
@@ -111,5 +112,5 @@ def reported() -> Iterator[None]:
     """Files that cannot be used end a command with a message."""
     try:
         yield
-    except (DatasetError, OSError, MemoryError) as error:  # a CheckpointError is an OSError
+    except (DatasetError, SettingError, OSError, MemoryError) as error:  # a CheckpointError is an OSError
         raise click.ClickException(str(error).partition("\n  at ")[0]) from None  # the line is none of the user's

@@ -35,6 +35,7 @@ ALSO = {
                "dlc.frontend.detached"),
     "dlc/optim": ("dlc.frontend.trace", "dlc.frontend.location"),
     "dlc/data": ("dlc.frontend.location", *BASE),
+    "models": BASE,
 }
 FILES = [(folder, path) for folder in FLOORS for path in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import dlc
+from dlc.cli import main
 from dlc.data import DatasetError, mnist
 from dlc.ir import settings
 from dlc.ir.settings import SettingError
@@ -94,3 +96,21 @@ def test_the_folder_of_data_sets(monkeypatch, tmp_path):
     monkeypatch.setattr(settings, "cache_home", lambda: None)
     with pytest.raises(DatasetError, match="no home directory.*DLC_DATA"):
         mnist.data_folder()
+
+
+@pytest.mark.parametrize(("variable", "value"), [
+    ("DLC_CACHE_MAX_BYTES", "²"), ("DLC_CACHE", "maybe"), ("DLC_CACHE_DIR", "~no such user"), ("DLC_CPU", "x"),
+    ("DLC_NUM_THREADS", "0"), ("DLC_VERIFY", "2"),
+])  # fmt: skip
+def test_the_command_line_says_so_in_one_line(variable, value, monkeypatch, tmp_path):
+    monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path))  # never the user's own: one of the commands clears it
+    monkeypatch.setenv(variable, value)
+    host.detect.cache_clear()
+    commands = [["info"], ["cache", "stats"], ["cache", "clear"], ["dump", "tests/cli/example.py:recurrence"]]
+    wanted = {"DLC_CPU": (0, 3), "DLC_NUM_THREADS": (0, 3), "DLC_VERIFY": (3,)}.get(variable, (0, 1, 2))
+    for command in [commands[k] for k in wanted]:
+        result = CliRunner().invoke(main, command)
+        assert isinstance(result.exception, SystemExit) and result.exit_code == 2, (command, result.exception)
+        assert f"{variable}=" in result.output and result.output.count("\n") == 1, result.output
+    monkeypatch.undo()
+    host.detect.cache_clear()

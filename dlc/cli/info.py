@@ -10,7 +10,6 @@ import llvmlite.binding as llvm
 import numpy as np
 
 import dlc
-from dlc.cli.errors import CommandError
 from dlc.inspect.units import nbytes
 from dlc.runtime import cache, cuda_device, host
 
@@ -21,10 +20,7 @@ _FEATURES = ("sse2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx51
 @click.command()
 def info() -> None:
     """Host, processor features, threads, versions, devices (GPUs too) and the disk cache."""
-    try:
-        target, store = host.detect(), cache.default()
-    except ValueError as error:  # an environment variable that asks for what is not there
-        raise CommandError(str(error)) from None
+    target, store = host.detect(), cache.default()
     stats, cards = store.stats(), cuda_device.cards()
     features = [f for f in _FEATURES if f"+{f}" in target.features.split(",")]
     kept = "off" if store.directory is None else f"{store.directory} ({nbytes(stats.bytes)}, {stats.entries} entries)"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from dlc.codegen import choice, gpu_schedule
 from dlc.codegen.build import Builder, Steps
 from dlc.codegen.cuda_gates import tensor_maps
+from dlc.codegen.cuda_kernel import launch_shape
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
@@ -114,6 +115,11 @@ class GpuBuilder(Builder):
         text = f"{print_kernel(loops.canonical(kernel))}{loose}"
         found = self.kernels.get(text)
         if found is None:
+            needed = launch_shape(kernel).shared_bytes
+            if needed > self.target.shared_bytes:
+                at = "".join(f"\n  at {loc}" for loc in kernel.locs)
+                raise DeviceError(f"kernel {kernel.name} needs {needed} bytes of shared memory, and a block on "
+                                  f"{self.target.arch} has {self.target.shared_bytes}{at}")
             n = self.names.get(kernel.name, 0)
             self.names[kernel.name] = n + 1
             found = self.kernels[text] = replace(kernel, name=f"{kernel.name}_{n}")

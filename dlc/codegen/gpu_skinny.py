@@ -19,29 +19,35 @@ def skinny(node: Node, target: GpuTarget) -> schedule.GpuSkinny:
     """The block of a contraction that `is_skinny`."""
     swap = sizes_of(node, False)[0] > ROWS
     m, n, k, _ = sizes_of(node, swap)
+    item = node.inputs[0].dtype.compute.itemsize
     tm = min(4, m)
     bm = -(-m // tm) * tm
 
     def cost(bn: int) -> float:
         blocks = -(-n // bn)
         waves = -(-blocks // target.sm_count)
-        block_bytes = k * (m + bn) * 4
+        block_bytes = k * (m + bn) * item
         return max(waves * block_bytes / SM_BYTES, blocks * block_bytes / ALL_BYTES) + waves * bm * bn * k / SM_PRODUCTS
 
     widths = [w for w in (4, 8, 12, 16, 20, 24, 32, 40, 48, 64) if w <= max(4, n)]
     bn = min(widths, key=cost)
     slices = max(1, BLOCK // (bm // tm * (bn // 4)))
-    unit = ALONG * slices
-    while slices > 1 and k < unit:
+
+    def room() -> int:
+        """Bytes of shared memory for chunks, two of each operand; the rest is for the partial results."""
+        return target.shared_bytes - item * slices * bm * bn - 4096
+
+    def chunk(units: int) -> int:
+        return 2 * item * (bm + bn) * (units * ALONG * slices + 4)
+
+    while slices > 1 and (k < ALONG * slices or chunk(1) > room()):
         slices //= 2
-        unit = ALONG * slices
-    room = target.shared_bytes - 4 * slices * bm * bn - 4096
+    unit = ALONG * slices
 
     def length(units: int) -> float:
         """Inner positions that the steps cost, with what is outside the range."""
         return -(-k // (units * unit)) * (units * unit + SYNC) + units * unit
 
-    fitting = [u for u in range(1, -(-k // unit) + 1) if 8 * (bm * (u * unit + 4) + bn * (u * unit + 4)) <= room
-               and u * unit * (bm + bn) <= 32 * BLOCK]
+    fitting = [u for u in range(1, -(-k // unit) + 1) if chunk(u) <= room() and u * unit * (bm + bn) <= 32 * BLOCK]
     units = min(fitting or [1], key=length)
     return schedule.GpuSkinny(BLOCK, bm, bn, units * unit, tm, 4, slices, ALONG, swap)

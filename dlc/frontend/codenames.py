@@ -8,7 +8,7 @@ import re
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 # What the code learns of the value that a name holds. STORED: nothing, it only assigns to the name. CALLED: nothing
 # where the value is plain data, as it only calls it (`o.step()`), or a method of it that stores and returns nothing
@@ -16,32 +16,38 @@ from typing import Any
 STORED, CALLED, READ = range(3)
 _STORING = {"append", "add", "extend", "appendleft", "extendleft", "insert", "update", "clear", "discard"}
 _METHOD = {"LOAD_METHOD"} if sys.version_info < (3, 12) else {"LOAD_ATTR", "LOAD_SUPER_ATTR"}  # with the lowest bit set
-_CELL = ("LOAD_FAST", "LOAD_CLOSURE", "MAKE_CELL")  # of a variable of a closure: it is handed on, not read
 _OPERATORS = {"COMPARE_OP": "==", "CONTAINS_OP": "==", "FORMAT_": "repr", "CONVERT_VALUE": "repr"}  # what they call
 _NO_STEP = {"CACHE", "EXTENDED_ARG", "PUSH_NULL"}
 
 
+class Names(NamedTuple):
+    """What is in a function's code and in that of functions inside it: STORED, CALLED or READ."""
+
+    names: dict[str, int]  # global names, attributes, identifier-like strings
+    variables: dict[str, int]  # of the closure
+
+
 @functools.lru_cache(8192)
-def names_of(code: types.CodeType) -> dict[str, int]:
-    """Names, attributes and identifier-like strings in `code` and in functions inside it: STORED, CALLED or READ."""
-    symbols = {*code.co_names, *code.co_freevars}
-    out: dict[str, int] = {}
+def names_of(code: types.CodeType) -> Names:
+    """The names in `code`."""
+    names: dict[str, int] = dict.fromkeys(code.co_names, -1)
+    variables: dict[str, int] = dict.fromkeys(code.co_freevars, -1)
     steps = [s for s in dis.get_instructions(code) if s.opname not in _NO_STEP]
     for step, after in zip(steps, [*steps[1:], None], strict=True):
-        if type(step.argval) is str and step.argval in symbols and not step.opname.startswith(_CELL):
-            out[step.argval] = max(out.get(step.argval, STORED), _level(step, after))
+        found = variables if "DEREF" in step.opname else names
+        if type(step.argval) is str and step.argval in found:
+            found[step.argval] = max(found[step.argval], _level(step, after))
     for op, name in _OPERATORS.items():
         if any(step.opname.startswith(op) for step in steps):
-            out[name] = READ
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            local = {*code.co_cellvars}.difference(constant.co_names)
-            for name, level in names_of(constant).items():
-                if name not in local:
-                    out[name] = max(out.get(name, STORED), level)
-        else:
-            out.update(dict.fromkeys(words(constant), READ))
-    return dict.fromkeys(symbols - out.keys(), READ) | out
+            names[name] = READ
+    inner = [names_of(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    for found, more in [(names, i.names) for i in inner] + [(variables, i.variables) for i in inner]:
+        for name, level in more.items():
+            if found is names or name in variables:  # others are variables of this function
+                found[name] = max(found.get(name, -1), level)
+    names.update((word, READ) for constant in code.co_consts for word in words(constant))
+    # READ: in an instruction that we do not know
+    return Names(*({n: READ if level < 0 else level for n, level in found.items()} for found in (names, variables)))
 
 
 def _level(step: dis.Instruction, after: dis.Instruction | None) -> int:

@@ -2,7 +2,7 @@
 
 `Reach` finds what the function may read. Here it becomes a flat list of readers: at a call each gives what is there
 now, and all of it is compared, by identity, with what was there when the function was traced. Numbers, strings and
-None are also compared by value, containers by content. What an object of ours reports (`trace.structure_changed`) is
+None are also compared by value, containers by content. What an object of ours reports (`trace.attribute_changed`) is
 only read after something was reported. Nothing that can be referred to weakly is kept alive: where such a thing is
 gone, the entry is gone.
 """
@@ -81,6 +81,9 @@ class _Places:
                 map(operator.is_, islice(values, len(self._strong), None), map(operator.call, self._weak))
             ):
                 return True
+            then = [*self._strong, *(ref() for ref in self._weak)]
+            if any(now is not old and not _equal(now, old) for now, old in zip(values, then, strict=False)):
+                return False
         return not self.change()
 
     def change(self) -> str:
@@ -124,7 +127,7 @@ class Guards:
     def __init__(self, fn: Callable, objects: Iterable[Any]):
         self.life = Life()
         self._refs: dict[int, weakref.ref] = {}
-        self._version = tracing.structure_version
+        self._attributes_version, self._flags_version = tracing.attributes_version, tracing.flags_version
         reach = Reach([fn, *objects], self.weak)
         tracing.watch(reach.names, *(space.extra for space in reach.spaces if space.kind == "object"))
         free: list[_Place] = []
@@ -144,7 +147,7 @@ class Guards:
             space.release()
         if reach.layers:
             free.append(self._of_layers(reach.layers))
-        self._places, self._reported = _Places(free + self._lazy), _Places(reported)
+        self._places, self._attributes = _Places(free + self._lazy), _Places(reported)
         self._tensors = [*map(self.weak, reach.tensors)]
         self._consumed, self._streams, self._caches = reach.consumed, reach.streams, reach.caches
         self._unknown = reach.unknown
@@ -172,21 +175,25 @@ class Guards:
         """Whether everything is as it was."""
         if self.life.over or not self._places.hold():
             return False
-        version = tracing.structure_version
-        if version != self._version:
-            if not self._reported.hold():
+        attributes, flags = tracing.attributes_version, tracing.flags_version
+        if attributes != self._attributes_version:
+            if not self._attributes.hold():
                 return False
-            self._version = version
+            self._attributes_version = attributes
+        if flags != self._flags_version:
+            if not self._flags.hold():
+                return False
+            self._flags_version = flags
         return True
 
     def explain(self) -> str:
         """What has changed, in the user's names."""
-        return self._places.change() or self._reported.change()
+        return self._places.change() or self._attributes.change() or self._flags.change()
 
     def finish(self, tensors: Iterable[Tensor], arrays: Iterable[np.ndarray]) -> str:
         """After the trace, which read `tensors` and `arrays`: why the entry cannot serve another call, or ''."""
         self._tensors = [*{id(ref): ref for ref in (*self._tensors, *map(self.weak, tensors))}.values()]
-        self._reported = _Places([*self._reported.places, self._of_flags()])
+        self._flags = _Places([self._of_flags()])
         for place in self._lazy:
             for k, (was, now) in enumerate(zip(place.was, place.read(), strict=True)):
                 if was is MISSING and is_data(now):
@@ -221,7 +228,7 @@ class Guards:
 
     def _expected(self, value: Any) -> Any:
         """What is kept of a value to compare with: numbers and the like themselves, other things weakly."""
-        return value if isinstance(value, SCALARS) else self.weak(value) or value
+        return value if issubclass(type(value), SCALARS) else self.weak(value) or value
 
     def _of_space(self, space: Space, absent: frozenset) -> _Place:
         fixed = {what: get for what, get in space.fixed.items() if get is bases_of or not by_content(get(space.held))}

@@ -13,7 +13,6 @@ import inspect
 import sys
 import time
 import types
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from dlc.frontend import eager, placement, retraces
 from dlc.frontend import trace as tracing
 from dlc.frontend.calls import COROUTINES, NUMBERS, Call, Static, check_static, is_leaf, name_of, of_array, static
 from dlc.frontend.entry import Entry, NeedsHistory
-from dlc.frontend.location import here
+from dlc.frontend.location import here, warn
 from dlc.frontend.precision import setting
 from dlc.frontend.recorder import Recorder
 from dlc.frontend.tensor import Tensor
@@ -296,7 +295,8 @@ class JitFunction:
         kept = sorted(self._entries.get(key, []), key=lambda e: e.used, reverse=True)
         self._entries[key] = [entry, *kept][:MAX_ENTRIES]
         if len(self._entries) > MAX_KEYS:
-            del self._entries[min(self._entries, key=lambda k: max(e.used for e in self._entries[k]))]
+            last = {key: max(e.used for e in entries) for key, entries in [*self._entries.items()]}
+            self._entries.pop(min(last, key=last.__getitem__), None)
         if life.over:
             life.ended()
 
@@ -315,12 +315,10 @@ class JitFunction:
         if before is None or over < MAX_RETRACES or over & (over - 1):  # at 8, 16, 32, ... retraces
             return
         reason = retraces.difference(before, described) or reason
-        warnings.warn(
+        warn(
             f"{self.name} was traced {self._traces} times; the last time because "
             f"{reason or 'what was compiled for these arguments before was no longer kept'}. "
-            f"Each trace costs time: pass changing numbers as Python numbers or Tensors, and pad to a fixed shape",
-            RuntimeWarning,
-            stacklevel=4,
+            f"Each trace costs time: pass changing numbers as Python numbers or Tensors, and pad to a fixed shape"
         )
 
 

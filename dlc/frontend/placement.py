@@ -239,7 +239,7 @@ def move(cell: Tensor, target: str) -> None:
             cell._node = eager.leaf(devices.copied(cell._node.data, target, f"parameters on {target}"), cell._node.type)
             if cell._requires_grad:
                 tracing.register_leaf(cell._node, cell)
-        tracing.structure_changed("device")
+        tracing.flags_changed()
     if cell._grad is not None:
         move(cell._grad, target)
 

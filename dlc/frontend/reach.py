@@ -22,6 +22,7 @@ import operator
 import os
 import pickle
 import random
+import re
 import sys
 import sysconfig
 import types
@@ -40,6 +41,7 @@ SCALARS = (int, float, complex, str, bytes, type(None), type(...), type(NotImple
 STREAMS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple({os.path.join(p, "") for k, p in sysconfig.get_paths().items() if k.endswith(("stdlib", "lib"))})
+_INSTALLED = re.compile(r"[\\/](site|dist)-packages[\\/]")
 # What reads attributes under names that it is given, and what reads all attributes of what it is given.
 _BY_NAME = {"getattr", "hasattr", "getattr_static", "attrgetter", "methodcaller", "__getattribute__", "import_module"}
 _ALL_OF = {"vars", "dir", "__dict__"}
@@ -85,7 +87,7 @@ class Space:
         self.taken: dict[str, Any] = {}
         self.fixed: dict[str, Callable[[Any], Any]] = {}  # what is looked at besides, by what it is
         self.extra: set[str] = set()  # names that are looked at whatever the code says
-        self.reports = False  # whether `trace.structure_changed` is called when it changes
+        self.reports = False  # whether `trace.attribute_changed` is called when it changes
         self.at = 0  # the names up to here were looked for
 
     def key(self, name: str) -> Any:
@@ -99,13 +101,11 @@ class Space:
         found = {n for n, level in names.items() if level >= least} | self.extra
         lazy: list[str] = []
         if self.kind == "object":
-            tables = [vars(k) for k in type(self.held).__mro__]
+            members = [item for k in type(self.held).__mro__ for item in vars(k).items()]
             # a method, which an attribute of the object itself would hide
-            found |= {n for n, level in names.items() if level == CALLED and any(n in t for t in tables)}
-            lazy = [n for n in found if any(type(t.get(n)) is functools.cached_property for t in tables)]
-            lazy = [n for n in lazy if n not in self.now]
+            found |= {n for n, _ in members if names.get(n) == CALLED}
+            lazy = [n for n, v in members if type(v) is functools.cached_property and n in found - self.now.keys()]
         return frozenset(key for key in map(self.key, found) if key not in self.now).difference(lazy), lazy
-
 
     def release(self) -> None:
         """What is looked at is known: keep nothing of it."""
@@ -133,7 +133,10 @@ class Reach:
         self._strings: list[str] = []
         self._all = self._trees = False
         for root in roots:
-            self._value(root, weak(root) or functools.partial(_same, root), "an argument", False)
+            if type(root) is types.MethodType:  # made for the call
+                self._enter(root)
+            else:
+                self._value(root, weak(root) or functools.partial(_same, root), "an argument", False)
         state = None
         while state != (state := (len(self._events), len(self._seen), self._all, self._trees)):
             for space in self.spaces:  # grows meanwhile
@@ -209,6 +212,7 @@ class Reach:
         self._seen[id(value)] = value
         if issubclass(cls, Tensor):
             self.tensors.append(value)
+            self._class(cls, made=False)
             if getattr(value, "__dict__", None):
                 self._instance(value, cls, path)
         elif issubclass(cls, np.ndarray):
@@ -245,7 +249,7 @@ class Reach:
             self._trees = self._trees or code.co_filename.startswith(_PACKAGE) and fn.__name__ in _OF_TREES
             self._enter_held(fn)
             return
-        names = names_of(code)
+        names, variables = names_of(code)
         for name, level in names.items():
             self._name(name, level)
         space = self._space(self._weak(fn), _dict_of, "function", f"'{{}}' of {fn.__name__}")
@@ -256,7 +260,7 @@ class Reach:
             get = _cell(k)
             if name == "__class__":  # of super(): objects of the class are there, nobody makes one
                 space.fixed[name] = get
-            elif names[name] == READ or names[name] == CALLED and not is_data(get(fn)):
+            elif variables[name] == READ or variables[name] == CALLED and not is_data(get(fn)):
                 self._fix(space, f"variable {name} (in {fn.__name__})", get)
         if id(fn.__globals__) not in self._seen:
             self._seen[id(fn.__globals__)] = fn.__globals__
@@ -289,7 +293,10 @@ class Reach:
     def _module(self, module: types.ModuleType) -> None:
         file = getattr(module, "__file__", None)
         users = _is_users(file) if file else module.__name__ not in sys.stdlib_module_names
-        self._space(self._weak(module), _dict_of, "module" if users else "library", f"{{}} of {module.__name__}")
+        kind = "module" if users else "library"
+        self._space(self._weak(module), _dict_of, kind, f"{{}} of {module.__name__}").extra.add("__getattr__")
+        if users and "__getattr__" in vars(module):
+            self._take(self.spaces[-1], "__getattr__")
 
     def _object(self, value: Any, cls: type, path: Callable[[], Any] | None) -> None:
         if issubclass(cls, STREAMS):
@@ -315,8 +322,8 @@ class Reach:
     def _instance(self, value: Any, cls: type, path: Callable[[], Any] | None) -> None:
         owner = self._weak(value) or path or functools.partial(_same, value)
         library = _is_library(cls)
-        has_dict = type(getattr(value, "__dict__", None)) is dict
-        if not library or has_dict and (cls.__module__.startswith("dlc.") or not hasattr(cls, "__get__")):
+        named = cls.__module__.startswith("dlc.") or not hasattr(cls, "__get__")
+        if not library or named and type(getattr(value, "__dict__", None)) is dict:
             space = self._space(owner, _table_of(cls), "object", f"'{{}}' of a {cls.__name__}")
             space.reports = hasattr(cls, "reports_changes") and cls.__setattr__ is not object.__setattr__
             space.fixed[f"the class of a {cls.__name__}"] = type
@@ -350,7 +357,8 @@ class Reach:
 
 def _is_users(filename: str) -> bool:
     """Whether code in this file is the user's own: not ours, and not an installed library's."""
-    return bool(filename) and not filename.startswith((_PACKAGE, *_LIBRARIES, "<frozen "))
+    library = filename.startswith((_PACKAGE, *_LIBRARIES, "<frozen ")) or _INSTALLED.search(filename)
+    return bool(filename) and not library
 
 
 def is_users_module(name: str) -> bool:
@@ -363,6 +371,8 @@ def _is_library(cls: type) -> bool:
     """Whether a class is ours or an installed library's."""
     if not cls.__flags__ & _HEAP_TYPE:
         return True
+    if cls.__module__ == "builtins":  # made by `exec` in a namespace without a name
+        return False
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file:
         return not _is_users(file)
@@ -396,7 +406,7 @@ def is_container(value: Any) -> bool:
 
 
 def _is_constant(value: Any) -> bool:
-    return isinstance(value, (tuple, frozenset)) and all(isinstance(part, SCALARS) for part in value)
+    return type(value) in (tuple, frozenset) and all(type(part) in SCALARS for part in value)
 
 
 def listing(cls: type) -> Callable[[Any], Sequence[Any]] | None:
@@ -455,7 +465,7 @@ def held_by(value: Any) -> list[Any]:
         found = gc.get_referents(value)
     for part in [*found]:
         how = listing(type(part))
-        if how is not None:
+        if how is not None and (not hasattr(part, "__len__") or len(part) <= MAX_ELEMENTS):
             found += how(part)
     return [p for part in found for p in (gc.get_referents(part) if type(part).__name__ == _LINK else (part,))]
 
@@ -511,5 +521,5 @@ def _names_in_class(cls: type) -> frozenset[str]:
         member = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
         member = inspect.unwrap(member) if isinstance(member, types.FunctionType) else None
         if isinstance(member, types.FunctionType):
-            out.update(n for n, level in names_of(member.__code__).items() if level == READ)
+            out.update(n for n, level in names_of(member.__code__).names.items() if level == READ)
     return frozenset(out - _PASSED)

@@ -122,10 +122,17 @@ class Recorder:
         return args, kwargs
 
     def _objects(self) -> list[Any]:
-        """Arguments that are objects: the function may read their attributes."""
-        leaves, _ = self.function._flatten(self.args, self.kwargs)
+        """Arguments that are objects, and the classes of the others: the function may read their attributes."""
+        leaves, treedef = self.function._flatten(self.args, self.kwargs)
         leaves = [leaf.value if type(leaf) is Static else leaf for leaf in leaves]
-        return [leaf for leaf in leaves if not isinstance(leaf, (Tensor, np.ndarray, int, float))]
+        data = (Tensor, np.ndarray, int, float)
+        nodes = [treedef]
+        for node in nodes:
+            nodes += node.children
+        return [
+            *(type(leaf) if isinstance(leaf, data) else leaf for leaf in leaves),
+            *(part for node in nodes for part in (node.kind, node.aux)),
+        ]
 
     def _ref(self, value: Any) -> Callable[[], Any]:
         """How the entry keeps hold of `value`: weakly, unless it was made in the trace."""
@@ -186,7 +193,7 @@ class Recorder:
             # nobody but the trace holds it (list, tuples, loop): it was made in the function, and cannot change
             if array.base is None and getrefcount(array) <= _ARRAY_FREE:
                 node.data = eager.array_buffer(array)
-                node.attrs["follows"] = True  # from host memory to where it is used
+                node.attrs["follows"] = True  # it is needed wherever the function runs
                 arrays = [(a, n) for a, n in arrays if n is not node]
         targets = [param(node.type, "grad") for _, node in grad_values]
 

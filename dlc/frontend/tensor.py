@@ -18,11 +18,11 @@ from dlc.frontend.in_place import stopped
 from dlc.frontend.location import here, kind_of, user_errors
 from dlc.frontend.trace import (
     Trace,
+    flags_changed,
     leaf_cell,
     leaked,
     leaves_of,
     state,
-    structure_changed,
 )
 from dlc.frontend.trace import differentiable as _differentiable
 from dlc.ir import build, dtypes
@@ -199,7 +199,7 @@ class Tensor:
                 "requires_grad of a Tensor from outside was set while a function is traced: set it before the call, or "
                 f"use detach() or dlc.no_grad()\n  at {here()}"
             )
-        structure_changed("requires_grad")
+        flags_changed()
         self._requires_grad = on
         self._write(stopped(self._read()))  # under a name of its own: what was computed before keeps to the old one
 

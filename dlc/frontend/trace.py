@@ -253,20 +253,27 @@ def differentiable(node: Node, spent: Collection[Node] = ()) -> bool:
 
 # --- changes of modules and optimizers ---------------------------------------------------------------------------
 
-# Goes up with each change of an attribute that some trace may have read, of a module or of anything else that reports
-# its changes: only then do compiled functions look at these attributes again.
-structure_version: int = 0
+# These change with each change of an attribute that some trace may have read, of a module or of anything else that
+# reports its changes, and of the flags of a Tensor: only then do compiled functions look at them again.
+attributes_version: int = 0
+flags_version: int = 0
 _versions = itertools.count(1)
-_watched = {"requires_grad", "device"}
+_watched: set[str] = set()
 
 
-def structure_changed(name: str) -> None:
-    """An attribute of this name has changed, or what is in it: of an object whose class says in `reports_changes` which
-    of its containers it reports, or of a Tensor.
+def attribute_changed(name: str) -> None:
+    """An attribute of this name has changed, or what is in it, of an object whose class says in `reports_changes` which
+    of its containers it reports.
     """
-    global structure_version
+    global attributes_version
     if name in _watched:
-        structure_version = next(_versions)
+        attributes_version = next(_versions)
+
+
+def flags_changed() -> None:
+    """`requires_grad` or the device of a Tensor has changed."""
+    global flags_version
+    flags_version = next(_versions)
 
 
 def watch(*names: Iterable[str]) -> None:

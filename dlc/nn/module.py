@@ -1,6 +1,6 @@
 """`Module`: a tree of layers that owns parameters and buffers.
 
-Every change of an attribute is reported to the tracer (`structure_changed`), so that a jitted function that read the
+Every change of an attribute is reported to the tracer (`attribute_changed`), so that a jitted function that read the
 old value is traced again: flags such as `training` are never silently stale.
 """
 
@@ -16,7 +16,7 @@ import dlc
 from dlc import DlcError, Tensor
 from dlc.frontend import placement
 from dlc.frontend.location import Located, here, kind_of
-from dlc.frontend.trace import UNSET, structure_changed
+from dlc.frontend.trace import UNSET, attribute_changed
 from dlc.nn import state_dict as states
 from dlc.nn.parameter import Parameter
 
@@ -77,14 +77,14 @@ class Module(Located):
         old = self._current(name)
         for table in _TABLES:
             if table != home and self.__dict__[table].pop(name, UNSET) is not UNSET:
-                structure_changed(table)
+                attribute_changed(table)
         if home is None:
             object.__setattr__(self, name, value)
         else:
             self.__dict__.pop(name, None)
             self.__dict__[home][name] = value
         if old is not value:
-            structure_changed(home or name)
+            attribute_changed(home or name)
 
     def _current(self, name: str) -> Any:
         tables = self.__dict__
@@ -105,10 +105,10 @@ class Module(Located):
             if name in self.__dict__[table]:
                 del self.__dict__[table][name]
                 self._temporary_buffers.discard(name)
-                structure_changed(table)
+                attribute_changed(table)
                 return
         object.__delattr__(self, name)
-        structure_changed(name)
+        attribute_changed(name)
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *(n for table in _TABLES for n in self.__dict__.get(table, ()))})

@@ -18,7 +18,7 @@ import numpy as np
 import dlc
 from dlc import Tensor, TraceError
 from dlc.frontend.location import Located, kind_of
-from dlc.frontend.trace import structure_changed
+from dlc.frontend.trace import attribute_changed
 from dlc.nn.functional.precision import narrow
 from dlc.nn.module import forget_grad
 from dlc.nn.state_dict import value_of
@@ -74,7 +74,7 @@ class ParamGroup(Located, MutableMapping):
         old = self._values.get(name)
         self._values[name] = value
         if old is not value:
-            structure_changed("_values")
+            attribute_changed("_values")
         if name in self._owner.defaults and old != value:
             self._owner.make_state(self)
 
@@ -89,7 +89,7 @@ class ParamGroup(Located, MutableMapping):
             cell.assign(dlc.astype(v, dlc.float64) if isinstance(v, Tensor) else np.array(v, np.float64))
         is_zero = all(not isinstance(v, Tensor) and v == 0 for v in values)
         if is_zero != self._is_zero[name]:
-            structure_changed("_is_zero")
+            attribute_changed("_is_zero")
             self._is_zero[name] = is_zero
             self._owner.make_state(self)
 
@@ -97,7 +97,7 @@ class ParamGroup(Located, MutableMapping):
         if name == "params" or name in self._owner.defaults:
             raise KeyError(f"{name!r} belongs to the group")
         del self._values[name]
-        structure_changed("_values")
+        attribute_changed("_values")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -130,7 +130,7 @@ class ParamGroup(Located, MutableMapping):
     def _mark_missed(self, k: int) -> None:
         if not self.has_missed[k]:
             self.has_missed[k] = True
-            structure_changed("has_missed")
+            attribute_changed("has_missed")
 
     def set_counts(self, counts: list[float]) -> None:
         """Continue from the given step counts."""
@@ -223,7 +223,7 @@ class Optimizer(Located):
         made = ParamGroup(self, len(self.param_groups), params, options)
         self.param_groups.append(made)
         self.make_state(made)
-        structure_changed("param_groups")
+        attribute_changed("param_groups")
 
     def make_state(self, group: ParamGroup) -> None:
         """Add the state Tensors that the group's hyperparameters ask for and that are not there yet."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import stat
 import struct
@@ -182,10 +183,12 @@ class DiskCache:
         self._remove(going)
 
     def _remove(self, files: list[_File]) -> None:
+        by_folder = sorted(files, key=lambda file: file.folder)
         with contextlib.suppress(OSError), self._open() as root:
-            for _, _, folder, name in files:
+            for folder, group in itertools.groupby(by_folder, key=lambda file: file.folder):
                 with contextlib.suppress(OSError), private.folder(folder, root) as where:
-                    _unlink(name, where)
+                    for file in group:
+                        _unlink(file.name, where)
 
     def _report(self, error: OSError, what: str) -> None:
         if isinstance(error, Untrusted):

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import hashlib
 import itertools
+import mmap
 import re
 import threading
 from collections import deque
@@ -24,7 +25,10 @@ from llvmlite.binding import ffi
 
 from dlc.codegen.target import CpuTarget
 from dlc.ir import forks
+from dlc.ir.errors import OutOfMemory
 from dlc.ir.workers import Job, Workers
+
+ROOM_BYTES = 64 << 20  # what a module may take to compile or load
 
 
 class IRError(RuntimeError):
@@ -187,6 +191,7 @@ class Library:
         Every library is a name space of its own: equal symbol names in two objects do not clash. Symbols listed in
         `exports` are linked at once, others when first asked for. Raises LinkError.
         """
+        _check_room()
         builder = llvm.JITLibraryBuilder()
         for data in (objects,) if isinstance(objects, bytes) else objects:
             builder.add_object_img(data)
@@ -316,7 +321,16 @@ def _optimised(llvm_text: str, target: CpuTarget, machine: llvm.TargetMachine, p
     return module
 
 
+def _check_room() -> None:
+    """Raise OutOfMemory where the system would not give LLVM some memory: in want of it, LLVM ends the process."""
+    try:
+        mmap.mmap(-1, ROOM_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        raise OutOfMemory(f"dlc cannot compile: less than {ROOM_BYTES >> 20} MiB of host memory are left") from None
+
+
 def _parsed(llvm_text: str) -> llvm.ModuleRef:
+    _check_room()
     try:
         return llvm.parse_assembly(llvm_text, llvm.create_context())
     except RuntimeError as error:

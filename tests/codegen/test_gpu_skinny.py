@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from dlc.codegen import gpu_schedule
-from dlc.codegen.cuda_kernel import emit_module
+from dlc.codegen.build import build_program
+from dlc.codegen.cuda_kernel import emit_module, launch_shape
 from dlc.codegen.gpu_skinny import skinny
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.ir import build as B
 from dlc.ir import schedule
 from dlc.ir.dtypes import bfloat16, float64
+from dlc.ir.errors import DeviceError
 from dlc.ir.graph import Graph
 from dlc.passes.lower_gpu_skinny import is_skinny
 from tests.codegen.test_cuda_programs import check, forced
@@ -91,3 +93,21 @@ def test_nothing_spills(spec, a, b, arch):
 
     z = product(spec, a, b)
     assert spills(compile_graph(Graph(z.inputs, [z]), arch)) == 0
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_90a"])
+@pytest.mark.parametrize("m, k, n", [(1, 1425, 153), (6, 1425, 153), (20, 4096, 4096), (32, 700, 10000)])
+def test_double_precision_fits_as_well(arch, m, k, n):
+    node = product("mk,nk->mn", (m, k), (n, k), float64)
+    target = GpuTarget.of(arch)
+    (kernel,) = build_program(Graph(list(node.inputs), [node]), (), target, "main").kernels()
+    assert not is_skinny(node) or isinstance(kernel.schedule, schedule.GpuSkinny)
+    assert launch_shape(kernel).shared_bytes <= target.shared_bytes
+
+
+def test_a_kernel_that_needs_more_shared_memory_than_there_is(monkeypatch):
+    node = product("mk,nk->mn", (6, 1425), (153, 1425), float64)
+    sched = schedule.GpuSkinny(512, 8, 4, 1024, 4, 4, 256, 4)
+    monkeypatch.setattr(gpu_schedule, "skinny", lambda node, target: sched)
+    with pytest.raises(DeviceError, match="needs 262912 bytes of shared memory, and a block on sm_90a has 232448"):
+        build_program(Graph(list(node.inputs), [node]), (), TARGET, "main")

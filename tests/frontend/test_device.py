@@ -147,6 +147,17 @@ def test_mixed_devices_in_jit():
         g(dlc.asarray(X))
 
 
+def test_arrays_made_while_tracing_go_where_the_function_runs():
+    weights = np.arange(3, dtype=np.float64)
+
+    def total(x):
+        return (x * x * dlc.asarray(weights.astype(np.float32)) * np.full(3, 2.0, np.float32)).sum()
+
+    x = dlc.ones(3, device="cuda")
+    assert dlc.jit(total)(x).item() == 6.0
+    assert dlc.jit(dlc.grad(total))(x).tolist() == [0.0, 4.0, 8.0]
+
+
 def test_random_numbers_are_the_same_everywhere():
     @dlc.jit
     def draw(x):

@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import functools
 import gc
+import importlib
 import inspect
 import itertools
 import operator
@@ -2021,6 +2022,40 @@ def test_a_module_imported_at_the_first_call(tmp_path, monkeypatch):
     assert g.traces == traces
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "    import user_config\n    return x * user_config.s",
+        "    import user_config as c\n    return x * c.s",
+        "    from user_config import s\n    return x * s",
+        "    from user_config import scaled\n    return scaled(x)",
+        "    import user_config\n    return x * user_config.dynamic",
+        "    import user_package.config\n    return x * user_package.config.s",
+        "    from user_package import config\n    return x * config.s",
+        "    return x * importlib.import_module('user_config').s",
+    ],
+)
+def test_modules_of_the_users(tmp_path, monkeypatch, body):
+    (tmp_path / "user_config.py").write_text(
+        "s = 1.0\ndef scaled(x): return x * s\ndef __getattr__(name):\n    if name == 'dynamic': return s\n"
+        "    raise AttributeError(name)\n"
+    )
+    (tmp_path / "user_package").mkdir()
+    (tmp_path / "user_package" / "__init__.py").write_text("")
+    (tmp_path / "user_package" / "config.py").write_text("s = 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("user_config", "user_package", "user_package.config"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    config = importlib.import_module("user_package.config" if "user_package" in body else "user_config")
+    scope = {"importlib": importlib}
+    exec(f"def f(x):\n{body}\n", scope)
+    f = dlc.jit(scope["f"])
+    for s, traces in ((1.0, 1), (2.0, 2), (1.0, 2), (2.0, 2)):
+        config.s, config.other = s, object()
+        assert values(f) == [s] * 4
+        assert f.traces == traces
+
+
 # --- arguments ---
 
 
@@ -2041,6 +2076,50 @@ def test_attributes_of_arguments_of_all_kinds():
 @functools.lru_cache
 def lambda_of(c):
     return lambda: c.s
+
+
+@dataclasses.dataclass
+class Scaled:
+    w: object
+
+    def apply(self, x):
+        return x * self.w * S
+
+
+def test_methods_of_arguments_that_are_trees():
+    f = dlc.jit(lambda state, x: state.apply(x))
+    for s, traces in ((1.0, 1), (2.0, 2), (1.0, 2)):
+        globals()["S"] = s
+        assert f(Scaled(dlc.ones(1)), dlc.ones(1)).item() == s
+        assert f.traces == traces
+
+
+def test_methods_of_a_class_of_tensors():
+    class Mine(dlc.Tensor):
+        def scaled(self):
+            return self * c.s
+
+    c = C()
+    f = dlc.jit(lambda x: x.scaled())
+    for c.s in (1.0, 2.0):
+        assert f(Mine([1.0])).item() == c.s
+
+
+def test_bound_methods_as_arguments():
+    class K(C):
+        def run(self, x):
+            return x * self.s
+
+    k, f = K(), dlc.jit(lambda x, run: run(x))
+    for k.s, traces in ((1.0, 1), (1.0, 1), (2.0, 2), (1.0, 2)):
+        assert f(dlc.ones(1), k.run).item() == k.s
+        assert f.traces == traces
+
+
+def test_a_name_given_as_an_argument():
+    c, f = C(), dlc.jit(lambda x, name: x * getattr(c, name))
+    for c.s in (1.0, 2.0):
+        assert f(dlc.ones(1), "s").item() == c.s
 
 
 def test_a_class_as_an_argument():
@@ -2312,6 +2391,20 @@ def test_a_trace_that_raises_is_not_counted():
             with pytest.raises(ValueError):
                 f(dlc.ones(1))
     assert f.traces == 0
+
+
+def test_the_warning_for_a_method_names_the_callers_line():
+    class K(C):
+        @dlc.jit
+        def step(self, x):
+            return x * self.s
+
+    k = K()
+    with pytest.warns(RuntimeWarning, match="'s' of a K changed from 7.0 to 8.0") as caught:
+        for s in range(9):
+            k.s = float(s)
+            k.step(dlc.ones(1))
+    assert caught[0].filename == __file__
 
 
 # --- methods ---

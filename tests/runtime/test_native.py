@@ -2,6 +2,9 @@
 
 import ctypes
 import gc
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -213,3 +216,29 @@ def test_addresses_stay_as_written_only_in_our_code():
     assert pool.results()[0] == native.compile_object(text, target, passes="none")
     reduced.append(native.assembly(text, target, passes="fast"))
     assert all("imul" not in asm for asm in reduced) and "imul" in written
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.parametrize("megabytes", [10, 40])
+def test_little_memory_is_an_error(megabytes):
+    """LLVM would end the process."""
+    program = f"""
+import resource
+import dlc, dlc.runtime.driver
+x = dlc.ones(30, 30).realize()
+limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + ({megabytes} << 20)
+unlimited = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (limit, unlimited[1]))
+try:
+    for k in range(20):
+        dlc.jit(lambda a: dlc.sum(dlc.exp(a * (k + 0.5)) @ a.mT, axis=0))(dlc.ones(20 + k, 30)).numpy()
+except dlc.OutOfMemory as error:
+    assert "dlc cannot compile" in str(error)
+else:
+    raise SystemExit("it had enough")
+resource.setrlimit(resource.RLIMIT_AS, unlimited)
+assert (x + 1).numpy().sum() == 1800  # and goes on
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "DLC_CACHE": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

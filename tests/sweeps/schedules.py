@@ -1,6 +1,6 @@
 """Random operations at random sizes, scheduled for every target and checked for coverage, without compiling.
 
-    python -m tests.sweeps.schedules --minutes 10 --seed 1 [--target avx512] [--cases 2000]
+    python -m tests.sweeps.schedules --minutes 10 --seed 1 [--target avx512] [--cases 2000] [--case N]
 
 draws programs of a few lines of dlc, chooses schedules, lowers them and checks every kernel (`ir/loops_coverage.py`).
 A failure prints the program that shows it. Kernels whose places follow from what they compute themselves (sorts) are
@@ -15,7 +15,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,7 +30,8 @@ from dlc.ir.loops_verify import verify
 from dlc.runtime import driver
 from tests.targets import CPUS, GPUS, target
 
-TARGETS = (*CPUS, *GPUS)
+TARGETS = (*CPUS, *GPUS, *(f"{name}-tf32" for name in GPUS))
+THREADS = (1, 2, 7, 32)
 LARGEST = 1 << 19  # elements of an operand
 FLOPS = 1 << 28  # multiplications of a contraction, since its loads are looked at
 INTERPRETED = 3000  # elements up to which a kernel that cannot be decided is interpreted
@@ -334,6 +335,14 @@ def draw_case(seed: int) -> Case:
     return case if family is ordered else _with_gradient(draw, case)
 
 
+def machine(name: str, seed: int = 0) -> CpuTarget | GpuTarget:
+    """One of `TARGETS`: a processor with a number of threads that follows from the seed."""
+    found = target(name.removesuffix("-tf32"))
+    if isinstance(found, CpuTarget):
+        return found.with_threads(THREADS[seed // len(TARGETS) % len(THREADS)])
+    return replace(found, tf32=name.endswith("-tf32"))
+
+
 def lowered(graph: Graph, machine: CpuTarget | GpuTarget) -> list[Run]:
     """The kernels of a graph, as they are launched."""
     return launched(driver.lower(graph, (), "main", machine, lambda *_: None))
@@ -374,7 +383,7 @@ def sweep(seeds: range, names: Sequence[str], until: float = float("inf"), repor
         name = names[seed % len(names)]
         case = draw_case(seed)
         try:
-            undecided += examine(lowered(case.graph(), target(name)))
+            undecided += examine(lowered(case.graph(), machine(name, seed)))
         except Exception as error:
             failures += 1
             trace = "" if type(error).__name__ in ("VerifyError", "InterpError") else traceback.format_exc(limit=-4)
@@ -389,11 +398,13 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=1 << 40, help="stop after so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--target", choices=TARGETS, help="one of the targets, instead of all in turns")
+    parser.add_argument("--case", type=int, help="only the case that a failure names, on its target or --target")
     args = parser.parse_args()
-    first = args.seed * 10_000_000
     names = (args.target,) if args.target else TARGETS
+    first = args.seed * 10_000_000 if args.case is None else args.case
+    count = args.cases if args.case is None else 1
     start = time.monotonic()
-    done, failures, undecided = sweep(range(first, first + args.cases), names, start + 60 * args.minutes)
+    done, failures, undecided = sweep(range(first, first + count), names, start + 60 * args.minutes)
     took = time.monotonic() - start
     print(f"{done} cases in {took:.0f} s, {failures} failures, {sum(undecided.values())} not decided")
     for text, count in undecided.most_common(10):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sweeps.schedules import TARGETS, Case, draw_case, examine, lowered, sweep
-from tests.targets import target
+from tests.sweeps.schedules import TARGETS, Case, draw_case, examine, lowered, machine, sweep
 
 
 def test_random_operations_are_covered_by_their_schedules():
@@ -40,7 +39,7 @@ FOUND = [
 @pytest.mark.parametrize("name, text, shapes", FOUND, ids=[text for _, text, _ in FOUND])
 def test_what_was_found_stays_right(name, text, shapes):
     case = Case(text, tuple((x, shape, "float32") for x, shape in shapes.items()))
-    assert not examine(lowered(case.graph(), target(name)))
+    assert not examine(lowered(case.graph(), machine(name)))
 
 
 def test_a_failure_prints_a_program_that_shows_it():

@@ -153,11 +153,16 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return first * sigmoid(second)
 
 
+def _empty_along(x: Tensor, dim: int) -> bool:
+    """Whether there is nothing to take the maximum of; an axis that does not exist is the maximum's error."""
+    return -x.ndim <= dim < x.ndim and x.shape[dim] == 0
+
+
 @user_errors
 def softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     """exp(x) / sum(exp(x)) along `dim`. The maximum is subtracted first, as a constant to differentiation."""
     x, out = widen(input, dtype)
-    if x.shape[dim] == 0:
+    if _empty_along(x, dim):
         return narrow(x, out)
     e = dlc.exp(x - dlc.stop_gradient(dlc.max(x, axis=dim, keepdims=True)))
     return narrow(e / dlc.sum(e, axis=dim, keepdims=True), out)
@@ -167,7 +172,7 @@ def softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
 def log_softmax(input: Tensor, dim: int = -1, dtype=None) -> Tensor:
     """x - log(sum(exp(x))) along `dim`."""
     x, out = widen(input, dtype)
-    if x.shape[dim] == 0:
+    if _empty_along(x, dim):
         return narrow(x, out)
     shifted = x - dlc.stop_gradient(dlc.max(x, axis=dim, keepdims=True))
     return narrow(shifted - dlc.log(dlc.sum(dlc.exp(shifted), axis=dim, keepdims=True)), out)
