@@ -74,6 +74,7 @@ class Workers:
     def __init__(self, count: int, levels: list[str], device: str, seconds: float, jobs_each: int):
         self.levels, self.device, self.seconds, self.jobs_each = levels, device, seconds, jobs_each
         self._made = 0
+        self._single: Worker | None = None
         self.workers = [self._next() for _ in range(count)]
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Verdict]]:
@@ -94,18 +95,31 @@ class Workers:
             yield from self._finished()
 
     def one(self, job: Job) -> Verdict:
-        """The verdict on one job, at its own level, by a worker of its own."""
-        worker = Worker(job.setting.level, self.device, self.seconds)
-        try:
-            worker.give(job)
-            return worker.verdict() if worker.pipe.poll(self.seconds) else Verdict("hangs", f"{self.seconds:.0f} s")
-        finally:
-            worker.stop()
+        """The verdict on one job, at its own level, by a worker beside the others."""
+        if self._single is None or self._single.level != job.setting.level:
+            self._end_single()
+            self._single = Worker(job.setting.level, self.device, self.seconds)
+        worker = self._single
+        worker.give(job)
+        verdict = worker.verdict() if worker.pipe.poll(self.seconds) else Verdict("hangs", f"{self.seconds:.0f} s")
+        if self._spent(verdict):
+            self._end_single()
+        return verdict
 
     def stop(self) -> None:
         """End all."""
         for worker in self.workers:
             worker.stop()
+        self._end_single()
+
+    def _spent(self, verdict: Verdict) -> bool:
+        """Is the worker that gave this verdict of no more use? After an error on a GPU, all that follow may fail."""
+        return verdict.status in ("crashes", "hangs") or (verdict.status == "raises" and self.device == "cuda")
+
+    def _end_single(self) -> None:
+        if self._single is not None:
+            self._single.stop()
+            self._single = None
 
     def _next(self) -> Worker:
         self._made += 1
@@ -119,7 +133,7 @@ class Workers:
         for pipe in ready:
             worker = self.workers[busy[pipe]]
             job, verdict = worker.job, worker.verdict()
-            if verdict.status == "crashes":
+            if self._spent(verdict):
                 self._replace(busy[pipe])
             assert job is not None
             yield job, verdict

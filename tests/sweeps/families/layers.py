@@ -33,7 +33,8 @@ def norms(d: Draw) -> Case:
     else:
         groups = d.extent(32)
         channels = groups * (d.integer(1, 6) if form == "group" else 1)
-        image = shape_of(d, d.integer(0 if form == "group" else 1, 2), max(1, 30_000 // (channels * 4)))
+        image = shape_of(d, d.integer(1, 2), max(2, 30_000 // (channels * 4)))
+        image = (image[0] + 1, *image[1:])  # PyTorch refuses to standardise single values
         shape = (d.integer(1, 4), channels, *image)
         arrays = {"x": normal(shape, dtype)}
         if weighted:
@@ -201,9 +202,9 @@ def losses(d: Draw) -> Case:
     shape = shape_of(d, d.integer(1, 3), 20_000, 3000)
     arrays = {"x": normal(shape, dtype), "t": normal(shape, dtype)}
     if form == "binary_cross_entropy":
-        arrays = {"x": cast(f"r.uniform(0.05, 0.95, {shape})", dtype), "t": cast(f"r.random({shape})", dtype)}
+        arrays = {"x": cast(f"r.uniform(0.05, 0.95, {shape})", dtype), "t": cast(f"r.uniform(0.05, 0.95, {shape})", dtype)}
     elif form == "binary_cross_entropy_with_logits":
-        arrays["t"] = cast(f"r.random({shape})", dtype)
+        arrays["t"] = cast(f"r.uniform(0.05, 0.95, {shape})", dtype)
     elif form == "kl_div":
         arrays["t"] = cast(f"(0.1 + r.random({shape}))", dtype)
     elif "l1" in form or "huber" in form:  # derivatives jump where both are equal, or 1 apart
