@@ -96,8 +96,8 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
 
     The text's order is not enough: compilers are told that parameters do not overlap, and may load an element later
     than it stands there (as an operand from memory). So what is written must be computed from the element, perhaps by
-    way of registers; all loads of it in that nest are one, which therefore comes first (not if `strict`: there a
-    statement after the write may not load it).
+    way of registers; equal loads of it in that nest are one, which therefore comes first (not if `strict`: there a
+    statement after the write may not load it). A load under another condition is another load.
     """
     if step.kernel.meta.get("custom"):
         return False
@@ -119,7 +119,7 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
         if not along or any(w.place is not r.place for w in along):
             return False
         for w in along:
-            fed = any(x.buffer is r.buffer and x.place is r.place and x.nest is r.nest for x in w.feeds)
+            fed = any(x.load is r.load and x.nest is r.nest for x in w.feeds)
             if not fed or (strict and r.order > w.order):
                 return False
     return True
@@ -129,7 +129,7 @@ class _Access(NamedTuple):
     """One load or store of a global buffer: its place in the text, its offset, its innermost loop, its branches; of a
     store, the loads that it is computed from."""
 
-    buffer: Buffer
+    load: loops.Expr | None  # of a store, and of a statement that copies: None
     order: int
     place: loops.Expr | None  # None: some elements, not one
     nest: loops.Stmt | None
@@ -159,7 +159,7 @@ def _accesses(kernel: Kernel) -> _Accesses:
         feeds: dict[_Access, None] = {}
         for load in loops.loads_of(*loops.exprs(stmt)):
             if load.attr.space == "global":
-                access = _Access(load.attr, now, load.args[0], nest, branches)
+                access = _Access(load, now, load.args[0], nest, branches)
                 reads.setdefault(load.attr, []).append(access)
                 feeds[access] = None
             else:
@@ -168,9 +168,9 @@ def _accesses(kernel: Kernel) -> _Accesses:
             if buffer.space != "global":
                 held.setdefault(buffer, {}).update(feeds)
             elif isinstance(stmt, loops.Store):
-                writes.setdefault(buffer, []).append(_Access(buffer, now, stmt.index[0], nest, branches, tuple(feeds)))
+                writes.setdefault(buffer, []).append(_Access(None, now, stmt.index[0], nest, branches, tuple(feeds)))
             elif not isinstance(stmt, loops.Prefetch):  # a statement that copies a part of a buffer
-                reads.setdefault(buffer, []).append(_Access(buffer, now, None, nest, branches))
+                reads.setdefault(buffer, []).append(_Access(None, now, None, nest, branches))
         for k, child in enumerate(loops.children(stmt)):
             inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
             visit(child, stmt if isinstance(stmt, loops.For) else nest, inner)
