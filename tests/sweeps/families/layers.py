@@ -202,7 +202,7 @@ def losses(d: Draw) -> Case:
     shape = shape_of(d, d.integer(1, 3), 20_000, 3000)
     arrays = {"x": normal(shape, dtype), "t": normal(shape, dtype)}
     if form == "binary_cross_entropy":
-        arrays = {"x": cast(f"r.uniform(0.05, 0.95, {shape})", dtype), "t": cast(f"r.uniform(0.05, 0.95, {shape})", dtype)}
+        arrays = dict.fromkeys("xt", cast(f"r.uniform(0.05, 0.95, {shape})", dtype))
     elif form == "binary_cross_entropy_with_logits":
         arrays["t"] = cast(f"r.uniform(0.05, 0.95, {shape})", dtype)
     elif form == "kl_div":
