@@ -229,8 +229,14 @@ def under_casts(expr: Expr) -> Expr:
 def sums_products(expr: Expr) -> bool:
     """Is it the sum or difference of two products of floats? No target may round one of them and not the other
     (`a * b - b * a` is 0); a product added to anything else may be fused with the addition."""
-    return expr.op in ("add", "sub") and expr.dtype.is_float and all(
-        (a.args[0] if a.op == "neg" else a).op == "mul" for a in expr.args)
+    return expr.op in ("add", "sub") and expr.dtype.is_float and all(map(_is_product, expr.args))
+
+
+def _is_product(expr: Expr) -> bool:
+    """May a compiler take it for a product, at least under a mask (AVX-512 has additions that are only done where)?"""
+    if expr.op == "select":
+        return any(map(_is_product, expr.args[1:]))
+    return expr.op == "mul" or expr.op == "neg" and _is_product(expr.args[0])
 
 
 def load_parts(expr: Expr) -> tuple[Buffer, tuple[Expr, ...], Expr | None]:

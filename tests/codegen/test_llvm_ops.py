@@ -1,13 +1,18 @@
 """Every scalar operation and cast against its NumPy meaning, as vectors with a masked tail and as scalars."""
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from dlc.codegen import llvm_ops
+from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
 from dlc.ir import dtypes
 from dlc.ir.loops import axis, cast, const, load, loop, op, seq, store
+from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.scalar import SCALAR_OPS
+from dlc.runtime.native import assembly
 from tests.codegen.llvm_run import LEVELS, Compiled, buffer, kernel, target
 
 INTS = [d for d in dtypes.ALL if d.is_int]
@@ -180,3 +185,18 @@ def test_floats_clipped_to_one_integer(dtype, level):
         got = np.ones(67, dtype.np)
         Compiled(kernel("clip", [x, y], body), target(level))(samples(dtypes.float32, np.random.default_rng(3)), got)
         assert not got.any()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_products_under_a_condition_are_not_fused_with_each_other(level):
+    """AVX-512 has a fused addition that is only done where a mask says so."""
+    k = parse_kernel(
+        "kernel difference(a: f32[64], b: f32[64], out: f32[64] writes)\n"
+        "  for r in 4:\n"
+        "    for l in 16 vector(16):\n"
+        "      let x = a[r*16 + l]\n"
+        "      let y = b[r*16 + l]\n"
+        "      out[r*16 + l] = select(x > 0.0, x * y, 0.0) - select(x > 0.0, y * x, 0.0)\n"
+    )
+    code = assembly(emit_module([k], target(level)), target(level), passes=PASSES, opt_level=OPT_LEVEL)
+    assert "mulps" in code and not re.search(r"vfn?m(add|sub)", code)
