@@ -20,7 +20,7 @@ from dlc.ir.graph import Graph, Node, TensorType, make, param
 FLOATS = (dtypes.float32, dtypes.float64, dtypes.float16, dtypes.bfloat16)
 INTS = (dtypes.int32, dtypes.int64, dtypes.int8, dtypes.uint8, dtypes.uint32)
 
-_BOUNDED = ("sin", "cos", "tanh", "erf", "atan", "neg", "abs", "floor", "round", "sign")
+_BOUNDED = ("sin", "cos", "tanh", "sigmoid", "erf", "atan", "neg", "abs", "floor", "round", "sign")
 _BINARY_FLOAT = ("add", "sub", "mul", "max", "min", "atan2")
 _BINARY_INT = ("add", "sub", "mul", "max", "min", "floordiv", "mod", "and", "or", "xor")
 _COMPARE = ("eq", "ne", "lt", "le")

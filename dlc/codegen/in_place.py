@@ -95,8 +95,9 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     again what it has written.
 
     The text's order is not enough: compilers are told that parameters do not overlap, and may load an element later
-    than it stands there (as an operand from memory). So what is written must be computed from the element; then all its
-    loads in the nest are one, which comes first (not if `strict`: there a statement after the write may not load it).
+    than it stands there (as an operand from memory). So what is written must be computed from the element, perhaps by
+    way of registers; equal loads of it in that nest are one, which therefore comes first (not if `strict`: there a
+    statement after the write may not load it). A load under another condition is another load.
     """
     if step.kernel.meta.get("custom"):
         return False
@@ -108,30 +109,32 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     pairs = list(zip(step.kernel.params, writing[0].args, strict=True))
     if len({(r.start, r.steps) for _, r in pairs if r.slot is source or r.slot is goal}) != 1:
         return False
-    reads = [(b, x) for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
+    reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
     writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
     # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
     if not writes or any(a.place is not b.place and _together(a, b) for a in writes for b in writes):
         return False
-    for buffer, r in reads:
+    for r in reads:
         along = [w for w in writes if _together(r, w)]
         if not along or any(w.place is not r.place for w in along):
             return False
         for w in along:
-            fed = any(b is buffer and x.place is r.place and x.nest is r.nest is w.nest and x.order == w.order
-                      for b, x in reads)
+            fed = any(x.load is r.load and x.nest is r.nest for x in w.feeds)
             if not fed or (strict and r.order > w.order):
                 return False
     return True
 
 
 class _Access(NamedTuple):
-    """One load or store of a global buffer: its place in the text, its offset, its innermost loop, its branches."""
+    """One load or store of a global buffer: its place in the text, its offset, its innermost loop, its branches; of a
+    store, the loads that it is computed from."""
 
+    load: loops.Expr | None  # of a store, and of a statement that copies: None
     order: int
     place: loops.Expr | None  # None: some elements, not one
     nest: loops.Stmt | None
     branches: tuple[tuple[loops.Stmt, int], ...]
+    feeds: tuple[_Access, ...] = ()
 
 
 class _Accesses(NamedTuple):
@@ -148,19 +151,26 @@ def _together(a: _Access, b: _Access) -> bool:
 def _accesses(kernel: Kernel) -> _Accesses:
     reads: dict[Buffer, list[_Access]] = {}
     writes: dict[Buffer, list[_Access]] = {}
+    held: dict[Buffer, dict[_Access, None]] = {}  # what is in registers and shared memory was computed from these
     order = itertools.count()
 
     def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...]) -> None:
         now = next(order)
+        feeds: dict[_Access, None] = {}
         for load in loops.loads_of(*loops.exprs(stmt)):
             if load.attr.space == "global":
-                reads.setdefault(load.attr, []).append(_Access(now, load.args[0], nest, branches))
-        if isinstance(stmt, loops.Store) and stmt.buffer.space == "global":
-            writes.setdefault(stmt.buffer, []).append(_Access(now, stmt.index[0], nest, branches))
-        elif not isinstance(stmt, loops.Prefetch):  # a statement that copies a part of a buffer
-            for buffer in loops.buffers(stmt):
-                if buffer.space == "global":
-                    reads.setdefault(buffer, []).append(_Access(now, None, nest, branches))
+                access = _Access(load, now, load.args[0], nest, branches)
+                reads.setdefault(load.attr, []).append(access)
+                feeds[access] = None
+            else:
+                feeds |= held.get(load.attr, {})
+        for buffer in loops.buffers(stmt):
+            if buffer.space != "global":
+                held.setdefault(buffer, {}).update(feeds)
+            elif isinstance(stmt, loops.Store):
+                writes.setdefault(buffer, []).append(_Access(None, now, stmt.index[0], nest, branches, tuple(feeds)))
+            elif not isinstance(stmt, loops.Prefetch):  # a statement that copies a part of a buffer
+                reads.setdefault(buffer, []).append(_Access(None, now, None, nest, branches))
         for k, child in enumerate(loops.children(stmt)):
             inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
             visit(child, stmt if isinstance(stmt, loops.For) else nest, inner)

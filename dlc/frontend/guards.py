@@ -137,7 +137,8 @@ class Guards:
         for space in reach.spaces:
             absent, lazy = space.absent(reach.names)
             places = reported if space.reports else free
-            places.append(self._of_space(space, shared.setdefault(absent, absent)))
+            if absent or space.taken or space.fixed:
+                places.append(self._of_space(space, shared.setdefault(absent, absent)))
             if lazy:
                 self._lazy.append(self._of_lazy(space, lazy))
         for path, container, what, reports in reach.contents:
@@ -236,18 +237,17 @@ class Guards:
         was = [v if get is bases_of else self._expected(v) for get in fixed.values() for v in [get(space.held)]]
         was += [self._expected(space.taken[n]) for n in names]
         labels = [*fixed, *map(space.what.format, names)]
-        owner, table, gets, pick = space.owner, space.table, [*fixed.values()], _picker([*map(space.key, names)])
-        new = absent.isdisjoint if len(space.now) < len(absent) else None
+        owner, table, what, large = space.owner, space.table, space.what, len(space.now) > len(absent)
+        head, tail = _together([*fixed.values()]), _picker([*map(space.key, names)])
 
         def read() -> Sequence[Any]:
             held = owner()
             now = table(held)
-            if not (new(now) if new is not None else now.keys().isdisjoint(absent)):
-                raise _Appeared(f"{space_what.format(next(k for k in now if k in absent))} is new")
-            return [get(held) for get in gets] + pick(now)
+            if not (now.keys().isdisjoint(absent) if large else absent.isdisjoint(now)):
+                raise _Appeared(f"{what.format(next(k for k in now if k in absent))} is new")
+            return [*head(held), *tail(now)]
 
-        space_what = space.what
-        return _Place(read, space.what.format("something"), labels, was)
+        return _Place(read, what.format("something"), labels, was)
 
     def _of_layers(self, classes: list[type]) -> _Place:
         """`forward` of layers of ours, which may be patched."""
@@ -292,7 +292,7 @@ class Guards:
             return place.was if now == place.was else now  # the very objects, where they are equal
 
         def state(array: np.ndarray) -> list[Any]:
-            return [array.shape, array.dtype.str, array.tobytes()]
+            return [array.shape, array.dtype.str, np.ndarray.tobytes(array)]
 
         place = _Place(read, "a NumPy array", ["a NumPy array"], state(ref()))
         return place
@@ -318,12 +318,16 @@ def _state_of(stream: Any) -> Any:
     return pickle.dumps(bits.get_state() if isinstance(bits, np.random.RandomState) else bits.state)
 
 
-def _picker(keys: list[Any]) -> Callable[[Any], list[Any]]:
+def _picker(keys: list[Any]) -> Callable[[Any], Sequence[Any]]:
     """The values under `keys` of a mapping. Raises KeyError."""
-    if len(keys) < 2:
-        return lambda table: [table[key] for key in keys]
-    pick = operator.itemgetter(*keys)
-    return lambda table: [*pick(table)]
+    return operator.itemgetter(*keys) if len(keys) > 1 else lambda table: [table[key] for key in keys]
+
+
+def _together(gets: list[Callable[[Any], Any]]) -> Callable[[Any], Sequence[Any]]:
+    """What all of `gets` give of an object."""
+    if len(gets) > 1 and all(isinstance(get, operator.attrgetter) for get in gets):
+        return operator.attrgetter(*(name for get in gets for name in get.__reduce__()[1]))  # type: ignore[attr-defined]
+    return lambda held: [get(held) for get in gets]
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -38,6 +38,7 @@ from dlc.frontend.tensor import Tensor
 MAX_ELEMENTS = 20000  # larger containers are not watched
 MISSING = object()
 SCALARS = (int, float, complex, str, bytes, type(None), type(...), type(NotImplemented), range, slice, np.generic)
+_PLAIN = frozenset(SCALARS)
 STREAMS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple({os.path.join(p, "") for k, p in sysconfig.get_paths().items() if k.endswith(("stdlib", "lib"))})
@@ -355,6 +356,7 @@ class Reach:
 # --- kinds of objects ---
 
 
+@functools.lru_cache(4096)
 def _is_users(filename: str) -> bool:
     """Whether code in this file is the user's own: not ours, and not an installed library's."""
     library = filename.startswith((_PACKAGE, *_LIBRARIES, "<frozen ")) or _INSTALLED.search(filename)
@@ -414,7 +416,7 @@ def listing(cls: type) -> Callable[[Any], Sequence[Any]] | None:
     found = _LISTINGS.get(cls, MISSING)
     if found is MISSING:
         found = next((how for base, how in _LISTINGS.items() if issubclass(cls, base)), None)
-        if found is None and _is_library(cls) and not cls.__module__.startswith("dlc.") and cls is not type(os.environ):
+        if found is None and _is_library(cls) and not _is_installed(cls) and cls is not type(os.environ):
             if issubclass(cls, Mapping):
                 found = _pairs
             elif issubclass(cls, (MappingView, Sequence, Set)) and not issubclass(cls, (*SCALARS, memoryview)):
@@ -450,7 +452,7 @@ def flat(container: Any, depth: int = 0) -> list[Any]:
     how = listing(type(container))
     out = [type(container)]
     for part in how(container) if how is not None and depth < 50 else ():
-        if is_container(part):
+        if type(part) not in _PLAIN and is_container(part):
             out += flat(part, depth + 1)
         else:
             out.append(part)

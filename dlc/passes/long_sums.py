@@ -18,14 +18,10 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from dlc.ir import loops
+from dlc.ir.dtypes import float64
 from dlc.ir.loops import Alloc, Buffer, Expr, For, If, Seq, Stmt, Store
 from dlc.ir.loops_index import is_position, simplify
-
-BLOCK = 64  # terms that a register of a reduction collects
-PRODUCTS = 256  # and one of a contraction's many, whose loop has little else to do than its multiplications
-GPU_PRODUCTS = 512  # the same on a GPU, where the partial sums of a thread take as many registers again,
-GPU_WHOLE = 1536  # so that only sums of more terms are cut
-FOLDS = 16  # blocks whose partial sums are added plainly
+from dlc.passes.sum_blocks import BLOCK, FOLDS, GPU_PRODUCTS, GPU_WHOLE, PRODUCTS, limit
 
 _COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 
@@ -38,15 +34,15 @@ def in_blocks(stmt: Stmt, contraction: bool) -> Stmt:
     if _most_terms(stmt) <= whole:
         return stmt
     space = "reg" if on_gpu else "shared"  # a GPU's shared memory is all threads'
-    made = _Cut(block, whole, lambda b: b.space == "reg" and b.dtype.is_float, Plain, space)
+
+    def long(b: Buffer) -> bool:
+        """Float64 needs no blocks on a GPU, where they would take more registers than a thread has."""
+        return b.space == "reg" and b.dtype.is_float and not (on_gpu and contraction and b.dtype is float64)
+
+    made = _Cut(block, whole, long, Plain, space)
     stmt = made(stmt)
     partial = made.totals
     return _Cut(FOLDS, limit(FOLDS), partial.__contains__, Compensated, space)(stmt) if partial else stmt
-
-
-def limit(block: int) -> int:
-    """Terms from which a sum is cut: one that is hardly longer than a block is left whole."""
-    return block + block // 2
 
 
 def _most_terms(stmt: Stmt) -> int:

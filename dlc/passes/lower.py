@@ -107,7 +107,7 @@ class Body:
 
     def finish(self, body: Stmt, sched: schedule.Schedule, flops: int = 0) -> Lowered:
         units = self.group.units
-        if getattr(sched, "lanes", None) != 0:
+        if getattr(sched, "lanes", None) != 0:  # the plain form adds in order
             body = in_blocks(body, self.group.kind == "contract")
         locs = tuple(dict.fromkeys(u.node.loc for u in units if u.node.loc is not None))
         # memory read and written once each

@@ -22,10 +22,10 @@ from dlc.passes.gpu_operands import vector_operands
 from dlc.passes.gpu_scatter import deal_out
 from dlc.passes.gpu_waves import Unit, best_simt, best_tile, tiles_for
 from dlc.passes.layout import _as_reduction, cut_reduce, in_pieces
-from dlc.passes.long_sums import FOLDS, GPU_PRODUCTS, limit
 from dlc.passes.lower_contract import label_sizes, parts_of, strides_of
 from dlc.passes.lower_gpu_scatter import is_binned
 from dlc.passes.lower_gpu_skinny import is_skinny
+from dlc.passes.sum_blocks import FOLDS, GPU_PRODUCTS, limit
 from dlc.passes.trim import trim_contractions
 
 MOST = 256  # pieces

@@ -19,11 +19,11 @@ from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node
 from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.ir.loops_index import both, simplify, unflatten
-from dlc.passes.long_sums import BLOCK
 from dlc.passes.lower import Body, _product, guarded
 from dlc.passes.lower_gpu import block_axis, launch
 from dlc.passes.lower_ordered import _COMBINE, _at, _combiner
 from dlc.passes.scalarize import clamped
+from dlc.passes.sum_blocks import BLOCK
 from dlc.passes.units import Unit
 
 EACH = 8  # indices that a thread looks at in a chunk

@@ -16,7 +16,7 @@ from dlc.ir.graph import Node, make, unique
 from dlc.ir.loops import Buffer, Expr, Stmt
 from dlc.ir.loops_index import flatten, simplify, unflatten
 from dlc.passes.fuse import Fused, Group
-from dlc.passes.long_sums import BLOCK, Compensated, blocks_of, limit
+from dlc.passes.long_sums import Compensated, blocks_of
 from dlc.passes.lower import (
     SCRATCH_LIMIT,
     Body,
@@ -31,6 +31,7 @@ from dlc.passes.lower import (
     store_value,
 )
 from dlc.passes.scalarize import clamped
+from dlc.passes.sum_blocks import BLOCK, limit
 from dlc.passes.units import Unit
 
 TASKS = 16  # pieces that a scatter is cut into when it is large enough

@@ -20,7 +20,7 @@ from dlc.ir.graph import Graph, Node, make, map_bodies, param, substitute, topol
 from dlc.ir.ops import OPS, split_spec
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.arith import add
-from dlc.passes.long_sums import BLOCK, limit
+from dlc.passes.sum_blocks import BLOCK, limit
 from dlc.passes.vjp import differentiable, pullback
 from dlc.passes.vjp_rules import Ct, inverse
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dlc.ir import build as B
-from dlc.ir import dtypes
-from dlc.ir.dtypes import DType
 from dlc.ir.graph import Node, TensorType, make
 
 Rule = Callable[[Node], Node | None]
@@ -31,20 +29,11 @@ def _nothing(node: Node, k: int = 0) -> bool:
     return isinstance(t, TensorType) and t.size == 0
 
 
-def _neutral(monoid: str, dtype: DType) -> float | int | bool | None:
-    if monoid in ("sum", "any"):
-        return 0
-    if monoid in ("prod", "all"):
-        return 1
-    if monoid in ("max", "min") and not dtype.is_bool:
-        infinite = float("-inf" if monoid == "max" else "inf")
-        return infinite if dtype.is_float else dtypes.limits(dtype)[monoid == "min"]
-    return None  # of positions there is none
+_NEUTRAL = {"sum": 0, "any": 0, "prod": 1, "all": 1}  # the other reductions are never over nothing
 
 
 def _reduce(node: Node) -> Node | None:
-    value = _neutral(node.attrs["monoid"], node.dtype) if _nothing(node) else None
-    return None if value is None else B.const(value, node.dtype, node.shape)
+    return B.const(_NEUTRAL[node.attrs["monoid"]], node.dtype, node.shape) if _nothing(node) else None
 
 
 def _sum_of_nothing(node: Node) -> Node | None:

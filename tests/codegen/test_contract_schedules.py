@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dlc.codegen import schedule as schedules
 from dlc.codegen.build import build_program, target_layout
 from dlc.codegen.target import CpuTarget
 from dlc.ir import build as b
@@ -306,3 +307,14 @@ def test_a_schedule_without_whole_vectors_is_refused():
     fused = fuse(Graph([x, w], [b.contract(x, w, "mk,kn->mn")]))
     with pytest.raises(VerifyError, match="24 columns are no whole vectors of 16"):
         lower_contract(fused, fused.groups[0], Contract(16, 4, 24))
+
+
+@pytest.mark.parametrize("wrong", [dict(mr=33), dict(nr=40), dict(mr=100, stack=2)])
+def test_a_schedule_without_whole_tiles_is_refused(wrong):
+    x, w = (tensor(name, 50, 64, dtype=dtypes.bfloat16) for name in "xw")
+    fused = fuse(target_layout(Graph([x, w], [b.contract(x, w, "mk,nk->mn")]), cpu("amx")))
+    (group,) = (g for g in fused.groups if g.kind == "contract")
+    sched = schedules.contract(group.units[0].node, cpu("amx"))
+    assert sched.stack and lower_contract(fused, group, sched)
+    with pytest.raises(VerifyError, match="no whole tiles for runs of 50 rows"):
+        lower_contract(fused, group, replace(sched, **wrong))

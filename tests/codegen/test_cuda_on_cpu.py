@@ -67,6 +67,18 @@ def test_maps(monkeypatch):
     check(monkeypatch, one, two, programs.softmax((3, 20), dtype=float16), programs.softmax((3, 19), dtype=float64))
 
 
+def test_gates_and_orders_at_the_edge(monkeypatch):
+    """Saturated gates with their derivatives, and NaN in sorted rows."""
+    x = tensor("x", 2, 12)
+    gate = B.op("sigmoid", x)
+    slope = expand(Graph((x,), [B.item(make("vjp", (gate, B.like(x, 1), x), outputs=1), 0)])).outputs[0]
+    orders = [make("sort", (x,), axis=1, descending=d) for d in (False, True)]
+    graph = Graph((x,), [gate, slope, *(B.item(s, k) for s in orders for k in (0, 1))])
+    ends = [0.0, -0.5, 20.0, -20.0, 88.0, -88.0, 90.0, -90.0, 3e38, -3e38, np.inf, -np.inf]
+    bad = [np.nan, 1.0, -np.inf, np.nan, np.inf, 0.0, 2.0, -1.0, 5.0, 4.0, 3.0, -2.0]
+    check(monkeypatch, graph, args=[np.array([ends, bad], np.float32)])
+
+
 @pytest.mark.parametrize("order", [(1, 0), (0, 2, 1), (2, 1, 0)])
 def test_transposes(monkeypatch, order):
     shape = (33, 40) if len(order) == 2 else (17, 3, 36)

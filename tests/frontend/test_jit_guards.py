@@ -2354,6 +2354,54 @@ def test_a_learning_rate_is_an_input_and_a_flag_is_not():
     assert (w.item(), step.traces) == (0.0, 2)
 
 
+def test_hooks_that_a_module_comes_to_have():
+    class Hooked(nn.Module):
+        def forward(self, x):
+            for hook in getattr(self, "hooks", ()):
+                x = hook(x)
+            return x
+
+    m = Hooked()
+    f = dlc.jit(m)
+    assert f(dlc.ones(1)).item() == 1
+    m.hooks = [lambda x: x * 3]
+    assert f(dlc.ones(1)).item() == 3
+    m.hooks.append(lambda x: x * 2)
+    assert f(dlc.ones(1)).item() == 6
+
+
+def test_flags_of_tensors():
+    m = nn.Linear(2, 2)
+    f = dlc.jit(lambda x: x * len([p for p in m.parameters() if p.requires_grad]))
+    assert f(dlc.ones(1)).item() == 2
+    m.bias.requires_grad = False
+    assert f(dlc.ones(1)).item() == 1
+    m.bias.requires_grad = True
+    assert f(dlc.ones(1)).item() == 2
+    assert f.traces == 2
+
+
+def test_what_a_long_chain_of_objects_holds():
+    head = None
+    for _ in range(3000):
+        node = C()
+        node.next, head = head, node
+
+    def f(x):
+        total, node = 0.0, head
+        while node is not None:
+            total, node = total + node.s, node.next
+        return x * total
+
+    f = dlc.jit(f)
+    assert f(dlc.ones(1)).item() == 3000
+    node = head
+    while node.next is not None:
+        node = node.next
+    node.s = 2.0
+    assert f(dlc.ones(1)).item() == 3001
+
+
 # --- messages ---
 
 

@@ -3,12 +3,17 @@ whose rounding errors grow with the length of a running sum (those of values aro
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
 import dlc
 import dlc.nn.functional as F
 
+DEVICE = os.environ.get("DLC_TEST_DEVICE", "")
+SLOW_DEVICE = DEVICE.startswith(("fake", "emulated"))
+CONTRACTIONS = 2048 if DEVICE else 512  # roundings
 HALF_EPS = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 
@@ -90,7 +95,7 @@ def products(kind, n):
         a, b = wide(x, y)
         for f, args in ((lambda x, y: x @ y, (x, y)), (lambda x, y: x @ y.T, (x, np.ascontiguousarray(y.T))),
                         (lambda x, y: x.T @ y, (np.ascontiguousarray(x.T), y))):
-            close(jit(f, *args), a @ b, a @ b, 512)
+            close(jit(f, *args), a @ b, a @ b, CONTRACTIONS)
     x = values(kind, n // 10, 10)
     (w,) = wide(x)
     close(jit(lambda x: dlc.einsum("ij,ij->j", x, x), x), (w * w).sum(0), (w * w).sum(0))
@@ -100,8 +105,8 @@ def products(kind, n):
 def wide_products(kind, n):
     x, y = values(kind, 64, n // 100), values(kind, n // 100, 48)
     a, b = wide(x, y)
-    close(jit(lambda x, y: x @ y, x, y), a @ b, a @ b, 512)
-    close(jit(lambda x, y: x @ y.T, x, np.ascontiguousarray(y.T)), a @ b, a @ b, 512)
+    close(jit(lambda x, y: x @ y, x, y), a @ b, a @ b, CONTRACTIONS)
+    close(jit(lambda x, y: x @ y.T, x, np.ascontiguousarray(y.T)), a @ b, a @ b, CONTRACTIONS)
 
 
 def gradients_of_layers(kind, n):
@@ -109,7 +114,7 @@ def gradients_of_layers(kind, n):
     x, w, b = values(kind, rows, 3), values(kind, 3, 4), values(kind, 4)
     got = jit(dlc.grad(lambda w, b, x: (x @ w + b).sum(), argnums=(0, 1)), w, b, x)
     want = np.repeat(x.astype(np.float64).sum(0)[:, None], 4, 1)
-    close(got[0], want, want, 512)
+    close(got[0], want, want, CONTRACTIONS)
     close(got[1], rows, rows)
     scale = jit(dlc.grad(lambda s, x: (x * s).mean()), values(kind, 3), x)
     close(scale, wide(x)[0].mean(0) / 3, wide(x)[0].mean(0) / 3)
@@ -122,13 +127,15 @@ def gradients_of_convolutions(kind, n):
     (w,) = wide(x)
     taps = [[w[:, :, i : i + side - 2, j : j + side - 2].sum((0, 2, 3)) for j in range(3)] for i in range(3)]
     want = np.broadcast_to(np.moveaxis(np.array(taps), 2, 0), (4, 3, 3, 3))
-    close(got, want, want, 512)
+    close(got, want, want, CONTRACTIONS)
 
 
 def rows_added(kind, n):
     rng = np.random.default_rng(5)
     for count, columns, index in ((1, 8, None), (10, 1, None), (1000, 4, None), (3000, 2, "skewed"), (70000, 8, None)):
         updates = n // 10
+        if DEVICE and updates < 64 * count:  # docs/semantics.md: may be rounded at each update
+            continue
         i = rng.integers(0, count, updates)
         if index == "skewed":
             i[rng.random(updates) < 0.7] = 17
@@ -197,7 +204,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_digits(family):
-    FAMILIES[family]("equal", 400_000)
+    FAMILIES[family]("equal", 40_000 if SLOW_DEVICE else 400_000)
 
 
 @pytest.mark.slow
@@ -207,6 +214,7 @@ def test_digits_of_ten_million(family, kind):
     FAMILIES[family](kind, 10_000_000)
 
 
+@pytest.mark.skipif(SLOW_DEVICE, reason="16 million steps of one thread")
 def test_running_sum_of_ones_goes_on():
     """Beyond 2^24 float32 has every second whole number only: a running sum in order would stop there."""
     n = 2**24 + 4000

@@ -54,6 +54,27 @@ def test_random_trades(seed):
     check(shape, [int(s) for s in sources], str(rng.choice(list(ARITHMETIC))), rng)
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (7, 5), (64, 7), (1000, 3)])
+def test_a_part_of_a_new_value_goes_into_another_tensor(shape):
+    """The same element is read with a condition and without: two loads, of which one may come after the store."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(-3, 4, shape).astype(np.float32) for _ in range(2))
+    a, b = dlc.asarray(x), dlc.asarray(y)
+
+    @dlc.jit
+    def step():
+        b.assign(b * 2.0)
+        part = dlc.concat([a[:1], b[1:] + 1.0])
+        a.assign(part)
+
+    for _ in range(2):
+        step()
+        y = y * 2
+        x = np.concatenate([x[:1], y[1:] + 1])
+    np.testing.assert_array_equal(a.numpy(), x)
+    np.testing.assert_array_equal(b.numpy(), y)
+
+
 def test_rows_trade_places_in_one_tensor():
     x = dlc.asarray(np.arange(12, dtype=np.float32).reshape(3, 4))
 

@@ -285,6 +285,12 @@ def _wrapping(pick, leaves, dtype, depth):
     if shape < 0.5:
         c, d = sorted((_constant(pick, dtype), _constant(pick, dtype)), key=lambda e: e.attr)
         return op("min", op("max", a, c), d)
+    if shape < 0.6:  # a row and a column as one position, or what is to be had from that
+        high = dtypes.limits(dtype)[1]
+        rows, wide = pick.choice((2, 5, 12, high // 8)), pick.choice((2, 3, 8, 12, min(high, 1 << 40)))
+        row = op("min", op("max", a, const(0, dtype)), const(rows - 1, dtype))
+        flat = op("add", op("mul", row, const(wide, dtype)), op("mod", b, const(wide, dtype)))
+        return op(pick.choice(("floordiv", "mod", "sub")), flat, const(pick.choice((wide, rows, 2)), dtype))
     if pick.random() < 0.2:
         a, b = b, a
     return op(pick.choice(_BINARY), a, b)

@@ -79,16 +79,12 @@ def test_nll_loss(reduction, weighted):
     )
 
 
-# PyTorch says of its own 'mean' that it is not the mathematical one
-means_something_else = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides the total loss by both:UserWarning")
-
 PAIRS = [
     ("mse_loss", {}), ("l1_loss", {}), ("smooth_l1_loss", {}), ("smooth_l1_loss", {"beta": 0.3}),
     ("huber_loss", {"delta": 0.7}), ("binary_cross_entropy_with_logits", {}), ("kl_div", {"log_target": True}),
 ]  # fmt: skip
 
 
-@means_something_else
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("name", "settings"), PAIRS)
 def test_pairs(name, settings, reduction):
@@ -99,7 +95,6 @@ def test_pairs(name, settings, reduction):
     )
 
 
-@means_something_else
 @pytest.mark.parametrize("reduction", ["batchmean", *REDUCTIONS])
 def test_kl_div(reduction):
     target = np.abs(normal(4, 3, seed=1))

@@ -18,7 +18,7 @@ from dlc.ir.loops_interp import run
 from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.loops_verify import verify
-from dlc.passes import long_sums
+from dlc.passes import long_sums, sum_blocks
 from dlc.passes.long_sums import in_blocks
 from dlc.runtime import host
 from tests.passes.programs import normalised, softmax, tensor
@@ -242,7 +242,7 @@ def test_no_kernel_has_a_long_sum(name, target):
         verify(kernel)
         on_gpu = not isinstance(machine, CpuTarget)
         contraction = "contract" in kernel.name
-        most = (long_sums.GPU_WHOLE if on_gpu else 384) if contraction else 96
+        most = (sum_blocks.GPU_WHOLE if on_gpu else 384) if contraction else 96
         assert longest(kernel) <= most, print_kernel(kernel)
     if target == "sse2":  # with the fewest threads and lanes, all of them were longer
         assert any("_block" in print_kernel(k) for k in kernels)

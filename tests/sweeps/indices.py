@@ -152,9 +152,28 @@ def expression(pick: random.Random, count: int, dtype: str, depth: int) -> Expr:
         b = expression(pick, count, dtype, pick.randrange(depth))
     if kind < 0.6:
         return Expr("where", dtype, (a, b, a, expression(pick, count, dtype, pick.randrange(depth))))
+    if kind < 0.66:
+        return position(pick, a, expression(pick, count, dtype, pick.randrange(depth)))
     op = pick.choice(_BINARY)
     swap = b.op == "number" and op not in ("minimum", "maximum") and pick.random() < 0.2
     return Expr(op, dtype, (b, a) if swap else (a, b))
+
+
+def position(pick: random.Random, row: Expr, column: Expr) -> Expr:
+    """A row and a column as one position, and perhaps its quotient or remainder: what an analysis takes apart again.
+    The products may leave the type, a little or by far."""
+    dtype, most = row.dtype, int(np.iinfo(row.dtype).max)
+    rows, wide = pick.choice((2, 5, 11, 12, most // 8)), pick.choice((2, 3, 8, 12, min(most, 1 << 29)))
+
+    def small(e: Expr, count: int) -> Expr:
+        if pick.random() < 0.5:
+            return Expr("mod", dtype, (e, Expr("number", dtype, attr=count)))
+        return Expr("clip", dtype, (e,), (0, count - 1))
+
+    k = Expr("number", dtype, attr=wide)
+    flat = Expr("add", dtype, (Expr("mul", dtype, (small(row, rows), k)), small(column, wide)))
+    by = Expr("number", dtype, attr=pick.choice((wide, 2, rows)))
+    return flat if pick.random() < 0.4 else Expr(pick.choice(("floordiv", "mod")), dtype, (flat, by))
 
 
 # ----------------------------------------------------------------------------------------------------------- accesses

@@ -21,9 +21,11 @@ import numpy as np
 
 import dlc
 import dlc.nn.functional as F
+from dlc.codegen import build, candidates, gpu_build, gpu_candidates
 from dlc.codegen.gpu_target import GpuTarget
 from dlc.codegen.target import CpuTarget
 from dlc.ir.graph import Graph
+from dlc.ir.loops import RUNTIME
 from dlc.ir.loops_coverage import Run, check, launched
 from dlc.ir.loops_interp import run
 from dlc.ir.loops_verify import verify
@@ -34,6 +36,7 @@ TARGETS = (*CPUS, *GPUS, *(f"{name}-tf32" for name in GPUS))
 THREADS = (1, 2, 7, 32)
 LARGEST = 1 << 19  # elements of an operand
 FLOPS = 1 << 28  # multiplications of a contraction, since its loads are looked at
+OTHERS = 4  # of so many cases one is scheduled otherwise, too, as tuning might
 INTERPRETED = 3000  # elements up to which a kernel that cannot be decided is interpreted
 NEAR = (4, 8, 14, 16, 28, 32, 48, 64, 96, 128, 192, 256, 512, 1024)  # sizes of tiles
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 53, 61, 67, 79, 97, 101, 127, 131, 191, 257, 307, 509, 1021,
@@ -348,6 +351,31 @@ def lowered(graph: Graph, machine: CpuTarget | GpuTarget) -> list[Run]:
     return launched(driver.lower(graph, (), "main", machine, lambda *_: None))
 
 
+def alternatives(graph: Graph, machine: CpuTarget | GpuTarget, seed: int) -> list[Run]:
+    """The kernels of a graph with one each of the other schedules that tuning might choose."""
+    pick = random.Random(seed)
+    gpu = isinstance(machine, GpuTarget)
+    lower = gpu_build.LOWER if gpu else build.LOWER
+    out: list[Run] = []
+    for fused in driver.lower(graph, (), "main", machine, lambda *_: None).fused:
+        apart = {b: (n.shape, at) for n, at in fused.table.layout.items() if (b := fused.table.buffers.get(n))}
+        for group in fused.groups:
+            if group.kind not in ("map", "rows", "contract") or any(u.size == 0 for u in group.units):
+                continue
+            if gpu:
+                found = gpu_candidates.group_schedules(fused, group, machine)
+            elif group.kind == "contract":
+                found = candidates.contractions(group.units[0].node, machine)
+            else:
+                found = candidates.group_schedules(fused, group, machine)
+            if len(found) > 1:
+                made = lower[group.kind](fused, group, pick.choice(found[1:]))
+                numbers = {b: n for b, n in zip(made.kernel.params, made.nodes, strict=True) if isinstance(n, int)}
+                whole = dict.fromkeys((b for b in made.kernel.params if b.size == RUNTIME), *set(numbers.values()))
+                out.append(Run(made.kernel, numbers | whole, {b: apart[b] for b in made.kernel.writes if b in apart}))
+    return out
+
+
 def examine(runs: Sequence[Run]) -> Counter[str]:
     """Check kernels; what could not be decided, by kind. Raises VerifyError, or InterpError."""
     undecided: Counter[str] = Counter()
@@ -383,7 +411,10 @@ def sweep(seeds: range, names: Sequence[str], until: float = float("inf"), repor
         name = names[seed % len(names)]
         case = draw_case(seed)
         try:
-            undecided += examine(lowered(case.graph(), machine(name, seed)))
+            graph, chip = case.graph(), machine(name, seed)
+            undecided += examine(lowered(graph, chip))
+            if seed % OTHERS == 0:
+                undecided += examine(alternatives(graph, chip, seed))
         except Exception as error:
             failures += 1
             trace = "" if type(error).__name__ in ("VerifyError", "InterpError") else traceback.format_exc(limit=-4)
