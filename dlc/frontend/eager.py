@@ -201,8 +201,8 @@ def compute(roots: list[Node]) -> None:
 
 
 def expanded(roots: list[Node]) -> list[Node]:
-    """`roots` without `vjp` nodes. Derivatives need the history, computed values included: this comes first. They end at
-    leaves, so the history of a parameter that was computed (the last update) is not walked again."""
+    """`roots` without `vjp` nodes. Derivatives need the history, computed values included: this comes first. They end
+    at leaves, so the history of a parameter that was computed (the last update) is not walked again."""
     if not any(n.op == "vjp" for n in topological(roots, stop=_known)):
         return roots
     from dlc.passes.vjp import expand
