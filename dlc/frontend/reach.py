@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import functools
 import gc
+import heapq
 import inspect
 import io
 import operator
@@ -66,9 +67,14 @@ _SPECIAL = {
     if n.startswith("__") and callable(getattr(t, n))
 } | {"__bool__", "__call__", "__getattr__", "__missing__", "__matmul__", "__rmatmul__", "__imatmul__"}  # fmt: skip
 _SPECIAL -= _PASSED
+_COMPARING = {
+    "==", "index", "count", "remove", "min", "max", "sort", "sorted", "groupby", "hash", "set", "frozenset", "fromkeys",
+    "eq", "ne", "lt", "le", "gt", "ge", "contains", "indexOf", "countOf", "bisect", "bisect_left", "bisect_right",
+    "insort", "insort_left", "insort_right", *heapq.__all__,
+}  # fmt: skip
 # What dataclasses generate reads all fields: only where the code compares anything, or makes it a string.
 _GENERATED = {
-    **dict.fromkeys(("__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"), {"==", "index", "count", "remove"}),
+    **dict.fromkeys(("__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__"), _COMPARING),
     "__repr__": {"repr", "str", "format", "print"},
 }
 _HEAP_TYPE = 1 << 9
@@ -132,6 +138,10 @@ class Reach:
         self._classes: dict[int, Space] = {}
         self._events: list[str] = []  # names in the order found; once more where the level rises
         self._strings: list[str] = []
+        self._candidates: dict[str, None] = {}  # names of modules that the code may import
+        owner = functools.partial(_same, sys)
+        self._imports = self._space(owner, operator.attrgetter("modules"), "library", "module {}")
+        self._imports.at = sys.maxsize  # nothing but these is looked at
         self._all = self._trees = False
         for root in roots:
             if type(root) is types.MethodType:  # made for the call
@@ -145,7 +155,7 @@ class Reach:
                     space.at += 1
                     self._look(space, self._events[space.at - 1])
             self._look_beyond_names()
-        self.unknown = [n for n in self.names if n not in sys.modules]
+        self.unknown = [n for n in self._candidates if n not in sys.modules]
 
     # --- names ---
 
@@ -154,8 +164,13 @@ class Reach:
             self.names[name] = level
             self._events.append(name)
             self._all = self._all or level == READ and name in _ALL_OF
-            if is_users_module(name):  # the function may import it itself
-                self._enter(sys.modules[name])
+            self._import(name)
+
+    def _import(self, name: str) -> None:
+        """The function may import a module of this name itself."""
+        self._candidates[name] = None
+        if is_users_module(name) and name not in self._imports.taken:
+            self._take(self._imports, name)
 
     def _look(self, space: Space, name: str) -> None:
         value = space.now.get(space.key(name), MISSING)
@@ -195,6 +210,9 @@ class Reach:
                 names = [n for n in space.now if not n.startswith("__")]
                 if space.kind == "object":
                     space.fixed["the number of attributes"] = lambda o, table=space.table: len(table(o))
+            elif type(space.held) is types.SimpleNamespace and not _COMPARING.isdisjoint(self.names):
+                names = [*space.now]
+                space.fixed["the number of attributes"] = lambda o, table=space.table: len(table(o))
             elif self._trees and dataclasses.is_dataclass(space.held):
                 names = [f.name for f in dataclasses.fields(space.held) if f.name in space.now]
             for name in [n for n in names if n not in space.taken]:
@@ -251,8 +269,11 @@ class Reach:
             self._enter_held(fn)
             return
         names, variables = names_of(code)
+        package = str(fn.__globals__.get("__package__") or "")
         for name, level in names.items():
             self._name(name, level)
+            for k in range(package.count(".") + 1 if package else 0):  # `from .name import x`, `from . import name`
+                self._import(f"{package.rsplit('.', k)[0]}.{name}".rstrip("."))
         space = self._space(self._weak(fn), _dict_of, "function", f"'{{}}' of {fn.__name__}")
         space.fixed[f"the code of {fn.__name__}"] = operator.attrgetter("__code__")
         for name in ("defaults", "kwdefaults"):
@@ -292,8 +313,7 @@ class Reach:
             self._class(type(cls), made=False)
 
     def _module(self, module: types.ModuleType) -> None:
-        file = getattr(module, "__file__", None)
-        users = _is_users(file) if file else module.__name__ not in sys.stdlib_module_names
+        users = _is_of_users(module)
         kind = "module" if users else "library"
         self._space(self._weak(module), _dict_of, kind, f"{{}} of {module.__name__}").extra.add("__getattr__")
         if users and "__getattr__" in vars(module):
@@ -328,11 +348,11 @@ class Reach:
             space = self._space(owner, _table_of(cls), "object", f"'{{}}' of a {cls.__name__}")
             space.reports = hasattr(cls, "reports_changes") and cls.__setattr__ is not object.__setattr__
             space.fixed[f"the class of a {cls.__name__}"] = type
-            if not library or hasattr(cls, "reports_changes"):
+            if not library or cls.__module__.startswith(("dlc.nn.", "dlc.optim.", "dlc.data.")):
                 space.extra |= _names_of_bases(cls)
             if hasattr(cls, "reports_changes"):  # layers get at their settings by name
                 space.extra.update(w for v in space.now.values() for w in words(v))
-                self.layers += [k for k in cls.__mro__ if _is_library(k) and "forward" in vars(k)]
+                self.layers += [k for k in cls.__mro__ if _is_library(k) and hasattr(k, "forward")]
                 self._enter(getattr(cls, "forward", None))
             for name in [n for n in space.extra if n in space.now]:
                 self._take(space, name)
@@ -366,7 +386,14 @@ def _is_users(filename: str) -> bool:
 def is_users_module(name: str) -> bool:
     """Whether a module of this name, of the user's own, has been imported."""
     module = sys.modules.get(name)
-    return isinstance(module, types.ModuleType) and _is_users(getattr(module, "__file__", None) or "")
+    return isinstance(module, types.ModuleType) and _is_of_users(module)
+
+
+def _is_of_users(module: types.ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    if file or not hasattr(module, "__path__"):  # one without a file was made at run time
+        return _is_users(file) if file else module.__name__.partition(".")[0] not in sys.stdlib_module_names
+    return any(_is_users(os.path.join(path, "")) for path in module.__path__)  # a package that is only folders
 
 
 def _is_library(cls: type) -> bool:
@@ -434,12 +461,14 @@ _LISTINGS: dict[type, Any] = {
     tuple: tuple,
     list: tuple,
     collections.OrderedDict: _pairs,
+    collections.defaultdict: lambda d: (d.default_factory, *_pairs(d)),
     dict: lambda d: (*dict.keys(d), *dict.values(d)),
     set: lambda s: sorted(s, key=hash),
     frozenset: lambda s: sorted(s, key=hash),
     collections.deque: tuple,
     bytearray: lambda b: (bytes(b),),
     memoryview: lambda m: (bytes(m),),
+    collections.UserString: lambda s: (s.data,),
     types.MethodType: lambda m: (m.__func__, m.__self__),
     functools.partial: lambda f: (f.func, *f.args, *_pairs(f.keywords)),
     weakref.ref: lambda r: (r(),),
@@ -447,15 +476,26 @@ _LISTINGS: dict[type, Any] = {
 }
 
 
-def flat(container: Any, depth: int = 0) -> list[Any]:
-    """The class of a container and what it holds; containers in it likewise, in their places."""
-    how = listing(type(container))
-    out = [type(container)]
-    for part in how(container) if how is not None and depth < 50 else ():
-        if type(part) not in _PLAIN and is_container(part):
-            out += flat(part, depth + 1)
+def flat(container: Any) -> list[Any]:
+    """The class of a container and what it holds; containers in it likewise, in their places. One that was there
+    before (containers may hold each other) is only a number.
+    """
+    out: list[Any] = [type(container)]
+    seen: dict[int, tuple[int, Any]] = {id(container): (0, container)}  # kept, so that an id stands for one object
+    left = [iter(listing(type(container))(container))]  # type: ignore[misc]
+    while left:
+        for part in left[-1]:
+            if type(part) in _PLAIN or not is_container(part):
+                out.append(part)
+            elif id(part) in seen:
+                out.append(seen[id(part)][0])
+            else:
+                seen[id(part)] = len(seen), part
+                out.append(type(part))
+                left.append(iter(listing(type(part))(part)))  # type: ignore[misc]
+                break
         else:
-            out.append(part)
+            left.pop()
     return out
 
 

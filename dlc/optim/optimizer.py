@@ -163,7 +163,7 @@ class Optimizer(Located):
     `params` is an iterable of Tensors, or of dicts {'params': ..., 'lr': ..., ...} with their own hyperparameters.
     """
 
-    reports_changes = ("defaults", "param_groups", "state")
+    reports_changes = ("param_groups", "state")
 
     def __init__(self, params: Iterable[Tensor] | Iterable[Mapping[str, Any]], defaults: dict[str, Any]):
         self.defaults = defaults

@@ -55,6 +55,39 @@ def setter(obj, name="s"):
 
 
 @case
+def case_default_factory():
+    table = collections.defaultdict(float)
+    factories = {1.0: lambda: 1.0, 2.0: lambda: 2.0}
+
+    def set_(s):
+        table.default_factory = factories[s]
+
+    return lambda x: x * table.default_factory(), set_, lambda: None
+
+
+@case
+def case_string_object():
+    c = C(collections.UserString("1"))
+    return lambda x: x * float(str(c.s)), lambda s: setattr(c.s, "data", str(int(s))), lambda: None
+
+
+@case
+def case_smallest_data_object():
+    @dataclasses.dataclass(order=True)
+    class D:
+        s: float
+
+    items = [D(1.0), D(1.5)]
+    return lambda x: x * (1.0 if min(items) is items[0] else 2.0), lambda s: setattr(items[0], "s", s), lambda: None
+
+
+@case
+def case_equal_namespaces():
+    a, b = types.SimpleNamespace(p=1.0), types.SimpleNamespace(p=1.0)
+    return lambda x: x * (1.0 if a == b else 2.0), lambda s: setattr(a, "p", s), lambda: None
+
+
+@case
 def case_direct():
     c = C()
     return lambda x: x * c.s, *setter(c)
@@ -2054,6 +2087,97 @@ def test_modules_of_the_users(tmp_path, monkeypatch, body):
         config.s, config.other = s, object()
         assert values(f) == [s] * 4
         assert f.traces == traces
+
+
+@pytest.mark.parametrize("body", ["from . import config", "from .config import s", "from ..inner import config"])
+def test_relative_imports(tmp_path, monkeypatch, body):
+    monkeypatch.syspath_prepend(tmp_path)
+    inner = tmp_path / "outer_package" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "config.py").write_text("s = 1.0\n")
+    (inner / "code.py").write_text(f"def f(x):\n    {body}\n    return x * {'s' if body[-1] == 's' else 'config.s'}\n")
+    for name in ("outer_package", "outer_package.inner", "outer_package.inner.config", "outer_package.inner.code"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    config = importlib.import_module("outer_package.inner.config")
+    f = dlc.jit(importlib.import_module("outer_package.inner.code").f)
+    for s, traces in ((1.0, 1), (2.0, 2), (1.0, 2)):
+        config.s, config.other = s, object()
+        assert values(f) == [s] * 4
+        assert f.traces == traces
+
+
+def test_modules_that_are_replaced_and_modules_without_a_file(monkeypatch):
+    def f(x):
+        from user_made import scaled
+
+        return scaled(x)
+
+    for s in (1.0, 2.0):
+        made = types.ModuleType("user_made")
+        exec("def scaled(x): return x * s", vars(made))
+        made.s = s
+        monkeypatch.setitem(sys.modules, "user_made", made)
+        if s == 1.0:
+            f = dlc.jit(f)
+        assert values(f) == [s] * 4
+        made.s = s + 4
+        assert values(f) == [s + 4] * 4
+    assert f.traces <= 4
+
+
+@pytest.mark.parametrize("kind", ["tree", "shared", "itself", "deep"])
+def test_containers_that_hold_each_other(kind):
+    leaf = {"s": 1.0}
+    held = [leaf]
+    if kind == "tree":
+        for _ in range(30):
+            node = {"up": held, "leaf": leaf}
+            node["down"] = [{"up": node}, {"up": node}]
+            held.append(node)
+    for _ in range(60):
+        held = {"shared": [held, held], "deep": [held]}.get(kind, held)
+    if kind == "itself":
+        held += [held, held]
+
+    @dlc.jit
+    def f(x):
+        found = held
+        while type(found) is list:
+            found = found[0]
+        return x * found["s"]
+
+    for s, traces in ((1.0, 1), (2.0, 2), (1.0, 2)):
+        leaf["s"] = s
+        assert values(f) == [s] * 4
+        assert f.traces == traces
+
+
+def test_attributes_that_a_schedule_or_a_data_set_looks_at():
+    w = nn.Parameter(np.ones(1, np.float32))
+    schedule = dlc.optim.lr_scheduler.ExponentialLR(dlc.optim.SGD([w], lr=1.0), 0.5)
+    rate, factor = dlc.jit(lambda x: x * schedule.get_last_lr()[0]), dlc.jit(lambda x: x * schedule.factor(1))
+    for expected in (1.0, 0.5, 0.25):
+        assert values(rate) == [expected] * 4
+        schedule.step()
+    assert values(factor) == [0.5] * 4
+    schedule.gamma = 0.25
+    assert values(factor) == [0.25] * 4
+
+
+def test_defaults_of_an_optimizer():
+    optimizer = dlc.optim.SGD([nn.Parameter(np.ones(1, np.float32))], lr=1.0)
+    f = dlc.jit(lambda x: x * optimizer.defaults["lr"])
+    assert values(f) == [1] * 4
+    optimizer.defaults["lr"] = 2.0
+    assert values(f) == [2] * 4
+
+
+def test_forward_given_to_a_layer_that_inherits_it(monkeypatch):
+    layer = nn.ReLU()
+    f = dlc.jit(lambda x: layer(x))
+    assert values(f) == [1] * 4
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: x * 3, raising=False)
+    assert values(f) == [3] * 4
 
 
 # --- arguments ---
