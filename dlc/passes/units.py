@@ -261,7 +261,8 @@ class UnitTable:
         if n.op == "reduce":
             src = n.inputs[0]
             index = fresh_index(src.shape)
-            return self._with_loads(Unit(n, "reduce", index, src.shape, (els.value(src, index),)))
+            value = els.exact if n.attrs["monoid"].startswith("arg") else els.value  # these compare, the others round
+            return self._with_loads(Unit(n, "reduce", index, src.shape, (value(src, index, None),)))
         if n.op == "contract":
             a, b, out = split_spec(n.attrs["spec"])
             sizes = dict(zip(a + b, n.inputs[0].shape + n.inputs[1].shape, strict=True))
@@ -292,7 +293,8 @@ class UnitTable:
         if n.op in ("sort", "cumulative"):
             src = n.inputs[0]
             index = fresh_index(src.shape)
-            return self._with_loads(Unit(n, n.op, index, src.shape, (els.value(src, index),)))
+            value = els.exact if n.op == "sort" else els.value
+            return self._with_loads(Unit(n, n.op, index, src.shape, (value(src, index, None),)))
         if n.op in ("scan", "call", "each"):
             index = fresh_index(n.inputs[0].shape) if n.inputs else ()
             unit = Unit(n, n.op, index, n.inputs[0].shape if n.inputs else (), ())

@@ -110,3 +110,19 @@ def test_a_determinant_of_equal_columns_is_zero():
     x = dlc.asarray(np.random.default_rng(4).standard_normal((1000, 2)).astype(np.float32))
     m = dlc.stack([x, x], axis=-1)
     assert not dlc.jit(lambda m: m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0])(m).numpy().any()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("find", [dlc.argmax, dlc.argmin, dlc.argsort], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_positions_are_those_of_the_rounded_values(dtype, find, axis):
+    rng = np.random.default_rng(0)
+    x, y = (dlc.asarray(np.round(4 * rng.standard_normal((64, 160))).astype(HALVES[dtype])) for _ in range(2))
+
+    def value(x, y):
+        return (x + 7.0) * 1.01 + y / 64.0  # many values are equal once they are rounded
+
+    stored = value(x, y).realize().numpy().astype(np.float32)
+    want = {"argmax": np.argmax, "argmin": np.argmin, "argsort": lambda v, axis: np.argsort(v, axis, kind="stable")}
+    got = dlc.jit(lambda x, y: find(value(x, y), axis=axis))(x, y).numpy()
+    np.testing.assert_array_equal(got, want[find.__name__](stored, axis))
