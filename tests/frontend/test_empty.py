@@ -86,6 +86,12 @@ ALONG = {
 }  # fmt: skip
 
 
+def test_gates_of_nothing():
+    for shape, dim in (((0,), 0), ((0, 3), 0), ((3, 0), -1)):
+        x = dlc.zeros(shape)
+        assert F.glu(x, dim).shape == dlc.grad(lambda x, dim=dim: F.glu(x, dim).sum())(x).shape == shape
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_along_every_axis(shape):
     """In one program a shape, so that what one function leaves another meets."""

@@ -149,7 +149,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     extent = input.shape[dim]
     if extent % 2:
         raise ValueError(f"glu: dimension {dim} of shape {tuple(input.shape)} has odd extent {extent}")
-    first, second = dlc.split(input, extent // 2, axis=dim)
+    first, second = dlc.split(input, (extent // 2, extent // 2), axis=dim)
     return first * sigmoid(second)
 
 
