@@ -123,11 +123,18 @@ def argwhere(x) -> Tensor:
     return wrap(as_node(np.argwhere(_host("argwhere", x)).astype(np.int64)))
 
 
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct elements, first positions, inverse positions, counts."""
+    wide = values.astype(np.float32) if values.dtype == dtypes.bfloat16.np else values  # NumPy cannot sort its NaN
+    out, first, inverse, counts = np.unique(wide, True, True, True, equal_nan=False)
+    return out.astype(values.dtype), first, inverse, counts
+
+
 @user_errors
 def unique(x, return_inverse: bool = False, return_counts: bool = False):
     """The distinct elements in rising order; on request also the inverse positions and the counts. Not under jit."""
     values = _host("unique", x)
-    out, inverse, counts = np.unique(values, return_inverse=True, return_counts=True, equal_nan=False)
+    out, _, inverse, counts = _distinct(values)
     results = [out]
     if return_inverse:
         results.append(inverse.reshape(values.shape).astype(np.int64))
@@ -159,7 +166,7 @@ def unique_inverse(x) -> tuple[Tensor, Tensor]:
 def unique_all(x) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(values, first positions, inverse positions, counts). Not under jit."""
     values = _host("unique_all", x)
-    out, first, inverse, counts = np.unique(values, True, True, True, equal_nan=False)
+    out, first, inverse, counts = _distinct(values)
     parts = (out, first.astype(np.int64), inverse.reshape(values.shape).astype(np.int64), counts.astype(np.int64))
     return tuple(wrap(as_node(p)) for p in parts)
 

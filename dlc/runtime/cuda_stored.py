@@ -10,7 +10,7 @@ from dlc.ir.graph import structure
 from dlc.runtime import cache, cuda_modules, cuda_plan
 from dlc.runtime.cuda_executable import CudaExecutable
 from dlc.runtime.cuda_plan import Plan
-from dlc.runtime.stored import compiler_version
+from dlc.runtime.stored import compiler_version, is_checked
 
 if TYPE_CHECKING:
     from dlc.codegen.gpu_target import GpuTarget
@@ -21,7 +21,7 @@ DAMAGED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)  
 
 def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: GpuTarget) -> str:
     """Everything that a program's machine code depends on."""
-    return key(repr((structure(graph), donate)) + target.tuned.digest, target)
+    return key(repr((structure(graph), donate, is_checked())) + target.tuned.digest, target)
 
 
 def key(what: str, target: GpuTarget) -> str:

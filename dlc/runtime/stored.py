@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlc.ir import settings
 from dlc.ir.graph import structure
 from dlc.runtime import cache, native, threads
 from dlc.runtime.executable import Executable, Frame
@@ -31,8 +32,13 @@ def compiler_version() -> str:
 
 def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: CpuTarget) -> str:
     """Everything that a program's machine code depends on."""
-    what = repr((structure(graph), donate, target.threads)) + target.tuned.digest
+    what = repr((structure(graph), donate, target.threads, is_checked())) + target.tuned.digest
     return native.object_key(what, target, passes=compiler_version())
+
+
+def is_checked() -> bool:
+    """Whether every kernel is checked: who wants that takes from the cache what was checked when it was compiled."""
+    return settings.switch("DLC_VERIFY")
 
 
 def keep(key: str, frame: Frame, objects: list[bytes]) -> None:

@@ -94,3 +94,15 @@ def test_gradient_of_sort():
     x = Tensor([3.0, 1.0, 2.0], requires_grad=True)
     s.sort(x).backward(Tensor([1.0, 10.0, 100.0]))
     assert x.grad.numpy().tolist() == [100, 1, 10]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_distinct_elements_beside_nan(dtype):
+    given = np.array([2, np.nan, 1, np.nan, 2, 1, np.inf, 0, np.nan, -np.inf] * 3)
+    x = dlc.asarray(given).astype(getattr(dlc, dtype))
+    values, first, inverse, counts = (part.astype(dlc.float64).numpy() for part in dlc.unique_all(x))
+    np.testing.assert_array_equal(values, [-np.inf, 0, 1, 2, np.inf] + 9 * [np.nan])
+    np.testing.assert_array_equal(counts, [3, 3, 6, 6, 3] + 9 * [1])
+    np.testing.assert_array_equal(given[first.astype(int)], values)
+    np.testing.assert_array_equal(values[inverse.astype(int)], given)
+    np.testing.assert_array_equal(dlc.unique(x).astype(dlc.float64).numpy(), values)

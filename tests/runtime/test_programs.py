@@ -23,10 +23,11 @@ print(json.dumps([float(loss), gradient.numpy().tolist(), [p for p in parts if f
 
 
 def test_a_stored_program_needs_no_compiler(tmp_path):
-    """The compiler's modules take longer to import than a small program to load."""
-    environment = {**os.environ, "DLC_CACHE_DIR": str(tmp_path), "DLC_CACHE": "1"}
+    """The compiler's modules take longer to import than a small program to load. One that nobody checked is not taken
+    for one that was."""
 
-    def run():
+    def run(verify="0"):
+        environment = {**os.environ, "DLC_CACHE_DIR": str(tmp_path), "DLC_CACHE": "1", "DLC_VERIFY": verify}
         command = [sys.executable, "-c", PROGRAM]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
@@ -35,3 +36,4 @@ def test_a_stored_program_needs_no_compiler(tmp_path):
     assert len(compiler) == 4 and cold == [9.0, [[3.0, 3.0]] * 3]
     *warm, compiler = run()
     assert warm == cold and compiler == []
+    assert [len(run(verify="1")[2]) for _ in range(2)] == [4, 0]
