@@ -112,9 +112,9 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
 
         unit = Unit()
         symbols = {**threads.pool_symbols(), **unit.symbols()}
-        for name in ("compile_object", "_compile_alone"):
-            compile_ = getattr(native, name)
-            patch.setattr(native, name, lambda text, *args, to=compile_, **kw: to(emulated(text), *args, **kw))
+        for function in ("compile_object", "_compile_alone"):
+            compile_ = getattr(native, function)
+            patch.setattr(native, function, lambda text, *args, to=compile_, **kw: to(emulated(text), *args, **kw))
         patch.setattr(threads, "pool_symbols", lambda: symbols)
         patch.setattr(threads, "emulated_unit", unit, raising=False)  # it must outlive the code that calls it
         return

@@ -201,11 +201,17 @@ def compute(roots: list[Node]) -> None:
 
 
 def expanded(roots: list[Node]) -> list[Node]:
-    """`roots` without `vjp` nodes. Derivatives need the whole history, computed values included: this comes first."""
+    """`roots` without `vjp` nodes. Derivatives need the history, computed values included: this comes first. They end
+    at leaves, so the history of a parameter that was computed (the last update) is not walked again."""
     if not any(n.op == "vjp" for n in topological(roots, stop=_known)):
         return roots
     from dlc.passes.vjp import expand
 
+    def ends(node: Node) -> bool:
+        return node.data is not None and node.op != "param" and leaf_cell(node) is not None
+
+    computed = {n: leaf(n.data, n.type) for n in topological(roots, stop=ends) if ends(n)}
+    roots = substitute(roots, computed)
     params = [n for n in topological(roots) if n.op == "param"]
     return list(expand(Graph(params, roots)).outputs)
 

@@ -240,11 +240,15 @@ def _results(tile: GpuTile, sched: schedule.GpuMma, acc: Buffer, t: Expr, origin
 
 
 def _words(tile: GpuTile, lanes: int) -> int:
-    """Words that the epilogue reads for a vector of `lanes` results: they wait in registers."""
+    """Words that the epilogue reads for a vector of `lanes` results, and halves that it rounds on the way: they wait in
+    registers."""
     dtype = tile.unit.node.dtype
     code = tile.epilogue({}, loops.const(0, dtype), None)
-    found = loops.loads_of(*(e for s in loops.walk(code) for e in loops.exprs(s)))
-    return lanes * (dtype.itemsize + sum(e.dtype.itemsize for e in found if e.axes)) // 4
+    parts = list(loops.subexpressions(*(e for s in loops.walk(code) for e in loops.exprs(s))))
+    read = [e.dtype.itemsize for e in parts if e.op == "load" and e.axes]
+    rounded = [e.dtype.itemsize for e in parts if e.op == "cast" and e.axes and e.args[0].dtype.is_half
+               and e.args[0].op == "cast"]
+    return lanes * (dtype.itemsize + sum(read) + sum(rounded)) // 4
 
 
 def _result_along_rows(tile: GpuTile) -> bool:

@@ -48,7 +48,8 @@ def operations(dtype: dtypes.DType) -> list[str]:
 def same(got: np.ndarray, want: np.ndarray, ulps: int = 0) -> bool:
     if got.dtype.kind not in "fV" and got.dtype != dtypes.bfloat16.np:
         return bool((got == want).all())
-    wide_got, wide_want = got.astype(np.float64), want.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs among the bit patterns
+        wide_got, wide_want = got.astype(np.float64), want.astype(np.float64)
     if got.dtype == dtypes.bfloat16.np:  # AVX512-BF16 flushes subnormals
         wide_got, wide_want = (np.where(np.abs(x) < 2.0**-126, 0, x) for x in (wide_got, wide_want))
     near = wide_got == wide_want

@@ -231,3 +231,26 @@ def test_adam_is_elementwise_in_parameters_and_scalars():
 
     ops = {n.op for n in step.graph().nodes()}
     assert not ops & {"reduce", "contract", "gather", "scatter", "concat", "scan"}
+
+
+def test_a_look_before_backward_compiles_nothing_new(monkeypatch):
+    """The usual `losses.append(loss.item())`: the loss was built on the parameters' last update, whose history no
+    gradient of this step passes through."""
+    from dlc.runtime import programs
+
+    compiled = []
+    monkeypatch.setattr(programs, "compile_graph", lambda *a, to=programs.compile_graph, **k: compiled.append(a[0]) or
+                        to(*a, **k))
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = optim.Adam(model.parameters(), lr=0.01)
+    x = dlc.asarray(np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32))
+    counts, losses = [], []
+    for _ in range(6):
+        loss = (model(x) ** 2).mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        counts.append(len(compiled))
+    assert counts[-1] == counts[2] and max(len(g.nodes()) for g in compiled) < 2000
+    assert losses == sorted(losses, reverse=True)

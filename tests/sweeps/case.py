@@ -96,7 +96,7 @@ def program(case: Case, setting: Setting) -> str:
                  "want = several(g(*wide))",
                  f"weights = [{weight} for k, y in enumerate(want)]",
                  "sum((y * torch.from_numpy(w)).sum() for y, w in zip(want, weights) if y.requires_grad).backward()",
-                 "want = [wide[k].grad for k in at]",
+                 "want = [0 * wide[k] if wide[k].grad is None else wide[k].grad for k in at]",
                  "def total(*a):",
                  "    pairs = zip(several(f(*a)), weights)",
                  "    return sum((y * dlc.asarray(w.astype(y.dtype.np))).sum() for y, w in pairs if y.dtype.is_float)"]
@@ -110,7 +110,7 @@ def program(case: Case, setting: Setting) -> str:
         head.append("got = dlc.jit(dlc.grad(total, at))(*tensors)")
     else:
         head += ["for k in at: tensors[k].requires_grad = True", "total(*tensors).backward()",
-                 "got = [tensors[k].grad for k in at]"]
+                 "got = [0 * tensors[k] if tensors[k].grad is None else tensors[k].grad for k in at]"]
     return "\n".join([*head, "for y, w in zip(got, want):",
                       "    y, w = y.numpy().astype('f8'), np.asarray(w.detach() if hasattr(w, 'detach') else w)",
                       "    print(y, w, np.abs(y - w).max(initial=0))", ""])

@@ -30,8 +30,8 @@ def test_a_few_cases():
 
 @pytest.mark.slow
 def test_cases_of_all_families():
-    report = differential.sweep(2026, cases=800, processes=2)
-    assert report.cases > 780 and not report.failures, report.summary()
+    report = differential.sweep(2026, cases=700, processes=2)
+    assert report.cases > 680 and not report.failures, report.summary()
 
 
 @pytest.mark.slow
