@@ -116,6 +116,8 @@ def reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
 
 def rounded(value: Expr, dtype: dtypes.DType) -> Expr:
     """`value` rounded to `dtype`, in the compute type of `dtype`."""
+    if value.op == "const" and dtype.is_half and value.dtype.is_float:
+        return _number(value.attr, dtype)
     return value if _is_rounded(value, dtype) else loops.cast(loops.cast(value, dtype), dtype.compute)
 
 
@@ -131,7 +133,7 @@ def _is_rounded(value: Expr, dtype: dtypes.DType) -> bool:
 
 
 def _const(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
-    return _number(n.attrs["value"], n.dtype)
+    return loops.const(n.attrs["value"], n.dtype.compute)
 
 
 def _number(value: float, dtype: dtypes.DType) -> Expr:
@@ -208,7 +210,7 @@ def _pad(els: Elements, n: Node, index: Index, guard: Expr | None) -> Expr:
             inside = both(inside, simplify(loops.op("eq", at % step, loops.const(0))))
             at = simplify(at // step)
         inner.append(at)
-    fill = _number(n.attrs["value"], n.dtype)
+    fill = loops.const(n.attrs["value"], n.dtype.compute)
     if inside is None or (inside.op == "const" and inside.attr):
         return els.value(src, tuple(inner), guard)
     if inside.op == "const":

@@ -74,9 +74,8 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
         return input * (0.5 * (1.0 + dlc.erf(input * math.sqrt(0.5))))
     if approximate == "tanh":
         # the tangent is 1 long before 100: a larger square would only make the derivative 0 * inf
-        square = input * input
-        square = dlc.where(square < 1e4, square, 1e4)
-        inner = input * (_ROOT_2_PI + 0.044715 * _ROOT_2_PI * square)
+        square = dlc.minimum(input * input, 1e4)
+        inner = _ROOT_2_PI * (input + 0.044715 * (input * square))
         return 0.5 * input * (1.0 + dlc.tanh(inner))
     raise ValueError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
 
