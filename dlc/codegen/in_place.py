@@ -97,7 +97,8 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     The text's order is not enough: compilers are told that parameters do not overlap, and may load an element later
     than it stands there (as an operand from memory). So what is written must be computed from the element, perhaps by
     way of registers; equal loads of it in that nest are one, which therefore comes first (not if `strict`: there a
-    statement after the write may not load it). A load under another condition is another load.
+    statement after the write may not load it). A load under another condition is another load. What a loop reads that
+    is over before the write does not matter either.
     """
     if step.kernel.meta.get("custom"):
         return False
@@ -120,7 +121,8 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
             return False
         for w in along:
             fed = any(x.load is r.load and x.nest is r.nest for x in w.feeds)
-            if not fed or (strict and r.order > w.order):
+            over = r.order < w.order and any(s not in w.inside for s in r.inside)
+            if not (fed or over) or (strict and r.order > w.order):
                 return False
     return True
 
@@ -134,6 +136,7 @@ class _Access(NamedTuple):
     place: loops.Expr | None  # None: some elements, not one
     nest: loops.Stmt | None
     branches: tuple[tuple[loops.Stmt, int], ...]
+    inside: tuple[loops.Stmt, ...]  # loops that are run one iteration after the other
     feeds: tuple[_Access, ...] = ()
 
 
@@ -154,12 +157,13 @@ def _accesses(kernel: Kernel) -> _Accesses:
     held: dict[Buffer, dict[_Access, None]] = {}  # what is in registers and shared memory was computed from these
     order = itertools.count()
 
-    def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...]) -> None:
+    def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...],
+              inside: tuple[loops.Stmt, ...]) -> None:
         now = next(order)
         feeds: dict[_Access, None] = {}
         for load in loops.loads_of(*loops.exprs(stmt)):
             if load.attr.space == "global":
-                access = _Access(load, now, load.args[0], nest, branches)
+                access = _Access(load, now, load.args[0], nest, branches, inside)
                 reads.setdefault(load.attr, []).append(access)
                 feeds[access] = None
             else:
@@ -168,14 +172,18 @@ def _accesses(kernel: Kernel) -> _Accesses:
             if buffer.space != "global":
                 held.setdefault(buffer, {}).update(feeds)
             elif isinstance(stmt, loops.Store):
-                writes.setdefault(buffer, []).append(_Access(None, now, stmt.index[0], nest, branches, tuple(feeds)))
+                write = _Access(None, now, stmt.index[0], nest, branches, inside, tuple(feeds))
+                writes.setdefault(buffer, []).append(write)
             elif not isinstance(stmt, loops.Prefetch):  # a statement that copies a part of a buffer
-                reads.setdefault(buffer, []).append(_Access(None, now, None, nest, branches))
+                reads.setdefault(buffer, []).append(_Access(None, now, None, nest, branches, inside))
+        if isinstance(stmt, loops.For):
+            nest = stmt
+            if stmt.kind == "serial" and stmt.axis.attr[1] > 1:
+                inside = (*inside, stmt)
         for k, child in enumerate(loops.children(stmt)):
-            inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
-            visit(child, stmt if isinstance(stmt, loops.For) else nest, inner)
+            visit(child, nest, (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches, inside)
 
-    visit(kernel.body, None, ())
+    visit(kernel.body, None, (), ())
     return _Accesses(reads, writes)
 
 
