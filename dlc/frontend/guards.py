@@ -320,13 +320,21 @@ def _state_of(stream: Any) -> Any:
 
 def _picker(keys: list[Any]) -> Callable[[Any], Sequence[Any]]:
     """The values under `keys` of a mapping. Raises KeyError."""
-    return operator.itemgetter(*keys) if len(keys) > 1 else lambda table: [table[key] for key in keys]
+    if len(keys) > 1:
+        return operator.itemgetter(*keys)
+    if keys:
+        (key,) = keys
+        return lambda table: (table[key],)
+    return lambda table: ()
 
 
 def _together(gets: list[Callable[[Any], Any]]) -> Callable[[Any], Sequence[Any]]:
     """What all of `gets` give of an object."""
     if len(gets) > 1 and all(isinstance(get, operator.attrgetter) for get in gets):
         return operator.attrgetter(*(name for get in gets for name in get.__reduce__()[1]))  # type: ignore[attr-defined]
+    if len(gets) == 1:
+        (get,) = gets
+        return lambda held: (get(held),)
     return lambda held: [get(held) for get in gets]
 
 
