@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,17 +103,26 @@ def test_the_folder_of_data_sets(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("variable", "value"), [
     ("DLC_CACHE_MAX_BYTES", "²"), ("DLC_CACHE", "maybe"), ("DLC_CACHE_DIR", "~no such user"), ("DLC_CPU", "x"),
-    ("DLC_NUM_THREADS", "0"), ("DLC_VERIFY", "2"),
+    ("DLC_NUM_THREADS", "0"),
 ])  # fmt: skip
 def test_the_command_line_says_so_in_one_line(variable, value, monkeypatch, tmp_path):
     monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path))  # never the user's own: one of the commands clears it
     monkeypatch.setenv(variable, value)
     host.detect.cache_clear()
     commands = [["info"], ["cache", "stats"], ["cache", "clear"], ["dump", "tests/cli/example.py:recurrence"]]
-    wanted = {"DLC_CPU": (0, 3), "DLC_NUM_THREADS": (0, 3), "DLC_VERIFY": (3,)}.get(variable, (0, 1, 2))
+    wanted = {"DLC_CPU": (0, 3), "DLC_NUM_THREADS": (0, 3)}.get(variable, (0, 1, 2))
     for command in [commands[k] for k in wanted]:
         result = CliRunner().invoke(main, command)
         assert isinstance(result.exception, SystemExit) and result.exit_code == 2, (command, result.exception)
         assert f"{variable}=" in result.output and result.output.count("\n") == 1, result.output
     monkeypatch.undo()
     host.detect.cache_clear()
+
+
+def test_the_command_line_says_so_where_something_is_compiled(tmp_path):
+    """In a process of its own: what another test has compiled would not be checked again."""
+    command = [sys.executable, "-m", "dlc", "dump", "tests/cli/example.py:recurrence"]
+    env = {**os.environ, "DLC_CACHE_DIR": str(tmp_path), "DLC_VERIFY": "2"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and "DLC_VERIFY=" in done.stderr, done
+    assert (done.stdout + done.stderr).count("\n") == 1, done
