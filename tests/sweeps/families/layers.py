@@ -241,7 +241,9 @@ def activations(d: Draw) -> Case:
                   "w": cast(f"r.random({d.one_of((1, shape[1]))})", dtype)}
         options = ", w"
     call = f"{form.split()[0]}(x{options})"
-    return Case(arrays, f"return F.{call}", f"return T.{call}", kind="smooth", wrt=tuple(arrays), dtype=dtype,
+    # PyTorch's slope of hardsigmoid is the float32 next to 1/6, in float64 too
+    theirs = "torch.clamp(x / 6 + 0.5, 0, 1)" if form == "hardsigmoid" else f"T.{call}"
+    return Case(arrays, f"return F.{call}", f"return {theirs}", kind="smooth", wrt=tuple(arrays), dtype=dtype,
                 terms=size(shape) if form == "prelu" else shape[dim] if "dim" in options else 1)
 
 
