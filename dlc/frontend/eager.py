@@ -211,7 +211,8 @@ def expanded(roots: list[Node]) -> list[Node]:
         return node.data is not None and node.op != "param" and leaf_cell(node) is not None
 
     computed = {n: leaf(n.data, n.type) for n in topological(roots, stop=ends) if ends(n)}
-    roots = substitute(roots, computed)
+    if computed:
+        roots = substitute(roots, computed)
     params = [n for n in topological(roots) if n.op == "param"]
     return list(expand(Graph(params, roots)).outputs)
 
