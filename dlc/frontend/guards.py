@@ -25,6 +25,7 @@ from dlc.frontend.reach import (
     MAX_ELEMENTS,
     MISSING,
     SCALARS,
+    Cell,
     Reach,
     Space,
     bases_of,
@@ -100,9 +101,13 @@ class _SpacePlace(_Place):
             first = f"[*{table}] != there{k}"  # other names, or the same in another order
         read = []
         for j, get in enumerate(self._fixed):
-            name = get.__reduce__()[1][0] if isinstance(get, operator.attrgetter) else ""
             names[f"get{j}_{k}"] = get
-            read.append(f"o.{name}" if name else f"get{j}_{k}(o)")
+            if isinstance(get, operator.attrgetter):
+                read.append(f"o.{get.__reduce__()[1][0]}")
+            elif isinstance(get, Cell):
+                read.append(f"o.__closure__[{get.k}].cell_contents")
+            else:
+                read.append(f"get{j}_{k}(o)")
         for j, key in enumerate(self._keys):
             names[f"key{j}_{k}"] = key
             read.append(f"t[{key!r}]" if type(key) in (str, bytes) else f"t[key{j}_{k}]")

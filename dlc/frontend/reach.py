@@ -279,7 +279,7 @@ class Reach:
         for name in ("defaults", "kwdefaults"):
             self._fix(space, f"the {name} of {fn.__name__}", operator.attrgetter(f"__{name}__"))
         for k, name in enumerate(code.co_freevars):
-            get = _cell(k)
+            get = Cell(k)
             if name == "__class__":  # of super(): objects of the class are there, nobody makes one
                 space.fixed[name] = get
             elif variables[name] == READ or variables[name] == CALLED and not is_data(get(fn)):
@@ -517,7 +517,7 @@ def flat(container: Any) -> list[Any]:
 def held_by(value: Any) -> list[Any]:
     """What an object holds, and the elements of containers that it holds."""
     if isinstance(value, types.FunctionType):
-        found = [_cell(k)(value) for k in range(len(value.__closure__ or ()))] + list(vars(value).values())
+        found = [Cell(k)(value) for k in range(len(value.__closure__ or ()))] + list(vars(value).values())
     else:
         found = gc.get_referents(value)
     for part in [*found]:
@@ -556,14 +556,17 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _cell(k: int) -> Callable[[types.FunctionType], Any]:
-    def get(fn: types.FunctionType) -> Any:
+class Cell:
+    """What variable `k` of those that a function closes over holds."""
+
+    def __init__(self, k: int):
+        self.k = k
+
+    def __call__(self, fn: types.FunctionType) -> Any:
         try:
-            return fn.__closure__[k].cell_contents  # type: ignore[index]
+            return fn.__closure__[self.k].cell_contents  # type: ignore[index]
         except ValueError:  # still empty: a function that names itself
             return MISSING
-
-    return get
 
 
 def _names_of_bases(cls: type) -> frozenset[str]:
