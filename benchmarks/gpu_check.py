@@ -24,21 +24,26 @@ from typing import Any
 import cupy
 import numpy as np
 
-from dlc.codegen import gpu_schedule
-from dlc.codegen.build import target_layout
-from dlc.codegen.cuda_kernel import emit_module, launch_shape, symbol
-from dlc.codegen.gpu_build import LOWER
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as B
-from dlc.ir import dtypes, graph_interp, schedule
+from dlc.codegen.cuda.kernel import emit_module, symbol
+from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.program.build import target_layout
+from dlc.codegen.program.gpu_builder import LOWER
+from dlc.codegen.schedule import gpu as gpu_schedule
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.ir import dtypes
 from dlc.ir.dtypes import DType, bfloat16, float16, float32, float64
-from dlc.ir.graph import Graph, Node, TensorType, make, param
-from dlc.ir.loops import Kernel
-from dlc.passes.fuse import fuse
-from dlc.passes.inline import remove_markers
-from dlc.passes.simplify_windows import lower_unwindow
-from dlc.passes.units import memory_of, own_outputs
-from dlc.runtime import cuda_device, devices, programs
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, Node, TensorType, make, param
+from dlc.ir.loops import schedule
+from dlc.ir.loops.ir import Kernel
+from dlc.passes.fuse.fuse import fuse
+from dlc.passes.fuse.materialize import own_outputs
+from dlc.passes.simplify.markers import remove_markers
+from dlc.passes.simplify.windows import lower_unwindow
+from dlc.passes.views.views import memory_of
+from dlc.runtime import devices, programs
+from dlc.runtime.cuda import device as cuda_device
 
 RNG = np.random.default_rng(0)
 

@@ -37,7 +37,7 @@ class Code(NamedTuple):
 
 def is_matrix(kernel: Any) -> bool:
     """Is this a kernel of the GEMM family: a contraction in any way, attention?"""
-    from dlc.ir import schedule
+    from dlc.ir.loops import schedule
 
     family = (schedule.GpuMma, schedule.GpuContract, schedule.GpuSkinny, schedule.GpuAttention)
     return isinstance(kernel.schedule, family)
@@ -73,8 +73,8 @@ def lowered(case: GpuCase) -> Any:
 
 def texts(step: Any, arch: str) -> Iterator[tuple[str, Any, str]]:
     """(name, schedule, source) of each matrix kernel of a lowered step."""
-    from dlc.codegen.cuda_kernel import emit_module
-    from dlc.codegen.gpu_target import GpuTarget
+    from dlc.codegen.cuda.kernel import emit_module
+    from dlc.codegen.target.gpu import GpuTarget
 
     for kernel in step.program(f"cuda:{arch.rstrip('a')}").kernels():
         if is_matrix(kernel):
@@ -85,7 +85,7 @@ def compiled(source: str, arch: str) -> Code:
     """The source of one kernel through NVRTC. Raises NVRTC's error where it does not compile."""
     from cupy.cuda import nvrtc
 
-    from dlc.runtime.cuda_modules import OPTIONS
+    from dlc.runtime.cuda.modules import OPTIONS
 
     program = nvrtc.createProgram(source, "dlc.cu", (), ())
     try:
@@ -111,7 +111,7 @@ def normal(source: str, name: str) -> str:
 @click.option("--all", "everything", is_flag=True)
 @click.option("--save", help="A folder for the sources.")
 def main(names: tuple[str, ...], arch: tuple[str, ...], everything: bool, save: str | None) -> None:
-    from dlc.runtime.cuda_modules import thread_count
+    from dlc.runtime.cuda.modules import thread_count
 
     known: dict[tuple[str, str], Code] = {}
     total = 0

@@ -344,7 +344,8 @@ def _measure_kernel(case: GpuCase, check: bool, peer: bool, top: int) -> dict[st
 
 
 def _time_dlc(call: Callable[[], Any], function: Any, arguments: list[Any], top: int) -> dict[str, Any]:
-    from dlc.runtime import cuda_memory, devices
+    from dlc.runtime import devices
+    from dlc.runtime.cuda import memory as cuda_memory
 
     begin = time.perf_counter()
     call()

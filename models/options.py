@@ -13,8 +13,8 @@ import click
 from click.core import ParameterSource
 
 import dlc
+from dlc.base.settings import SettingError
 from dlc.data import DatasetError
-from dlc.ir.settings import SettingError
 from models import checkpoint
 
 SEED = click.option(

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlc.codegen.cuda_gates import TensorMap
-from dlc.codegen.cuda_kernel import launch_shape, symbol
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import loops, loops_interp
-from dlc.runtime.cuda_device import Card
+from dlc.codegen.cuda.kernel import symbol
+from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.ir.loops import ir as loops
+from dlc.ir.loops.interp import interp as loops_interp
+from dlc.ir.program.tensor_map import TensorMap
+from dlc.runtime.cuda.device import Card
 
 OFFSET = 1 << 56
 
@@ -188,9 +190,21 @@ class FakeGpu:
 
 def use(monkeypatch: Any, gpu: FakeGpu | None = None) -> FakeGpu:
     """Put a fake GPU in place for one test, with a compiler that hands its kernels over as they are."""
-    from dlc.frontend import eager, placement
-    from dlc.frontend import trace as tracing
-    from dlc.runtime import cuda_compile, cuda_device, cuda_memory, cuda_modules
+    from dlc.frontend.core import eager
+    from dlc.frontend.core import places as placement
+    from dlc.frontend.core import trace as tracing
+    from dlc.runtime.cuda import (
+        compile as cuda_compile,
+    )
+    from dlc.runtime.cuda import (
+        device as cuda_device,
+    )
+    from dlc.runtime.cuda import (
+        memory as cuda_memory,
+    )
+    from dlc.runtime.cuda import (
+        modules as cuda_modules,
+    )
 
     gpu = gpu or FakeGpu()
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from dlc.ir import build as B
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.graph import Graph, Node, TensorType, make, param
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, Node, TensorType, make, param
 
 FLOATS = (dtypes.float32, dtypes.float64, dtypes.float16, dtypes.bfloat16)
 INTS = (dtypes.int32, dtypes.int64, dtypes.int8, dtypes.uint8, dtypes.uint32)

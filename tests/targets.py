@@ -15,9 +15,9 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.target import _LEVEL_CPU, _LEVEL_FEATURES, LEVELS, CpuTarget
-from dlc.ir.graph import Graph
+from dlc.codegen.target.cpu import _LEVEL_CPU, _LEVEL_FEATURES, LEVELS, CpuTarget
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.ir.graph.graph import Graph
 
 CPUS = (*LEVELS, "avx512-bf16", "amx")  # each has the features of those before it
 _MORE = {"avx512-bf16": ("avx512bf16",), "amx": ("amx-tile", "amx-bf16")}
@@ -61,8 +61,8 @@ class InterpretedProgram:
         self.program, self.types, self.arena_bytes = program, types, program.arena_bytes
 
     def run(self, buffers: list) -> list:
-        from dlc.ir.program_interp import run_program
-        from dlc.runtime.memory import allocate, as_ndarray
+        from dlc.ir.program.interp import run_program
+        from dlc.runtime.cpu.memory import allocate, as_ndarray
 
         arrays = [as_ndarray(b, t.shape, t.dtype.np).copy() for b, t in zip(buffers, self.types, strict=True)]
         into = {output: parameter for parameter, output in self.program.donate}
@@ -80,7 +80,7 @@ def executable(graph: Graph, target: CpuTarget, donate: Sequence[tuple[int, int]
 
     if runs(target):
         return compile_graph(graph, tuple(donate), target=target)
-    from dlc.runtime import driver
+    from dlc.runtime import compile as driver
 
     program = driver.lower(graph, tuple(donate), "main", target, lambda stage, result: None)
     return InterpretedProgram(program, [p.type for p in graph.params])
@@ -88,7 +88,7 @@ def executable(graph: Graph, target: CpuTarget, donate: Sequence[tuple[int, int]
 
 def computed(graph: Graph, arrays: Sequence[np.ndarray], target: CpuTarget) -> list[np.ndarray]:
     """The graph's outputs as that processor computes them."""
-    from dlc.runtime.memory import as_ndarray, from_array
+    from dlc.runtime.cpu.memory import as_ndarray, from_array
 
     out = executable(graph, target).run([from_array(a) for a in arrays])
     return [as_ndarray(b, o.shape, o.dtype.np).copy() for b, o in zip(out, graph.outputs, strict=True)]
@@ -97,7 +97,9 @@ def computed(graph: Graph, arrays: Sequence[np.ndarray], target: CpuTarget) -> l
 def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
     """Let this process take its host for the processor `name`. AMX that the host lacks is emulated, instruction by
     instruction; programs for vectors that it lacks are interpreted."""
-    from dlc.runtime import driver, host, native, threads
+    from dlc.runtime import compile as driver
+    from dlc.runtime.cpu import host, threads
+    from dlc.runtime.cpu import llvm as native
 
     target = cpu(name)
     patch.setattr(llvm, "get_host_cpu_features", lambda: {**dict.fromkeys(_HOST, False), **_features(name)})

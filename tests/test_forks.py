@@ -23,11 +23,12 @@ import pytest
 
 import dlc
 from dlc import nn
+from dlc.base import forks, workers
+from dlc.base.lazy import cached_property
 from dlc.data import DataLoader
-from dlc.frontend import eager, trace
-from dlc.ir import forks, workers
-from dlc.ir.lazy import cached_property
-from dlc.runtime import collector, native
+from dlc.frontend.core import eager, trace
+from dlc.runtime import collector
+from dlc.runtime.cpu import llvm as native
 
 ROOT = Path(dlc.__file__).parent
 pytestmark = [

@@ -12,11 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 import dlc
+from dlc.base import settings
+from dlc.base.settings import SettingError
 from dlc.cli import main
 from dlc.data import DatasetError, mnist
-from dlc.ir import settings
-from dlc.ir.settings import SettingError
-from dlc.runtime import cache, driver, host, programs
+from dlc.runtime import cache, programs
+from dlc.runtime import compile as driver
+from dlc.runtime.cpu import host
 
 NO_NUMBERS = ["²", "1e9", "-1", "+1", "0x10", "nan", "inf", "1.0", "1_000", "١", "1 000", "1k", "ten", "9" * 5000]
 NO_SWITCHES = ["2", "-1", "yess", "nan", "²", "None", "1.0", "10", "/tmp", "01"]

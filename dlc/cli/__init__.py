@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 import dlc
+from dlc.base.settings import SettingError
 from dlc.cli.cache import cache
 from dlc.cli.dump import dump
 from dlc.cli.errors import CommandError
 from dlc.cli.info import info
 from dlc.cli.profile import profile
-from dlc.ir.settings import SettingError
 
 
 class _Commands(click.Group):

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
+from dlc.base.errors import DeviceError
 from dlc.cli.difference import difference
 from dlc.cli.errors import CommandError
 from dlc.cli.highlight import show
 from dlc.cli.target import find
-from dlc.frontend.lowered import Lowered
+from dlc.frontend.jit.lowered import Lowered
 from dlc.inspect.stages import CPU_STAGES, GPU_STAGES, GRAPH_STAGES, KERNEL_STAGES, LANGUAGE, STAGES
-from dlc.ir.errors import DeviceError
-from dlc.ir.loops_text import print_kernel
+from dlc.ir.loops.text import print_kernel
 
 
 @click.command()

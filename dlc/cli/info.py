@@ -11,7 +11,9 @@ import numpy as np
 
 import dlc
 from dlc.inspect.units import nbytes
-from dlc.runtime import cache, cuda_device, host
+from dlc.runtime import cache
+from dlc.runtime.cpu import host
+from dlc.runtime.cuda import device as cuda_device
 
 # What of the feature flags decides how code looks; the rest is in `dlc dump --stage llvm`.
 _FEATURES = ("sse2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512bf16", "amx-bf16", "neon", "sve")

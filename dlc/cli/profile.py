@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 import dlc
+from dlc.base.errors import DeviceError, TraceError
 from dlc.cli.errors import CommandError
 from dlc.cli.target import blamed, find
-from dlc.frontend.lowered import Profile
+from dlc.frontend.jit.lowered import Profile
 from dlc.inspect.units import count, nbytes, plural, seconds
-from dlc.ir.errors import DeviceError, TraceError
 
 
 @click.command()

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import dlc
 from dlc.cli.errors import CommandError
-from dlc.frontend.jit import JitFunction
-from dlc.frontend.lowered import Lowered
+from dlc.frontend.jit.function import JitFunction
+from dlc.frontend.jit.lowered import Lowered
 
 
 class Target(NamedTuple):

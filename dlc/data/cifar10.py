@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from dlc.base.files import open_regular
 from dlc.data.dataset import TensorDataset
 from dlc.data.download import fetch_file
 from dlc.data.errors import DatasetError
 from dlc.data.mnist import data_folder
-from dlc.ir.files import open_regular
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlc.data.collate import numpy_collate
-from dlc.frontend.location import Located, located_errors
+from dlc.frontend.core.location import Located, located_errors
 
 
 class Dataset(Located):

@@ -1,6 +1,6 @@
 """The one error that a dataset raises when its files or packages are not as they should be."""
 
-from dlc.ir.errors import DlcError
+from dlc.base.errors import DlcError
 
 
 class DatasetError(DlcError, RuntimeError):

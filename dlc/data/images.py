@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from dlc.base.files import open_regular
 from dlc.data.dataset import Dataset
 from dlc.data.errors import DatasetError
-from dlc.ir.files import open_regular
 
 MOST_PIXELS = 1 << 26  # less than what Pillow warns of
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from dlc.base.errors import kind_of
+from dlc.base.workers import Job, Workers
 from dlc.data.collate import default_collate, numpy_collate, to_tensors
 from dlc.data.dataset import fetch
-from dlc.frontend.location import Located, kind_of
-from dlc.ir.workers import Job, Workers
+from dlc.frontend.core.location import Located
 
 
 @dataclass

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dlc.base import settings
+from dlc.base.files import open_regular
 from dlc.data.dataset import TensorDataset
 from dlc.data.download import fetch_file
 from dlc.data.errors import DatasetError
-from dlc.ir import settings
-from dlc.ir.files import open_regular
 
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MD5 = {

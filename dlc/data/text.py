@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dlc.base.files import open_regular
 from dlc.data.dataset import Dataset, TensorDataset
 from dlc.data.download import fetch_file
 from dlc.data.errors import DatasetError
 from dlc.data.mnist import data_folder
-from dlc.frontend.location import Located
-from dlc.ir.files import open_regular
+from dlc.frontend.core.location import Located
 
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"

@@ -13,28 +13,33 @@ from typing import Any
 
 import numpy as np
 
-from dlc.frontend import (
+from dlc.base.errors import DTypeError, ShapeError, is_foreign
+from dlc.frontend import random
+from dlc.frontend.array import (
+    axes,
     creation,
     elementwise,
     gathering,
-    in_place,
     indexing,
-    interop,
     linalg,
-    placement,
-    random,
     reductions,
-    searching,
     statistics,
+    unary,
+    windows,
 )
-from dlc.frontend import manipulation as shapes
-from dlc.frontend.location import TORCH_KEYWORDS, here, located_errors, user_errors
-from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
-from dlc.ir import build as b
+from dlc.frontend.array import manipulation as shapes
+from dlc.frontend.array import (
+    sorting as searching,
+)
+from dlc.frontend.core import in_place, moving
+from dlc.frontend.core.location import TORCH_KEYWORDS, here, located_errors, user_errors
+from dlc.frontend.core.operands import as_dtype, as_node
+from dlc.frontend.core.tensor import Tensor, wrap
+from dlc.frontend.io import dlpack as interop
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.errors import DTypeError, ShapeError, is_foreign
-from dlc.ir.graph import located
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import located
 
 _OPERANDS = (Tensor, bool, int, float, np.ndarray, np.generic, list, tuple)
 
@@ -123,11 +128,11 @@ def _contains(x: Tensor, value: Any) -> bool:
 
 
 _SPECIAL: dict[str, Callable] = {
-    "__neg__": lambda x: elementwise.negative(x),
-    "__pos__": lambda x: elementwise.positive(x),
-    "__abs__": lambda x: elementwise.abs(x),
+    "__neg__": lambda x: unary.negative(x),
+    "__pos__": lambda x: unary.positive(x),
+    "__abs__": lambda x: unary.abs(x),
     "__invert__": lambda x: elementwise.bitwise_invert(x),
-    "__round__": lambda x, digits=0: elementwise.round(x, digits or 0),
+    "__round__": lambda x, digits=0: unary.round(x, digits or 0),
     "__divmod__": _divmod,
     "__rdivmod__": lambda x, other: _divmod(other, x),
     "__getitem__": indexing.getitem,
@@ -182,17 +187,17 @@ def _transpose(x: Tensor, *axes: Any) -> Tensor:
 
 def _reshape(x: Tensor, *shape: Any) -> Tensor:
     """Another shape of the same size, given as integers or as one sequence; one extent may be -1."""
-    return shapes.reshape(x, shapes.varargs_shape("reshape", shape))
+    return shapes.reshape(x, axes.varargs_shape("reshape", shape))
 
 
 def _expand(x: Tensor, *shape: Any) -> Tensor:
     """`broadcast_to` with the shape given as integers or as one sequence; -1 keeps an extent."""
-    return shapes.broadcast_to(x, shapes.varargs_shape("expand", shape))
+    return shapes.broadcast_to(x, axes.varargs_shape("expand", shape))
 
 
 def _tile(x: Tensor, *repetitions: Any) -> Tensor:
     """The whole tensor side by side, so many times along each axis."""
-    return shapes.tile(x, shapes.varargs_shape("tile", repetitions))
+    return shapes.tile(x, axes.varargs_shape("tile", repetitions))
 
 
 def _repeat(x: Tensor, repeats: Any, *tile: int, axis: int | None = None) -> Tensor:
@@ -222,20 +227,20 @@ def _to(x: Tensor, *targets: Any, dtype: DType | None = None, device: str | None
             dtype = as_dtype("to", t)
         else:
             device = t
-    x = x if device is None else placement.moved(x, device)
+    x = x if device is None else moving.moved(x, device)
     return x if dtype is None or dtype is x.dtype else elementwise.astype(x, dtype)
 
 
 @user_errors
 def _cuda(x: Tensor, device: int | str = 0) -> Tensor:
     """x on a GPU, given by its number or its name."""
-    return placement.moved(x, f"cuda:{device}" if isinstance(device, int) else device)
+    return moving.moved(x, f"cuda:{device}" if isinstance(device, int) else device)
 
 
 @user_errors
 def _cpu(x: Tensor) -> Tensor:
     """x in host memory."""
-    return placement.moved(x, "cpu")
+    return moving.moved(x, "cpu")
 
 
 def _cast(dtype: DType) -> Callable:
@@ -268,7 +273,7 @@ _OTHER_NAME: dict[str, Callable] = {
     "permute_dims": _permute,
     "transpose": _transpose,
     "reshape": _reshape,
-    "view": shapes.view,
+    "view": windows.view,
     "expand": _expand,
     "tile": _tile,
     "repeat": _repeat,
@@ -300,7 +305,7 @@ _OTHER_NAME: dict[str, Callable] = {
     "subtract": _scaled(elementwise.subtract),
     "mul": elementwise.multiply,
     "div": elementwise.divide,
-    "neg": elementwise.negative,
+    "neg": unary.negative,
     **_COMPARE,
     "mm": linalg.matmul,
     "t": shapes.transpose,
@@ -323,7 +328,7 @@ def _filled(x: Tensor, value: Any) -> Tensor:
 
 
 def _copied(x: Tensor, source: Any) -> Tensor:
-    return wrap(shapes.spread(b.cast(as_node(source), x.dtype), x.shape))
+    return wrap(axes.spread(b.cast(as_node(source), x.dtype), x.shape))
 
 
 def _addcmul(x: Tensor, a: Any, c: Any, *, value: Any = 1) -> Tensor:
@@ -346,7 +351,7 @@ _REBINDING: dict[str, Callable] = {
     "subtract_": _OTHER_NAME["sub"],
     "mul_": elementwise.multiply,
     "div_": elementwise.divide,
-    "neg_": elementwise.negative,
+    "neg_": unary.negative,
     "addcmul_": _addcmul,
     "addcdiv_": _addcdiv,
     "zero_": lambda x: _filled(x, 0),

@@ -18,19 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from dlc.frontend import placement
-from dlc.frontend.creation import host_constant
-from dlc.frontend.elementwise import add, less, log, multiply, negative, subtract
-from dlc.frontend.location import user_errors
-from dlc.frontend.manipulation import normalize_axis, shape_tuple, spread
-from dlc.frontend.reductions import argmax
-from dlc.frontend.tensor import Tensor, as_dtype, as_node, wrap
-from dlc.frontend.trace import state as tracing
-from dlc.ir import build as b
-from dlc.ir import dtypes, forks
+from dlc.base import forks
+from dlc.base.errors import DTypeError, ShapeError
+from dlc.frontend.array.axes import normalize_axis, shape_tuple, spread
+from dlc.frontend.array.creation import host_constant
+from dlc.frontend.array.elementwise import add, less, multiply, subtract
+from dlc.frontend.array.reductions import argmax
+from dlc.frontend.array.unary import log, negative
+from dlc.frontend.core import places as placement
+from dlc.frontend.core.location import user_errors
+from dlc.frontend.core.operands import as_dtype, as_node
+from dlc.frontend.core.tensor import Tensor, wrap
+from dlc.frontend.core.trace import state as tracing
+from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.errors import DTypeError, ShapeError
-from dlc.ir.graph import Node, check_size
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Node, check_size
 
 _LOW_WORD = 0xFFFFFFFF
 _SPLIT = 0xFFFFFFFF << 32  # counters that draws never reach: from here `split` makes keys
@@ -372,8 +375,8 @@ def multinomial(probabilities, num_samples: int, replacement: bool = False, *, g
 
     Without replacement all are different (ShapeError if there are too few); weights of 0 come last.
     """
-    from dlc.frontend.manipulation import moveaxis
-    from dlc.frontend.searching import topk
+    from dlc.frontend.array.manipulation import moveaxis
+    from dlc.frontend.array.sorting import topk
 
     n, num = as_node(probabilities), operator.index(num_samples)
     if n.ndim == 0 or num < 1:

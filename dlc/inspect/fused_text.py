@@ -8,14 +8,15 @@ from dlc.inspect.groups import Origin, origins
 from dlc.inspect.launches import Work, lines, work
 from dlc.inspect.machine import Machine
 from dlc.inspect.units import count, nbytes, plural
-from dlc.ir import dtypes, loops
-from dlc.ir.graph import Node
-from dlc.ir.graph_text import type_text
-from dlc.ir.loops import Expr
-from dlc.ir.program import Program
+from dlc.ir import dtypes
+from dlc.ir.graph.graph import Node
+from dlc.ir.graph.text import type_text
+from dlc.ir.loops import ir as loops
+from dlc.ir.loops.ir import Expr
+from dlc.ir.program.program import Program
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.fuse import Group
-from dlc.passes.units import Unit
+from dlc.passes.fuse.fuse import Group
+from dlc.passes.fuse.unit import Unit
 
 
 def print_fused(program: Program, machine: Machine) -> str:

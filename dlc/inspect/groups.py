@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dlc.codegen import gpu_build
-from dlc.codegen.build import lowered_group
-from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.lower.body import Lowered
+from dlc.codegen.program import gpu_builder as gpu_build
+from dlc.codegen.program.builder import lowered_group
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.inspect.machine import Machine
-from dlc.ir import loops
-from dlc.ir.graph import TensorType
-from dlc.ir.loops import Kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.program import Program
-from dlc.passes.fuse import Fused, Group
-from dlc.passes.lower import Lowered
+from dlc.ir.graph.graph import TensorType
+from dlc.ir.loops import traverse
+from dlc.ir.loops.ir import Kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.program.program import Program
+from dlc.passes.fuse.fuse import Fused, Group
 
 
 class Origin(NamedTuple):
@@ -47,7 +47,7 @@ def _lowered(fused: Fused, group: Group, machine: Machine) -> Lowered:
 
 
 def _key(kernel: Kernel) -> str:
-    return print_kernel(loops.canonical(kernel))
+    return print_kernel(traverse.canonical(kernel))
 
 
 def _launched(group: Group) -> bool:

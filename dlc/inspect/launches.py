@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dlc.ir.graph import Loc
-from dlc.ir.loops import RUNTIME, Kernel
-from dlc.ir.program import Launch, Program, Repeat
+from dlc.ir.graph.graph import Loc
+from dlc.ir.loops.ir import RUNTIME, Kernel
+from dlc.ir.program.program import Launch, Program, Repeat
 
 
 @dataclass

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.target import CpuTarget
-from dlc.ir.errors import DeviceError
-from dlc.runtime import cuda_device, devices, host
+from dlc.base.errors import DeviceError
+from dlc.codegen.target.cpu import CpuTarget
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.runtime import devices
+from dlc.runtime.cpu import host
+from dlc.runtime.cuda import device as cuda_device
 
 Machine = CpuTarget | GpuTarget
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dlc.codegen.build import LOWER
+from dlc.codegen.program.builder import LOWER
 from dlc.inspect.groups import origins
 from dlc.inspect.machine import Machine
-from dlc.ir import schedule
-from dlc.ir.loops import Kernel
-from dlc.ir.program import Program
+from dlc.ir.loops import schedule
+from dlc.ir.loops.ir import Kernel
+from dlc.ir.program.program import Program
 
 _PLAIN: dict[str, schedule.Schedule] = {
     "map": schedule.Map(),

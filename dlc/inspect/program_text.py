@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from dlc.inspect.launches import each
 from dlc.inspect.units import nbytes, plural
-from dlc.ir.program import Launch, Program, Ref, Repeat, Segment, Slot
+from dlc.ir.program.program import Launch, Program, Ref, Repeat, Segment, Slot
 
 
 def print_program(program: Program) -> str:

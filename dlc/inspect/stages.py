@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dlc.codegen import llvm_kernel
-from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.llvm import kernel as llvm_kernel
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.inspect.fused_text import print_fused
 from dlc.inspect.machine import Machine
 from dlc.inspect.naive import naive_kernels
 from dlc.inspect.program_text import print_program
-from dlc.ir.graph import Graph
-from dlc.ir.graph_text import print_graph
-from dlc.ir.loops import Kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.program import Program
-from dlc.runtime import cuda_compile, cuda_modules, driver, native, tuning
+from dlc.ir.graph.graph import Graph
+from dlc.ir.graph.text import print_graph
+from dlc.ir.loops.ir import Kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.program.program import Program
+from dlc.runtime import compile as driver
+from dlc.runtime.cpu import llvm as native
+from dlc.runtime.cuda import compile as cuda_compile
+from dlc.runtime.cuda import modules as cuda_modules
+from dlc.runtime.tuning import tune as tuning
 
 GRAPH_STAGES = ("graph", "operations", *(name for name, _ in driver.GRAPH_PASSES), "blocks", "layout")
 KERNEL_STAGES = ("loops", "scheduled")

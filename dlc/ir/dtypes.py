@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from dlc.ir.errors import DTypeError
-from dlc.ir.lazy import cached_property
+from dlc.base.errors import DTypeError
+from dlc.base.lazy import cached_property
 
 
 @dataclass(frozen=True, eq=False)

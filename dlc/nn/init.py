@@ -12,7 +12,7 @@ import numpy as np
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.location import located_errors
+from dlc.frontend.core.location import located_errors
 
 # -- host arrays to start parameters from -----------------------------------------------------------------------------
 

@@ -14,9 +14,11 @@ import numpy as np
 
 import dlc
 from dlc import DlcError, Tensor
-from dlc.frontend import placement
-from dlc.frontend.location import Located, here, kind_of
-from dlc.frontend.trace import UNSET, attribute_changed
+from dlc.base.errors import kind_of
+from dlc.frontend.core import moving
+from dlc.frontend.core import places as placement
+from dlc.frontend.core.location import Located, here
+from dlc.frontend.core.trace import UNSET, attribute_changed
 from dlc.nn import state_dict as states
 from dlc.nn.parameter import Parameter
 
@@ -248,7 +250,7 @@ class Module(Located):
                 for tensor in module.__dict__[home].values():
                     if tensor is not None and id(tensor) not in seen:
                         seen.add(id(tensor))
-                        placement.move(tensor, name)
+                        moving.move(tensor, name)
 
     def _convert(self, dtype) -> Module:
         if dtype not in (dlc.float16, dlc.bfloat16, dlc.float32, dlc.float64):

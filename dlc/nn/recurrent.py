@@ -6,7 +6,7 @@ import math
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.location import warn
+from dlc.base.errors import warn
 from dlc.nn import functional as F
 from dlc.nn import init
 from dlc.nn.functional import recurrent as cells

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dlc import Tensor
-from dlc.frontend.detached import Detached
-from dlc.frontend.location import kind_of
+from dlc.base.errors import kind_of
+from dlc.frontend.core.detached import Detached
 
 if TYPE_CHECKING:
     from dlc.nn.module import Module

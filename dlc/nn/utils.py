@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.location import kind_of, located_errors
+from dlc.base.errors import kind_of
+from dlc.frontend.core.location import located_errors
 from dlc.nn.functional.precision import narrow, widen
 
 

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dlc import Tensor, TraceError
-from dlc.frontend.location import Located, kind_of
+from dlc.base.errors import kind_of
+from dlc.frontend.core.location import Located
 from dlc.optim.optimizer import Optimizer, ParamGroup
 
 

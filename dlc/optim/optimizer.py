@@ -17,8 +17,9 @@ import numpy as np
 
 import dlc
 from dlc import Tensor, TraceError
-from dlc.frontend.location import Located, kind_of
-from dlc.frontend.trace import attribute_changed
+from dlc.base.errors import kind_of
+from dlc.frontend.core.location import Located
+from dlc.frontend.core.trace import attribute_changed
 from dlc.nn.functional.precision import narrow
 from dlc.nn.module import forget_grad
 from dlc.nn.state_dict import value_of

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dlc.ir import settings
-from dlc.ir.errors import warn
+from dlc.base import settings
+from dlc.base.errors import warn
 from dlc.runtime import private
 from dlc.runtime.private import Untrusted
 

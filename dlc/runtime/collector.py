@@ -11,7 +11,7 @@ import gc
 import threading
 from collections.abc import Iterator
 
-from dlc.ir import forks
+from dlc.base import forks
 
 
 class _Own(threading.local):

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dlc.ir.errors import DeviceError
-from dlc.runtime import memory
-from dlc.runtime.memory import Buffer
+from dlc.base.errors import DeviceError
+from dlc.runtime.cpu import memory
+from dlc.runtime.cpu.memory import Buffer
 
 CPU = "cpu"
 _NAME = re.compile(r"(cpu|cuda)(?::(\d{1,3}))?")
@@ -31,7 +31,7 @@ def usable(device: Any) -> str:
     """The full name of a device that exists here. Raises DeviceError saying what to install where it does not."""
     name = canonical(device)
     if name != CPU:
-        from dlc.runtime.cuda_device import gpu
+        from dlc.runtime.cuda.device import gpu
 
         count = gpu().count
         if index_of(name) >= count:
@@ -48,7 +48,7 @@ def allocate(nbytes: int, device: str, label: Any = "") -> Buffer:
     """An uninitialised Buffer. `label` says in an out-of-memory error what holds it. Raises MemoryError."""
     if device == CPU:
         return memory.allocate(nbytes)
-    from dlc.runtime import cuda_memory
+    from dlc.runtime.cuda import memory as cuda_memory
 
     return cuda_memory.allocate(nbytes, index_of(device), label)
 
@@ -57,7 +57,7 @@ def read(buffer: Buffer, shape: Sequence[int], np_dtype: Any) -> np.ndarray:
     """The content as a NumPy array: a view of host memory, a copy of a GPU's."""
     if buffer.device == CPU:
         return memory.as_ndarray(buffer, shape, np_dtype)
-    from dlc.runtime import cuda_memory
+    from dlc.runtime.cuda import memory as cuda_memory
 
     return cuda_memory.download(buffer, shape, np_dtype)
 
@@ -67,7 +67,7 @@ def write(buffer: Buffer, array: np.ndarray) -> None:
     if buffer.device == CPU:
         memory.as_ndarray(buffer, array.shape, array.dtype.newbyteorder("="))[...] = array
     else:
-        from dlc.runtime import cuda_memory
+        from dlc.runtime.cuda import memory as cuda_memory
 
         cuda_memory.upload(buffer, np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)))
 
@@ -79,7 +79,7 @@ def copied(buffer: Buffer, device: str | None = None, label: Any = "") -> Buffer
         out = memory.allocate(buffer.nbytes)
         bytes_of(out)[...] = bytes_of(buffer)
         return out
-    from dlc.runtime import cuda_memory
+    from dlc.runtime.cuda import memory as cuda_memory
 
     if device == CPU:
         out = memory.allocate(buffer.nbytes)
@@ -101,7 +101,7 @@ def bytes_of(buffer: Buffer) -> np.ndarray:
 def synchronize(device: str | None) -> None:
     """Wait until everything that was started on `device` (None: on every device that was used) has run."""
     if device != CPU:
-        from dlc.runtime import cuda_device
+        from dlc.runtime.cuda import device as cuda_device
 
         used = cuda_device.used() if device is None else [index_of(device)]
         for index in used:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dlc.ir.graph import Graph
-from dlc.ir.graph_interp import evaluate
-from dlc.passes.vjp import expand
+from dlc.ir.graph.graph import Graph
+from dlc.ir.graph.interp import evaluate
+from dlc.passes.autodiff.vjp import expand
 from dlc.runtime import devices
-from dlc.runtime.memory import Buffer
+from dlc.runtime.cpu.memory import Buffer
 
 
 class Interpreted:

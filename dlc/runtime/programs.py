@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dlc.ir import settings
-from dlc.runtime import host, stored
+from dlc.base import settings
 from dlc.runtime.collector import no_collection
+from dlc.runtime.cpu import host, stored
 
 if TYPE_CHECKING:
-    from dlc.codegen.target import CpuTarget
-    from dlc.ir.graph import Graph
-    from dlc.runtime.cuda_executable import CudaExecutable
-    from dlc.runtime.executable import Executable
+    from dlc.codegen.target.cpu import CpuTarget
+    from dlc.ir.graph.graph import Graph
+    from dlc.runtime.cpu.executable import Executable
+    from dlc.runtime.cuda.executable import CudaExecutable
     from dlc.runtime.interpreted import Interpreted
 
 Observer = Callable[[str, Any, float], None]  # (stage, its result, seconds)
@@ -53,14 +53,15 @@ def _for_cpu(graph: Graph, donate: Donated, name: str, target: CpuTarget | None,
         found = stored.load(key)
         if found is not None:
             return found
-    from dlc.runtime import driver
+    from dlc.runtime import compile as driver
 
     return driver.for_cpu(graph, donate, name, machine, key, profile, observe)
 
 
 def _for_gpu(graph: Graph, donate: Donated, name: str, device: str, profile: bool, observe: Observer | None, tune: bool,
              tf32: bool) -> CudaExecutable:
-    from dlc.runtime import cuda_device, cuda_stored
+    from dlc.runtime.cuda import device as cuda_device
+    from dlc.runtime.cuda import stored as cuda_stored
     from dlc.runtime.devices import index_of
 
     index = index_of(device)
@@ -73,12 +74,12 @@ def _for_gpu(graph: Graph, donate: Donated, name: str, device: str, profile: boo
         found = cuda_stored.load(key, index)
         if found is not None:
             return found
-    from dlc.runtime import driver
+    from dlc.runtime import compile as driver
 
     return driver.for_gpu(graph, donate, name, machine, index, key, profile, observe)
 
 
 def _tuned(graph: Graph, machine: Any, name: str, device: str) -> Any:
-    from dlc.runtime import tuning  # compiles small programs itself
+    from dlc.runtime.tuning import tune as tuning
 
     return tuning.tuned_target(graph, machine, name, device)

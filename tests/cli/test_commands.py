@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from dlc.cli import main
 from dlc.cli.highlight import GraphLexer, LoopsLexer
 from dlc.inspect.units import count, nbytes, plural, seconds
-from dlc.runtime import cuda_device
+from dlc.runtime.cuda import device as cuda_device
 from tests import fake_gpu
 
 FILE = str(Path(__file__).with_name("example.py"))
@@ -49,7 +49,7 @@ def test_profile_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def test_info_with_a_bad_setting(monkeypatch: pytest.MonkeyPatch):
-    from dlc.runtime import host
+    from dlc.runtime.cpu import host
 
     host.detect.cache_clear()
     monkeypatch.setenv("DLC_CPU", "pentium")

@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 from dlc.cli import main
 from dlc.cli.difference import difference
 from dlc.inspect.stages import GRAPH_STAGES
-from dlc.ir.graph_text import parse_graph, print_graph
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
+from dlc.ir.graph.text import parse_graph, print_graph
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
 from tests.runtime.test_cuda_modules import HAS_NVRTC
 
 FILE = str(Path(__file__).with_name("example.py"))
@@ -199,7 +199,8 @@ def test_files_with_mistakes(tmp_path: Path):
 
 
 def test_tuned_schedules_are_shown_where_tuning_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from dlc.runtime import search, tuning
+    from dlc.runtime.tuning import search
+    from dlc.runtime.tuning import tune as tuning
 
     def last(subject, machine):
         trial = subject.trial(subject.schedules[-1])

@@ -13,7 +13,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from dlc.ir.loops_values import dot2
+from dlc.ir.loops.interp.values import dot2
 
 _P, _I, _B = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int8
 

@@ -7,12 +7,13 @@ import ctypes
 import ml_dtypes  # noqa: F401  (registers bfloat16 with NumPy)
 import numpy as np
 
-from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
-from dlc.codegen.target import LEVELS, CpuTarget
+from dlc.codegen.llvm.kernel import OPT_LEVEL, PASSES, emit_module
+from dlc.codegen.target.cpu import LEVELS, CpuTarget
 from dlc.ir import dtypes
-from dlc.ir.loops import Buffer, Kernel, Stmt, Store, walk
-from dlc.ir.loops_interp import run
-from dlc.runtime.native import Library, compile_object
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import Buffer, Kernel, Stmt, Store
+from dlc.ir.loops.traverse import walk
+from dlc.runtime.cpu.llvm import Library, compile_object
 from tests import targets
 
 __all__ = ["LEVELS", "Compiled", "buffer", "guarded", "kernel", "target", "untouched"]

@@ -7,18 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlc.codegen import gpu_schedule
-from dlc.codegen.cuda_kernel import emit_module, launch_shape
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import graph_interp
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.schedule import gpu as gpu_schedule
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import float32
-from dlc.ir.graph import Graph
-from dlc.ir.program_interp import run_program
-from dlc.ir.schedule import GpuAttention
-from dlc.passes.attention import find_attention
-from dlc.passes.inline import remove_markers
-from dlc.passes.simplify import simplify
-from dlc.passes.vjp import expand
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops.schedule import GpuAttention
+from dlc.ir.program.interp import run_program
+from dlc.passes.attention.find import find_attention
+from dlc.passes.autodiff.vjp import expand
+from dlc.passes.simplify.markers import remove_markers
+from dlc.passes.simplify.simplify import simplify
 from tests import cuda_on_cpu
 from tests.codegen.test_cuda_programs import program_of
 from tests.passes.attention_graphs import attention

@@ -7,22 +7,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlc.codegen import candidates
-from dlc.codegen import schedule as schedules
-from dlc.codegen.build import LOWER, build_program, target_layout
-from dlc.codegen.tuned import Tuned
-from dlc.codegen.tuned_text import contract_key, decode, encode, kernel_key
-from dlc.ir import build as b
+from dlc.codegen.cost import cpu_contract
+from dlc.codegen.program.build import build_program, target_layout
+from dlc.codegen.program.builder import LOWER
+from dlc.codegen.schedule import cpu as schedules
+from dlc.codegen.schedule import cpu_candidates as candidates
+from dlc.codegen.schedule.tuned_text import contract_key, decode, encode, kernel_key
+from dlc.codegen.target.tuned import Tuned
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, Node, TensorType, param
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_verify import verify
-from dlc.ir.schedule import Columns, Contract, Map, Rows
-from dlc.passes.fuse import fuse
-from dlc.passes.units import memory_of, own_outputs
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, Node, TensorType, param
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.schedule import Columns, Contract, Map, Rows
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.verify import verify
+from dlc.passes.fuse.fuse import fuse
+from dlc.passes.fuse.materialize import own_outputs
+from dlc.passes.views.views import memory_of
 from tests.targets import computed, cpu
 
 TARGET = cpu("avx512")
@@ -64,7 +67,7 @@ def test_contractions_compute_the_same_with_every_candidate(make, monkeypatch):
     params = [n for n in Graph([], [node]).nodes() if n.op == "param"]
     graph = Graph(params, [node])
     found = candidates.contractions(node, TARGET)
-    assert found[0] == schedules.contract(node, TARGET)
+    assert found[0] == cpu_contract.contract(node, TARGET)
     assert 3 <= len(found) <= candidates.MOST
     assert len(set(found)) == len(found)
     rng = np.random.default_rng(0)
@@ -155,7 +158,7 @@ def test_a_table_changes_the_kernel_and_its_header_says_so():
     node = b.contract(x, w, "mk,kn->mn")
     graph = Graph([x, w], [b.op("exp", b.sum_(node, [1]))])
     before = build_program(target_layout(graph, TARGET), (), TARGET, "main").kernels()
-    other = replace(schedules.contract(node, TARGET), mr=3)
+    other = replace(cpu_contract.contract(node, TARGET), mr=3)
     rows = next(k for k in before if isinstance(k.schedule, (Rows, Columns)))
     table = Tuned({contract_key(node): other}, {kernel_key(rows): Rows(4, 1, 2)})
     after = build_program(target_layout(graph, t := replace(TARGET, tuned=table)), (), t, "main").kernels()

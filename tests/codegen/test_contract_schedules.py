@@ -10,26 +10,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlc.codegen import schedule as schedules
-from dlc.codegen.build import build_program, target_layout
-from dlc.codegen.target import CpuTarget
-from dlc.ir import build as b
+from dlc.base.errors import VerifyError
+from dlc.codegen.cost import cpu_contract
+from dlc.codegen.lower.contract import lower_contract
+from dlc.codegen.program.build import build_program, target_layout
+from dlc.codegen.program.memory import plan_memory
+from dlc.codegen.target.cpu import LEVELS, CpuTarget
 from dlc.ir import dtypes
-from dlc.ir.errors import VerifyError
-from dlc.ir.graph import Graph, Node, TensorType, make, param
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.loops import Alloc, Buffer, Expr, For, Kernel, Prefetch, Stmt, Store, children, walk
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_verify import verify
-from dlc.ir.program import Launch, Program
-from dlc.ir.program_interp import run_program
-from dlc.ir.schedule import Contract
-from dlc.passes.fuse import fuse
-from dlc.passes.lower_contract import lower_contract
-from dlc.passes.memory import plan_memory
-from dlc.passes.permutes import sink_permutes
-from dlc.runtime.memory import allocate, as_ndarray
-from tests.targets import LEVELS, cpu, executable
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, Node, TensorType, make, param
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import Alloc, Buffer, Expr, For, Kernel, Prefetch, Stmt, Store
+from dlc.ir.loops.schedule import Contract
+from dlc.ir.loops.traverse import children, walk
+from dlc.ir.loops.verify import verify
+from dlc.ir.program.interp import run_program
+from dlc.ir.program.program import Launch, Program
+from dlc.passes.fuse.fuse import fuse
+from dlc.passes.layout.sink_transposes import sink_permutes
+from dlc.runtime.cpu.memory import allocate, as_ndarray
+from tests.targets import cpu, executable
 
 
 def tensor(name: str, *shape: int, dtype=dtypes.float32) -> Node:
@@ -314,7 +315,7 @@ def test_a_schedule_without_whole_tiles_is_refused(wrong):
     x, w = (tensor(name, 50, 64, dtype=dtypes.bfloat16) for name in "xw")
     fused = fuse(target_layout(Graph([x, w], [b.contract(x, w, "mk,nk->mn")]), cpu("amx")))
     (group,) = (g for g in fused.groups if g.kind == "contract")
-    sched = schedules.contract(group.units[0].node, cpu("amx"))
+    sched = cpu_contract.contract(group.units[0].node, cpu("amx"))
     assert sched.stack and lower_contract(fused, group, sched)
     with pytest.raises(VerifyError, match="no whole tiles for runs of 50 rows"):
         lower_contract(fused, group, replace(sched, **wrong))

@@ -5,19 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.codegen import gpu_schedule
-from dlc.codegen.cuda_kernel import emit_module
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import graph_interp
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.schedule import gpu as gpu_schedule
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import float16
-from dlc.ir.graph import Graph
-from dlc.ir.loops import For, If, Mma, walk
-from dlc.ir.program_interp import run_program
-from dlc.ir.schedule import GpuAttention
-from dlc.passes.attention import find_attention
-from dlc.passes.inline import remove_markers
-from dlc.passes.simplify import simplify
-from dlc.passes.vjp import expand
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops.instructions import Mma
+from dlc.ir.loops.ir import For, If
+from dlc.ir.loops.schedule import GpuAttention
+from dlc.ir.loops.traverse import walk
+from dlc.ir.program.interp import run_program
+from dlc.passes.attention.find import find_attention
+from dlc.passes.autodiff.vjp import expand
+from dlc.passes.simplify.markers import remove_markers
+from dlc.passes.simplify.simplify import simplify
 from tests.codegen.test_cuda_programs import program_of
 from tests.passes.attention_graphs import attention
 from tests.random_graphs import arguments

@@ -8,10 +8,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from dlc.codegen.cuda_expr import Expressions
-from dlc.codegen.cuda_prelude import prelude
-from dlc.codegen.cuda_types import ctype
-from dlc.ir import dtypes, loops
+from dlc.codegen.cuda.expr import Expressions
+from dlc.codegen.cuda.prelude import prelude
+from dlc.codegen.cuda.types import ctype
+from dlc.ir import dtypes
+from dlc.ir.loops import ir as loops
 from dlc.ir.scalar import SCALAR_OPS
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
-from dlc.ir import graph_interp
 from dlc.ir.dtypes import bfloat16, float16, float32, int64
-from dlc.ir.graph import Graph, Node, make
-from dlc.runtime import cuda_compile, devices
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, Node, make
+from dlc.runtime import devices
 from dlc.runtime import programs as compiler
+from dlc.runtime.cuda import compile as cuda_compile
 from tests import cuda_on_cpu
 from tests.passes.programs import tensor
 from tests.runtime.test_cuda_executable import on_gpu

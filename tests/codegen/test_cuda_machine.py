@@ -84,7 +84,7 @@ y[threadIdx.x] = s[4 * threadIdx.x];"""
 
 
 def test_copies_come_when_they_are_waited_for():
-    from dlc.codegen.cuda_mma import ASYNC
+    from dlc.codegen.cuda.mma import ASYNC
 
     x, y = arrays(256)
     for late in (False, True):
@@ -102,7 +102,10 @@ def test_instructions_without_emulation_are_named():
 
 
 def test_all_inline_ptx_of_the_compiler_is_emulated():
-    from dlc.codegen import cuda_gates, cuda_mma, cuda_prelude, cuda_tf32
+    from dlc.codegen.cuda import mbarrier as cuda_gates
+    from dlc.codegen.cuda import mma as cuda_mma
+    from dlc.codegen.cuda import prelude as cuda_prelude
+    from dlc.codegen.cuda import tf32 as cuda_tf32
 
     text = "\n".join([*cuda_prelude._FUNCTIONS.values(), *(t for _, t in cuda_mma._FUNCTIONS), cuda_tf32.TF32,
                       cuda_gates.bulk_function(3), cuda_mma._wgmma(64), cuda_mma._wgmma_held(128)])
@@ -113,9 +116,9 @@ def test_all_inline_ptx_of_the_compiler_is_emulated():
 def test_conversions_are_the_hardware_s():
     import ml_dtypes
 
-    from dlc.codegen.cuda_prelude import prelude
-    from dlc.codegen.cuda_tf32 import TF32
-    from dlc.ir.loops_values import tf32
+    from dlc.codegen.cuda.prelude import prelude
+    from dlc.codegen.cuda.tf32 import TF32
+    from dlc.ir.loops.interp.values import tf32
 
     rng = np.random.default_rng(0)
     x = rng.integers(0, 1 << 32, 6400, dtype=np.uint32).view(np.float32)

@@ -6,13 +6,14 @@ import re
 
 import pytest
 
-from dlc.codegen import gpu_schedule
-from dlc.codegen.cuda_kernel import emit_module, launch_shape
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as B
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.schedule import gpu as gpu_schedule
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir import dtypes
 from dlc.ir.dtypes import bfloat16, float16, float32, float64
-from dlc.ir.graph import Graph, make
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, make
 from dlc.ir.scalar import SCALAR_OPS
 from tests.codegen.test_cuda_programs import program_of
 from tests.passes import programs

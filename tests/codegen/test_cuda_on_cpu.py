@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
-from dlc.ir import build as B
-from dlc.ir import graph_interp, schedule
 from dlc.ir.dtypes import bfloat16, float16, float32, float64
-from dlc.ir.graph import Graph, make
-from dlc.ir.loops_values import tf32
-from dlc.passes import gpu_operands
-from dlc.passes.vjp import expand
-from dlc.runtime import cuda_compile, devices
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, make
+from dlc.ir.loops import schedule
+from dlc.ir.loops.interp.values import tf32
+from dlc.passes.autodiff.vjp import expand
+from dlc.passes.layout import gpu_aligned_operands as gpu_operands
+from dlc.runtime import devices
 from dlc.runtime import programs as compiler
+from dlc.runtime.cuda import compile as cuda_compile
 from tests import cuda_on_cpu
 from tests.codegen.test_cuda_programs import forced
 from tests.codegen.test_gpu_convolutions import convolution

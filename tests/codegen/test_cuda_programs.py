@@ -9,24 +9,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlc.codegen import gpu_schedule
-from dlc.codegen.build import build_program, target_layout
-from dlc.codegen.cuda_kernel import emit_module
-from dlc.codegen.gpu_build import LOWER
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as B
-from dlc.ir import dtypes, graph_interp, schedule
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.program.build import build_program, target_layout
+from dlc.codegen.program.gpu_builder import LOWER
+from dlc.codegen.program.memory import plan_memory
+from dlc.codegen.schedule import gpu as gpu_schedule
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.ir import dtypes
 from dlc.ir.dtypes import bfloat16, float16, float32, float64, int32, int64
-from dlc.ir.graph import Graph, make
-from dlc.ir.loops import Fold, Store, Sync, walk
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_verify import verify
-from dlc.ir.program import Program, Repeat
-from dlc.ir.program_interp import run_program
-from dlc.passes.inline import remove_markers
-from dlc.passes.memory import plan_memory
-from dlc.passes.simplify_windows import lower_unwindow
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, make
+from dlc.ir.loops import schedule
+from dlc.ir.loops.ir import Fold, Store, Sync
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.traverse import walk
+from dlc.ir.loops.verify import verify
+from dlc.ir.program.interp import run_program
+from dlc.ir.program.program import Program, Repeat
+from dlc.passes.simplify.markers import remove_markers
+from dlc.passes.simplify.windows import lower_unwindow
 from tests.passes import programs
 from tests.passes.programs import tensor
 from tests.random_graphs import arguments, graphs, integer_graphs

@@ -7,17 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from dlc.codegen import expand_math
-from dlc.codegen.expand_math import BUILDERS, expand, expand_expr
+from dlc.codegen.math import expand as expand_math
+from dlc.codegen.math.expand import BUILDERS, expand, expand_expr
+from dlc.codegen.target.cpu import LEVELS
 from dlc.ir import dtypes
 from dlc.ir.dtypes import float32, float64, uint32
-from dlc.ir.loops import Buffer, Kernel, axis, const, load, loop, op, store, walk
-from dlc.ir.loops import exprs as exprs_of
-from dlc.ir.loops_values import evaluate_expr
-from dlc.ir.loops_verify import subexpressions, verify
+from dlc.ir.loops.interp.values import evaluate_expr
+from dlc.ir.loops.ir import Buffer, Kernel, axis, const, load, loop, op, store
+from dlc.ir.loops.traverse import exprs as exprs_of
+from dlc.ir.loops.traverse import subexpressions, walk
+from dlc.ir.loops.verify import verify
 from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import SCALAR_OPS
-from tests.codegen.llvm_run import LEVELS, Compiled, target
+from tests.codegen.llvm_run import Compiled, target
 from tests.codegen.math_samples import CIRCLE_LIMIT, arguments, reference, ulps
 
 # op -> limits (f32, f32 without fma, f64, f64 without fma) and the operations of the f32 form, from the docstring
@@ -186,7 +188,7 @@ def test_a_kernel_is_expanded_everywhere_and_shares():
 
 def test_the_coefficients_are_those_of_the_tool():
     pytest.importorskip("mpmath")
-    from dlc.codegen.math_tables import TABLES
+    from dlc.codegen.math.tables import TABLES
     from tools.minimax import FITS, fit
 
     for name, column in (("expm1", "f32"), ("sin", "f32"), ("cos", "f64")):

@@ -6,15 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from dlc.codegen import choice, gpu_build
-from dlc.codegen.cuda_kernel import emit_module, launch_shape
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as B
-from dlc.ir import schedule
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.program import gpu_builder as gpu_build
+from dlc.codegen.schedule import choice
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float32
-from dlc.ir.graph import Graph, make
-from dlc.ir.loops import Bulk, For, Mma, Registers, Store, walk
-from dlc.passes import gpu_operands
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, make
+from dlc.ir.loops import schedule
+from dlc.ir.loops.instructions import Bulk, Mma, Registers
+from dlc.ir.loops.ir import For, Store
+from dlc.ir.loops.traverse import walk
+from dlc.passes.layout import gpu_aligned_operands as gpu_operands
 from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
 from tests.codegen.test_gpu_convolutions import convolution
 from tests.passes.programs import tensor

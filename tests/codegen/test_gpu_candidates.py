@@ -8,21 +8,26 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.codegen import gpu_candidates, gpu_schedule
-from dlc.codegen.build import build_program, target_layout
-from dlc.codegen.candidates import MOST
-from dlc.codegen.cuda_kernel import emit_module
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.tuned import Tuned
-from dlc.codegen.tuned_text import decode, encode, kernel_key
-from dlc.ir import build as b
-from dlc.ir import graph_interp, schedule
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.program.build import build_program, target_layout
+from dlc.codegen.program.memory import plan_memory
+from dlc.codegen.schedule import gpu as gpu_schedule
+from dlc.codegen.schedule import gpu_candidates
+from dlc.codegen.schedule.cpu_candidates import MOST
+from dlc.codegen.schedule.tuned_text import decode, encode, kernel_key
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.codegen.target.tuned import Tuned
 from dlc.ir.dtypes import bfloat16, float32
-from dlc.ir.graph import Graph
-from dlc.ir.loops_verify import verify
-from dlc.ir.program_interp import run_program
-from dlc.passes.memory import plan_memory
-from dlc.runtime import cache, cuda_modules, cuda_tuning, search, trials
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops import schedule
+from dlc.ir.loops.verify import verify
+from dlc.ir.program.interp import run_program
+from dlc.runtime import cache
+from dlc.runtime.cuda import modules as cuda_modules
+from dlc.runtime.tuning import gpu as cuda_tuning
+from dlc.runtime.tuning import search, trials
 from tests import fake_gpu
 from tests.passes import programs
 from tests.passes.programs import tensor

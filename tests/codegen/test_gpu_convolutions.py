@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from dlc.codegen import gpu_schedule
-from dlc.codegen.build import target_layout
-from dlc.codegen.cuda_kernel import emit_module
-from dlc.ir import build as B
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.program.build import target_layout
+from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.ir.dtypes import bfloat16, float32
-from dlc.ir.graph import Graph
-from dlc.passes import gpu_operands
-from dlc.passes.gpu_operands import _vectors
-from dlc.passes.inline import remove_markers
-from dlc.passes.permutes import sink_permutes
-from dlc.passes.simplify import simplify
-from dlc.passes.simplify_windows import lower_unwindow
-from dlc.passes.vjp import vjp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph
+from dlc.passes.autodiff.vjp import vjp
+from dlc.passes.layout import gpu_aligned_operands as gpu_operands
+from dlc.passes.layout.gpu_aligned_operands import _vectors
+from dlc.passes.layout.sink_transposes import sink_permutes
+from dlc.passes.simplify.markers import remove_markers
+from dlc.passes.simplify.simplify import simplify
+from dlc.passes.simplify.windows import lower_unwindow
 from tests.codegen.test_cuda_programs import TARGET, check, program_of
 from tests.passes.programs import tensor
 

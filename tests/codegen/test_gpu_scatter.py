@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.codegen.cuda_kernel import emit_module
-from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.cost import gpu_scatter
+from dlc.codegen.cost.gpu_scatter import is_binned, rows_and_columns
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.lower.gpu import binned_scatter as lower_gpu_scatter
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float16, float32, float64, int32, int64, uint8
-from dlc.ir.graph import Graph, make
-from dlc.passes import lower_gpu_scatter
-from dlc.passes.lower_gpu_scatter import is_binned, rows_and_columns
+from dlc.ir.graph.graph import Graph, make
 from tests.codegen.test_cuda_programs import check, program_of
 from tests.passes.programs import tensor
 
@@ -70,7 +71,7 @@ def test_halves_are_summed_in_float32():
     graph = scatter((3, 32), (4096,), (4096, 32), dtype=bfloat16)
     args = [np.zeros((3, 32)), np.ones(4096, np.int64), np.ones((4096, 32))]
     args = [a.astype(p.dtype.np) for a, p in zip(args, graph.params, strict=True)]
-    from dlc.ir.program_interp import run_program
+    from dlc.ir.program.interp import run_program
 
     (got,) = run_program(program_of(graph), args, 0)
     assert got[1].astype(np.float64).tolist() == [4096.0] * 32  # one by one in bfloat16 it would stop at 256
@@ -79,7 +80,7 @@ def test_halves_are_summed_in_float32():
 def test_a_block_holds_what_shared_memory_takes():
     node = scatter((50304, 768), (16384,), (16384, 768)).outputs[0]
     rows, columns, block = rows_and_columns(node)
-    assert columns == block == 256 and rows * columns * 4 <= lower_gpu_scatter.SHARED
+    assert columns == block == 256 and rows * columns * 4 <= gpu_scatter.SHARED
     (kernel,) = program_of(scatter((50304, 768), (16384,), (16384, 768))).kernels()
     assert "fold<op_or, 32>" in emit_module([kernel], TARGET)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from dlc.codegen import gpu_schedule
-from dlc.codegen.build import build_program
-from dlc.codegen.cuda_kernel import emit_module, launch_shape
-from dlc.codegen.gpu_skinny import skinny
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as B
-from dlc.ir import schedule
+from dlc.base.errors import DeviceError
+from dlc.codegen.cost.gpu_skinny import is_skinny, skinny
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.program.build import build_program
+from dlc.codegen.schedule import gpu as gpu_schedule
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float64
-from dlc.ir.errors import DeviceError
-from dlc.ir.graph import Graph
-from dlc.passes.lower_gpu_skinny import is_skinny
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops import schedule
 from tests.codegen.test_cuda_programs import check, forced
 from tests.passes.programs import tensor
 

@@ -9,12 +9,14 @@ from functools import cache
 
 import pytest
 
-from dlc.codegen.cuda_kernel import emit_module, launch_shape
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as B
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float32
-from dlc.ir.graph import Graph
-from dlc.ir.loops import Registers, walk
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops.instructions import Registers
+from dlc.ir.loops.traverse import walk
 from tests.codegen.test_cuda_programs import program_of
 from tests.passes.programs import tensor
 

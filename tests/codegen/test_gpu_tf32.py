@@ -7,20 +7,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlc.codegen.cuda_kernel import emit_module, launch_shape
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as B
-from dlc.ir import graph_interp, schedule
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import float32
-from dlc.ir.graph import Graph
-from dlc.ir.loops import Mma, walk
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_values import tf32
-from dlc.passes import gpu_operands
-from tests.codegen.test_cuda_programs import TARGET, arguments, check, forced, program_of, run_program
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops import schedule
+from dlc.ir.loops.instructions import Mma
+from dlc.ir.loops.interp.values import tf32
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.traverse import walk
+from dlc.ir.program.interp import run_program
+from dlc.passes.layout import gpu_aligned_operands as gpu_operands
+from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
 from tests.codegen.test_gpu_convolutions import convolution
 from tests.passes.programs import tensor
+from tests.random_graphs import arguments
 
 TILES = [schedule.GpuMma(64, 64, 32, 3, 2, 2, 32), schedule.GpuMma(32, 64, 32, 4, 2, 2, 32)]
 SPECS = [("mk,kn->mn", (70, 72), (72, 80)), ("mk,nk->mn", (70, 104), (80, 104)), ("km,kn->mn", (40, 72), (40, 64)),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as B
-from dlc.ir import schedule
+from dlc.codegen.cost.gpu_waves import SIMT, TF32, best_simt, best_tile, stages_for
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import float32
-from dlc.ir.graph import Graph
-from dlc.passes.gpu_waves import SIMT, TF32, best_simt, best_tile, stages_for
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops import schedule
 from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
 from tests.passes.programs import tensor
 

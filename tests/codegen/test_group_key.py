@@ -10,16 +10,17 @@ import pytest
 import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
-from dlc.codegen import build, gpu_build
-from dlc.codegen.build import build_program, target_layout
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.frontend import eager
-from dlc.ir import loops
-from dlc.ir.graph_text import parse_graph
-from dlc.ir.loops_key import kernel_key
-from dlc.ir.loops_text import print_kernel
-from dlc.passes.lower_gpu_attention import lower_attention
-from dlc.runtime import driver
+from dlc.codegen.lower.gpu.attention import lower_attention
+from dlc.codegen.program import builder as build
+from dlc.codegen.program import gpu_builder as gpu_build
+from dlc.codegen.program.build import build_program, target_layout
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.frontend.core import eager
+from dlc.ir.graph.text import parse_graph
+from dlc.ir.loops import traverse
+from dlc.ir.loops.key import kernel_key
+from dlc.ir.loops.text import print_kernel
+from dlc.runtime import compile as driver
 from tests.targets import cpu
 
 
@@ -144,7 +145,7 @@ def test_on_a_gpu_too(make, monkeypatch):
         got = taken(self, fused, group)
         if group.kind in build.REPEATED and len(self.known) == known:
             again = self.lower(fused, group)
-            assert print_kernel(loops.canonical(again.kernel)) == print_kernel(loops.canonical(got.kernel))
+            assert print_kernel(traverse.canonical(again.kernel)) == print_kernel(traverse.canonical(got.kernel))
             assert (again.nodes, again.tasks, again.kernel.schedule) == (got.nodes, got.tasks, got.kernel.schedule)
             compared.append(group)
         return got

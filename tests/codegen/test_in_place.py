@@ -7,18 +7,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dlc.codegen.build import build_program
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.in_place import verify_aliases
-from dlc.ir import build as b
+from dlc.base.errors import VerifyError
+from dlc.codegen.program.build import build_program
+from dlc.codegen.program.donation import verify_aliases
+from dlc.codegen.program.memory import plan_memory
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float32
-from dlc.ir.errors import VerifyError
-from dlc.ir.graph import Graph, TensorType, param
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.program import Ref
-from dlc.ir.program_interp import run_program
-from dlc.passes.memory import plan_memory
-from dlc.runtime import driver
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, TensorType, param
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.program.interp import run_program
+from dlc.ir.program.program import Ref
+from dlc.runtime import compile as driver
 from tests.targets import cpu
 
 

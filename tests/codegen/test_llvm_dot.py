@@ -6,15 +6,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc.ir import build, dtypes
-from dlc.ir.graph import Graph, TensorType, param
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.loops import Buffer, Expr, Kernel, Seq, axis, const, load, loop, op, store
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_verify import verify
-from tests.codegen.llvm_run import LEVELS, Compiled, kernel, target
+from dlc.codegen.target.cpu import LEVELS
+from dlc.ir import dtypes
+from dlc.ir.graph import nodes as build
+from dlc.ir.graph.graph import Graph, TensorType, param
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import Buffer, Expr, Kernel, Seq, axis, const, load, loop, op, store
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.verify import verify
+from tests.codegen.llvm_run import Compiled, kernel, target
 
 BF16, F32, U32 = dtypes.bfloat16, dtypes.float32, dtypes.uint32
 

@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
+from dlc.codegen.llvm.kernel import OPT_LEVEL, PASSES, emit_module
+from dlc.codegen.target.cpu import LEVELS
 from dlc.ir.dtypes import float32
-from dlc.ir.loops import Alloc, If, Kernel, Seq, axis, const, load, loop, op, store
-from dlc.runtime.native import assembly
-from tests.codegen.llvm_run import LEVELS, Compiled, buffer, kernel, target
+from dlc.ir.loops.ir import Alloc, If, Kernel, Seq, axis, const, load, loop, op, store
+from dlc.runtime.cpu.llvm import assembly
+from tests.codegen.llvm_run import Compiled, buffer, kernel, target
 
 SHAPES = {"sse2": (4, 8, 4), "avx2": (6, 16, 8), "avx512": (14, 32, 16)}  # rows, columns, lanes of the register tile
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from dlc.codegen.target.cpu import LEVELS
 from dlc.ir import dtypes
-from dlc.ir.loops import Alloc, If, Kernel, Seq, axis, cast, const, load, loop, op, seq, store
-from dlc.ir.loops_interp import run
-from tests.codegen.llvm_run import LEVELS, Compiled, buffer, guarded, kernel, target, untouched
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import Alloc, If, Kernel, Seq, axis, cast, const, load, loop, op, seq, store
+from tests.codegen.llvm_run import Compiled, buffer, guarded, kernel, target, untouched
 from tests.codegen.test_llvm_ops import finite, samples
 
 EXTENTS = [1, 2, 3, 5, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64, 67]

@@ -6,14 +6,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc.codegen import llvm_ops
-from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
+from dlc.codegen.llvm import ops as llvm_ops
+from dlc.codegen.llvm.kernel import OPT_LEVEL, PASSES, emit_module
+from dlc.codegen.target.cpu import LEVELS
 from dlc.ir import dtypes
-from dlc.ir.loops import axis, cast, const, load, loop, op, seq, store
-from dlc.ir.loops_parse import parse_kernel
+from dlc.ir.loops.ir import axis, cast, const, load, loop, op, seq, store
+from dlc.ir.loops.parse import parse_kernel
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.runtime.native import assembly
-from tests.codegen.llvm_run import LEVELS, Compiled, buffer, kernel, target
+from dlc.runtime.cpu.llvm import assembly
+from tests.codegen.llvm_run import Compiled, buffer, kernel, target
 
 INTS = [d for d in dtypes.ALL if d.is_int]
 FLOATS = [d for d in dtypes.ALL if d.is_float]

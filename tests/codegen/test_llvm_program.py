@@ -6,17 +6,17 @@ import time
 import numpy as np
 import pytest
 
-from dlc.codegen.llvm_expr import EmitError
-from dlc.codegen.llvm_kernel import OPT_LEVEL, PASSES, emit_module
-from dlc.codegen.llvm_program import SHARED, emit_entry, launches
-from dlc.codegen.target import CpuTarget
+from dlc.codegen.llvm.expr import EmitError
+from dlc.codegen.llvm.kernel import OPT_LEVEL, PASSES, emit_module
+from dlc.codegen.llvm.launch.program import SHARED, emit_entry, launches
+from dlc.codegen.program.memory import plan_memory
+from dlc.codegen.program.task_graph import find_dependencies, order_launches
+from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir.dtypes import float32, int32, uint8
-from dlc.ir.loops import Kernel, axis, cast, const, load, loop, op, seq, store
-from dlc.ir.program import Launch, Program, Ref, Repeat, Segment, Slot, Workers
-from dlc.passes.flow import find_dependencies, order_launches
-from dlc.passes.memory import plan_memory
-from dlc.runtime.native import Library, compile_object
-from dlc.runtime.threads import get_num_threads, pool_symbols, set_num_threads
+from dlc.ir.loops.ir import Kernel, axis, cast, const, load, loop, op, seq, store
+from dlc.ir.program.program import Launch, Program, Ref, Repeat, Segment, Slot, Workers
+from dlc.runtime.cpu.llvm import Library, compile_object
+from dlc.runtime.cpu.threads import get_num_threads, pool_symbols, set_num_threads
 from tests.codegen.llvm_run import buffer, kernel, target
 
 SSE2 = target("sse2")  # every host runs it

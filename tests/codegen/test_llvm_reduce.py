@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from dlc.codegen.target.cpu import LEVELS
 from dlc.ir import dtypes
 from dlc.ir.dtypes import float32
-from dlc.ir.loops import Alloc, If, Seq, axis, const, load, loop, op, seq, store
-from tests.codegen.llvm_run import LEVELS, Compiled, buffer, kernel, target
+from dlc.ir.loops.ir import Alloc, If, Seq, axis, const, load, loop, op, seq, store
+from tests.codegen.llvm_run import Compiled, buffer, kernel, target
 from tests.codegen.test_llvm_memory import EXTENTS, check
 from tests.codegen.test_llvm_ops import finite, samples
 from tests.ir import loops_examples

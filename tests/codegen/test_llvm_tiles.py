@@ -11,12 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc.codegen.llvm_expr import EmitError
-from dlc.codegen.llvm_kernel import emit_module
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_verify import verify
-from dlc.runtime.native import Library, assembly, compile_object
+from dlc.codegen.llvm.expr import EmitError
+from dlc.codegen.llvm.kernel import emit_module
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.verify import verify
+from dlc.runtime.cpu.llvm import Library, assembly, compile_object
 from tests import targets
 from tests.codegen.amx import Unit, emulated
 from tests.codegen.llvm_run import Compiled

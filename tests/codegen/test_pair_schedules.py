@@ -10,19 +10,20 @@ import re
 import numpy as np
 import pytest
 
-from dlc.codegen.build import build_program, target_layout
-from dlc.ir import build as b
+from dlc.codegen.program.build import build_program, target_layout
+from dlc.codegen.program.memory import plan_memory
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, Node, structure
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.graph_text import parse_graph, print_graph
-from dlc.ir.graph_verify import verify as verify_graph
-from dlc.ir.loops import Expr, Kernel, exprs, walk
-from dlc.ir.loops_verify import verify
-from dlc.ir.program_interp import run_program
-from dlc.passes.layout_pairs import pair_operands
-from dlc.passes.memory import plan_memory
-from dlc.passes.permutes import sink_permutes
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, Node, structure
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.graph.text import parse_graph, print_graph
+from dlc.ir.graph.verify import verify as verify_graph
+from dlc.ir.loops.ir import Expr, Kernel
+from dlc.ir.loops.traverse import exprs, walk
+from dlc.ir.loops.verify import verify
+from dlc.ir.program.interp import run_program
+from dlc.passes.layout.cpu_pairs import pair_operands
+from dlc.passes.layout.sink_transposes import sink_permutes
 from tests import targets
 from tests.codegen.test_contract_schedules import check, tensor
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dlc.codegen.build import build_program
-from dlc.ir import build as b
+from dlc.codegen.program.build import build_program
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, TensorType, param
-from dlc.ir.schedule import Columns
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, TensorType, param
+from dlc.ir.loops.schedule import Columns
 from tests.targets import cpu
 
 

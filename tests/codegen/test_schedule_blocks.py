@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dlc.codegen.schedule_blocks import FORK_NS, blocks, turn
+from dlc.codegen.cost.cpu_blocking import FORK_NS, blocks, turn
 
 CACHE = 1 << 20
 

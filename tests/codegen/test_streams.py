@@ -7,18 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlc.codegen.build import build_program, target_layout
-from dlc.codegen.llvm_kernel import emit_module
-from dlc.ir import build as B
-from dlc.ir.graph import Graph, make
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_key import kernel_key
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_verify import VerifyError, verify
-from dlc.ir.program import Launch, Repeat
-from dlc.runtime import memory
-from tests.codegen.llvm_run import LEVELS, Compiled, target
+from dlc.base.errors import VerifyError
+from dlc.codegen.llvm.kernel import emit_module
+from dlc.codegen.program.build import build_program, target_layout
+from dlc.codegen.target.cpu import LEVELS
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, make
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.key import kernel_key
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.verify import verify
+from dlc.ir.program.program import Launch, Repeat
+from dlc.runtime.cpu import memory
+from tests.codegen.llvm_run import Compiled, target
 from tests.passes.programs import tensor
 
 COPY = """kernel copy(x: f32[{n}], out: f32[{n}] streams)

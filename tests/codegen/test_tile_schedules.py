@@ -8,24 +8,28 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dlc.codegen import candidates, schedule_tiles
-from dlc.codegen.build import build_program, target_layout
-from dlc.codegen.schedule import contract, on_tiles
-from dlc.codegen.schedule_tiles import Tiles
-from dlc.ir import build as b
+from dlc.codegen.cost import cpu_amx as schedule_tiles
+from dlc.codegen.cost.cpu_amx import Tiles
+from dlc.codegen.cost.cpu_contract import contract, on_tiles
+from dlc.codegen.program.build import build_program, target_layout
+from dlc.codegen.program.memory import plan_memory
+from dlc.codegen.schedule import cpu_candidates as candidates
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, Node
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.loops import Drain, Kernel, Prefetch, TileMma, walk
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_verify import verify
-from dlc.ir.program_interp import run_program
-from dlc.ir.schedule import Contract
-from dlc.passes.memory import plan_memory
-from dlc.passes.permutes import sink_permutes
-from dlc.runtime import driver, threads
-from dlc.runtime.memory import allocate, as_ndarray
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, Node
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.loops.instructions import Drain, TileMma
+from dlc.ir.loops.ir import Kernel, Prefetch
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.schedule import Contract
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.traverse import walk
+from dlc.ir.loops.verify import verify
+from dlc.ir.program.interp import run_program
+from dlc.passes.layout.sink_transposes import sink_permutes
+from dlc.runtime import compile as driver
+from dlc.runtime.cpu import threads
+from dlc.runtime.cpu.memory import allocate, as_ndarray
 from dlc.runtime.programs import compile_graph
 from tests import targets
 from tests.codegen.amx import Unit, emulated

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from dlc.codegen.cuda_gates import TensorMap
-from dlc.codegen.cuda_kernel import emit_module, launch_shape, symbol
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import dtypes, loops
-from dlc.ir.program import Program
+from dlc.codegen.cuda.kernel import emit_module, symbol
+from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.ir import dtypes
+from dlc.ir.loops import ir as loops
+from dlc.ir.program.program import Program
+from dlc.ir.program.tensor_map import TensorMap
 from tests import fake_gpu
 from tests.cuda_on_cpu.source import translated
 from tests.fake_gpu import OFFSET, FakeGpu
@@ -161,7 +163,8 @@ class EmulatedGpu(FakeGpu):
 
 def use(monkeypatch: Any, gpu: EmulatedGpu | None = None) -> EmulatedGpu:
     """Put an emulated GPU in place for one test."""
-    from dlc.runtime import cuda_compile, cuda_modules
+    from dlc.runtime.cuda import compile as cuda_compile
+    from dlc.runtime.cuda import modules as cuda_modules
 
     gpu = gpu or EmulatedGpu()
     fake_gpu.use(monkeypatch, gpu)
@@ -178,7 +181,9 @@ def use(monkeypatch: Any, gpu: EmulatedGpu | None = None) -> EmulatedGpu:
 
 def run_program(program: Program, arrays: Sequence[np.ndarray], seed: int = 0, races: bool = False) -> list[np.ndarray]:
     """`program_interp.run_program` of a program for a GPU, by its CUDA C: the seed is the order of threads."""
-    from dlc.runtime import cuda_compile, cuda_memory, devices
+    from dlc.runtime import devices
+    from dlc.runtime.cuda import compile as cuda_compile
+    from dlc.runtime.cuda import memory as cuda_memory
 
     with pytest.MonkeyPatch.context() as patch:
         use(patch, EmulatedGpu(1, 1 << 32, order=seed, late=seed % 2 == 1, races=races))

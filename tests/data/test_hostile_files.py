@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 
 import dlc
+from dlc.base.errors import DlcError
 from dlc.data import CIFAR10, MNIST, DatasetError, ImageMasks, cifar10, penn_treebank, read_text, tiny_shakespeare
 from dlc.data.cifar10 import read_batch
 from dlc.data.mnist import read_idx
-from dlc.ir.errors import DlcError
 
 
 def png(pixels: np.ndarray, *chunks: tuple[bytes, bytes], size: tuple[int, int] | None = None,

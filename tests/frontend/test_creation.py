@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.frontend import creation as c
-from dlc.frontend.tensor import Tensor
+from dlc.base.errors import DeviceError, DTypeError, ShapeError
+from dlc.frontend.array import creation as c
+from dlc.frontend.core.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import DeviceError, DTypeError, ShapeError
 
 
 def same(got, want, dtype=None):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.ir import loops
-from dlc.ir.custom import kernel_of
-from dlc.ir.errors import DeviceError, DlcError, DTypeError, ParseError, ShapeError, TraceError, VerifyError
-from dlc.ir.graph import structure
-from dlc.ir.graph_text import parse_graph, print_graph
-from dlc.ir.graph_verify import verify
+from dlc.base.errors import DeviceError, DlcError, DTypeError, ParseError, ShapeError, TraceError, VerifyError
+from dlc.ir.graph.custom import kernel_of
+from dlc.ir.graph.graph import structure
+from dlc.ir.graph.text import parse_graph, print_graph
+from dlc.ir.graph.verify import verify
+from dlc.ir.loops import ir as loops
 from dlc.runtime import programs
 from tests import fake_gpu
 
@@ -419,7 +419,7 @@ def test_types_that_do_not_fit():
 ])
 def test_data_cannot_reach_outside(body, values):
     """Whatever the indices are, the compiled kernel does what the interpreter, which would notice, does."""
-    from dlc.ir.custom import evaluate
+    from dlc.ir.graph.custom import evaluate
 
     f = made("  for whole in 1 parallel:\n" + textwrap.indent(body, "  "))
     x, i = f32(4), dlc.Tensor(np.array(values, np.int64))

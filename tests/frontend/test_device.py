@@ -11,8 +11,9 @@ import pytest
 import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
-from dlc.ir.errors import DeviceError, OutOfMemory
-from dlc.runtime import cuda_device, devices
+from dlc.base.errors import DeviceError, OutOfMemory
+from dlc.runtime import devices
+from dlc.runtime.cuda import device as cuda_device
 from tests import fake_gpu
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import dlc
-from dlc.frontend import eager, gathering, methods
-from dlc.frontend.tensor import Tensor
+from dlc.base.errors import DTypeError, IndexOutOfRange, ShapeError, TraceError
+from dlc.frontend import methods
+from dlc.frontend.array import gathering
+from dlc.frontend.core import eager
+from dlc.frontend.core.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import DTypeError, IndexOutOfRange, ShapeError, TraceError
 
 methods.install()
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)

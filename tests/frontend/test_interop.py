@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.frontend import interop, methods
-from dlc.frontend.tensor import Tensor
+from dlc.base.errors import DTypeError
+from dlc.frontend import methods
+from dlc.frontend.core.tensor import Tensor
+from dlc.frontend.io import dlpack as interop
 from dlc.ir import dtypes
-from dlc.ir.errors import DTypeError
 
 methods.install()
 NUMERIC = [d for d in dtypes.ALL if d is not dtypes.bfloat16]

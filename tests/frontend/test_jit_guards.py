@@ -30,7 +30,7 @@ import pytest
 
 import dlc
 from dlc import nn
-from dlc.frontend import jit as jit_module
+from dlc.frontend.jit import function as jit_module
 
 S = 1.0
 OTHER = 1.0

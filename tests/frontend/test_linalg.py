@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.frontend import linalg
-from dlc.frontend.tensor import Tensor
+from dlc.base.errors import DTypeError, ShapeError
+from dlc.frontend.array import linalg
+from dlc.frontend.core.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import DTypeError, ShapeError
 
 RNG = np.random.default_rng(0)
 

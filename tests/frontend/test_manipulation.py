@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.frontend import manipulation as m
-from dlc.frontend.tensor import Tensor
+from dlc.base.errors import DTypeError, ShapeError
+from dlc.frontend.array import manipulation as m
+from dlc.frontend.array import padding, windows
+from dlc.frontend.core.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import DTypeError, ShapeError
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 T = Tensor(X)
@@ -107,38 +108,38 @@ def test_pad(mode):
     for width in (1, ((0, 1), (2, 2), (1, 3))):
         if mode == "reflect" and width == 1:
             width = ((1, 0), (1, 2), (3, 1))
-        same(m.pad(T, width, mode), np.pad(X, width, mode))
-    same(m.pad(Tensor([1, 2]), (1, 2), constant_values=7), np.array([7, 1, 2, 7, 7]))
+        same(padding.pad(T, width, mode), np.pad(X, width, mode))
+    same(padding.pad(Tensor([1, 2]), (1, 2), constant_values=7), np.array([7, 1, 2, 7, 7]))
     with pytest.raises(ShapeError):
-        m.pad(T, -1)
+        padding.pad(T, -1)
     if mode not in ("constant", "edge"):
         with pytest.raises(ShapeError, match="pad: 5 elements"):
-            m.pad(T, ((5, 0), (0, 0), (0, 0)), mode)
+            padding.pad(T, ((5, 0), (0, 0), (0, 0)), mode)
     with pytest.raises(ShapeError, match="unknown mode"):
-        m.pad(T, 1, "mirror")
+        padding.pad(T, 1, "mirror")
 
 
 def test_windows():
     want = np.lib.stride_tricks.sliding_window_view(X, (2, 3), (1, 2))
-    same(m.sliding_window_view(T, (2, 3), (1, 2)), want)
+    same(windows.sliding_window_view(T, (2, 3), (1, 2)), want)
     torch = pytest.importorskip("torch")
 
-    same(m.unfold(T, 2, 2, 2), torch.tensor(X).unfold(2, 2, 2).numpy())
-    same(m.unfold(T, 1, 3, 1), torch.tensor(X).unfold(1, 3, 1).numpy())
+    same(windows.unfold(T, 2, 2, 2), torch.tensor(X).unfold(2, 2, 2).numpy())
+    same(windows.unfold(T, 1, 3, 1), torch.tensor(X).unfold(1, 3, 1).numpy())
     with pytest.raises(ShapeError):
-        m.unfold(T, 1, 4)
+        windows.unfold(T, 1, 4)
 
 
 def test_view():
-    assert m.view(T, 6, -1).shape == (6, 4)
-    assert m.view(Tensor([1.0]), dtypes.int32).item() == 0x3F800000
+    assert windows.view(T, 6, -1).shape == (6, 4)
+    assert windows.view(Tensor([1.0]), dtypes.int32).item() == 0x3F800000
     with pytest.raises(DTypeError):
-        m.view(T, dtypes.int64)
+        windows.view(T, dtypes.int64)
 
 
 def test_gradients():
     t = Tensor(X, requires_grad=True)
-    parts = m.split(m.pad(t, 1, "edge"), 2, 1)
+    parts = m.split(padding.pad(t, 1, "edge"), 2, 1)
     m.concat([m.roll(p, 1, 0) for p in parts], 1).backward(Tensor(np.ones((4, 5, 6), np.float32)))
     assert t.grad.numpy().sum() == 4 * 5 * 6 and t.grad.numpy()[0, 0, 0] == 8
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import dlc
+from dlc.base.errors import DeviceError, DTypeError, ShapeError
 from dlc.frontend import methods
-from dlc.frontend.tensor import Tensor
+from dlc.frontend.core.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import DeviceError, DTypeError, ShapeError
 
 methods.install()
 X = np.arange(1, 7, dtype=np.float32).reshape(2, 3)

@@ -75,7 +75,7 @@ def test_a_cpu_computes_as_before():
 
 
 def test_the_warning_about_retraces_names_it():
-    from dlc.frontend import retraces
+    from dlc.frontend.jit import retraces
 
     before = retraces.describe((), ())
     dlc.set_float32_matmul_precision("high")

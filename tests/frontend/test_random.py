@@ -5,10 +5,10 @@ import pytest
 import scipy.stats
 
 import dlc
+from dlc.base.errors import DTypeError, ShapeError
 from dlc.frontend import methods, random
-from dlc.frontend.tensor import Tensor
+from dlc.frontend.core.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import DTypeError, ShapeError
 from dlc.ir.scalar import threefry2x32
 
 methods.install()

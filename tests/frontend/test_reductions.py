@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.special
 
-from dlc.frontend import reductions as r
-from dlc.frontend.tensor import Tensor
+from dlc.base.errors import ShapeError
+from dlc.frontend.array import reductions as r
+from dlc.frontend.core.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import ShapeError
 
 RNG = np.random.default_rng(0)
 SHAPES = [(3, 4, 5), (1, 7), (6,), (), (4, 1)]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.frontend import searching as s
-from dlc.frontend.tensor import Tensor
+from dlc.base.errors import ShapeError, TraceError
+from dlc.frontend.array import sorting as s
+from dlc.frontend.core.tensor import Tensor
 from dlc.ir import dtypes
-from dlc.ir.errors import ShapeError, TraceError
 
 RNG = np.random.default_rng(0)
 

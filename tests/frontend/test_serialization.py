@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from dlc.frontend.serialization import CheckpointError, load, save
-from dlc.frontend.tensor import Tensor
+from dlc.frontend.core.tensor import Tensor
+from dlc.frontend.io.safetensors import CheckpointError, load, save
 from dlc.ir import dtypes
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dlc.frontend import statistics as s
-from dlc.frontend.tensor import Tensor
-from dlc.ir.errors import ShapeError
+from dlc.base.errors import ShapeError
+from dlc.frontend.array import statistics as s
+from dlc.frontend.core.tensor import Tensor
 
 X = np.random.default_rng(0).normal(size=(3, 4, 5))
 

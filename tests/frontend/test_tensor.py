@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.frontend import eager
-from dlc.frontend.tensor import as_node, promote, wrap
+from dlc.frontend.core import eager
+from dlc.frontend.core.operands import as_node, promote
+from dlc.frontend.core.tensor import wrap
 
 
 def array(*shape, dtype=np.float32):

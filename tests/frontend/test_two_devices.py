@@ -12,8 +12,8 @@ import pytest
 import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
-from dlc.frontend import placement
-from dlc.ir.errors import DeviceError
+from dlc.base.errors import DeviceError
+from dlc.frontend.core import places as placement
 from tests import fake_gpu
 
 BOTH = ("cuda:0", "cuda:1")

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from dlc.ir import dtypes
 from dlc.ir.dtypes import float32, int64
-from dlc.ir.graph import Loc
-from dlc.ir.loops import Alloc, Buffer, If, Kernel, Seq, axis, const, load, loop, op, seq, store
+from dlc.ir.graph.graph import Loc
+from dlc.ir.loops.ir import Alloc, Buffer, If, Kernel, Seq, axis, const, load, loop, op, seq, store
 
 
 def softmax(rows: int = 5, cols: int = 48, lanes: int = 16) -> Kernel:

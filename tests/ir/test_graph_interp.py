@@ -6,12 +6,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
+from dlc.base.errors import VerifyError
 from dlc.ir import dtypes
-from dlc.ir.errors import VerifyError
-from dlc.ir.graph import Graph, TensorType, make, param, unique
-from dlc.ir.graph_interp import MEANING, evaluate
-from dlc.ir.ops import OPS
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, TensorType, make, param, unique
+from dlc.ir.graph.interp import MEANING, evaluate
+from dlc.ir.graph.ops import OPS
 
 rng = np.random.default_rng(0)
 BF16 = ml_dtypes.bfloat16

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from dlc.ir import build as B
+from dlc.base.errors import ParseError
 from dlc.ir import dtypes
-from dlc.ir.errors import ParseError
-from dlc.ir.graph import Graph, Loc, TensorType, make, param, structure, unique
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.graph_text import parse_graph, print_graph
-from dlc.ir.graph_verify import verify
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, Loc, TensorType, make, param, structure, unique
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.graph.text import parse_graph, print_graph
+from dlc.ir.graph.verify import verify
 from tests.random_graphs import arguments, graphs
 
 F32 = dtypes.float32

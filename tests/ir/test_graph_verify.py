@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dlc.ir import build as B
+from dlc.base.errors import VerifyError
 from dlc.ir import dtypes
-from dlc.ir.errors import VerifyError
-from dlc.ir.graph import Graph, Loc, Node, TensorType, make, param
-from dlc.ir.graph_verify import verify
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, Loc, Node, TensorType, make, param
+from dlc.ir.graph.verify import verify
 
 F32 = dtypes.float32
 X = TensorType(F32, (2, 3))

@@ -9,23 +9,27 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from dlc.codegen.build import lowered_group
-from dlc.codegen.gpu_build import lowered_group as gpu_lowered_group
-from dlc.ir import build as b
-from dlc.ir import dtypes, loops
-from dlc.ir.errors import VerifyError
-from dlc.ir.graph import Graph, Node, TensorType, make, param
-from dlc.ir.loops import Expr, For, If, Kernel, Seq, Stmt, Store, Sync, map_expr, map_stmt
-from dlc.ir.loops_coverage import check
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.schedule import Contract, GpuContract, GpuMma, Map, Rows
-from dlc.passes import lower_contract as cpu_contract
-from dlc.passes.fuse import fuse
-from dlc.passes.lower import lower_map
-from dlc.passes.lower_gpu_contract import Panel
-from dlc.passes.lower_gpu_contract import lower_contract as gpu_contract
-from dlc.passes.lower_gpu_mma import Ring, lower_mma
-from dlc.passes.lower_rows import lower_rows
+from dlc.base.errors import VerifyError
+from dlc.codegen.lower import contract as cpu_contract
+from dlc.codegen.lower import contraction
+from dlc.codegen.lower.gpu.contract import Panel
+from dlc.codegen.lower.gpu.contract import lower_contract as gpu_contract
+from dlc.codegen.lower.gpu.mma import Ring, lower_mma
+from dlc.codegen.lower.map import lower_map
+from dlc.codegen.lower.rows import lower_rows
+from dlc.codegen.program.builder import lowered_group
+from dlc.codegen.program.gpu_builder import lowered_group as gpu_lowered_group
+from dlc.ir import dtypes
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, Node, TensorType, make, param
+from dlc.ir.loops import instructions, traverse
+from dlc.ir.loops import ir as loops
+from dlc.ir.loops.coverage import check
+from dlc.ir.loops.ir import Expr, For, If, Kernel, Seq, Stmt, Store, Sync
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.schedule import Contract, GpuContract, GpuMma, Map, Rows
+from dlc.ir.loops.traverse import map_expr, map_stmt
+from dlc.passes.fuse.fuse import fuse
 from tests.targets import target
 
 
@@ -82,7 +86,7 @@ def parsed(text: str) -> Kernel:
 
 
 def stores(kernel: Kernel) -> Iterator[Store]:
-    return (s for s in loops.walk(kernel.body) if isinstance(s, Store))
+    return (s for s in traverse.walk(kernel.body) if isinstance(s, Store))
 
 
 CONTRACT = Contract(16, 4, 16, 2, 3, tail=4)
@@ -121,7 +125,7 @@ def test_a_load_without_its_guard():
 
 @pytest.mark.parametrize("fewer", [1, -1])
 def test_a_number_of_row_tiles_off_by_one(monkeypatch, fewer):
-    tiles = cpu_contract._over_tiles
+    tiles = contraction._over_tiles
 
     def off(block, per, total, name, body):
         return tiles(block, per, total - fewer, name, body) if name == "mt" else tiles(block, per, total, name, body)
@@ -245,20 +249,20 @@ def test_amx_sums_drained_to_the_wrong_rows():
     is_right(kernel)
 
     def shifted(s: Stmt) -> Stmt | None:
-        return replace(s, index=(loops.const(0), s.index[1])) if isinstance(s, loops.Drain) else None
+        return replace(s, index=(loops.const(0), s.index[1])) if isinstance(s, instructions.Drain) else None
 
     is_wrong(changed(kernel, stmt=shifted), "of tile is read where nothing was written")
 
 
 def test_amx_lines_at_a_wrong_distance():
     def apart(s: Stmt) -> Stmt | None:
-        return replace(s, b_stride=s.b_stride + 1) if isinstance(s, loops.TileMma) else None
+        return replace(s, b_stride=s.b_stride + 1) if isinstance(s, instructions.TileMma) else None
 
     is_wrong(changed(matrix_unit(), stmt=apart), r"is touched at 0 to [0-9]+, outside")
 
 
 def matrix_unit() -> Kernel:
-    from dlc.codegen.build import build_program, target_layout
+    from dlc.codegen.program.build import build_program, target_layout
 
     graph = target_layout(product(50, 48, 64, dtypes.bfloat16), target("amx"))
     (kernel,) = (k for k in build_program(graph, (), target("amx"), "main").kernels()
@@ -339,11 +343,11 @@ def test_a_statement_that_is_not_known():
         pass
 
     kernel = parsed("kernel copy(x: f32[4], out: f32[4] writes)\n  for i in 4:\n    out[i] = x[i]\n")
-    loops._STMTS[Unknown] = loops._EXPRS[Unknown] = ()
+    traverse._STMTS[Unknown] = traverse._EXPRS[Unknown] = ()
     try:
         is_wrong(replace(kernel, body=Seq((kernel.body, Unknown()))), "what a Unknown touches is not known")
     finally:
-        del loops._STMTS[Unknown], loops._EXPRS[Unknown]
+        del traverse._STMTS[Unknown], traverse._EXPRS[Unknown]
 
 
 def test_custom_kernels_may_leave_elements_unwritten():

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.ir import loops
+from dlc.base.errors import InterpError, VerifyError
 from dlc.ir.dtypes import float32, int64
-from dlc.ir.errors import InterpError, VerifyError
-from dlc.ir.loops import Alloc, Arrive, Await, Buffer, Bulk, If, Kernel, Registers, Seq, Store, Sync, View
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_verify import verify
+from dlc.ir.loops import ir as loops
+from dlc.ir.loops.instructions import Arrive, Await, Bulk, Registers, View
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import Alloc, Buffer, If, Kernel, Seq, Store, Sync
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.verify import verify
 
 STEPS, STAGES, THREADS = 5, 2, 4
 

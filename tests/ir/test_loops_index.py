@@ -10,20 +10,13 @@ import random
 import numpy as np
 import pytest
 
-from dlc.ir import dtypes, loops
-from dlc.ir.loops import Buffer, axis, const, load, op
-from dlc.ir.loops_index import (
-    both,
-    coefficient,
-    flatten,
-    interval,
-    is_position,
-    linear,
-    simplify,
-    unflatten,
-    whole_linear,
-)
-from dlc.ir.loops_values import evaluate_expr
+from dlc.ir import dtypes
+from dlc.ir.loops import ir as loops
+from dlc.ir.loops import traverse
+from dlc.ir.loops.index import both, coefficient, flatten, is_position, linear, simplify, unflatten, whole_linear
+from dlc.ir.loops.interp.values import evaluate_expr
+from dlc.ir.loops.interval import interval
+from dlc.ir.loops.ir import Buffer, axis, const, load, op
 
 
 def _grid(axes):
@@ -248,7 +241,7 @@ def test_constants_that_do_not_fit():
     for e in (op("max", x, const(9)) + (low - 3 + 9) - 6, op("min", op("max", x, const(0)), const(0)) * high * 4 + 1,
               op("max", x, const(0)) + low):
         s = simplify(e)
-        assert all(low <= c.attr <= high for c in loops.subexpressions(s) if c.op == "const"), s
+        assert all(low <= c.attr <= high for c in traverse.subexpressions(s) if c.op == "const"), s
         values = np.array([low, -1, 0, 1, 9, 12, high])
         np.testing.assert_array_equal(_values(s, {x: values}), _values(e, {x: values}))
 
@@ -311,7 +304,7 @@ def test_what_wraps(seed):
         if pick.random() < 0.3:
             e = op(pick.choice(("lt", "le", "eq", "ne")), e, _wrapping(pick, leaves, dtype, pick.randint(0, 3)))
         want = _values(e, env)
-        for x in loops.subexpressions(e):
+        for x in traverse.subexpressions(e):
             low, high = interval(x)
             values = _values(x, env)
             assert low <= int(values.min()) and int(values.max()) <= high, f"{x!r} is not in {low}..{high}"

@@ -7,20 +7,22 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dlc.codegen.llvm_expr import EmitError
-from dlc.codegen.llvm_kernel import emit_kernel
-from dlc.ir import dtypes, loops
+from dlc.base.errors import InterpError, VerifyError
+from dlc.codegen.llvm.expr import EmitError
+from dlc.codegen.llvm.kernel import emit_kernel
+from dlc.ir import dtypes
 from dlc.ir.dtypes import convert, float32, int64
-from dlc.ir.errors import InterpError, VerifyError
-from dlc.ir.graph import TensorType
-from dlc.ir.loops import Buffer, If, Kernel, Seq, Stmt, axis, const, load, loop, op, store
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_values import evaluate_expr, fused, operation
-from dlc.ir.loops_verify import verify
-from dlc.ir.program import Launch, Program, Ref, Repeat, Slot
-from dlc.ir.program_interp import run_program
+from dlc.ir.graph.graph import TensorType
+from dlc.ir.loops import instructions, traverse
+from dlc.ir.loops import ir as loops
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.interp.values import evaluate_expr, fused, operation
+from dlc.ir.loops.ir import Buffer, If, Kernel, Seq, Stmt, axis, const, load, loop, op, store
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.verify import verify
+from dlc.ir.program.interp import run_program
+from dlc.ir.program.program import Launch, Program, Ref, Repeat, Slot
 from dlc.ir.scalar import SCALAR_OPS
 from tests.ir import loops_examples as examples
 from tests.targets import cpu
@@ -264,13 +266,13 @@ def unknown(monkeypatch) -> type:
     class Unknown(Stmt):
         pass
 
-    for table in (loops._FIELDS, loops._STMTS, loops._EXPRS):
+    for table in (traverse._FIELDS, traverse._STMTS, traverse._EXPRS):
         monkeypatch.setitem(table, Unknown, ())
     return Unknown
 
 
 @pytest.mark.parametrize("inside", [lambda s: s, lambda s: Seq((s,)), lambda s: loop(axis("i", 4), s),
-                                    lambda s: If(const(True, dtypes.bool_), s), loops.Async])
+                                    lambda s: If(const(True, dtypes.bool_), s), instructions.Async])
 def test_statements_that_are_not_known_raise(unknown, inside):
     buffer = Buffer("x", float32, (4,))
     kernel = Kernel("odd", (buffer,), frozenset(), inside(unknown()))
@@ -278,7 +280,7 @@ def test_statements_that_are_not_known_raise(unknown, inside):
         run(kernel, [np.zeros(4, np.float32)])
     with pytest.raises(VerifyError, match="no rules for a Unknown"):
         verify(kernel)
-    if not isinstance(kernel.body, loops.Async):
+    if not isinstance(kernel.body, instructions.Async):
         with pytest.raises(EmitError, match="odd: no LLVM IR for a Unknown"):
             emit_kernel(kernel, cpu("avx2"))
 

@@ -3,8 +3,8 @@
 import pytest
 
 from dlc.ir.dtypes import float32, float64
-from dlc.ir.loops import Alloc, Buffer, For, Kernel, Seq, axis, const, load, loop, op, store
-from dlc.ir.loops_key import kernel_key
+from dlc.ir.loops.ir import Alloc, Buffer, For, Kernel, Seq, axis, const, load, loop, op, store
+from dlc.ir.loops.key import kernel_key
 
 
 def scaled(name: str = "k", n: int = 16, by: float = 2.0, dtype=float32, lanes: int = 8, loop_name: str = "i",

@@ -7,13 +7,13 @@ from functools import partialmethod
 import numpy as np
 import pytest
 
+from dlc.base.errors import ParseError
 from dlc.ir import dtypes
-from dlc.ir.errors import ParseError
-from dlc.ir.loops import Buffer, Kernel, axis, const, load, loop, op, store
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_expr, print_kernel
-from dlc.ir.loops_verify import verify
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import Buffer, Kernel, axis, const, load, loop, op, store
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_expr, print_kernel
+from dlc.ir.loops.verify import verify
 from dlc.ir.scalar import SCALAR_OPS, threefry2x32
 from tests.ir import loops_examples as examples
 

@@ -6,13 +6,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc.ir.errors import InterpError, ParseError, VerifyError
-from dlc.ir.loops import canonical
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_values import dot2
-from dlc.ir.loops_verify import verify
+from dlc.base.errors import InterpError, ParseError, VerifyError
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.interp.values import dot2
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.traverse import canonical
+from dlc.ir.loops.verify import verify
 
 # x is 12 x 10 bfloat16, w 10 x 16 of them as 5 x 16 pairs; two tiles of 6 rows
 PRODUCT = """\

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from dlc.base.errors import VerifyError
 from dlc.ir import dtypes
 from dlc.ir.dtypes import float32
-from dlc.ir.errors import VerifyError
-from dlc.ir.loops import Alloc, Buffer, For, If, Kernel, Seq, axis, const, load, loop, op, store
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_verify import verify
+from dlc.ir.loops.ir import Alloc, Buffer, For, If, Kernel, Seq, axis, const, load, loop, op, store
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.verify import verify
 
 HEAD = "kernel k(x: f32[64], idx: i64[64], out: f32[64] writes, y: f32[64])\n"
 

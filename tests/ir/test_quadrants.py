@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dlc.ir.dtypes import float64
-from dlc.ir.loops import Buffer, Kernel, Seq, axis, const, load, loop, op, store
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_verify import verify
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import Buffer, Kernel, Seq, axis, const, load, loop, op, store
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.verify import verify
 from dlc.ir.quadrants import DIGITS, HALF_PI, MAGIC, PARTS, TWO_OVER_PI, split
 
 mpmath = pytest.importorskip("mpmath")

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import dlc
-from dlc.ir.errors import DlcError
+from dlc.base.errors import DlcError
 from models import checkpoint, mlp, training
 
 pytest.importorskip("sklearn")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from dlc.ir import build as B
 from dlc.ir.dtypes import DType, bfloat16, bool_, float32, float64
-from dlc.ir.graph import Graph, Node, make
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, Node, make
 from tests.passes.programs import tensor
 
 

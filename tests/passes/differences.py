@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dlc.ir import build as B
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, Node, TensorType, param
-from dlc.ir.graph_interp import evaluate
-from dlc.passes.arith import add, mul
-from dlc.passes.vjp import expand, vjp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.formulas import add, mul
+from dlc.ir.graph.graph import Graph, Node, TensorType, param
+from dlc.ir.graph.interp import evaluate
+from dlc.passes.autodiff.vjp import expand, vjp
 
 Function = Callable[..., Node | Sequence[Node]]
 

@@ -7,17 +7,22 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from dlc.ir import schedule
-from dlc.ir.graph import Graph, Node
-from dlc.ir.loops import Kernel
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_verify import verify
-from dlc.passes.fuse import Fused, Group, fuse
-from dlc.passes.lower import Lowered, lower_map, map_extents, transposed_axis
-from dlc.passes.lower_contract import contiguous_columns, label_sizes, lower_contract, parts_of
-from dlc.passes.lower_ordered import lower_ordered
-from dlc.passes.lower_rows import lower_rows
-from dlc.passes.units import memory_of, own_outputs
+from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.contract import lower_contract
+from dlc.codegen.lower.contraction import contiguous_columns
+from dlc.codegen.lower.map import lower_map
+from dlc.codegen.lower.rows import lower_rows
+from dlc.codegen.lower.scatter_sort_scan import lower_ordered
+from dlc.ir.graph.graph import Graph, Node
+from dlc.ir.loops import schedule
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import Kernel
+from dlc.ir.loops.verify import verify
+from dlc.passes.fuse.access import map_extents, transposed_axis
+from dlc.passes.fuse.fuse import Fused, Group, fuse
+from dlc.passes.fuse.materialize import own_outputs
+from dlc.passes.views.contraction import label_sizes, parts_of
+from dlc.passes.views.views import memory_of
 
 LOWER: dict[str, Callable[..., Lowered]] = {
     "map": lower_map, "rows": lower_rows, "contract": lower_contract, "scatter": lower_ordered,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlc.ir import build as B
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType, float32, int64
-from dlc.ir.graph import Graph, Node, TensorType, make, param
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, Node, TensorType, make, param
 
 
 def tensor(name: str, *shape: int, dtype: DType = float32) -> Node:

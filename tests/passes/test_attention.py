@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
-from dlc.ir import dtypes, graph_interp
+from dlc.ir import dtypes
 from dlc.ir.dtypes import float16, float32, float64
-from dlc.ir.graph import Graph, make
-from dlc.ir.graph_text import parse_graph, print_graph
-from dlc.ir.graph_verify import verify
-from dlc.passes.attention import find_attention
-from dlc.passes.jvp import jvp
-from dlc.passes.vjp import expand
-from dlc.passes.vmap import batch
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, make
+from dlc.ir.graph.text import parse_graph, print_graph
+from dlc.ir.graph.verify import verify
+from dlc.passes.attention.find import find_attention
+from dlc.passes.autodiff.jvp import jvp
+from dlc.passes.autodiff.vjp import expand
+from dlc.passes.autodiff.vmap import batch
 from tests.passes.attention_graphs import attention
 from tests.passes.programs import tensor
 from tests.random_graphs import arguments

@@ -12,16 +12,17 @@ import pytest
 
 import dlc
 import dlc.nn.functional as F
-from dlc.ir.graph import Graph, Node
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.graph_text import parse_graph, print_graph
-from dlc.ir.graph_verify import verify
-from dlc.passes.blocks import block_rows, cut_blocks
-from dlc.passes.blocks_outside import RULES, Bounds
-from dlc.passes.inline import prune_scans, remove_markers
-from dlc.passes.permutes import sink_permutes
-from dlc.passes.simplify import simplify
-from dlc.passes.vjp import expand
+from dlc.ir.graph.graph import Graph, Node
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.graph.text import parse_graph, print_graph
+from dlc.ir.graph.verify import verify
+from dlc.passes.autodiff.vjp import expand
+from dlc.passes.blockwise.blocks import block_rows, cut_blocks
+from dlc.passes.blockwise.masked_columns import RULES, Bounds
+from dlc.passes.layout.sink_transposes import sink_permutes
+from dlc.passes.simplify.markers import remove_markers
+from dlc.passes.simplify.prune import prune_scans
+from dlc.passes.simplify.simplify import simplify
 from dlc.runtime import devices
 from tests.targets import cpu, executable
 

@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 
+from dlc.codegen.program.launch_order import in_good_time
+from dlc.codegen.program.memory import plan_memory
 from dlc.ir.dtypes import float32
-from dlc.ir.loops import Kernel, Seq
-from dlc.ir.program import Launch, Program, Ref, Slot
-from dlc.passes.early import in_good_time
-from dlc.passes.memory import plan_memory
+from dlc.ir.loops.ir import Kernel, Seq
+from dlc.ir.program.program import Launch, Program, Ref, Slot
 from tests.codegen.llvm_run import buffer
 
 N = 1 << 19  # elements: 2 MiB

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from dlc.codegen.choice import noted
+from dlc.codegen.lower.body import Lowered
+from dlc.codegen.program.memory import LATER, SMALL, plan_memory
+from dlc.codegen.program.task_graph import LARGE_NS, LEAST_NS, LONGEST, _nanoseconds, find_dependencies, order_launches
+from dlc.codegen.schedule.choice import noted
 from dlc.ir.dtypes import float32, int64, uint8
-from dlc.ir.loops import Kernel, axis, load, loop, store
-from dlc.ir.program import Launch, Program, Ref, Repeat, Segment, Slot, Workers
-from dlc.ir.schedule import Contract, Map
-from dlc.passes.flow import LARGE_NS, LEAST_NS, LONGEST, _nanoseconds, find_dependencies, order_launches, pieces, rows
-from dlc.passes.lower import Lowered
-from dlc.passes.memory import LATER, SMALL, plan_memory
+from dlc.ir.loops.ir import Kernel, axis, load, loop, store
+from dlc.ir.loops.schedule import Contract, Map
+from dlc.ir.program.program import Launch, Program, Ref, Repeat, Segment, Slot, Workers, pieces, rows
 from tests.codegen.llvm_run import buffer, kernel
 
 N = 64

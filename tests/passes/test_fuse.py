@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dlc.ir import build as B
 from dlc.ir.dtypes import float32, int64
-from dlc.ir.graph import Graph, make
-from dlc.passes.fuse import Group, fuse
-from dlc.passes.units import Unit, own_outputs
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, make
+from dlc.passes.fuse.fuse import Group, fuse
+from dlc.passes.fuse.materialize import own_outputs
+from dlc.passes.fuse.unit import Unit
 from tests.passes import programs
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dlc.ir import build as B
-from dlc.ir.graph import Graph
-from dlc.passes.fuse import fuse
-from dlc.passes.fuse_maps import merge_maps
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph
+from dlc.passes.fuse.fuse import fuse
+from dlc.passes.fuse.merge_maps import merge_maps
 from tests.passes.programs import tensor
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dlc.codegen.cuda_kernel import emit_module
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as B
-from dlc.ir import schedule
-from dlc.ir.graph import Graph
+from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops import schedule
 from tests.codegen.test_cuda_programs import check, program_of
 from tests.passes.programs import tensor
 

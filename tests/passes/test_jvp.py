@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
-from dlc.ir.graph import Graph, make
-from dlc.ir.graph_interp import evaluate
-from dlc.passes.arith import add, cumulative, mul, scatter
-from dlc.passes.jvp import JVP, jvp
-from dlc.passes.vjp import VJP, expand, vjp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.formulas import add, cumulative, mul, scatter
+from dlc.ir.graph.graph import Graph, make
+from dlc.ir.graph.interp import evaluate
+from dlc.passes.autodiff.jvp import JVP, jvp
+from dlc.passes.autodiff.vjp import VJP, expand, vjp
 from tests.passes.differences import build, params_for, run, total
 from tests.passes.test_vjp import CASES, ELEMENTWISE, between, loops, normal, op, rnn, scan, vjp_node
 

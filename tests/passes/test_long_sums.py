@@ -7,20 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dlc.codegen.build import build_program, target_layout
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.target import CpuTarget
-from dlc.ir import build as B
+from dlc.codegen.program.build import build_program, target_layout
+from dlc.codegen.target.cpu import CpuTarget
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float16, float32, float64
-from dlc.ir.graph import Graph
-from dlc.ir.loops import For, Kernel, walk
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_parse import parse_kernel
-from dlc.ir.loops_text import print_kernel
-from dlc.ir.loops_verify import verify
-from dlc.passes import long_sums, sum_blocks
-from dlc.passes.long_sums import in_blocks
-from dlc.runtime import host
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import For, Kernel
+from dlc.ir.loops.parse import parse_kernel
+from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.traverse import walk
+from dlc.ir.loops.verify import verify
+from dlc.passes.layout import long_sums, sum_blocks
+from dlc.passes.layout.long_sums import in_blocks
+from dlc.runtime.cpu import host
 from tests.passes.programs import normalised, softmax, tensor
 
 CPU = {level: host.detect().with_features(level).with_threads(threads)

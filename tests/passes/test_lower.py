@@ -9,17 +9,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlc.ir import build as B
-from dlc.ir import dtypes, graph_interp, loops, schedule
+from dlc.ir import dtypes
 from dlc.ir.dtypes import float16, float32, float64, int8, int32, int64
-from dlc.ir.graph import Graph, make
-from dlc.ir.loops import Buffer, For, exprs, load, op, subexpressions, walk
-from dlc.passes.fuse import fuse
-from dlc.passes.inline import remove_markers
-from dlc.passes.lower import cost_of
-from dlc.passes.lower_rows import best_vector_axis
-from dlc.passes.simplify_windows import lower_unwindow
-from dlc.passes.units import own_outputs
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, make
+from dlc.ir.loops import ir as loops
+from dlc.ir.loops import schedule
+from dlc.ir.loops.ir import Buffer, For, load, op
+from dlc.ir.loops.traverse import exprs, subexpressions, walk
+from dlc.passes.fuse.access import best_vector_axis, cost_of
+from dlc.passes.fuse.fuse import fuse
+from dlc.passes.fuse.materialize import own_outputs
+from dlc.passes.simplify.markers import remove_markers
+from dlc.passes.simplify.windows import lower_unwindow
 from tests.passes import programs
 from tests.passes.lowering import LOWER, evaluate, kernels, naive, options, vectors
 from tests.passes.programs import tensor

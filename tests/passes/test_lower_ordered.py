@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
-from dlc.ir import dtypes, graph_interp, schedule
-from dlc.ir.graph import Graph, TensorType, make, param
-from dlc.ir.loops import For, walk
-from dlc.passes import lower_ordered
+from dlc.codegen.lower import scatter_sort_scan as lower_ordered
+from dlc.ir import dtypes
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, TensorType, make, param
+from dlc.ir.loops import schedule
+from dlc.ir.loops.ir import For
+from dlc.ir.loops.traverse import walk
 from tests.passes.lowering import evaluate, kernels, naive
 
 rng = np.random.default_rng(3)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 
-from dlc.codegen.build import target_layout
-from dlc.ir import build as B
+from dlc.codegen.program.build import target_layout
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, TensorType, param
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.graph_text import print_graph
-from dlc.ir.graph_verify import verify
-from dlc.passes.permutes import sink_permutes
-from dlc.passes.simplify_windows import lower_unwindow
-from dlc.runtime.memory import allocate, as_ndarray
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, TensorType, param
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.graph.text import print_graph
+from dlc.ir.graph.verify import verify
+from dlc.passes.layout.sink_transposes import sink_permutes
+from dlc.passes.simplify.windows import lower_unwindow
+from dlc.runtime.cpu.memory import allocate, as_ndarray
 from dlc.runtime.programs import compile_graph
 from tests.random_graphs import arguments, graphs, integer_graphs
 from tests.targets import cpu

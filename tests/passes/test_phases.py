@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
-from dlc.ir import dtypes, graph_interp
-from dlc.ir.graph import Graph, Node
-from dlc.ir.graph_verify import verify
-from dlc.passes.phases import split_phases
-from dlc.passes.trim import trim_contractions
+from dlc.ir import dtypes
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, Node
+from dlc.ir.graph.verify import verify
+from dlc.passes.convolution.polyphase import split_phases
+from dlc.passes.convolution.push_slices import trim_contractions
 from tests.passes.programs import tensor
 from tests.random_graphs import arguments
 

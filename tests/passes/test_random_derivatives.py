@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
 
-from dlc.ir import build as B
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, TensorType, param
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.graph_verify import verify
-from dlc.passes.jvp import jvp
-from dlc.passes.simplify import simplify
-from dlc.passes.vjp import expand, vjp
-from dlc.passes.vmap import batch
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, TensorType, param
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.graph.verify import verify
+from dlc.passes.autodiff.jvp import jvp
+from dlc.passes.autodiff.vjp import expand, vjp
+from dlc.passes.autodiff.vmap import batch
+from dlc.passes.simplify.simplify import simplify
 from tests.passes.differences import total
 from tests.random_graphs import arguments, graphs
 

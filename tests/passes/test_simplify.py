@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from dlc.ir import build as B
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, TensorType, make, param, structure
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.graph_text import parse_graph, print_graph
-from dlc.ir.graph_verify import verify
-from dlc.passes.inline import prune_scans, remove_markers
-from dlc.passes.simplify import simplify
-from dlc.passes.simplify_scalars import lossless
-from dlc.passes.simplify_windows import lower_unwindow
-from dlc.passes.vjp import expand, vjp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, TensorType, make, param, structure
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.graph.text import parse_graph, print_graph
+from dlc.ir.graph.verify import verify
+from dlc.passes.autodiff.vjp import expand, vjp
+from dlc.passes.simplify.markers import remove_markers
+from dlc.passes.simplify.prune import prune_scans
+from dlc.passes.simplify.scalars import lossless
+from dlc.passes.simplify.simplify import simplify
+from dlc.passes.simplify.windows import lower_unwindow
 from tests.passes.differences import build
 from tests.passes.test_vjp import CASES, loops, normal, rnn
 from tests.random_graphs import arguments, graphs, integer_graphs

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, make, param
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.graph_verify import verify
-from dlc.passes.simplify import simplify
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, make, param
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.graph.verify import verify
+from dlc.passes.simplify.simplify import simplify
 from tests.passes.programs import tensor
 
 NEUTRAL = {"sum": 0, "prod": 1}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
-from dlc.ir import dtypes, graph_interp
-from dlc.ir.graph import Graph, Node, make
-from dlc.ir.graph_verify import verify
-from dlc.passes.simplify import simplify
-from dlc.passes.vjp import expand
+from dlc.ir import dtypes
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, Node, make
+from dlc.ir.graph.verify import verify
+from dlc.passes.autodiff.vjp import expand
+from dlc.passes.simplify.simplify import simplify
 from tests.passes.programs import mean_of, tensor
 from tests.random_graphs import arguments
 

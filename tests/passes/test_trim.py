@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
-from dlc.ir import graph_interp
-from dlc.ir.graph import Graph
-from dlc.ir.graph_verify import verify
-from dlc.ir.program_interp import run_program
-from dlc.passes.trim import cut, trim_contractions
-from dlc.passes.vjp import expand, vjp
-from dlc.runtime.driver import lower
+from dlc.ir.graph import interp as graph_interp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph
+from dlc.ir.graph.verify import verify
+from dlc.ir.program.interp import run_program
+from dlc.passes.autodiff.vjp import expand, vjp
+from dlc.passes.convolution.push_slices import cut, trim_contractions
+from dlc.runtime.compile import lower
 from tests.passes.programs import tensor
 from tests.random_graphs import arguments
 from tests.targets import cpu

@@ -6,14 +6,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, TensorType, make, param, structure, unique
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.ops import OPS
-from dlc.passes.arith import add, cumulative, gather, mul, scale, scatter
-from dlc.passes.inline import remove_markers
-from dlc.passes.vjp import VJP, expand, pullback, vjp
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.formulas import add, cumulative, gather, mul, scale, scatter
+from dlc.ir.graph.graph import Graph, TensorType, make, param, structure, unique
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.graph.ops import OPS
+from dlc.passes.autodiff.vjp import VJP, expand, pullback, vjp
+from dlc.passes.simplify.markers import remove_markers
 from tests.passes.differences import build, check, run
 
 rng = np.random.default_rng(0)
@@ -316,7 +316,7 @@ def test_checkpoint_recomputes_behind_barriers():
 
 
 def test_gradient_keeps_the_users_line():
-    from dlc.ir.graph import Loc
+    from dlc.ir.graph.graph import Loc
 
     x = param(TensorType(dtypes.float32, (3,)))
     y = make("exp", (x,), Loc("train.py", 7))

@@ -7,14 +7,14 @@ import itertools
 import numpy as np
 import pytest
 
-from dlc.ir import build as B
-from dlc.ir.errors import ShapeError
-from dlc.ir.graph import Graph, make, unique
-from dlc.ir.graph_interp import evaluate
-from dlc.ir.ops import OPS
-from dlc.passes.arith import cumulative, gather, scatter
-from dlc.passes.vjp import expand, vjp
-from dlc.passes.vmap import BATCH, batch
+from dlc.base.errors import ShapeError
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.formulas import cumulative, gather, scatter
+from dlc.ir.graph.graph import Graph, make, unique
+from dlc.ir.graph.interp import evaluate
+from dlc.ir.graph.ops import OPS
+from dlc.passes.autodiff.vjp import expand, vjp
+from dlc.passes.autodiff.vmap import BATCH, batch
 from tests.passes.differences import params_for, total
 from tests.passes.test_vjp import CASES, normal, op, rnn, vjp_node
 

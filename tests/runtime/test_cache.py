@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dlc.ir.settings import SettingError
+from dlc.base.settings import SettingError
 from dlc.runtime import cache
 from dlc.runtime.cache import DiskCache
 

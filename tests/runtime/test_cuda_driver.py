@@ -8,9 +8,9 @@ from collections import deque
 import numpy as np
 import pytest
 
-from dlc.ir.errors import DeviceError
-from dlc.runtime import cuda_driver
-from dlc.runtime.cuda_driver import Gpu, Kernel, KernelGraph, Module
+from dlc.base.errors import DeviceError
+from dlc.runtime.cuda import api as cuda_driver
+from dlc.runtime.cuda.api import Gpu, Kernel, KernelGraph, Module
 
 P, U = ctypes.c_void_p, ctypes.c_uint
 STREAM = 77

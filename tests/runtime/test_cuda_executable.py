@@ -5,12 +5,15 @@ import threading
 import numpy as np
 import pytest
 
-from dlc.ir import build as b
+from dlc.base.errors import DeviceError
 from dlc.ir import dtypes
-from dlc.ir.errors import DeviceError
-from dlc.ir.graph import Graph, TensorType, make, param
-from dlc.ir.graph_interp import evaluate
-from dlc.runtime import cuda_executable, cuda_memory, devices, memory, programs
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, TensorType, make, param
+from dlc.ir.graph.interp import evaluate
+from dlc.runtime import devices, programs
+from dlc.runtime.cpu import memory
+from dlc.runtime.cuda import executable as cuda_executable
+from dlc.runtime.cuda import memory as cuda_memory
 from tests import fake_gpu
 from tests.runtime.test_cuda_plan import f32, scan_graph
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.runtime import cuda_device
+from dlc.runtime.cuda import device as cuda_device
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.skipif(bool(cuda_device.why_none()) or not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,14 +9,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc.codegen import gpu_schedule
-from dlc.codegen.cuda_gates import TensorMap
-from dlc.ir import build as B
-from dlc.ir import schedule
+from dlc.base.errors import DeviceError
+from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.ir.dtypes import bfloat16
-from dlc.ir.errors import DeviceError
-from dlc.ir.graph import Graph, TensorType, make, param
-from dlc.runtime import cuda_maps, cuda_plan, devices, programs
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.graph import Graph, TensorType, make, param
+from dlc.ir.loops import schedule
+from dlc.ir.program.tensor_map import TensorMap
+from dlc.runtime import devices, programs
+from dlc.runtime.cuda import maps as cuda_maps
+from dlc.runtime.cuda import plan as cuda_plan
 from tests import fake_gpu
 from tests.runtime.test_cuda_executable import on_gpu
 

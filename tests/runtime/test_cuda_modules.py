@@ -2,9 +2,12 @@
 
 import pytest
 
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir.errors import DeviceError
-from dlc.runtime import cuda_compile, cuda_device, cuda_modules, driver
+from dlc.base.errors import DeviceError
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.runtime import compile as driver
+from dlc.runtime.cuda import compile as cuda_compile
+from dlc.runtime.cuda import device as cuda_device
+from dlc.runtime.cuda import modules as cuda_modules
 from tests.runtime.test_cuda_plan import scan_graph
 
 SOURCE = 'extern "C" __global__ void twice(float* x) { x[threadIdx.x] *= 2; }'

@@ -5,12 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.ir import build as b
+from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, TensorType, make, param
-from dlc.runtime import cuda_order, cuda_plan, cuda_stored, cuda_translate, driver
-from dlc.runtime.cuda_plan import ARENA, CONSTS, Argument, Flat, Loop, Plan, Step
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, TensorType, make, param
+from dlc.runtime import compile as driver
+from dlc.runtime.cuda import order as cuda_order
+from dlc.runtime.cuda import plan as cuda_plan
+from dlc.runtime.cuda import stored as cuda_stored
+from dlc.runtime.cuda import translate as cuda_translate
+from dlc.runtime.cuda.plan import ARENA, CONSTS, Argument, Flat, Loop, Plan, Step
 
 F32 = dtypes.float32
 TARGET = GpuTarget.of("sm_90a")

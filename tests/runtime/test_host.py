@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from dlc.codegen.target import LEVELS, CpuTarget
-from dlc.runtime import host
+from dlc.codegen.target.cpu import LEVELS, CpuTarget
+from dlc.runtime.cpu import host
 
 
 @pytest.fixture

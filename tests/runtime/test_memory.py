@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from dlc.runtime import memory
+from dlc.runtime.cpu import memory
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,9 @@ import threading
 import numpy as np
 import pytest
 
-from dlc.codegen.target import LEVELS
-from dlc.runtime import host, native
+from dlc.codegen.target.cpu import LEVELS
+from dlc.runtime.cpu import host
+from dlc.runtime.cpu import llvm as native
 
 
 def constant(value: int, symbol: str = "kernel") -> str:

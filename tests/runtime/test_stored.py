@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.codegen import tuned_text
-from dlc.frontend import eager
-from dlc.runtime import cache, cuda_stored, host, native, stored, threads
+from dlc.codegen.schedule import tuned_text
+from dlc.frontend.core import eager
+from dlc.runtime import cache
 from dlc.runtime.cache import DiskCache
-from dlc.runtime.search import Winner
+from dlc.runtime.cpu import host, stored, threads
+from dlc.runtime.cpu import llvm as native
+from dlc.runtime.cuda import stored as cuda_stored
+from dlc.runtime.tuning.search import Winner
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from dlc.runtime import host, native, threads
+from dlc.runtime.cpu import host, threads
+from dlc.runtime.cpu import llvm as native
 
 # args: counters (i64 each), n, grain, and how many ranges ran; `body` adds 1 to counters[begin:end].
 KERNEL = """

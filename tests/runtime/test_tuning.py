@@ -12,16 +12,22 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.codegen import candidates, tuned
-from dlc.codegen import schedule as schedules
-from dlc.codegen.build import LOWER
-from dlc.frontend import eager
-from dlc.ir import build as b
+from dlc.codegen.cost import cpu_contract
+from dlc.codegen.program.builder import LOWER
+from dlc.codegen.schedule import cpu as schedules
+from dlc.codegen.schedule import cpu_candidates as candidates
+from dlc.codegen.target import tuned
+from dlc.frontend.core import eager
 from dlc.ir import dtypes
-from dlc.ir.graph import Graph, TensorType, param
-from dlc.passes.fuse import fuse
-from dlc.runtime import cache, driver, host, search, stored, trials, tuning
-from dlc.runtime.memory import from_array
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Graph, TensorType, param
+from dlc.passes.fuse.fuse import fuse
+from dlc.runtime import cache
+from dlc.runtime import compile as driver
+from dlc.runtime.cpu import host, stored
+from dlc.runtime.cpu.memory import from_array
+from dlc.runtime.tuning import search, trials
+from dlc.runtime.tuning import tune as tuning
 
 ROOT = Path(__file__).parent.parent.parent
 TARGET = host.detect()
@@ -220,7 +226,7 @@ def test_packing_of_loop_constants_does_not_count():
     x, w = param(TensorType(dtypes.float32, (96, 80))), param(TensorType(dtypes.float32, (64, 80)))
     node = b.contract(x, w, "mk,nk->mn")
     session = tuning.Session(TARGET, "f")
-    sched = schedules.tiled(node, TARGET, False)
+    sched = cpu_contract.tiled(node, TARGET, False)
 
     def counted(fixed):
         (subject,) = [session.contraction("key", node, 1e4, fixed, 2)]

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-import dlc.runtime.executable  # noqa: F401  so that it is among the modules that are changed
-from dlc.runtime import memory
+import dlc.runtime.cpu.executable  # noqa: F401  so that it is among the modules that are changed
+from dlc.runtime.cpu import memory
 
 CANARY = 0xCB  # in every byte: -2.7e7 as float32, -52 as int8, 203 as uint8
 ZONE = 4096  # bytes before and after each buffer

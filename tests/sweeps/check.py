@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import dlc
-from dlc.runtime import threads
+from dlc.runtime.cpu import threads
 from tests.sweeps import tolerance
 from tests.sweeps.case import Case, Setting, mode_of
 from tests.sweeps.memory import poison

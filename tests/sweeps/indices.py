@@ -28,8 +28,8 @@ import numpy as np
 
 import dlc
 import dlc.nn.functional as F
+from dlc.base.errors import IndexOutOfRange
 from dlc.ir.dtypes import convert
-from dlc.ir.errors import IndexOutOfRange
 from tests.sweeps.canaries import canaries
 
 INTS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dlc.runtime import memory
+from dlc.runtime.cpu import memory
 
 KINDS = ("big", "nan", "fence")
 

@@ -21,15 +21,18 @@ import numpy as np
 
 import dlc
 import dlc.nn.functional as F
-from dlc.codegen import build, candidates, gpu_build, gpu_candidates
-from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.target import CpuTarget
-from dlc.ir.graph import Graph
-from dlc.ir.loops import RUNTIME
-from dlc.ir.loops_coverage import Run, check, launched
-from dlc.ir.loops_interp import run
-from dlc.ir.loops_verify import verify
-from dlc.runtime import driver
+from dlc.codegen.program import builder as build
+from dlc.codegen.program import gpu_builder as gpu_build
+from dlc.codegen.schedule import cpu_candidates as candidates
+from dlc.codegen.schedule import gpu_candidates
+from dlc.codegen.target.cpu import CpuTarget
+from dlc.codegen.target.gpu import GpuTarget
+from dlc.ir.graph.graph import Graph
+from dlc.ir.loops.coverage import Run, check, launched
+from dlc.ir.loops.interp.interp import run
+from dlc.ir.loops.ir import RUNTIME
+from dlc.ir.loops.verify import verify
+from dlc.runtime import compile as driver
 from tests.targets import CPUS, GPUS, target
 
 TARGETS = (*CPUS, *GPUS, *(f"{name}-tf32" for name in GPUS))

@@ -10,11 +10,16 @@ import pytest
 
 pytest.importorskip("torch")
 
-from dlc.codegen import in_place, llvm_kernel
-from dlc.frontend import index_plan
-from dlc.ir import build as b
-from dlc.ir import dtypes, loops
-from dlc.passes import lower_contract, memory, scalarize, vjp, vjp_rules
+from dlc.codegen.llvm import kernel as llvm_kernel
+from dlc.codegen.lower import contract as lower_contract
+from dlc.codegen.program import donation as in_place
+from dlc.codegen.program import memory
+from dlc.frontend.array import index_plan
+from dlc.ir import dtypes
+from dlc.ir.graph import nodes as b
+from dlc.ir.loops import ir as loops
+from dlc.passes.autodiff import vjp, vjp_rules
+from dlc.passes.views import elements as scalarize
 from tests import cuda_on_cpu
 from tests.sweeps import differential, workers
 from tests.sweeps.case import MODES, Case, Setting, program

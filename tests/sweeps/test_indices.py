@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dlc
-from dlc.runtime import host, memory
+from dlc.runtime.cpu import host, memory
 from tests.sweeps import indices
 from tests.sweeps.canaries import CANARY, canaries
 

@@ -9,7 +9,7 @@ import math
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.location import user_errors
+from dlc.frontend.core.location import user_errors
 from dlc.nn.functional.precision import beside, narrow, widen
 
 _ROOT_2_PI = math.sqrt(2.0 / math.pi)

@@ -6,7 +6,7 @@ import math
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.location import user_errors
+from dlc.frontend.core.location import user_errors
 from dlc.nn.functional.dropout import dropout
 from dlc.nn.functional.precision import narrow, widen
 

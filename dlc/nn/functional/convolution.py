@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.location import user_errors
+from dlc.frontend.core.location import user_errors
 from dlc.nn.functional.precision import beside
 from dlc.nn.functional.sizes import per_axis, same_padding
 from dlc.nn.functional.window import pad_axes, spread_axes, window

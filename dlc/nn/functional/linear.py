@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.location import user_errors
+from dlc.frontend.core.location import user_errors
 from dlc.nn.functional.precision import beside
 
 

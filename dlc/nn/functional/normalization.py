@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.location import user_errors
+from dlc.frontend.core.location import user_errors
 from dlc.nn.functional.precision import narrow, widen
 
 

@@ -1,0 +1,1 @@
+"""Shapes in, schedule parameters out: formulas only."""

@@ -1,0 +1,26 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dlc.codegen.lower.gpu.binned_scatter import held_dtype
+from dlc.ir.graph.graph import Node
+from dlc.passes.fuse.access import _product
+
+SHARED = 64 << 10  # bytes of results in a block
+LEAST_UPDATES, LEAST_COLUMNS = 256, 32
+
+
+def rows_and_columns(node: Node) -> tuple[int, int, int]:
+    """(rows, columns, block): what a block holds, and its threads."""
+    axis, shape = node.attrs["axis"], node.shape
+    wide = _product(shape[axis + 1 :])
+    columns = min((256, 128, 64), key=lambda c: -(-wide // c) * c * (1 + 16 / c))
+    rows = max(1, min(shape[axis], SHARED // (columns * held_dtype(node).itemsize), 1 << 15))
+    ranges = -(-shape[axis] // rows)
+    return -(-shape[axis] // ranges), columns, columns
+
+
+def is_binned(node: Node) -> bool:
+    """Does a scatter have enough updates, of enough columns, to be worth a list?"""
+    axis = node.attrs["axis"]
+    return node.inputs[1].type.size >= LEAST_UPDATES and _product(node.shape[axis + 1 :]) >= LEAST_COLUMNS

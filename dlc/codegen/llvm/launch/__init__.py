@@ -1,0 +1,1 @@
+"""A program's entry function as LLVM IR: the thread pool's launches and their tables."""

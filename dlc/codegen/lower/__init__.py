@@ -1,0 +1,1 @@
+"""Groups of the graph as scheduled loops, for CPUs."""

@@ -1,0 +1,1 @@
+"""From a prepared graph to a Program: launches, their order, updates in place, the memory plan."""

@@ -1,0 +1,1 @@
+"""The schedule of each kernel: chosen, proposed for measuring, or looked up."""

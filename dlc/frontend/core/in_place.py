@@ -1,0 +1,86 @@
+"""Updates in place: what they mean for gradients, as in PyTorch.
+
+A Tensor with `requires_grad` is a leaf, and stays one: under `no_grad` it takes a new value and trains on, elsewhere an
+update in place is an error. A Tensor that was computed may be updated anywhere: where gradients are recorded, they flow
+through the update; under `no_grad` the value changes, and its gradient is what it was.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dlc.base.errors import GradientError
+from dlc.frontend.core import eager
+from dlc.frontend.core.location import here
+from dlc.frontend.core.trace import leaf_cell, register_leaf, state, within
+from dlc.ir.graph import nodes as b
+from dlc.ir.graph.graph import Node, TensorType, make, topological, unique
+
+if TYPE_CHECKING:
+    from dlc.frontend.core.tensor import Tensor
+
+
+def check(x: Tensor, what: str) -> None:
+    """Raise GradientError where a leaf that gradients are taken at would be changed while they are recorded."""
+    if x._requires_grad and not state.no_grad:
+        loc = here()
+        raise GradientError(
+            f"{what}: a leaf Tensor that requires grad is being used in an in-place operation; do it under "
+            f"dlc.no_grad(), or write x.assign(value), which stops the gradient"
+            f"\n  at {loc}" + (f", in {loc.function}" if loc.function else "")
+        )
+
+
+def stopped(node: Node) -> Node:
+    """The value of `node` with no gradient to what it came from; a value at hand becomes a leaf without history."""
+    if node.data is not None:
+        out = eager.leaf(node.data, node.type)
+        if "follows" in node.attrs:
+            out.attrs["follows"] = True
+        return out
+    return node if node.op == "stop_gradient" else make("stop_gradient", (node,), here())
+
+
+def own_leaf(node: Node, cell: Tensor) -> Node:
+    """The value of `node` under a name of its own, at which gradients for `cell` end."""
+    node = stopped(node)
+    if node.data is None:
+        node = make("tag", (node,), here(), uid=unique())
+    register_leaf(node, cell)
+    return node
+
+
+def without_recording(new: Node, old: Node) -> Node:
+    """What a computed value `old` becomes when it is updated under `no_grad` to `new`: the new value, the old gradient.
+
+    new - (stopped(old) - old): what is subtracted is 0, but for a value that is infinite or NaN, which has no gradient.
+    """
+    if not old.dtype.is_float or not may_differentiate(old):
+        return stopped(new)
+    nothing = b.op("sub", stopped(old), old, loc=here())
+    nothing = b.select(b.op("eq", nothing, nothing), nothing, b.like(old, 0))
+    return b.op("sub", stopped(new), nothing, loc=here())
+
+
+def may_differentiate(node: Node) -> bool:
+    """Whether a gradient of `node` may be asked for: it reaches a leaf, or what a transform differentiates."""
+    trace = state.trace
+    own = {} if trace is None or trace.kind == "jit" else {r.placeholder: r.cell for r in trace.cells.values()}
+    for n in topological([node], stop=_ends):
+        if isinstance(n.type, TensorType) and not n.dtype.is_float:
+            continue
+        if n.op == "tag" or leaf_cell(n) is not None:
+            return True
+        if n.op == "param" and n.data is None and trace is not None and trace.kind != "jit":
+            if n not in own:  # one example, one step, the carry
+                return True
+            with within(trace.parent):
+                if own[n].requires_grad:
+                    return True
+    return False
+
+
+def _ends(node: Node) -> bool:
+    """Whether no gradient goes on from here."""
+    one = isinstance(node.type, TensorType)  # of several results, each `item` has a dtype
+    return node.op == "stop_gradient" or leaf_cell(node) is not None or one and not node.dtype.is_float

@@ -1,0 +1,1 @@
+"""`@dlc.jit`: signatures, traces, guards, compiled entries."""

@@ -1,0 +1,1 @@
+"""Settings of a region of code: autocast, float32 precision, debug."""

@@ -1,0 +1,1 @@
+"""What the Loop IR means, in NumPy."""

@@ -1,0 +1,1 @@
+"""Programs: launches in order on slots of memory, and their interpreter."""

@@ -1,0 +1,1 @@
+"""Attention found in a graph, for targets that have a kernel for it."""

@@ -1,0 +1,1 @@
+"""What outgrows the cache, as loops over blocks that fit."""

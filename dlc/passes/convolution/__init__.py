@@ -1,0 +1,1 @@
+"""What a convolution need not compute: padding, slices, zeros between elements."""

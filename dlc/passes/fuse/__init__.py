@@ -1,0 +1,1 @@
+"""What gets memory of its own, and which of these share a kernel."""

@@ -1,0 +1,303 @@
+"""Long running sums in blocks, so that rounding errors don't grow with their length.
+
+A register to which a loop adds n terms, one after another, is wrong by up to n roundings of the whole sum: 10^7 equal
+numbers lose all digits. Here every loop of a scheduled kernel whose registers collect more than a block of terms is cut
+into blocks. After each the register is added to a partial sum, in scratch memory, and starts at 0 again; the partial
+sums of `FOLDS` blocks are added to the total with compensation for what each addition rounds away (Kahan's method). So
+of any number of terms the error is at most (block + FOLDS + 2) roundings of the sum of their magnitudes, and a fold's
+few instructions come once in a block.
+
+One rewrite of the Loop IR serves reductions along rows and columns and contractions, on every target. The plain loops
+(the stage `loops`) add in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
+
+from dlc.ir.dtypes import float64
+from dlc.ir.loops import ir as loops
+from dlc.ir.loops import traverse
+from dlc.ir.loops.index import is_position, simplify
+from dlc.ir.loops.ir import Alloc, Buffer, Expr, For, If, Seq, Stmt, Store
+from dlc.passes.layout.sum_blocks import BLOCK, FOLDS, GPU_PRODUCTS, GPU_WHOLE, PRODUCTS, limit
+
+_COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
+
+
+def in_blocks(stmt: Stmt, contraction: bool) -> Stmt:
+    """`stmt` with its long sums of floats in registers cut into blocks. `contraction`: its sums fill the registers."""
+    on_gpu = any(isinstance(s, For) and s.kind in ("grid", "lane") for s in traverse.walk(stmt))  # one block has no grid
+    block = (GPU_PRODUCTS if on_gpu else PRODUCTS) if contraction else BLOCK
+    whole = GPU_WHOLE if on_gpu and contraction else limit(block)
+    if _most_terms(stmt) <= whole:
+        return stmt
+    space = "reg" if on_gpu else "shared"  # a GPU's shared memory is all threads'
+
+    def long(b: Buffer) -> bool:
+        """Float64 needs no blocks on a GPU, where they would take more registers than a thread has."""
+        return b.space == "reg" and b.dtype.is_float and not (on_gpu and contraction and b.dtype is float64)
+
+    made = _Cut(block, whole, long, Plain, space)
+    stmt = made(stmt)
+    partial = made.totals
+    return _Cut(FOLDS, limit(FOLDS), partial.__contains__, Compensated, space)(stmt) if partial else stmt
+
+
+def _most_terms(stmt: Stmt) -> int:
+    """The iterations of the deepest nest of loops in order: no sum has more terms."""
+    inner = max(map(_most_terms, traverse.children(stmt)), default=1)
+    return inner * stmt.axis.attr[1] if isinstance(stmt, For) and stmt.kind in ("serial", "unroll") else inner
+
+
+# ------------------------------------------------------------------------------------------------- what is a sum
+
+
+@dataclass(frozen=True)
+class _Adds:
+    """What a statement does to a buffer, if it does nothing but add to it."""
+
+    terms: int  # added to one element, at most
+    axes: frozenset[Expr]  # in the index
+    lanes: int = 0  # of the vectors along the last axis
+
+
+_Sums = dict[Buffer, _Adds | None]  # None: it is also read, or overwritten
+
+
+def _sums(stmt: Stmt) -> _Sums:
+    """What `stmt` does to the buffers that it touches and that live longer than it."""
+    if isinstance(stmt, Store):
+        return _of_store(stmt)
+    if isinstance(stmt, For):
+        return {b: None if adds is None else _over(stmt, b, adds) for b, adds in _sums(stmt.body).items()}
+    out: _Sums = {e.attr: None for e in traverse.loads_of(*traverse.exprs(stmt))}
+    out |= {b: None for b in (getattr(stmt, f.name) for f in fields(stmt)) if isinstance(b, Buffer)}
+    both = isinstance(stmt, Seq)
+    for child in traverse.children(stmt):
+        for b, adds in _sums(child).items():
+            known = out.get(b, adds)
+            if b not in out or known is None or adds is None:
+                out[b] = known if adds is not None else None
+            else:
+                terms = known.terms + adds.terms if both else max(known.terms, adds.terms)
+                out[b] = _Adds(terms, known.axes | adds.axes, known.lanes or adds.lanes)
+    for child in traverse.children(stmt):
+        if isinstance(child, Alloc):
+            out.pop(child.buffer, None)
+    return out
+
+
+def _of_store(s: Store) -> _Sums:
+    terms = _terms(s)
+    parts = (*s.index, *((s.value,) if terms is None else terms), *(() if s.predicate is None else (s.predicate,)))
+    out: _Sums = {e.attr: None for e in traverse.loads_of(*parts)}
+    mine = None if terms is None or s.buffer in out else _Adds(1, frozenset().union(*(i.axes for i in s.index)))
+    out[s.buffer] = mine
+    return out
+
+
+def _terms(s: Store) -> tuple[Expr, ...] | None:
+    """What the value that `s` adds is computed from, if all it does is add one."""
+    if s.combine is not None:
+        return (s.value,) if s.combine == "add" else None
+    old = loops.load(s.buffer, *s.index)
+    if s.value.op in ("fma", "dot2") and s.value.args[2] is old:
+        return s.value.args[:2]
+    return None
+
+
+def _over(loop: For, b: Buffer, adds: _Adds) -> _Adds | None:
+    """What a loop does to a buffer, given what an iteration does."""
+    n = loop.axis.attr[1]
+    if loop.axis not in adds.axes:
+        times = -(-n // loop.lanes) if loop.kind == "vector" else n
+        return replace(adds, terms=adds.terms * times)
+    if loop.kind == "vector" and n == loop.lanes == b.shape[-1]:
+        return replace(adds, lanes=n)
+    return adds if loop.kind in ("unroll", "vector") else None
+
+
+# ------------------------------------------------------------------------------------------------- how it is cut
+
+
+class _Cut:
+    """Cuts loops that add more than `whole` terms to some of the buffers in `among`; a block's are folded after it."""
+
+    def __init__(self, block: int, whole: int, among: Callable[[Buffer], bool], fold: type[Fold], space: str):
+        self.block, self.whole, self.among, self.fold, self.space = block, whole, among, fold, space
+        self.totals: set[Buffer] = set()
+
+    def __call__(self, stmt: Stmt) -> Stmt:
+        if isinstance(stmt, For) and stmt.kind == "serial":
+            long = {b: adds for b, adds in _sums(stmt).items()
+                    if adds is not None and adds.terms > self.whole and self.among(b)}
+            if long:
+                folds = [self.fold(b, adds.lanes, self.space) for b, adds in long.items()]
+                self.totals |= {f.total for f in folds}
+                cut = self.cut(stmt, long, [s for f in folds for s in f.after_block()])
+                return Seq((*(a for f in folds for a in f.before()), cut, *(f.after() for f in folds)))
+        return _with_children(stmt, self)
+
+    def cut(self, loop: For, long: Container[Buffer], fold: Sequence[Stmt]) -> Stmt:
+        """The loop in blocks, or a loop in its body that is longer than a block itself."""
+        inner = self.terms(loop.body, long)
+        if inner > self.block:
+            body = self.cut_inside(loop.body, long, fold)
+            if body is not loop.body:
+                return replace(loop, body=body)
+        return _split(loop, max(1, self.block // inner), self.fold.word, fold)
+
+    def cut_inside(self, stmt: Stmt, long: Container[Buffer], fold: Sequence[Stmt]) -> Stmt:
+        if isinstance(stmt, For) and stmt.kind == "serial" and self.terms(stmt, long) > self.block:
+            return self.cut(stmt, long, fold)
+        return _with_children(stmt, lambda s: self.cut_inside(s, long, fold))
+
+    def terms(self, stmt: Stmt, long: Container[Buffer]) -> int:
+        return max((adds.terms for b, adds in _sums(stmt).items() if b in long and adds is not None), default=0)
+
+
+def _with_children(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:
+    """A Seq, For or If with the statements in it changed; itself if they stay as they are."""
+    if isinstance(stmt, Seq):
+        body = tuple(map(change, stmt.body))
+        return stmt if all(a is b for a, b in zip(body, stmt.body, strict=True)) else Seq(body)
+    if isinstance(stmt, For):
+        inner = change(stmt.body)
+        return stmt if inner is stmt.body else replace(stmt, body=inner)
+    if isinstance(stmt, If):
+        then, other = change(stmt.then), stmt.other and change(stmt.other)
+        return stmt if then is stmt.then and other is stmt.other else If(stmt.cond, then, other)
+    return stmt
+
+
+def _split(loop: For, most: int, word: str, fold: Sequence[Stmt]) -> Stmt:
+    """The loop in blocks of at most so many iterations, `fold` after each."""
+    if most == 1:
+        return replace(loop, body=loops.seq(loop.body, *fold))
+    return blocks_of(loop.axis, most, word, lambda at: _moved(loop.body, loop.axis, at), fold, loop.extent)
+
+
+def blocks_of(axis: Expr, most: int, word: str, body: Callable[[Expr], Stmt], fold: Sequence[Stmt],
+              extent: Expr | None = None) -> Stmt:
+    """`body(position)` along an axis (or `extent` of it) in blocks of at most so many positions, of equal length if
+    there is such a length, and `fold` after each block."""
+    name, n = axis.attr[:2]
+    end = loops.const(n) if extent is None else extent
+    count = -(-n // most)
+    per = next((p for p in range(most, most // 2, -1) if n % p == 0), -(-n // count))
+    block, step = loops.axis(f"{name}_{word}", -(-n // per)), loops.axis(name, per)
+    inside: Expr = loops.const(per)
+    if end is not loops.const(n) or n % per:
+        inside = loops.op("min", inside, simplify(end - block * per))
+    inner = loops.loop(step, body(simplify(block * per + step)), extent=inside)
+    return loops.loop(block, loops.seq(inner, *fold), extent=simplify((end + (per - 1)) // per))
+
+
+def _moved(stmt: Stmt, axis: Expr, to: Expr) -> Stmt:
+    """`stmt` with an axis replaced, and the positions that follow from it simplified."""
+    memo = {axis: to}
+
+    def tidy(e: Expr) -> Expr:
+        return simplify(e) if e.dtype is axis.dtype and is_position(e) else e
+
+    def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:
+        if args == e.args:
+            return None
+        if e.op == "load":
+            rank = len(e.attr.shape)
+            return loops.load(e.attr, *map(tidy, args[:rank]), predicate=args[rank] if len(args) > rank else None)
+        if e.op in _COMPARISONS and all(a.dtype is axis.dtype and is_position(a) for a in args):
+            return simplify(loops.op(e.op, *args))
+        return None
+
+    return traverse.map_stmt(stmt, lambda e: tidy(traverse.map_expr(e, rule, memo)))
+
+
+# ------------------------------------------------------------------------------------------------- how blocks are added
+
+
+class Fold:
+    """Where the sums of blocks in `source` go, and how."""
+
+    word: ClassVar[str]  # in the names of loops and buffers
+
+    def __init__(self, source: Buffer, lanes: int, space: str):
+        self.source, self.lanes = source, lanes
+        self.total = Buffer(f"{source.name}_{self.word}", source.dtype, source.shape, space)
+        self.zero = loops.const(0, source.dtype)
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        return (self.total,)
+
+    def each(self, make: Callable[[tuple[Expr, ...]], Sequence[Stmt]]) -> Stmt:
+        """Statements for every element of the buffers."""
+        at = tuple(loops.axis("i", n) if n > 1 else loops.const(0) for n in self.source.shape)
+        out = loops.seq(*make(at))
+        for k, i in reversed(list(enumerate(at))):
+            if i.op == "axis":
+                along = self.lanes > 1 and k == len(at) - 1
+                out = loops.loop(i, out, "vector" if along else "unroll", None, self.lanes if along else 0)
+        return out
+
+    def before(self) -> list[Stmt]:
+        clear = self.each(lambda at: [loops.store(b, at, self.zero) for b in self.buffers])
+        return [*map(Alloc, self.buffers), clear]
+
+    def after_block(self) -> list[Stmt]:
+        raise NotImplementedError
+
+    def after(self) -> Stmt:
+        raise NotImplementedError
+
+
+class Plain(Fold):
+    """Added one to another."""
+
+    word = "block"
+
+    def after_block(self) -> list[Stmt]:
+        return [self.each(lambda at: [loops.store(self.total, at, loops.load(self.source, *at), "add"),
+                                      loops.store(self.source, at, self.zero)])]
+
+    def after(self) -> Stmt:
+        return self.each(lambda at: [loops.store(self.source, at, loops.load(self.total, *at), "add")])
+
+
+class Compensated(Fold):
+    """Added with compensation: `rest` is what the additions so far have rounded away. It is dropped where it is no
+    number: then neither is the total, or it has overflowed."""
+
+    word = "total"
+
+    def __init__(self, source: Buffer, lanes: int, space: str):
+        super().__init__(source, lanes, space)
+        self.rest = Buffer(f"{source.name}_rest", source.dtype, source.shape, space)
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        return self.total, self.rest
+
+    def after_block(self) -> list[Stmt]:
+        def add(at: tuple[Expr, ...]) -> list[Stmt]:
+            term, old = loops.load(self.source, *at), loops.load(self.total, *at)
+            rest = loops.op("sub", term, loops.op("sub", loops.op("add", old, term), old))
+            known = loops.op("lt", loops.op("abs", rest), loops.const(float("inf"), rest.dtype))
+            return [
+                loops.store(self.source, at, loops.load(self.rest, *at), "add"),
+                loops.store(self.rest, at, loops.op("select", known, rest, self.zero)),
+                loops.store(self.total, at, term, "add"),
+                loops.store(self.source, at, self.zero),
+            ]
+
+        return [self.each(add)]
+
+    def after(self) -> Stmt:
+        def add(at: tuple[Expr, ...]) -> list[Stmt]:
+            left = loops.op("add", loops.load(self.source, *at), loops.load(self.rest, *at))
+            return [loops.store(self.source, at, loops.op("add", loops.load(self.total, *at), left))]
+
+        return self.each(add)

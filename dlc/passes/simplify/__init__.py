@@ -1,0 +1,1 @@
+"""One walk over the graph with rules looked up by operation."""

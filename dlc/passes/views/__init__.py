@@ -1,0 +1,1 @@
+"""What one element of a view is; strides; the labels of a contraction."""

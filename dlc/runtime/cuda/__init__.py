@@ -1,0 +1,1 @@
+"""Machine code on an NVIDIA GPU: NVRTC, streams, memory, CUDA graphs."""

@@ -1,0 +1,1 @@
+"""Schedules measured on the machine, where somebody asks for it."""
