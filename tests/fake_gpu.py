@@ -19,7 +19,7 @@ from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops.interp import interp as loops_interp
 from dlc.ir.program.tensor_map import TensorMap
-from dlc.runtime.cuda.device import Card
+from dlc.runtime.cuda.card import Card
 
 OFFSET = 1 << 56
 

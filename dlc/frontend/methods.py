@@ -22,6 +22,7 @@ from dlc.frontend.array import (
     gathering,
     indexing,
     linalg,
+    padding,
     reductions,
     statistics,
     unary,
@@ -31,10 +32,10 @@ from dlc.frontend.array import manipulation as shapes
 from dlc.frontend.array import (
     sorting as searching,
 )
-from dlc.frontend.core import in_place, moving
+from dlc.frontend.core import in_place
 from dlc.frontend.core.location import TORCH_KEYWORDS, here, located_errors, user_errors
 from dlc.frontend.core.operands import as_dtype, as_node
-from dlc.frontend.core.tensor import Tensor, wrap
+from dlc.frontend.core.tensor import Tensor, moved, wrap
 from dlc.frontend.io import dlpack as interop
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
@@ -148,20 +149,24 @@ _SPECIAL: dict[str, Callable] = {
 # -- methods that are the functions of the same name
 
 _SAME_NAME: dict[Any, str] = {
+    unary: """
+        abs acos acosh asin asinh atan atanh ceil cos cosh erf exp exp2 expm1 floor isfinite isinf isnan log
+        log10 log1p log2 nan_to_num negative positive reciprocal round rsqrt sigmoid sign signbit sin sinh sqrt
+        square tan tanh trunc""",
     elementwise: """
-        abs acos acosh add asin asinh atan atan2 atanh bitcast bitwise_and bitwise_invert bitwise_left_shift bitwise_not
-        bitwise_or bitwise_right_shift bitwise_xor ceil clamp clip copysign cos cosh divide equal erf exp exp2 expm1
-        floor floor_divide fmod greater greater_equal hypot isclose isfinite isinf isnan lerp less less_equal log log10
-        log1p log2 logaddexp logical_and logical_not logical_or logical_xor maximum minimum multiply nan_to_num negative
-        not_equal pow positive reciprocal remainder round rsqrt sigmoid sign signbit sin sinh sqrt square tan tanh trunc
-        true_divide""",
+        add atan2 bitcast bitwise_and bitwise_invert bitwise_left_shift bitwise_not bitwise_or
+        bitwise_right_shift bitwise_xor clamp clip copysign divide equal floor_divide fmod greater greater_equal
+        hypot isclose lerp less less_equal logaddexp logical_and logical_not logical_or logical_xor maximum
+        minimum multiply not_equal pow remainder true_divide""",
     reductions: """
         all any argmax argmin amax amin count_nonzero cummax cummin cumprod cumsum cumulative_prod cumulative_sum diff
         logsumexp max mean min prod std sum var""",
     statistics: "median quantile",
     shapes: """
-        broadcast_to chunk expand_dims flatten moveaxis pad repeat_interleave roll split squeeze swapaxes unflatten
-        unfold unsqueeze unstack""",
+        broadcast_to chunk expand_dims flatten moveaxis repeat_interleave roll split squeeze swapaxes unflatten
+        unsqueeze unstack""",
+    padding: "pad",
+    windows: "unfold",
     gathering: """
         gather index_add index_copy index_fill index_select masked_fill masked_select narrow scatter scatter_add take
         take_along_axis""",
@@ -227,20 +232,20 @@ def _to(x: Tensor, *targets: Any, dtype: DType | None = None, device: str | None
             dtype = as_dtype("to", t)
         else:
             device = t
-    x = x if device is None else moving.moved(x, device)
+    x = x if device is None else moved(x, device)
     return x if dtype is None or dtype is x.dtype else elementwise.astype(x, dtype)
 
 
 @user_errors
 def _cuda(x: Tensor, device: int | str = 0) -> Tensor:
     """x on a GPU, given by its number or its name."""
-    return moving.moved(x, f"cuda:{device}" if isinstance(device, int) else device)
+    return moved(x, f"cuda:{device}" if isinstance(device, int) else device)
 
 
 @user_errors
 def _cpu(x: Tensor) -> Tensor:
     """x in host memory."""
-    return moving.moved(x, "cpu")
+    return moved(x, "cpu")
 
 
 def _cast(dtype: DType) -> Callable:
@@ -345,7 +350,7 @@ _REBOUND_BY_NAME = """
     sin sinh sqrt square tan tanh true_divide trunc"""
 
 _REBINDING: dict[str, Callable] = {
-    **{f"{name}_": getattr(elementwise, name) for name in _REBOUND_BY_NAME.split()},
+    **{f"{n}_": getattr(unary if hasattr(unary, n) else elementwise, n) for n in _REBOUND_BY_NAME.split()},
     "add_": _OTHER_NAME["add"],
     "sub_": _OTHER_NAME["sub"],
     "subtract_": _OTHER_NAME["sub"],

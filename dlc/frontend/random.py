@@ -21,9 +21,11 @@ import numpy as np
 from dlc.base import forks
 from dlc.base.errors import DTypeError, ShapeError
 from dlc.frontend.array.axes import normalize_axis, shape_tuple, spread
-from dlc.frontend.array.creation import host_constant
 from dlc.frontend.array.elementwise import add, less, multiply, subtract
+from dlc.frontend.array.manipulation import moveaxis
+from dlc.frontend.array.operands import host_constant
 from dlc.frontend.array.reductions import argmax
+from dlc.frontend.array.sorting import topk
 from dlc.frontend.array.unary import log, negative
 from dlc.frontend.core import places as placement
 from dlc.frontend.core.location import user_errors
@@ -375,9 +377,6 @@ def multinomial(probabilities, num_samples: int, replacement: bool = False, *, g
 
     Without replacement all are different (ShapeError if there are too few); weights of 0 come last.
     """
-    from dlc.frontend.array.manipulation import moveaxis
-    from dlc.frontend.array.sorting import topk
-
     n, num = as_node(probabilities), operator.index(num_samples)
     if n.ndim == 0 or num < 1:
         raise ShapeError(f"multinomial: {num} samples by weights of shape {n.shape}")

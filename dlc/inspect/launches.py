@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dlc.ir.graph.graph import Loc
+from dlc.ir.loc import Loc
 from dlc.ir.loops.ir import RUNTIME, Kernel
 from dlc.ir.program.program import Launch, Program, Repeat
 

@@ -18,7 +18,7 @@ from dlc.nn.loss import (
 )  # fmt: skip
 from dlc.nn.module import Module
 from dlc.nn.norm import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
-from dlc.nn.parameter import Parameter
+from dlc.nn.module import Parameter
 from dlc.nn.pooling import (
     AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d, Upsample,
 )  # fmt: skip

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dlc import Tensor
 from dlc.nn import functional as F
 from dlc.nn import init
-from dlc.nn.module import Module
-from dlc.nn.parameter import Parameter
+from dlc.nn.module import Module, Parameter
 
 
 class _Activation(Module):

@@ -12,9 +12,8 @@ from dlc.nn.dropout import Dropout
 from dlc.nn.functional.attention import attend
 from dlc.nn.functional.dropout import check_probability
 from dlc.nn.linear import Linear
-from dlc.nn.module import Module
+from dlc.nn.module import Module, Parameter
 from dlc.nn.norm import LayerNorm
-from dlc.nn.parameter import Parameter
 
 
 class MultiheadAttention(Module):

@@ -9,8 +9,7 @@ from typing import Any
 
 import dlc
 from dlc import Tensor
-from dlc.nn.module import Module
-from dlc.nn.parameter import Parameter
+from dlc.nn.module import Module, Parameter
 
 
 def _place(index: int, length: int, what: str) -> int:

@@ -11,8 +11,7 @@ from dlc import Tensor
 from dlc.nn import functional as F
 from dlc.nn import init
 from dlc.nn.functional.sizes import per_axis, same_padding
-from dlc.nn.module import Module
-from dlc.nn.parameter import Parameter
+from dlc.nn.module import Module, Parameter
 
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 

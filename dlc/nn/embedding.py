@@ -6,8 +6,7 @@ from dlc import Tensor
 from dlc.nn import functional as F
 from dlc.nn import init
 from dlc.nn.functional.linear import check_padding_idx
-from dlc.nn.module import Module
-from dlc.nn.parameter import Parameter
+from dlc.nn.module import Module, Parameter
 
 
 class Embedding(Module):

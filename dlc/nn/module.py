@@ -20,9 +20,19 @@ from dlc.frontend.core import places as placement
 from dlc.frontend.core.location import Located, here
 from dlc.frontend.core.trace import UNSET, attribute_changed
 from dlc.nn import state_dict as states
-from dlc.nn.parameter import Parameter
 
 _TABLES = ("_parameters", "_buffers", "_modules")
+
+
+class Parameter(Tensor):
+    """A Tensor that a Module registers when it is assigned to an attribute; `requires_grad` is on unless turned off."""
+
+    def __init__(self, data, requires_grad: bool = True, dtype=None):
+        super().__init__(data.detach() if isinstance(data, Tensor) else data, dtype)
+        self.requires_grad = requires_grad
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
 
 
 class Module(Located):

@@ -8,8 +8,7 @@ import dlc
 from dlc import Tensor
 from dlc.nn import functional as F
 from dlc.nn import init
-from dlc.nn.module import Module
-from dlc.nn.parameter import Parameter
+from dlc.nn.module import Module, Parameter
 
 
 class _BatchNorm(Module):

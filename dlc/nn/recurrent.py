@@ -12,8 +12,7 @@ from dlc.nn import init
 from dlc.nn.functional import recurrent as cells
 from dlc.nn.functional.dropout import check_probability
 from dlc.nn.functional.precision import single
-from dlc.nn.module import Module
-from dlc.nn.parameter import Parameter
+from dlc.nn.module import Module, Parameter
 
 
 class _Recurrent(Module):

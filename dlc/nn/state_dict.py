@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,8 +12,14 @@ from dlc import Tensor
 from dlc.base.errors import kind_of
 from dlc.frontend.core.detached import Detached
 
-if TYPE_CHECKING:
-    from dlc.nn.module import Module
+
+class Module(Protocol):
+    """What is needed of a Module here."""
+
+    _parameters: dict[str, Any]
+    _buffers: dict[str, Any]
+    _temporary_buffers: set[str]
+    _modules: dict[str, Any]
 
 
 class IncompatibleKeys(NamedTuple):

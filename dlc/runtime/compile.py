@@ -19,7 +19,6 @@ what is not in the disk cache.)
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,6 @@ from dlc.codegen.llvm.launch.program import emit_entry
 from dlc.codegen.llvm.names import symbol
 from dlc.codegen.math.expand import expand
 from dlc.codegen.program.build import build_program, target_layout, target_operations
-from dlc.codegen.program.donation import verify_aliases
 from dlc.codegen.program.memory import plan_memory
 from dlc.codegen.program.task_graph import find_dependencies, order_launches
 from dlc.codegen.target.cpu import CpuTarget
@@ -48,7 +46,7 @@ from dlc.passes.simplify.windows import lower_unwindow
 from dlc.runtime.cpu import llvm as native
 from dlc.runtime.cpu import stored, threads
 from dlc.runtime.cpu.executable import Executable, Frame
-from dlc.runtime.programs import Observer
+from dlc.runtime.watch import Observer, Watch
 
 if TYPE_CHECKING:
     from dlc.runtime.cuda.executable import CudaExecutable
@@ -67,7 +65,7 @@ GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
 def for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget, key: str, profile: bool,
             observe: Observer | None) -> Executable:
     """Compile for a CPU, and keep the machine code in the disk cache under `key`, if there is one."""
-    watch = _Watch(observe, settings.switch("DLC_VERIFY"))
+    watch = Watch(observe, settings.switch("DLC_VERIFY"))
     code = MachineCode(target)
     program = lower(graph, donate, name, target, watch, code.kernel)
     objects = code.finish(program, profile)
@@ -85,7 +83,7 @@ def for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target
     """The same for a GPU: CUDA C instead of LLVM IR from the same kernels' other schedules."""
     from dlc.runtime.cuda import compile as cuda_compile
 
-    watch = _Watch(observe, settings.switch("DLC_VERIFY"))
+    watch = Watch(observe, settings.switch("DLC_VERIFY"))
     program = lower(graph, donate, name, target, watch)
     return cuda_compile.load(program, target, index, key, profile, watch)
 
@@ -166,27 +164,3 @@ def emit_entry_module(program: Program, target: CpuTarget, profile: bool) -> str
     return llvm_kernel.emit_module((), target, f"{declared}\n{emit_entry(program, target, profile)}")
 
 
-class _Watch:
-    """Tells the observer of each stage with the seconds it took, and verifies what it sees when asked to."""
-
-    def __init__(self, observe: Observer | None, check: bool):
-        self.observe, self.check = observe, check
-        self.last = time.perf_counter()
-
-    def __call__(self, stage: str, result: Any) -> None:
-        if self.observe is not None:
-            self.observe(stage, result, time.perf_counter() - self.last)
-        if self.check and isinstance(result, Graph):
-            from dlc.ir.graph.verify import verify as verify_graph
-
-            verify_graph(result, stage)
-        if self.check and stage == "program":
-            from dlc.ir.loops.coverage import check_program
-            from dlc.ir.loops.verify import verify as verify_kernel
-
-            for k in result.kernels():
-                verify_kernel(k, stage)
-            check_program(result)
-        if self.check and stage == "memory":
-            verify_aliases(result)
-        self.last = time.perf_counter()

@@ -5,13 +5,13 @@ Who only runs what is in the cache never imports the compiler (0.3 s): `driver` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dlc.base import settings
 from dlc.runtime.collector import no_collection
 from dlc.runtime.cpu import host, stored
+from dlc.runtime.watch import Observer
 
 if TYPE_CHECKING:
     from dlc.codegen.target.cpu import CpuTarget
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dlc.runtime.cuda.executable import CudaExecutable
     from dlc.runtime.interpreted import Interpreted
 
-Observer = Callable[[str, Any, float], None]  # (stage, its result, seconds)
 Donated = tuple[tuple[int, int], ...]  # (parameter, output) pairs
 
 

@@ -11,7 +11,7 @@ import pytest
 from dlc.codegen.llvm.expr import EmitError
 from dlc.codegen.llvm.kernel import emit_kernel, emit_module
 from dlc.ir.dtypes import float32
-from dlc.ir.graph.graph import Loc
+from dlc.ir.loc import Loc
 from dlc.ir.loops.ir import Alloc, If, Kernel, Seq, axis, cast, const, load, loop, op, seq, store
 from tests.codegen.llvm_run import buffer, kernel, target
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dlc.ir import dtypes
 from dlc.ir.dtypes import float32, int64
-from dlc.ir.graph.graph import Loc
+from dlc.ir.loc import Loc
 from dlc.ir.loops.ir import Alloc, Buffer, If, Kernel, Seq, axis, const, load, loop, op, seq, store
 
 

@@ -11,7 +11,7 @@ from dlc.ir import dtypes
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph, TensorType, make, param, unique
 from dlc.ir.graph.interp import MEANING, evaluate
-from dlc.ir.graph.ops import OPS
+from dlc.ir.graph.table import OPS
 
 rng = np.random.default_rng(0)
 BF16 = ml_dtypes.bfloat16

@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from dlc.base.errors import ParseError
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as B
-from dlc.ir.graph.graph import Graph, Loc, TensorType, make, param, structure, unique
+from dlc.ir.graph.graph import Graph, TensorType, make, param, structure, unique
 from dlc.ir.graph.interp import evaluate
 from dlc.ir.graph.text import parse_graph, print_graph
 from dlc.ir.graph.verify import verify
+from dlc.ir.loc import Loc
 from tests.random_graphs import arguments, graphs
 
 F32 = dtypes.float32

@@ -7,8 +7,9 @@ import pytest
 from dlc.base.errors import VerifyError
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as B
-from dlc.ir.graph.graph import Graph, Loc, Node, TensorType, make, param
+from dlc.ir.graph.graph import Graph, Node, TensorType, make, param
 from dlc.ir.graph.verify import verify
+from dlc.ir.loc import Loc
 
 F32 = dtypes.float32
 X = TensorType(F32, (2, 3))

@@ -11,7 +11,7 @@ from dlc.ir.graph import nodes as B
 from dlc.ir.graph.formulas import add, cumulative, gather, mul, scale, scatter
 from dlc.ir.graph.graph import Graph, TensorType, make, param, structure, unique
 from dlc.ir.graph.interp import evaluate
-from dlc.ir.graph.ops import OPS
+from dlc.ir.graph.table import OPS
 from dlc.passes.autodiff.vjp import VJP, expand, pullback, vjp
 from dlc.passes.simplify.markers import remove_markers
 from tests.passes.differences import build, check, run
@@ -316,7 +316,7 @@ def test_checkpoint_recomputes_behind_barriers():
 
 
 def test_gradient_keeps_the_users_line():
-    from dlc.ir.graph.graph import Loc
+    from dlc.ir.loc import Loc
 
     x = param(TensorType(dtypes.float32, (3,)))
     y = make("exp", (x,), Loc("train.py", 7))

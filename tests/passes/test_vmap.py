@@ -12,7 +12,7 @@ from dlc.ir.graph import nodes as B
 from dlc.ir.graph.formulas import cumulative, gather, scatter
 from dlc.ir.graph.graph import Graph, make, unique
 from dlc.ir.graph.interp import evaluate
-from dlc.ir.graph.ops import OPS
+from dlc.ir.graph.table import OPS
 from dlc.passes.autodiff.vjp import expand, vjp
 from dlc.passes.autodiff.vmap import BATCH, batch
 from tests.passes.differences import params_for, total

@@ -5,8 +5,8 @@ import pytest
 from dlc.base.errors import DeviceError
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.runtime import compile as driver
+from dlc.runtime.cuda import card
 from dlc.runtime.cuda import compile as cuda_compile
-from dlc.runtime.cuda import device as cuda_device
 from dlc.runtime.cuda import modules as cuda_modules
 from tests.runtime.test_cuda_plan import scan_graph
 
@@ -73,5 +73,5 @@ def test_batches():
 
 
 def test_architectures():
-    assert [cuda_device.arch_name(*v) for v in ((8, 0), (8, 9), (9, 0), (12, 0))] == [
+    assert [card.arch_name(*v) for v in ((8, 0), (8, 9), (9, 0), (12, 0))] == [
         "sm_80", "sm_89", "sm_90a", "sm_120a"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The register tile of a contraction on a CPU, by formulas over its shapes and the target."""
 
 from __future__ import annotations
 

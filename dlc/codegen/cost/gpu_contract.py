@@ -1,4 +1,4 @@
-"""TODO"""
+"""The tiles of contractions and attention on a GPU, by formulas over their shapes and the target."""
 
 from __future__ import annotations
 

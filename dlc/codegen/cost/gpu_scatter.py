@@ -1,10 +1,12 @@
-"""TODO"""
+"""Which scatters count into lists by bins, and how large the bins are."""
 
 from __future__ import annotations
 
-from dlc.codegen.lower.gpu.binned_scatter import held_dtype
+from dlc.ir import dtypes
+from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Node
 from dlc.passes.fuse.access import _product
+from dlc.passes.layout.sum_blocks import BLOCK
 
 SHARED = 64 << 10  # bytes of results in a block
 LEAST_UPDATES, LEAST_COLUMNS = 256, 32
@@ -24,3 +26,10 @@ def is_binned(node: Node) -> bool:
     """Does a scatter have enough updates, of enough columns, to be worth a list?"""
     axis = node.attrs["axis"]
     return node.inputs[1].type.size >= LEAST_UPDATES and _product(node.shape[axis + 1 :]) >= LEAST_COLUMNS
+
+
+def held_dtype(node: Node) -> DType:
+    """The type of the results that a block holds: sums of many floats each are wider than what they become."""
+    dtype = node.dtype.compute
+    many = node.inputs[1].type.size >= BLOCK * node.shape[node.attrs["axis"]]
+    return dtypes.float64 if many and node.attrs["combine"] == "add" and dtype.is_float else dtype

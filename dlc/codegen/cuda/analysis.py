@@ -1,4 +1,4 @@
-"""TODO"""
+"""What the CUDA emitter knows of a kernel before it prints: stores that are copies, long tiles, what is written last."""
 
 from __future__ import annotations
 

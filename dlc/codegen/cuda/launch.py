@@ -1,4 +1,4 @@
-"""TODO"""
+"""How many blocks and threads a kernel is launched with, and its shared memory."""
 
 from __future__ import annotations
 

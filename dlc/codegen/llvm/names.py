@@ -1,4 +1,4 @@
-"""TODO"""
+"""Names of kernels in LLVM IR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What the tiles of a contraction share: operands, runs of columns, tails, products."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class _Tile:
             trial = [*extents[: k - 1], extents[k - 1] * extents[k], *extents[k + 1 :]]
             probe = [loops.axis("q", e) for e in trial]
             mapping = spread(axes, list(zip(probe, trial, strict=True)))
-            loads = [simplify(traverse.map_expr(e.args[0], lambda *_: None, dict(mapping))) for e in self.operand_loads()]
+            places = [e.args[0] for e in self.operand_loads()]
+            loads = [simplify(traverse.map_expr(place, lambda *_: None, dict(mapping))) for place in places]
             if not any(_divides(off, q) for off in loads for q in probe):
                 extents = trial
             k -= 1

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Maps as loops: flat, vectorised, or in tiles that are turned in registers."""
 
 from __future__ import annotations
 

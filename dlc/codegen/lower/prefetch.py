@@ -1,4 +1,4 @@
-"""TODO"""
+"""Prefetches of panels, far rows, and the lines that an epilogue reads and writes."""
 
 from __future__ import annotations
 

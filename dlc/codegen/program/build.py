@@ -1,4 +1,4 @@
-"""TODO"""
+"""`build_program`: the prepared graph of either target as a Program."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from dlc.codegen.program.donation import Steps, redirect, unnoticed
 from dlc.codegen.program.memory import ALIGN
 from dlc.codegen.schedule import choice
 from dlc.codegen.schedule import cpu as schedules
+from dlc.codegen.schedule.tuned_text import contract_key
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir import dtypes
 from dlc.ir.graph.formulas import add
@@ -445,5 +446,5 @@ def lowered_group(fused: Fused, group: Group, target: CpuTarget) -> Lowered:
     if group.kind == "contract":
         node = group.units[0].node
         lowered = lower(choice.contract(node, target))
-        return lowered if target.tuned.contract(node) is None else choice.noted(lowered)
+        return lowered if target.tuned.contract(contract_key(node), node) is None else choice.noted(lowered)
     return choice.measured(lower(schedules.choose(fused, group, target)), target.tuned, lower)

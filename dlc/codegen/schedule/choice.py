@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from dlc.codegen.cost import cpu_contract
 from dlc.codegen.lower.body import Lowered
-from dlc.codegen.schedule.tuned_text import kernel_key
+from dlc.codegen.schedule.tuned_text import contract_key, kernel_key
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.codegen.target.tuned import Tuned
 from dlc.ir.graph.graph import Node
@@ -21,7 +21,7 @@ from dlc.passes.views.contraction import row_run
 def contract(node: Node, target: CpuTarget) -> schedule.Contract:
     """The schedule of a contraction: the measured one, or else what `codegen/schedule.py` chooses."""
     first = cpu_contract.contract(node, target)
-    found = target.tuned.contract(node) if target.tuned else None
+    found = target.tuned.contract(contract_key(node), node) if target.tuned else None
     return first if found is None else fitted(found, first, node)
 
 

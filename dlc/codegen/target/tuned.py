@@ -6,6 +6,7 @@ so this file imports nothing of the compiler.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,20 +28,17 @@ class Tuned:
     def __bool__(self) -> bool:
         return bool(self.contracts or self.kernels)
 
-    def contract(self, node: Node) -> schedule.Contract | None:
-        """The measured schedule of a contraction, if there is one."""
-        from dlc.codegen.schedule.tuned_text import contract_key
-
-        return self.contracts.get(contract_key(node))
+    def contract(self, key: str, node: Node) -> schedule.Contract | None:
+        """The measured schedule of the contraction that is known by `key`, if there is one."""
+        return self.contracts.get(key)
 
     @cached_property
     def digest(self) -> str:
         """A name for cache keys: equal for equal tables, "" for the empty one."""
         if not self:
             return ""
-        from dlc.codegen.schedule import tuned_text
-
-        return tuned_text.digest(tuned_text.encode(self))
+        parts = [sorted((key, repr(s)) for key, s in part.items()) for part in (self.contracts, self.kernels)]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 NOTHING = Tuned({}, {})

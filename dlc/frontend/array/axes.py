@@ -1,4 +1,4 @@
-"""TODO"""
+"""Axes and shapes as users give them: checked, counted from the end, broadcast."""
 
 from __future__ import annotations
 

@@ -10,24 +10,17 @@ import numpy as np
 
 from dlc.base.errors import DTypeError, ShapeError
 from dlc.frontend.array.axes import broadcast_nodes, shape_tuple
-from dlc.frontend.core import eager, moving
+from dlc.frontend.array.operands import host_array
 from dlc.frontend.core import places as placement
 from dlc.frontend.core.labels import class_numbers
 from dlc.frontend.core.location import Located, user_errors
 from dlc.frontend.core.operands import as_dtype, as_node, promote, result_dtype
-from dlc.frontend.core.tensor import Tensor, wrap
+from dlc.frontend.core.tensor import Tensor, moved, wrap
+from dlc.frontend.io.dlpack import from_dlpack
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import nodes as b
 from dlc.ir.graph.graph import Node, make
-
-
-def host_constant(array: np.ndarray) -> Node:
-    """A leaf with the content of a host array, which is copied: it never changes, in a trace either.
-
-    It follows the operands that it meets to their device.
-    """
-    return eager.following(np.asarray(array)) if placement.several else eager.array_node(np.asarray(array), False)
 
 
 def _dtype(name: str, dtype, default: DType) -> DType:
@@ -51,11 +44,9 @@ def asarray(obj, dtype: DType | None = None, *, device: str | None = None, copy:
     if dtype is not None:
         dtype = _dtype("asarray", dtype, dtypes.float32)
     if isinstance(obj, Tensor):
-        obj = obj if device is None else moving.moved(obj, device)
+        obj = obj if device is None else moved(obj, device)
         return wrap(obj.node if dtype is None or dtype is obj.dtype else as_node(obj, dtype))
     if hasattr(obj, "__dlpack__") and not isinstance(obj, (Tensor, np.ndarray)):
-        from dlc.frontend.io.dlpack import from_dlpack
-
         obj = from_dlpack(obj, copy=True)
         return asarray(obj, dtype, device=device)
     if device is None and not placement.several:
@@ -257,8 +248,6 @@ def one_hot(x, num_classes: int = -1, *, dtype: DType | None = None) -> Tensor:
     `dlc.debug()`.
     """
     if num_classes == -1:
-        from dlc.frontend.array.sorting import host_array
-
         num_classes = int(host_array("one_hot", x, "the number of classes is not given").max(initial=-1)) + 1
     num_classes = operator.index(num_classes)
     n = class_numbers("one_hot", x, num_classes).node

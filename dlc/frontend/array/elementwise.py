@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 from dlc.base.errors import DTypeError, ShapeError
 from dlc.frontend.array.axes import broadcast_nodes, spread
-from dlc.frontend.array.operands import _needs, _result, as_float, operands, wide
-from dlc.frontend.array.unary import _BITS, _isfinite, _signbit
+from dlc.frontend.array.operands import BITS, _needs, _result, as_float, finite_of, operands, signbit_of, wide
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_dtype, as_node, promote
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -140,7 +139,7 @@ def fmod(x1, x2) -> Tensor:
             other = b.op("and", b.op("ne", m, zero), other)
             m = b.select(other, m - c, m)
         return _result(m, x1, x2)
-    negative_a = _signbit(a)  # not abs(a), which has no derivative at 0
+    negative_a = signbit_of(a)  # not abs(a), which has no derivative at 0
     m = b.op("mod", b.select(negative_a, b.op("neg", a), a), b.op("abs", c))
     return _result(b.select(negative_a, b.op("neg", m), m), x1, x2)
 
@@ -261,14 +260,14 @@ def copysign(x1, x2) -> Tensor:
     """The magnitude of x1 with the sign bit of x2."""
     a, c = (as_float(n) for n in operands("copysign", x1, x2))
     size = b.op("abs", a)
-    return _result(b.select(_signbit(c), b.op("neg", size), size), x1, x2)
+    return _result(b.select(signbit_of(c), b.op("neg", size), size), x1, x2)
 
 
 @user_errors
 def nextafter(x1, x2) -> Tensor:
     """The float next to x1 in the direction of x2."""
     a, c = (as_float(n) for n in operands("nextafter", x1, x2))
-    bits = _BITS[a.dtype.bits]
+    bits = BITS[a.dtype.bits]
     i = b.make("bitcast", (a,), dtype=bits)
     # as sign-magnitude integers, a step away from zero adds one and a step towards it takes one
     zero = b.like(a, 0)
@@ -310,7 +309,7 @@ def isclose(x1, x2, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = Fa
     a, c = (wide(n) for n in operands("isclose", x1, x2))
     apart = b.op("abs", a - c)
     near = b.op("le", apart, b.op("abs", c) * rtol + atol)
-    near = b.op("and", near, _isfinite(c))
+    near = b.op("and", near, finite_of(c))
     near = b.op("or", near, b.op("eq", a, c))
     if equal_nan:
         both = b.op("and", b.op("ne", a, a), b.op("ne", c, c))

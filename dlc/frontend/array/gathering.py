@@ -11,8 +11,7 @@ import numpy as np
 
 from dlc.base.errors import DTypeError, ShapeError
 from dlc.frontend.array.axes import broadcast_shape, cut, normalize_axis, spread
-from dlc.frontend.array.creation import host_constant
-from dlc.frontend.array.elementwise import truth
+from dlc.frontend.array.elementwise import multiply, truth
 from dlc.frontend.array.index_plan import (
     checked_index,
     clamped,
@@ -23,6 +22,7 @@ from dlc.frontend.array.index_plan import (
     plan_index,
 )
 from dlc.frontend.array.indexing import read, updated, value_node
+from dlc.frontend.array.operands import host_constant
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -159,8 +159,6 @@ def _index_update(name: str, x, axis: int, index, source, combine: str) -> Tenso
 @user_errors
 def index_add(x, axis: int, index, source, *, alpha=1) -> Tensor:
     """x with `alpha * source` added to its slices at positions `index` of an axis; equal positions add up."""
-    from dlc.frontend.array.elementwise import multiply
-
     return _index_update("index_add", x, axis, index, source if alpha == 1 else multiply(source, alpha), "add")
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from dlc.base.errors import DTypeError, IndexOutOfRange, ShapeError, TraceError
 from dlc.frontend.array.axes import broadcast_shape, spread
-from dlc.frontend.array.creation import host_constant
+from dlc.frontend.array.operands import host_constant
 from dlc.frontend.core import eager
 from dlc.frontend.core.location import here
 from dlc.frontend.core.operands import as_node

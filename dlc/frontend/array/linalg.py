@@ -13,9 +13,11 @@ from string import ascii_letters
 
 from dlc.base.errors import DTypeError, ShapeError
 from dlc.frontend.array.axes import broadcast_shape, normalize_axes, normalize_axis, spread
-from dlc.frontend.array.manipulation import matrix_transpose
+from dlc.frontend.array.elementwise import multiply, subtract
+from dlc.frontend.array.manipulation import matrix_transpose, roll
 from dlc.frontend.array.operands import root_of_sum, wide
 from dlc.frontend.array.reductions import fold
+from dlc.frontend.array.reductions import sum as total
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node, promote
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -92,8 +94,6 @@ def matmul(x1, x2) -> Tensor:
 @user_errors
 def dot(x1, x2) -> Tensor:
     """NumPy's dot for scalars, vectors and matrices: the product, the inner product, the matrix product."""
-    from dlc.frontend.array.elementwise import multiply
-
     a, c = as_node(x1), as_node(x2)
     if not a.ndim or not c.ndim:
         return multiply(x1, x2)
@@ -205,8 +205,6 @@ def diag(x, offset: int = 0) -> Tensor:
 @user_errors
 def trace(x, *, offset: int = 0, dtype=None) -> Tensor:
     """The sum of the diagonal of the matrices in the last two axes."""
-    from dlc.frontend.array.reductions import sum as total
-
     if as_node(x).ndim < 2:
         raise ShapeError(f"trace: needs at least two dimensions, got shape {as_node(x).shape}")
     return total(diagonal(x, offset=offset), -1, dtype=dtype)
@@ -375,8 +373,5 @@ def cross(x1, x2, *, axis: int = -1) -> Tensor:
     k = normalize_axis("cross", axis, len(shape))
     if a.shape[k - len(shape)] != 3 or c.shape[k - len(shape)] != 3:
         raise ShapeError(f"cross: axis {axis} of shapes {a.shape} and {c.shape} does not have three elements")
-    from dlc.frontend.array.elementwise import multiply, subtract
-    from dlc.frontend.array.manipulation import roll
-
     p, q = wrap(spread(a, shape)), wrap(spread(c, shape))
     return subtract(multiply(roll(p, -1, k), roll(q, 1, k)), multiply(roll(p, 1, k), roll(q, -1, k)))

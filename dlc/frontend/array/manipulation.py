@@ -21,6 +21,7 @@ from dlc.frontend.array.axes import (
     shape_tuple,
     spread,
 )
+from dlc.frontend.array.operands import host_constant
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node, promote
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -325,8 +326,6 @@ def repeat(x, repeats, axis: int | None = None) -> Tensor:
         return wrap(b.reshape(wide, (*n.shape[:a], n.shape[a] * k, *n.shape[a + 1 :])))
     if counts.size != n.shape[a]:
         raise ShapeError(f"repeat: {counts.size} counts for axis {a} of extent {n.shape[a]} (shape {n.shape})")
-    from dlc.frontend.array.creation import host_constant
-
     index = host_constant(np.repeat(np.arange(n.shape[a]), counts))
     return wrap(b.make("gather", (n, index), axis=a))
 

@@ -1,11 +1,17 @@
-"""TODO"""
+"""What array functions do with operands before they compute: dtypes, nodes, values on the host."""
 
 from __future__ import annotations
 
 import builtins
+import math
 
-from dlc.base.errors import DTypeError
+import numpy as np
+
+from dlc.base.errors import DTypeError, TraceError
 from dlc.frontend.array.axes import broadcast_nodes
+from dlc.frontend.core import eager
+from dlc.frontend.core import places as placement
+from dlc.frontend.core.location import here
 from dlc.frontend.core.operands import is_weak, promote
 from dlc.frontend.core.tensor import Tensor, wrap
 from dlc.ir import dtypes
@@ -49,3 +55,39 @@ def _needs(name: str, kinds: str, what: str, *nodes: Node) -> None:
         if n.dtype.kind not in kinds:
             got = ", ".join(f"{m.dtype.name}{list(m.shape)}" for m in nodes)
             raise DTypeError(f"{name}: needs {what}, got {got}")
+
+
+def host_constant(array: np.ndarray) -> Node:
+    """A leaf with the content of a host array, which is copied: it never changes, in a trace either.
+
+    It follows the operands that it meets to their device.
+    """
+    return eager.following(np.asarray(array)) if placement.several else eager.array_node(np.asarray(array), False)
+
+
+def host_array(name: str, x, why: str) -> np.ndarray:
+    """The values of `x`. Raises TraceError where it is traced, saying `why` values are needed."""
+    if not isinstance(x, Tensor):
+        return np.asarray(x)
+    try:
+        return x.numpy()
+    except TraceError:
+        text = f"{name}: cannot run on a traced {x.dtype.name} {x.shape} tensor, because {why}"
+        raise TraceError(f"{text}: call it outside, or use dlc.where\n  at {here()}") from None
+
+
+BITS = {8: dtypes.int8, 16: dtypes.int16, 32: dtypes.int32, 64: dtypes.int64}
+
+
+def signbit_of(x: Node) -> Node:
+    if x.dtype.is_float:
+        x = b.make("bitcast", (x,), dtype=BITS[x.dtype.bits])
+    if x.dtype.kind != "i":
+        return b.const(False, dtypes.bool_, x.shape)
+    return b.op("lt", x, b.like(x, 0))
+
+
+def finite_of(n: Node) -> Node:
+    if not n.dtype.is_float:
+        return b.const(True, dtypes.bool_, n.shape)
+    return b.op("lt", b.op("abs", n), b.like(n, math.inf))

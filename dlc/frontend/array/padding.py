@@ -1,4 +1,4 @@
-"""TODO"""
+"""`pad` in its modes."""
 
 from __future__ import annotations
 

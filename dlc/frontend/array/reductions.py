@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 
 from dlc.base.errors import DTypeError, ShapeError
-from dlc.frontend.array.axes import expand_axes, normalize_axes, normalize_axis
-from dlc.frontend.array.elementwise import truth
+from dlc.frontend.array.axes import cut, expand_axes, normalize_axes, normalize_axis
+from dlc.frontend.array.elementwise import not_equal, subtract, truth
 from dlc.frontend.array.operands import root_of_sum, wide
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_dtype, as_node
@@ -267,9 +267,6 @@ def cummin(x, axis: int | None = None) -> Tensor:
 @user_errors
 def diff(x, *, axis: int = -1, n: int = 1) -> Tensor:
     """Differences of neighbours along `axis`, taken `n` times."""
-    from dlc.frontend.array.axes import cut
-    from dlc.frontend.array.elementwise import not_equal, subtract
-
     node = as_node(x)
     a = normalize_axis("diff", axis, node.ndim)
     for _ in range(n):

@@ -6,11 +6,12 @@ import operator
 
 import numpy as np
 
-from dlc.base.errors import ShapeError, TraceError
+from dlc.base.errors import ShapeError
 from dlc.frontend.array.axes import broadcast_shape, cut, normalize_axis
 from dlc.frontend.array.elementwise import where
+from dlc.frontend.array.operands import host_array
 from dlc.frontend.array.reductions import argmax, argmin
-from dlc.frontend.core.location import here, user_errors
+from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node, promote
 from dlc.frontend.core.tensor import Tensor, wrap
 from dlc.ir import dtypes
@@ -96,17 +97,6 @@ def _before(a: Node, c: Node) -> Node:
 
 def _host(name: str, x) -> np.ndarray:
     return host_array(name, x, "its result's shape depends on the values")
-
-
-def host_array(name: str, x, why: str) -> np.ndarray:
-    """The values of `x`. Raises TraceError where it is traced, saying `why` values are needed."""
-    if not isinstance(x, Tensor):
-        return np.asarray(x)
-    try:
-        return x.numpy()
-    except TraceError:
-        text = f"{name}: cannot run on a traced {x.dtype.name} {x.shape} tensor, because {why}"
-        raise TraceError(f"{text}: call it outside, or use dlc.where\n  at {here()}") from None
 
 
 @user_errors

@@ -9,11 +9,16 @@ import numpy as np
 
 from dlc.base.errors import ShapeError
 from dlc.frontend.array.axes import cut, expand_axes, normalize_axes
+from dlc.frontend.array.elementwise import divide, multiply, subtract
+from dlc.frontend.array.linalg import diagonal, matmul, outer
+from dlc.frontend.array.manipulation import broadcast_to, matrix_transpose
 from dlc.frontend.array.operands import wide
 from dlc.frontend.array.reductions import max, mean, min, prod, std, sum, var
+from dlc.frontend.array.unary import sqrt
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import Tensor, wrap
+from dlc.frontend.modes.autocast import autocast
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as b
 from dlc.ir.graph.graph import Node
@@ -80,9 +85,6 @@ def quantile(x, q, axis=None, *, keepdims: bool = False) -> Tensor:
 @user_errors
 def average(x, axis=None, weights=None, *, keepdims: bool = False) -> Tensor:
     """The mean weighted by `weights`, which broadcast to x."""
-    from dlc.frontend.array.elementwise import divide, multiply
-    from dlc.frontend.array.manipulation import broadcast_to
-
     if weights is None:
         return mean(x, axis, keepdims=keepdims)
     w = broadcast_to(weights, as_node(x).shape)
@@ -92,11 +94,6 @@ def average(x, axis=None, weights=None, *, keepdims: bool = False) -> Tensor:
 @user_errors
 def cov(x, *, correction: float = 1.0) -> Tensor:
     """The covariance matrix [n, n] of n variables, given as the rows of [n, observations]."""
-    from dlc.frontend.array.elementwise import divide, subtract
-    from dlc.frontend.array.linalg import matmul
-    from dlc.frontend.array.manipulation import matrix_transpose
-    from dlc.frontend.modes.autocast import autocast
-
     n = as_node(x)
     if n.ndim != 2:
         raise ShapeError(f"cov: needs [variables, observations], got shape {n.shape}")
@@ -110,10 +107,6 @@ def cov(x, *, correction: float = 1.0) -> Tensor:
 @user_errors
 def corrcoef(x) -> Tensor:
     """The correlation matrix [n, n] of n variables, given as the rows of [n, observations]."""
-    from dlc.frontend.array.elementwise import divide
-    from dlc.frontend.array.linalg import diagonal, outer
-    from dlc.frontend.array.unary import sqrt
-
     c = cov(x)
     d = sqrt(diagonal(c))
     return divide(c, outer(d, d))

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Elementwise functions of one tensor."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import math
 from collections.abc import Callable
 
 from dlc.frontend.array.elementwise import astype, divide, multiply
-from dlc.frontend.array.operands import _needs, _result, as_float, wide
+from dlc.frontend.array.operands import _needs, _result, as_float, finite_of, signbit_of, wide
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import Tensor, wrap
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as b
-from dlc.ir.graph.graph import Node
-
-_BITS = {8: dtypes.int8, 16: dtypes.int16, 32: dtypes.int32, 64: dtypes.int64}
 
 
 def _unary_float(name: str, op: str, doc: str) -> Callable:
@@ -109,15 +106,9 @@ def sign(x) -> Tensor:
 @user_errors
 def signbit(x) -> Tensor:
     """bool: whether the sign bit is set (-0.0 and NaNs with a sign included)."""
-    return wrap(_signbit(as_node(x)))
+    return wrap(signbit_of(as_node(x)))
 
 
-def _signbit(x: Node) -> Node:
-    if x.dtype.is_float:
-        x = b.make("bitcast", (x,), dtype=_BITS[x.dtype.bits])
-    if x.dtype.kind != "i":
-        return b.const(False, dtypes.bool_, x.shape)
-    return b.op("lt", x, b.like(x, 0))
 
 
 @user_errors
@@ -175,13 +166,9 @@ def isinf(x) -> Tensor:
 def isfinite(x) -> Tensor:
     """bool: whether x is neither NaN nor infinite; True for integers."""
     n = as_node(x)
-    return wrap(_isfinite(n))
+    return wrap(finite_of(n))
 
 
-def _isfinite(n: Node) -> Node:
-    if not n.dtype.is_float:
-        return b.const(True, dtypes.bool_, n.shape)
-    return b.op("lt", b.op("abs", n), b.like(n, math.inf))
 
 
 @user_errors

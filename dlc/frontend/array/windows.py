@@ -1,4 +1,4 @@
-"""TODO"""
+"""Sliding windows over an axis, and views of memory by strides."""
 
 from __future__ import annotations
 

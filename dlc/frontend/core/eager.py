@@ -18,14 +18,13 @@ from dlc.frontend.core import places as placement
 from dlc.frontend.core import trace as tracing
 from dlc.frontend.core.location import here
 from dlc.frontend.core.precision import setting
-from dlc.frontend.core.trace import execution, leaf_cell, leaked, register_leaf, state
+from dlc.frontend.core.trace import Cell, execution, leaf_cell, leaked, register_leaf, state
 from dlc.ir import dtypes
 from dlc.ir.graph.graph import Graph, Node, TensorType, param, structure, substitute, topological
 from dlc.runtime import devices, programs
 from dlc.runtime.cpu.memory import Buffer
 
 if TYPE_CHECKING:
-    from dlc.frontend.core.tensor import Tensor
     from dlc.runtime.cpu.executable import Executable
 
 MAX_PENDING = 2000  # operations: a longer pending graph is run even if nobody looks
@@ -33,10 +32,10 @@ CACHED_EXECUTABLES = 512  # 0.1 to 0.3 MB of Python objects each, besides their 
 
 # Cells assigned or differentiated, not yet computed: id -> weak reference. They are computed with the next value that
 # anybody looks at, so that a training loop which prints only its loss does not drag its whole past along.
-_pending: dict[int, weakref.ref[Tensor]] = {}
+_pending: dict[int, weakref.ref[Cell]] = {}
 # Tensors made since anything was computed, in order. That is all that decides when a graph is too long: a loop which
 # does the same between two looks is cut at the same places each time, and its pieces are found in the cache.
-_recent: list[weakref.ref[Tensor]] = []
+_recent: list[weakref.ref[Cell]] = []
 
 
 def leaf(buffer: Buffer, type: TensorType) -> Node:
@@ -83,15 +82,15 @@ def following(array: np.ndarray) -> Node:
     return node
 
 
-def mark_pending(cell: Tensor) -> None:
+def mark_pending(cell: Cell) -> None:
     """`cell` holds a value that must not stay pending for long."""
     if cell._node.data is None:
         _pending[id(cell)] = weakref.ref(cell)
 
 
-def count(cell: Tensor) -> None:
+def count(cell: Cell) -> None:
     """Called for each Tensor made outside a trace: run the pending graph if it has grown too long."""
-    if state.debug and not state.transforms:  # what is wrong inside `with dlc.debug():` is found inside
+    if state.checked is not None and not state.transforms:  # what is wrong inside `with dlc.debug():` is found inside
         realize(cell)
         return
     _recent.append(weakref.ref(cell))
@@ -111,7 +110,7 @@ def history(root: Node) -> list[Node]:
     return topological([root], stop=lambda n: n.op == "stop_gradient" or leaf_cell(n) is not None)
 
 
-def realize(*tensors: Tensor) -> None:
+def realize(*tensors: Cell) -> None:
     """Compute the values of `tensors`, all at once, together with all assigned Tensors that are still pending."""
     if state.trace is not None:
         return
@@ -151,17 +150,17 @@ def realize_pending() -> None:
     realize(*(cell for cell in (ref() for ref in list(_pending.values())) if cell is not None))
 
 
-def _by_device(cells: list[Tensor]) -> list[list[Tensor]]:
+def _by_device(cells: list[Cell]) -> list[list[Cell]]:
     """The cells whose values are computed together."""
     if not placement.several:
         return [cells]
-    groups: dict[str, list[Tensor]] = {}
+    groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(placement.settled(placement.place_of(cell)), []).append(cell)
     return list(groups.values())
 
 
-def settle(cell: Tensor) -> None:
+def settle(cell: Cell) -> None:
     """After its value was computed: let go of the history, unless a gradient may still be asked through it."""
     node = cell._node
     if node.op == "param":
@@ -248,11 +247,10 @@ def compiled(
     graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str = "cpu", tune: bool = False
 ) -> Executable:
     """The executable of `graph` on `device`, from the cache if an equal graph was compiled before."""
-    if state.debug:
-        from dlc.frontend.modes.debug import run_checked
-        from dlc.runtime.interpreted import Interpreted
+    if state.checked is not None:
+        from dlc.runtime.interpreted import Interpreted  # few programs need it
 
-        return Interpreted(graph, donate, device, run_checked)
+        return Interpreted(graph, donate, device, state.checked)
     tf32 = setting.tf32
     key = (structure(graph), donate, device, tune, tf32)
     with _cache_lock:
@@ -268,7 +266,7 @@ def compiled(
     return found
 
 
-def view(tensor: Tensor, what: str) -> np.ndarray:
+def view(tensor: Cell, what: str) -> np.ndarray:
     """A NumPy view of the value (from a GPU: a copy). In a trace this is an error, unless it depends on no input."""
     trace = state.trace
     if trace is not None:
@@ -281,7 +279,7 @@ def view(tensor: Tensor, what: str) -> np.ndarray:
         return devices.read(node.data, node.shape, tensor._node.dtype.np)
 
 
-def may_leave(tensor: Tensor, what: str) -> None:
+def may_leave(tensor: Cell, what: str) -> None:
     """Raise TraceError where a derivative that is being taken would end unnoticed: the value becomes an array."""
     if state.transforms and state.trace is None:
         if any(n.op == "tag" and leaf_cell(n) is None for n in history(tensor._read())):
@@ -291,7 +289,7 @@ def may_leave(tensor: Tensor, what: str) -> None:
             )
 
 
-def at_hand(tensor: Tensor, what: str) -> None:
+def at_hand(tensor: Cell, what: str) -> None:
     """Compute the value, to be looked at where it is. In a trace this is an error."""
     if state.trace is not None:
         constant(tensor, what)
@@ -305,7 +303,7 @@ _INSTEAD = {
 _DEFAULT_INSTEAD = "return it and look at it outside the function, or pass it as a static argument (static_argnums)"
 
 
-def constant(tensor: Tensor, what: str) -> Node:
+def constant(tensor: Cell, what: str) -> Node:
     node = tensor._read()
     walk = topological([node])
     if any(n.op == "param" and n.data is None or n.op in ("tag", "vjp") for n in walk):

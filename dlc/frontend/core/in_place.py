@@ -7,20 +7,15 @@ through the update; under `no_grad` the value changes, and its gradient is what 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dlc.base.errors import GradientError
 from dlc.frontend.core import eager
 from dlc.frontend.core.location import here
-from dlc.frontend.core.trace import leaf_cell, register_leaf, state, within
+from dlc.frontend.core.trace import Cell, leaf_cell, register_leaf, state, within
 from dlc.ir.graph import nodes as b
 from dlc.ir.graph.graph import Node, TensorType, make, topological, unique
 
-if TYPE_CHECKING:
-    from dlc.frontend.core.tensor import Tensor
 
-
-def check(x: Tensor, what: str) -> None:
+def check(x: Cell, what: str) -> None:
     """Raise GradientError where a leaf that gradients are taken at would be changed while they are recorded."""
     if x._requires_grad and not state.no_grad:
         loc = here()
@@ -41,7 +36,7 @@ def stopped(node: Node) -> Node:
     return node if node.op == "stop_gradient" else make("stop_gradient", (node,), here())
 
 
-def own_leaf(node: Node, cell: Tensor) -> Node:
+def own_leaf(node: Node, cell: Cell) -> Node:
     """The value of `node` under a name of its own, at which gradients for `cell` end."""
     node = stopped(node)
     if node.data is None:

@@ -21,7 +21,8 @@ from dlc.base.errors import (
     no_operand,
     warn,
 )
-from dlc.ir.graph.graph import Loc, located
+from dlc.ir.graph.graph import located
+from dlc.ir.loc import Loc
 
 __all__ = [
     "TORCH_KEYWORDS", "Located", "describe", "here", "kind_of", "locate", "located_errors", "user_errors", "warn",

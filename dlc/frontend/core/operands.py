@@ -1,4 +1,4 @@
-"""TODO"""
+"""What users give as operands: their nodes, and the dtype in which they meet."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from dlc.base.errors import DTypeError, ShapeError, is_foreign, no_operand
-from dlc.frontend.core import eager, moving
+from dlc.frontend.core import eager, foreign, moving
 from dlc.frontend.core import places as placement
 from dlc.frontend.core.location import here, user_errors
-from dlc.frontend.core.tensor import Tensor
+from dlc.frontend.core.trace import Cell, make_cell, state
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import nodes as build
@@ -39,7 +39,7 @@ def as_node(x: Any, dtype: DType | None = None, device: str | None = None) -> No
     Python floats become float32, integers int64. Arrays are copied, to `device` (not given: the default device; in a
     trace they follow what they meet). Raises DTypeError for what dlc has no dtype of.
     """
-    if isinstance(x, Tensor):
+    if isinstance(x, Cell):
         if dtype is not None:
             return build.cast(x._read(), dtype, here())
         return x.node
@@ -64,15 +64,14 @@ def as_node(x: Any, dtype: DType | None = None, device: str | None = None) -> No
 def tensor(x: Any, dtype: DType | None, device: Any = None) -> Node:
     dtype = None if dtype is None else as_dtype("tensor", dtype)
     if is_foreign(x):
-        from dlc.frontend.io.dlpack import from_dlpack
-
-        x = from_dlpack(x, copy=True)
+        x = foreign.adopt(x, copy=True)
+        x = make_cell(x, state.trace) if isinstance(x, Node) else x
     if device is None and not placement.several:
         return as_node(x, dtype)
     where = placement.wanted(device)
-    if where is not None and isinstance(x, Tensor):
-        x = moving.moved(x, where) if device is not None else x
-        return as_node(x, dtype)
+    if where is not None and isinstance(x, Cell):
+        node = moving.moved_node(x, where) if device is not None else None
+        return as_node(x if node is None else make_cell(node, state.trace, x._weak), dtype)
     return placement.pinned(as_node(x, dtype, where), where)
 
 
@@ -108,7 +107,7 @@ def _as_array(x: Any, dtype: DType | None) -> np.ndarray:
 
 
 def _holds_tensor(x: Any) -> bool:
-    return any(isinstance(v, Tensor) or isinstance(v, (list, tuple)) and _holds_tensor(v) for v in x)
+    return any(isinstance(v, Cell) or isinstance(v, (list, tuple)) and _holds_tensor(v) for v in x)
 
 
 def _holds_numpy(x: Any) -> bool:
@@ -139,7 +138,7 @@ def _number(x: Any, dtype: DType) -> Node:
 
 def is_weak(x: Any) -> bool:
     """Whether an operand takes its dtype from what it meets: a Python number, or a Tensor made from one by `jit`."""
-    return x._weak if isinstance(x, Tensor) else isinstance(x, (bool, int, float))
+    return x._weak if isinstance(x, Cell) else isinstance(x, (bool, int, float))
 
 
 def result_dtype(*operands: Any) -> DType:
@@ -149,7 +148,7 @@ def result_dtype(*operands: Any) -> DType:
     for x in operands:
         if isinstance(x, DType):
             strong.append(x)
-        elif isinstance(x, Tensor):
+        elif isinstance(x, Cell):
             if x._weak:
                 weak = max(weak, x.dtype.kind, key=lambda k: _RANK.get(k, -1))
             else:
@@ -170,10 +169,10 @@ def result_dtype(*operands: Any) -> DType:
 
 def promote(*operands: Any) -> list[Node]:
     """The operands' nodes, cast to their common dtype. Shapes stay as they are."""
-    operands = tuple(x if isinstance(x, (Tensor, bool, int, float, Node)) else as_node(x) for x in operands)
+    operands = tuple(x if isinstance(x, (Cell, bool, int, float, Node)) else as_node(x) for x in operands)
     dtype, out = result_dtype(*operands), []
     for x in operands:
-        if isinstance(x, Tensor):
+        if isinstance(x, Cell):
             node = x._read()
         elif isinstance(x, Node):
             node = x

@@ -13,19 +13,16 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dlc.base.errors import DeviceError
 from dlc.frontend.core import trace as tracing
 from dlc.frontend.core.location import here
-from dlc.frontend.core.trace import state
+from dlc.frontend.core.trace import Cell, state
 from dlc.ir.graph.graph import Node, make, topological
 from dlc.runtime import devices
 from dlc.runtime.cpu.memory import Buffer
 from dlc.runtime.devices import CPU
-
-if TYPE_CHECKING:
-    from dlc.frontend.core.tensor import Tensor
 
 # places of values that have no device, and of host values that go where they are used
 NOWHERE = ANYWHERE, FOLLOWS = "", "follows"
@@ -129,7 +126,7 @@ def meet(places: Iterable[str]) -> str:
     return real.pop() if real else FOLLOWS if FOLLOWS in found else ANYWHERE
 
 
-def note(placeholder: Node, cell: Tensor) -> None:
+def note(placeholder: Node, cell: Cell) -> None:
     """`placeholder` stands for the value of a Tensor from outside the trace."""
     _places[placeholder] = place_of(cell)
 
@@ -140,9 +137,20 @@ def note_all(placeholders: Iterable[Node], values: Iterable[Node]) -> None:
     _places.update(dict.fromkeys(placeholders, where))
 
 
-def place_of(cell: Tensor) -> str:
+def place_of(cell: Cell) -> str:
     """The place of the value that a cell holds outside of all traces."""
     return FOLLOWS if cell.follows else place(cell._node)
+
+
+def place_at(cell: Cell) -> str:
+    """Where the value is, or will be computed: "cpu", "cuda:0", ..."""
+    if not several:
+        return CPU
+    node = cell._node
+    where = place(node)
+    if where == FOLLOWS and node.op == "param" and node.data is not None:
+        return node.data.device
+    return settled(where)
 
 
 def floats(node: Node) -> bool:

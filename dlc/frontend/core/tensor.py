@@ -20,21 +20,20 @@ from dlc.base.errors import (
     TraceError,
     kind_of,
 )
-from dlc.frontend.core import eager, in_place
+from dlc.frontend.core import eager, in_place, moving
 from dlc.frontend.core import places as placement
 from dlc.frontend.core.in_place import stopped
 from dlc.frontend.core.location import here, user_errors
 from dlc.frontend.core.operands import as_node, tensor
-from dlc.frontend.core.trace import Trace, flags_changed, leaf_cell, leaked, leaves_of, state
+from dlc.frontend.core.trace import Cell, Trace, flags_changed, leaf_cell, leaked, leaves_of, stand_in, state
 from dlc.frontend.core.trace import differentiable as _differentiable
-from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import Node, TensorType, make
 from dlc.runtime.cpu.memory import Buffer
 
 
-class Tensor:
+class Tensor(Cell):
     """A tensor of any dlc dtype and shape.
 
     `Tensor(data, dtype=None, requires_grad=False, device=None)` copies a NumPy array, a (nested) list, a number or
@@ -42,14 +41,12 @@ class Tensor:
     otherwise.
     """
 
-    __slots__ = ("_node", "_owner", "_weak", "_requires_grad", "_grad", "__weakref__")
+    __slots__ = ()
     __hash__ = object.__hash__  # `==` is elementwise; a Tensor in a dict or a set is itself
     __array_priority__ = 1000  # NumPy's operators give way to ours
-    follows = False  # whether a value in host memory goes where it is used: random state
-    _copied_as: type[Tensor] | None = None  # the class of copies, where it is not that of the original
 
     def __init__(self, data: Any, dtype: DType | None = None, requires_grad: bool = False, device: Any = None):
-        self._node = _node_of_data(data, dtype, device)
+        self._node = tensor(data, dtype, device)
         self._owner = state.trace
         self._weak = False
         self._requires_grad = False
@@ -58,25 +55,6 @@ class Tensor:
             self.requires_grad = True
 
     # --- the value ---
-
-    @property
-    def _home(self) -> Tensor:
-        """The Tensor whose cell this is: itself, but for those of a `state_dict()`."""
-        return self
-
-    @property
-    def node(self) -> Node:
-        """The Graph IR node of the current value, as the current trace sees it."""
-        node = self._read()
-        return build.cast(node, self.dtype) if self._weak else node
-
-    def _read(self) -> Node:
-        trace = state.trace
-        if self._owner is trace:
-            return self._node
-        if trace is None:
-            raise leaked(self)
-        return trace.read(self)
 
     def _write(self, node: Node) -> None:
         """Rebind the cell to a node of its type. A Tensor with `requires_grad` stays a leaf, whatever it is given."""
@@ -144,12 +122,6 @@ class Tensor:
         return self._node.type.shape
 
     @property
-    def dtype(self) -> DType:
-        dtype = self._node.type.dtype
-        # A Python float keeps its 64 bits until it meets a typed operand; on its own it is a default float.
-        return dtypes.float32 if self._weak and dtype is dtypes.float64 else dtype
-
-    @property
     def ndim(self) -> int:
         return len(self._node.type.shape)
 
@@ -160,13 +132,7 @@ class Tensor:
     @property
     def device(self) -> str:
         """Where the value is, or will be computed: "cpu", "cuda:0", ..."""
-        if not placement.several:
-            return "cpu"
-        node = self._node
-        where = placement.place(node)
-        if where == placement.FOLLOWS and node.op == "param" and node.data is not None:
-            return node.data.device
-        return placement.settled(where)
+        return placement.place_at(self)
 
     # --- gradients ---
 
@@ -366,8 +332,6 @@ class Tensor:
         return format(self.item(), spec) if spec else str(self)
 
     def __deepcopy__(self, memo: dict) -> Tensor:
-        from dlc.frontend.core.trace import stand_in
-
         out = memo[id(self)] = stand_in(self)
         out._owner, out._requires_grad = state.trace, False
         out._node = stopped(self._read()) if self._requires_grad else self._read()
@@ -438,41 +402,15 @@ def bare(node: Node, owner: Trace | None, weak: bool = False) -> Tensor:
     return out
 
 
+def moved(x: Tensor, target: Any) -> Tensor:
+    """A Tensor with the value of `x` on another device; `x` itself if it is there."""
+    node = moving.moved_node(x, target)
+    return x if node is None else wrap(node, x._weak)
+
+
 def from_buffer(buffer: Buffer, type: TensorType) -> Tensor:
     """A new Tensor over a Buffer that holds its value."""
     return bare(eager.leaf(buffer, type), state.trace)
-
-
-# --- operands ----------------------------------------------------------------------------------------------------
-
-
-
-
-
-
-
-
-_node_of_data = tensor  # named for its errors
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 _OF_SHAPES: dict[Callable, Callable[[Tensor], Any]] = {

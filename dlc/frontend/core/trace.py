@@ -13,18 +13,18 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dlc.base import forks
 from dlc.base.errors import TraceError
 from dlc.frontend.core.location import here
-from dlc.ir.graph.graph import Loc, Node, TensorType, param, topological
-
-if TYPE_CHECKING:
-    from dlc.frontend.core.tensor import Tensor
-    from dlc.ir.dtypes import DType
+from dlc.ir import dtypes
+from dlc.ir.dtypes import DType
+from dlc.ir.graph import nodes as build
+from dlc.ir.graph.graph import Node, TensorType, param, topological
+from dlc.ir.loc import Loc
 
 
 class _State(threading.local):
@@ -32,7 +32,7 @@ class _State(threading.local):
 
     trace: Trace | None = None
     no_grad: bool = False
-    debug: bool = False  # dlc.debug(): run by the checking interpreter
+    checked: Callable[..., Any] | None = None  # dlc.debug(): the interpreter that runs everything, and checks it
     autocast: tuple[DType | None, ...] = (None,)  # dlc.autocast's half types, the innermost first
     transforms: int = 0  # depth of grad, vjp and jvp being evaluated: a jitted function inlines inside them
 
@@ -43,15 +43,62 @@ state = _State()
 execution = forks.lock()
 
 # Called with each placeholder and the cell that it stands for, once there are several devices (dlc.frontend.placement).
-lifted: Callable[[Node, Tensor], None] | None = None
+lifted: Callable[[Node, Cell], None] | None = None
+
+
+class Cell:
+    """What a Cell holds: one node, and how it takes part in traces and gradients. A node's value never changes;
+    assigning to a Cell rebinds its cell."""
+
+    __slots__ = ("_node", "_owner", "_weak", "_requires_grad", "_grad", "__weakref__")
+    follows = False  # whether a value in host memory goes where it is used: random state
+    _copied_as: type[Cell] | None = None  # the class of copies, where it is not that of the original
+
+    _node: Node
+    _owner: Trace | None  # the trace that it was made in
+    _weak: bool  # whether it takes its dtype from what it meets, like a Python number
+    _requires_grad: bool
+    _grad: Cell | None
+
+    @property
+    def _home(self) -> Cell:
+        """The cell that holds the value: itself, but for the Tensors of a `state_dict()`."""
+        return self
+
+    @property
+    def dtype(self) -> DType:
+        """A number made weak by `jit` is float64 inside and float32 for whoever asks."""
+        dtype = self._node.type.dtype
+        return dtypes.float32 if self._weak and dtype is dtypes.float64 else dtype
+
+    @property
+    def node(self) -> Node:
+        """The Graph IR node of the current value, as the current trace sees it."""
+        node = self._read()
+        return build.cast(node, self.dtype) if self._weak else node
+
+    def _read(self) -> Node:
+        trace = state.trace
+        if self._owner is trace:
+            return self._node
+        if trace is None:
+            raise leaked(self)
+        return trace.read(self)
+
+
+def make_cell(node: Node, owner: Trace | None, weak: bool = False) -> Cell:
+    """A cell that is no Cell, with exactly this state."""
+    cell = Cell()
+    cell._node, cell._owner, cell._weak, cell._requires_grad, cell._grad = node, owner, weak, False, None
+    return cell
 
 
 class CellRead:
-    """One Tensor that exists outside the trace: its placeholder, and its value as the trace sees it now."""
+    """One Cell that exists outside the trace: its placeholder, and its value as the trace sees it now."""
 
     __slots__ = ("cell", "placeholder", "current", "source", "loc")
 
-    def __init__(self, cell: Tensor, placeholder: Node, source: Any, loc: Loc):
+    def __init__(self, cell: Cell, placeholder: Node, source: Any, loc: Loc):
         self.cell = cell  # strong: its id is the key of the trace's dictionary
         self.placeholder = placeholder
         self.current = placeholder
@@ -64,11 +111,11 @@ class CellRead:
 
 
 class GradCell:
-    """The `.grad` of one Tensor that exists outside the trace."""
+    """The `.grad` of one Cell that exists outside the trace."""
 
     __slots__ = ("cell", "read", "was_none", "current")
 
-    def __init__(self, cell: Tensor):
+    def __init__(self, cell: Cell):
         self.cell = cell
         self.read = False  # whether the trace depended on what `.grad` was before
         self.was_none = True
@@ -103,8 +150,8 @@ class Trace:
             trace = trace.parent
         return trace is other
 
-    def lift(self, cell: Tensor, source: Any = None) -> CellRead:
-        """The record of a Tensor from outside; a placeholder is made at its first use."""
+    def lift(self, cell: Cell, source: Any = None) -> CellRead:
+        """The record of a Cell from outside; a placeholder is made at its first use."""
         found = self.cells.get(id(cell))
         if found is None:
             if not self.within(cell._owner):
@@ -118,13 +165,13 @@ class Trace:
                 register_leaf(placeholder, cell)
         return found
 
-    def read(self, cell: Tensor) -> Node:
+    def read(self, cell: Cell) -> Node:
         return self.lift(cell).current
 
-    def write(self, cell: Tensor, node: Node) -> None:
+    def write(self, cell: Cell, node: Node) -> None:
         self.lift(cell).current = node
 
-    def _grad(self, cell: Tensor) -> GradCell:
+    def _grad(self, cell: Cell) -> GradCell:
         if not self.within(cell._owner):
             raise leaked(cell)
         found = self.grads.get(id(cell))
@@ -132,20 +179,20 @@ class Trace:
             found = self.grads[id(cell)] = GradCell(cell)
         return found
 
-    def read_grad(self, cell: Tensor) -> Tensor | None:
+    def read_grad(self, cell: Cell) -> Cell | None:
         record = self._grad(cell)
         if record.current is UNSET:
             with within(self.parent):
                 outer = cell.grad
             record.read, record.was_none, record.current = True, outer is None, outer
             if outer is not None and not self.pin_grads and self.kind == "jit":
-                # A stand-in, so that the compiled entry finds the gradient through its owner: the Tensor that holds it
+                # A stand-in, so that the compiled entry finds the gradient through its owner: the Cell that holds it
                 # is a new one after each zero_grad().
                 record.current = stand_in(outer)
                 self.lift(record.current, ("grad", id(cell)))
         return record.current
 
-    def write_grad(self, cell: Tensor, value: Tensor | None) -> None:
+    def write_grad(self, cell: Cell, value: Cell | None) -> None:
         self._grad(cell).current = value
 
     def array(self, array: np.ndarray, type: TensorType) -> Node:
@@ -174,8 +221,8 @@ def within(trace: Trace | None) -> Iterator[None]:
         state.trace = saved
 
 
-def stand_in(cell: Tensor) -> Tensor:
-    """A Tensor of the same class, type and flags as `cell`, and a different identity."""
+def stand_in(cell: Cell) -> Cell:
+    """A Cell of the same class, type and flags as `cell`, and a different identity."""
     cls = cell._copied_as or type(cell)
     out = cls.__new__(cls)
     out._node, out._owner, out._weak, out._grad = cell._node, cell._owner, cell._weak, None
@@ -185,7 +232,7 @@ def stand_in(cell: Tensor) -> Tensor:
     return out
 
 
-def leaked(cell: Tensor) -> TraceError:
+def leaked(cell: Cell) -> TraceError:
     """The error for a traced value that is used where its trace does not exist."""
     owner, made = cell._owner, cell._node.loc
     where = f", made at {made}" if made else ""
@@ -194,22 +241,22 @@ def leaked(cell: Tensor) -> TraceError:
         f"a {cell._node.dtype.name} {cell._node.shape} tensor{where} during {owner.kind} of "
         f"{owner.name or 'a function'}"
         f" was used {now}, at {here()}: it never had a value. Return it from the function, or keep it with "
-        f"`state.assign(value)` in a Tensor that exists before the call"
+        f"`state.assign(value)` in a Cell that exists before the call"
     )
 
 
 # --- leaves that gradients are taken at --------------------------------------------------------------------------
 
-_leaves: weakref.WeakKeyDictionary[Node, weakref.ref[Tensor]] = weakref.WeakKeyDictionary()
+_leaves: weakref.WeakKeyDictionary[Node, weakref.ref[Cell]] = weakref.WeakKeyDictionary()
 
 
-def register_leaf(node: Node, cell: Tensor) -> None:
+def register_leaf(node: Node, cell: Cell) -> None:
     """`backward()` through `node` accumulates into `cell.grad`."""
     _leaves[node] = weakref.ref(cell)
 
 
-def leaf_cell(node: Node) -> Tensor | None:
-    """The requires_grad Tensor that `node` is (or was) the value of."""
+def leaf_cell(node: Node) -> Cell | None:
+    """The requires_grad Cell that `node` is (or was) the value of."""
     ref = _leaves.get(node)
     return ref() if ref is not None else None
 
@@ -224,7 +271,7 @@ _differentiable: weakref.WeakKeyDictionary[Node, bool] = weakref.WeakKeyDictiona
 
 
 def differentiable(node: Node, spent: Collection[Node] = ()) -> bool:
-    """Whether a gradient of `node` reaches a requires_grad Tensor, not counting ways through nodes in `spent`.
+    """Whether a gradient of `node` reaches a requires_grad Cell, not counting ways through nodes in `spent`.
 
     Known answers are kept for nodes that hold data, so that a long history is not walked again and again.
     """
@@ -254,7 +301,7 @@ def differentiable(node: Node, spent: Collection[Node] = ()) -> bool:
 # --- changes of modules and optimizers ---------------------------------------------------------------------------
 
 # These change with each change of an attribute that some trace may have read, of a module or of anything else that
-# reports its changes, and of the flags of a Tensor: only then do compiled functions look at them again.
+# reports its changes, and of the flags of a Cell: only then do compiled functions look at them again.
 attributes_version: int = 0
 flags_version: int = 0
 _versions = itertools.count(1)
@@ -271,7 +318,7 @@ def attribute_changed(name: str) -> None:
 
 
 def flags_changed() -> None:
-    """`requires_grad` or the device of a Tensor has changed."""
+    """`requires_grad` or the device of a Cell has changed."""
     global flags_version
     flags_version = next(_versions)
 

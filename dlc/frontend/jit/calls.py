@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from dlc.frontend.core import places as placement
 from dlc.frontend.core.location import here
 from dlc.frontend.core.tensor import Tensor, bare
 from dlc.frontend.core.trace import state
+from dlc.frontend.core.tree import TreeDef
 
 NUMBERS = (int, float)
 COROUTINES = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
@@ -57,6 +58,16 @@ class Call(NamedTuple):
     key: Any
     tensors: list[Tensor]
     numbers: list[Any]
+
+
+class Signature(NamedTuple):
+    """A jitted function and the leaves of one call's arguments, with what each is called."""
+
+    name: str
+    fn: Callable[..., Any]
+    leaves: list[Any]
+    treedef: TreeDef
+    paths: list[str]
 
 
 def is_leaf(x: Any) -> bool:

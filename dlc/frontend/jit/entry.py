@@ -172,7 +172,7 @@ class Entry:
             if placement.several and self.device == "cpu":  # a GPU's program takes what is elsewhere itself
                 inputs = placement.on(inputs, "cpu")
             executable = self.executable
-            if state.debug:
+            if state.checked is not None:
                 executable = eager.compiled(self.graph, self.donate, self.device)
             outputs = executable.run(inputs)
             if replaced:

@@ -30,7 +30,18 @@ from dlc.frontend.core.tensor import Tensor
 from dlc.frontend.core.trace import leaked, state
 from dlc.frontend.core.tree import TreeDef, paths, tree_flatten
 from dlc.frontend.jit import retraces
-from dlc.frontend.jit.calls import COROUTINES, NUMBERS, Call, Static, check_static, is_leaf, name_of, of_array, static
+from dlc.frontend.jit.calls import (
+    COROUTINES,
+    NUMBERS,
+    Call,
+    Signature,
+    Static,
+    check_static,
+    is_leaf,
+    name_of,
+    of_array,
+    static,
+)
 from dlc.frontend.jit.entry import Entry, NeedsHistory
 from dlc.frontend.jit.recorder import Recorder
 from dlc.ir.graph.graph import Graph
@@ -118,7 +129,7 @@ class JitFunction:
         """
         from dlc.frontend.jit.lowered import Lowered
 
-        return Lowered(self, args, kwargs)
+        return Lowered(self.name, self.fn, self.tuned, self._trace(args, kwargs), (args, kwargs))
 
     def graph(self, *args: Any, **kwargs: Any) -> Graph:
         """The traced Graph for these arguments, derivatives not yet expanded; compiles nothing and changes nothing."""
@@ -130,11 +141,15 @@ class JitFunction:
         if call is None:
             raise TraceError(f"{self.name}: the arguments carry gradient history; detach() them\n  at {here()}")
         try:
-            return Recorder(self, call, args, kwargs).record(), call
+            return Recorder(self._signature(args, kwargs), call).record(), call
         except NeedsHistory:
             raise TraceError(
                 f"{self.name}: a Tensor that it closes over carries gradient history; detach() it\n  at {here()}"
             ) from None
+
+    def _signature(self, args: tuple, kwargs: dict[str, Any]) -> Signature:
+        leaves, treedef = self._flatten(args, kwargs)
+        return Signature(self.name, self.fn, leaves, treedef, self._leaf_paths(treedef))
 
     def clear(self) -> None:
         """Forget all compiled entries."""
@@ -280,7 +295,7 @@ class JitFunction:
             if entry is not None:
                 return entry
             reason = self._reason(call)
-            entry = Recorder(self, call, args, kwargs).record()
+            entry = Recorder(self._signature(args, kwargs), call).record()
             self._warn_of_retraces(call, args, kwargs, reason)
             entry.executable = eager.compiled(entry.graph, entry.donate, entry.device, self.tuned)
             self._unkept = entry.unkept

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dlc.base.errors import TraceError
 from dlc.frontend.core import eager
 from dlc.frontend.core.precision import setting
+from dlc.frontend.jit.calls import Call
+from dlc.frontend.jit.entry import Entry
 from dlc.frontend.jit.names import name_parameters
 from dlc.inspect.launches import lines, threads, work
 from dlc.inspect.machine import machine, with_tf32
@@ -19,9 +22,6 @@ from dlc.ir.loops.ir import Kernel
 from dlc.ir.program.program import Program
 from dlc.runtime import devices, programs
 from dlc.runtime.interpreted import Interpreted
-
-if TYPE_CHECKING:
-    from dlc.frontend.jit.function import JitFunction
 
 
 class KernelTime(NamedTuple):
@@ -49,11 +49,12 @@ class Lowered:
     by default where the arguments are.
     """
 
-    def __init__(self, function: JitFunction, args: tuple, kwargs: dict[str, Any]):
-        self.name, self._tuned, self._tf32 = function.name, function.tuned, setting.tf32
-        self._entry, self._call = function._trace(args, kwargs)
-        self._held = function, args, kwargs  # an entry keeps nothing alive
-        name_parameters(self._entry, function.fn, args, kwargs)
+    def __init__(self, name: str, fn: Callable[..., Any], tuned: bool, traced: tuple[Entry, Call],
+                 arguments: tuple[tuple, dict[str, Any]]):
+        self.name, self._tuned, self._tf32 = name, tuned, setting.tf32
+        self._entry, self._call = traced
+        self._held = fn, arguments  # an entry keeps nothing alive
+        name_parameters(self._entry, fn, *arguments)
         self._stages: dict[str, Stages] = {}
 
     def __repr__(self) -> str:

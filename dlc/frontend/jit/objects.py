@@ -1,4 +1,4 @@
-"""TODO"""
+"""Kinds of objects, as guards tell them apart: the user's and libraries', data and containers, what they hold."""
 
 from __future__ import annotations
 

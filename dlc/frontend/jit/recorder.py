@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,15 +17,12 @@ from dlc.frontend.core.location import here
 from dlc.frontend.core.tensor import Tensor, bare
 from dlc.frontend.core.trace import UNSET, Trace, stand_in, state
 from dlc.frontend.core.tree import TreeDef, tree_flatten, tree_unflatten
-from dlc.frontend.jit.calls import COROUTINES, NUMBERS, Call, Static
+from dlc.frontend.jit.calls import COROUTINES, NUMBERS, Call, Signature, Static
 from dlc.frontend.jit.entry import Entry, NeedsHistory, computed
 from dlc.frontend.jit.guards import Guards
 from dlc.ir import dtypes
 from dlc.ir.graph.graph import Graph, Node, TensorType, param, substitute, topological
 from dlc.runtime import devices
-
-if TYPE_CHECKING:
-    from dlc.frontend.jit.function import JitFunction
 
 
 def _array_count() -> int:
@@ -49,8 +46,8 @@ class _Conflict(Exception):
 class Recorder:
     """Traces a JitFunction for one call."""
 
-    def __init__(self, function: JitFunction, call: Call, args: tuple, kwargs: dict[str, Any]):
-        self.function, self.call, self.args, self.kwargs = function, call, args, kwargs
+    def __init__(self, function: Signature, call: Call):
+        self.function, self.call = function, call
 
     def record(self) -> Entry:
         """Trace, and make the entry (not yet compiled)."""
@@ -86,8 +83,7 @@ class Recorder:
     def _arguments(self) -> tuple[tuple, dict[str, Any]]:
         """The arguments with a stand-in for each Tensor and number, and their placeholders."""
         function, trace = self.function, self.trace
-        leaves, treedef = function._flatten(self.args, self.kwargs)
-        names = function._leaf_paths(treedef)
+        leaves, treedef, names = function.leaves, function.treedef, function.paths
         self.tensor_params: list[Node | None] = []
         self.number_params: list[Node] = []
         self.stand_ins: list[Tensor] = []
@@ -124,7 +120,7 @@ class Recorder:
 
     def _objects(self) -> list[Any]:
         """Arguments that are objects, and the classes of the others: the function may read their attributes."""
-        leaves, treedef = self.function._flatten(self.args, self.kwargs)
+        leaves, treedef = self.function.leaves, self.function.treedef
         leaves = [leaf.value if type(leaf) is Static else leaf for leaf in leaves]
         data = (Tensor, np.ndarray, int, float)
         nodes = [treedef]

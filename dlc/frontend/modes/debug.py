@@ -24,11 +24,11 @@ class NaNFound(DlcError, FloatingPointError):
 def debug() -> Iterator[None]:
     """Context: computations raise NaNFound where a NaN first appears, and IndexOutOfRange where a data-dependent index
     (which otherwise clamps) is outside its axis. Compiled functions are checked too."""
-    saved, state.debug = state.debug, True
+    saved, state.checked = state.checked, run_checked
     try:
         yield
     finally:
-        state.debug = saved
+        state.checked = saved
 
 
 def run_checked(graph: Graph, args: Sequence[np.ndarray]) -> list[np.ndarray]:

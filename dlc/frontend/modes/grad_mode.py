@@ -1,4 +1,4 @@
-"""TODO"""
+"""`no_grad`, `enable_grad`, `inference_mode`: whether gradients are recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Functions traced as bodies of loops and checkpoints: their graph, what they close over, what they assign."""
 
 from __future__ import annotations
 

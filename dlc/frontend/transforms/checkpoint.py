@@ -1,4 +1,4 @@
-"""TODO"""
+"""`checkpoint`: compute a function again on the way back instead of keeping its values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""`grad`, `value_and_grad`, `vjp`, `jvp`, `stop_gradient`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""`scan`: a loop that is compiled once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""`vmap`: a function of one example as a function of many."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from dlc.base.errors import ShapeError
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import Graph, Node, TensorType, inline, make, param
-from dlc.ir.graph.ops import Attrs, Types, split_spec
+from dlc.ir.graph.ops import split_spec
+from dlc.ir.graph.table import Attrs, Op, Types, register
 
 GRAD_INPUTS = 6  # of attention_grad before the extras
 INPUTS = 3  # of attention
@@ -168,3 +169,9 @@ def plain(node: Node) -> Graph:
         return Graph(params, (build.contract(ds, k, f"{labels.s},{labels.k}->{labels.q}", q.dtype),), "attention_grad")
     dk = build.contract(ds, q, f"{labels.s},{labels.q}->{labels.k}", k.dtype)
     return Graph(params, (dk, *given), "attention_grad")
+
+
+register(
+    Op("attention", infer_attention, plain=plain),
+    Op("attention_grad", infer_attention_grad, plain=plain),
+)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from dlc.ir.graph import nodes as B
-from dlc.ir.graph.graph import Loc, Node, make
+from dlc.ir.graph.graph import Node, make
+from dlc.ir.loc import Loc
 
 
 def add(a: Node, b: Node) -> Node:

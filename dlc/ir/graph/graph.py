@@ -15,19 +15,9 @@ from typing import Any, NamedTuple
 
 from dlc.base.errors import ShapeError
 from dlc.ir.dtypes import DType
+from dlc.ir.graph.table import OPS
 from dlc.ir.interning import Interned
-
-
-class Loc(NamedTuple):
-    """A line of the user's program."""
-
-    file: str
-    line: int
-    function: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
-
+from dlc.ir.loc import Loc
 
 MAX_SIZE = 1 << 60  # elements of a tensor: their offsets in bytes fit 64 bits
 
@@ -81,26 +71,8 @@ class Node:
         return f"<{self.op} {self.type}>"
 
     # arithmetic for formulas, of nodes of one type, and of numbers in that type; no broadcasting, no promotion
-    def __add__(self, other: Node | float) -> Node:
-        return _binary("add", self, other)
-
-    def __sub__(self, other: Node | float) -> Node:
-        return _binary("sub", self, other)
-
-    def __mul__(self, other: Node | float) -> Node:
-        return _binary("mul", self, other)
-
-    def __truediv__(self, other: Node | float) -> Node:
-        return _binary("div", self, other)
-
     def __reduce__(self):
         raise TypeError("Graph IR nodes are not picklable; print and parse the graph instead")
-
-
-def _binary(op: str, a: Node, b: Node | float) -> Node:
-    from dlc.ir.graph.nodes import like
-
-    return make(op, (a, b if isinstance(b, Node) else like(a, b)))
 
 
 _table: Interned[Node] = Interned()
@@ -161,7 +133,7 @@ def _made(op: str, inputs: tuple[Node, ...], loc: Loc | None, attrs: dict[str, A
     node = _table.get(key)
     if node is not None:
         return node
-    infer = _infer.get(op) or _rule(op)
+    infer = OPS[op].infer
     node = Node()
     node.op, node.inputs, node.attrs, node.data, node._attrs_key = op, inputs, attrs, None, attrs_key
     node.loc = loc if loc is not None else _here.loc
@@ -172,16 +144,6 @@ def _made(op: str, inputs: tuple[Node, ...], loc: Loc | None, attrs: dict[str, A
     node.serial = next(_serials)
     _table.add(key, node)
     return node
-
-
-_infer: dict[str, Callable[..., Any]] = {}  # operation -> the rule for its type
-
-
-def _rule(op: str) -> Callable[..., Any]:
-    from dlc.ir.graph.ops import OPS
-
-    _infer.update((row.name, row.infer) for row in OPS.values())
-    return _infer[op]
 
 
 def param(type: TensorType, name: str = "", loc: Loc | None = None, data: Any = None) -> Node:
@@ -224,11 +186,6 @@ class Graph:
         """The graph with other outputs: itself, which knows its nodes, where they are its own."""
         outputs = tuple(outputs)
         return self if outputs == self.outputs else Graph(self.params, outputs, self.name)
-
-    def __repr__(self) -> str:
-        from dlc.ir.graph.text import print_graph
-
-        return print_graph(self)
 
 
 def topological(roots: Iterable[Node], stop: Callable[[Node], bool] | None = None) -> list[Node]:

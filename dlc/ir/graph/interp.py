@@ -19,10 +19,9 @@ import numpy as np
 from dlc.base.errors import VerifyError
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType, convert
-from dlc.ir.graph import custom
-from dlc.ir.graph.attention import plain
 from dlc.ir.graph.graph import Graph, Node, TensorType
 from dlc.ir.graph.ops import split_spec, window_count, window_steps
+from dlc.ir.graph.table import OPS
 from dlc.ir.scalar import SCALAR_OPS
 
 Array = np.ndarray
@@ -261,6 +260,12 @@ def _each(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
 def _vjp(node: Node, mode: _Mode, *ins: Array) -> Array:
     raise VerifyError("interpreter: the graph has a vjp node; expand it first (dlc.passes.vjp.expand)")
 
+def _by_row(node: Node, mode: Any, *ins: np.ndarray) -> Any:
+    row = OPS[node.op]
+    return row.evaluate(node, ins) if row.evaluate else tuple(_run(row.plain(node), ins, mode))  # type: ignore[misc]
+
+
+
 
 MEANING: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(SCALAR_OPS, _elementwise),
@@ -291,8 +296,7 @@ MEANING: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("stop_gradient", "tag", "barrier"), lambda node, mode, x: x),
     "vjp": _vjp,
     "checkpoint": lambda node, mode, *ins: tuple(_run(node.attrs["body"], ins, mode)),
-    "call": lambda node, mode, *ins: custom.evaluate(node, ins),
-    **dict.fromkeys(("attention", "attention_grad"), lambda node, mode, *ins: tuple(_run(plain(node), ins, mode))),
+    **{op: _by_row for op, row in OPS.items() if row.plain or row.evaluate},
 }
 
 

@@ -5,11 +5,12 @@ All shapes are exact: nothing here broadcasts or promotes except where a docstri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.graph.graph import Loc, Node, make
+from dlc.ir.graph.graph import Node, make
+from dlc.ir.loc import Loc
 
 
 def const(value, dtype: DType, shape: Sequence[int] = (), loc: Loc | None = None) -> Node:
@@ -126,3 +127,14 @@ def item(x: Node, index: int, loc: Loc | None = None) -> Node:
 def op(name: str, *inputs: Node, loc: Loc | None = None) -> Node:
     """An elementwise operation by name: op('add', a, b)."""
     return make(name, inputs, loc)
+
+
+def _operator(name: str) -> Callable[[Node, Node | float], Node]:
+    def apply(a: Node, b: Node | float) -> Node:
+        return make(name, (a, b if isinstance(b, Node) else like(a, b)))
+
+    return apply
+
+
+Node.__add__, Node.__sub__ = _operator("add"), _operator("sub")  # type: ignore[attr-defined]
+Node.__mul__, Node.__truediv__ = _operator("mul"), _operator("div")  # type: ignore[attr-defined]

@@ -34,38 +34,23 @@ Elementwise operations (every row of `ir/scalar.py`) need operands of equal shap
                                          not merged with equal computations (dlc.checkpoint)
     vjp     outputs                      (outputs..., cotangents..., wrt...) -> gradients for wrt; see `passes/vjp.py`
     checkpoint body                      inlined going forward, recomputed going backward
-    call    kernel, dtypes, shapes       a kernel of the user's, as Loop IR text; see `ir/custom.py`
-    attention, attention_grad            see `ir/attention.py`
+
+Files of their own add rows for what is an operation only somewhere: `call` (a kernel of the user's), `attention`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from dlc.base.errors import DTypeError, ShapeError
 from dlc.ir import dtypes
 from dlc.ir.graph.graph import TensorType
+from dlc.ir.graph.table import Attrs, Op, Types, register
 from dlc.ir.scalar import SCALAR_OPS, scalar_result
-
-Types = tuple[TensorType, ...]
-Attrs = dict[str, Any]
 
 MONOIDS = ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")
 COMBINES = ("set", "add", "mul", "max", "min")
-
-
-@dataclass(frozen=True)
-class Op:
-    """One row: a name and `infer(operand types, attrs) -> type` (or a tuple of types)."""
-
-    name: str
-    infer: Callable[[Types, Attrs], Any]
-    elementwise: bool = False
-    view: bool = False
 
 
 def _same_shape(op: str, ins: Types) -> tuple[int, ...]:
@@ -327,12 +312,6 @@ def _infer_vjp(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     return tuple(ins[2 * n :])
 
 
-def _infer_call(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    from dlc.ir.graph.custom import infer
-
-    return infer(ins, attrs)
-
-
 def _first(ins: Types, attrs: Attrs) -> TensorType:
     return ins[0]
 
@@ -347,19 +326,7 @@ def _infer_cumulative(ins: Types, attrs: Attrs) -> TensorType:
     return ins[0]
 
 
-def _infer_attention(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    from dlc.ir.graph.attention import infer_attention
-
-    return infer_attention(ins, attrs)
-
-
-def _infer_attention_grad(ins: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    from dlc.ir.graph.attention import infer_attention_grad
-
-    return infer_attention_grad(ins, attrs)
-
-
-_ROWS = [
+register(
     *(Op(name, _infer_elementwise(name), elementwise=True) for name in SCALAR_OPS),
     Op("const", _typed),
     Op("iota", _typed),
@@ -390,9 +357,4 @@ _ROWS = [
     Op("barrier", _first),
     Op("vjp", _infer_vjp),
     Op("checkpoint", lambda ins, attrs: tuple(o.type for o in attrs["body"].outputs)),
-    Op("call", _infer_call),
-    Op("attention", _infer_attention),
-    Op("attention_grad", _infer_attention_grad),
-]
-
-OPS: dict[str, Op] = {row.name: row for row in _ROWS}
+)

@@ -23,7 +23,7 @@ from dlc.base.errors import DlcError, ParseError
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Graph, Node, TensorType, make, param, unique
-from dlc.ir.graph.ops import OPS
+from dlc.ir.graph.table import OPS
 
 # --------------------------------------------------------------------------------------------------------- printing
 
@@ -309,3 +309,6 @@ class _Parser:
             return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
         word = self.take("word")
         return word == "true" if word in ("true", "false") else self.dtype(word)
+
+
+Graph.__repr__ = print_graph  # type: ignore[method-assign, assignment]

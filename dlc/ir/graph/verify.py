@@ -8,7 +8,7 @@ from dlc.base.errors import DTypeError, ShapeError, VerifyError
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.custom import check_rule
 from dlc.ir.graph.graph import Graph, Node, TensorType
-from dlc.ir.graph.ops import OPS
+from dlc.ir.graph.table import OPS
 from dlc.ir.graph.text import describe, type_text
 
 # Attributes that are small integers or tuples of them, wherever they occur.

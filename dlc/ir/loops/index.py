@@ -17,10 +17,9 @@ expression to the normal form of its linear form. All divisors there are positiv
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from dlc.ir import dtypes
-from dlc.ir.dtypes import DType
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
 from dlc.ir.loops.interval import (
@@ -28,21 +27,6 @@ from dlc.ir.loops.interval import (
     _ITSELF,
     _POSITION,
     Interval,
-    _abs,
-    _add,
-    _and,
-    _floordiv,
-    _max,
-    _min,
-    _mod,
-    _mul,
-    _neg,
-    _not,
-    _or,
-    _shl,
-    _shr,
-    _sign,
-    _sub,
     fits,
     interval,
     wraps,
@@ -53,65 +37,6 @@ Linear = tuple[dict[Expr, int], int]  # terms, constant
 
 
 # ---------------------------------------------------------------------------------------------------------- intervals
-
-WHOLE: dict[DType, Interval] = {
-    d: tuple(map(int, dtypes.limits(d if not d.is_float else dtypes.int64))) for d in dtypes.ALL  # type: ignore[misc]
-}  # that of a float is never looked at
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-# The interval of an operation from those of its operands, as if nothing wrapped; None: not known.
-_RULES: dict[str, Callable[..., Interval | None]] = {
-    "add": _add, "sub": _sub, "mul": _mul, "neg": _neg, "abs": _abs, "sign": _sign, "max": _max, "min": _min,
-    "floordiv": _floordiv, "mod": _mod, "and": _and, "or": _or, "xor": _or, "not": _not, "shl": _shl, "shr": _shr,
-    "cast": lambda e, a: a,
-    "select": lambda e, c, a, b: (min(a[0], b[0]), max(a[1], b[1])),
-}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- linear forms

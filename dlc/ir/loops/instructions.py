@@ -1,4 +1,4 @@
-"""TODO"""
+"""Statements of the Loop IR that stand for instructions: matrix units, asynchronous copies, barriers."""
 
 from __future__ import annotations
 

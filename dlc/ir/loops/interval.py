@@ -1,18 +1,21 @@
-"""TODO"""
+"""Bounds of integer expressions, which know that every integer type wraps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.loops import traverse
-from dlc.ir.loops.index import _RULES, WHOLE
 from dlc.ir.loops.ir import Expr
 
 Interval = tuple[int, int]  # the lowest and the highest value, both included
 _HIGHEST = (1 << 63) - 1
 _ITSELF = "itself"
 _POSITION = frozenset(("axis", "const", "add", "sub", "mul", "floordiv", "mod", "min", "max"))
+WHOLE: dict[DType, Interval] = {
+    d: tuple(map(int, dtypes.limits(d if not d.is_float else dtypes.int64))) for d in dtypes.ALL  # type: ignore[misc]
+}  # that of a float is never looked at
 
 
 def interval(e: Expr) -> Interval:
@@ -161,3 +164,12 @@ def _shr(e: Expr, a: Interval, b: Interval) -> Interval:
     if b[0] == b[1] and 0 <= b[0] < e.dtype.bits:
         return a[0] >> b[0], a[1] >> b[0]
     return min(a[0], 0), max(a[1], 0)
+
+
+# The interval of an operation from those of its operands, as if nothing wrapped; None: not known.
+_RULES: dict[str, Callable[..., Interval | None]] = {
+    "add": _add, "sub": _sub, "mul": _mul, "neg": _neg, "abs": _abs, "sign": _sign, "max": _max, "min": _min,
+    "floordiv": _floordiv, "mod": _mod, "and": _and, "or": _or, "xor": _or, "not": _not, "shl": _shl, "shr": _shr,
+    "cast": lambda e, a: a,
+    "select": lambda e, c, a, b: (min(a[0], b[0]), max(a[1], b[1])),
+}  # fmt: skip

@@ -89,8 +89,8 @@ from typing import Any
 from dlc.base.lazy import cached_property
 from dlc.ir import dtypes, quadrants
 from dlc.ir.dtypes import DType
-from dlc.ir.graph.graph import Loc
 from dlc.ir.interning import Interned
+from dlc.ir.loc import Loc
 from dlc.ir.scalar import SCALAR_OPS
 
 KINDS = ("serial", "unroll", "vector", "parallel", "grid", "warp", "lane", "pipeline")
@@ -136,11 +136,6 @@ class Expr:
     bounds: tuple[int, int] | None  # remembered by `loops_index.py`, as is `simple`
     simple: Expr | str | None
     chain: int  # the longest chain of operations in it
-
-    def __repr__(self) -> str:
-        from dlc.ir.loops.text import print_expr
-
-        return print_expr(self)
 
     # arithmetic for writing index expressions and kernels by hand
     def __add__(self, other: Expr | int) -> Expr:

@@ -7,7 +7,7 @@ import re
 from dlc.base.errors import ParseError
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.graph.graph import Loc
+from dlc.ir.loc import Loc
 from dlc.ir.loops.instructions import Arrive, Async, Await, Bulk, Drain, Mma, Registers, TileMma, View, Wait
 from dlc.ir.loops.ir import (
     KINDS,

@@ -267,3 +267,6 @@ def _literal(e: Expr, expected: DType | None) -> str:
         return "true" if e.attr else "false"
     natural = dtypes.int64 if e.dtype.is_int else dtypes.float32
     return repr(e.attr) if e.dtype is (expected or natural) else f"{e.attr!r}:{e.dtype.short}"
+
+
+Expr.__repr__ = print_expr  # type: ignore[method-assign, assignment]

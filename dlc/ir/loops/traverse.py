@@ -1,4 +1,4 @@
-"""TODO"""
+"""Walking and rewriting the Loop IR: children, expressions, buffers, substitution."""
 
 from __future__ import annotations
 

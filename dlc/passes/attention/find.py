@@ -18,7 +18,8 @@ from dlc.ir import dtypes
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.attention import labels_of, sizes_of
 from dlc.ir.graph.graph import Graph, Node, make, map_bodies, param, remade, substitute, topological
-from dlc.ir.graph.ops import OPS, split_spec
+from dlc.ir.graph.ops import split_spec
+from dlc.ir.graph.table import OPS
 from dlc.ir.scalar import SCALAR_OPS
 
 LONGEST = 128  # elements of a query, key or value at most: a row of results stays in registers

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Derivatives and batching of attention: by `attention_grad` where that has it, else by what attention stands for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dlc.ir import dtypes
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.attention import INPUTS, labels_of
 from dlc.ir.graph.graph import Graph, Node, make, param, substitute
-from dlc.passes.autodiff.vjp import pullback, through_plain
+from dlc.passes.autodiff.vjp import VJP, pullback, through_plain
 from dlc.passes.autodiff.vjp_rules import Ct
 
 
@@ -48,3 +48,6 @@ def _gradient(body: Graph, keep: bool) -> Graph:
     if grad is None:
         grad = build.like(x, 0)
     return Graph((x, ct, *extras) if keep else (ct, *extras), (grad,), f"{body.name}_grad")
+
+
+VJP["attention"], VJP["attention_grad"] = attention_vjp, through_plain

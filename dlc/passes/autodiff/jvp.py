@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlc.ir.graph import nodes as B
-from dlc.ir.graph.attention import plain
 from dlc.ir.graph.formulas import add, cumulative, div, gather, mul, scatter, shift, take_along, where, zeros
 from dlc.ir.graph.graph import Graph, Node, inline, located, make, param, substitute, topological, unique
-from dlc.ir.graph.ops import OPS
+from dlc.ir.graph.table import OPS
 from dlc.passes.autodiff.scan_rule import active_params
 from dlc.passes.autodiff.vjp import VJP, differentiable, expand_nodes, pullback, rule_of
 from dlc.passes.autodiff.vjp_rules import (
@@ -221,8 +220,8 @@ def _call(node: Node, tangents: list[Tangent]) -> list[Tangent]:
     return [next(back) if r.dtype.is_float else None for r in results]
 
 
-def _attention(node: Node, tangents: list[Tangent]) -> list[Tangent]:
-    body = plain(node)
+def _by_plain(node: Node, tangents: list[Tangent]) -> list[Tangent]:
+    body = OPS[node.op].plain(node)  # type: ignore[misc]
     given = [k for k, t in enumerate(tangents) if t is not None]
     tangent_of = [param(body.params[k].type) for k in given]
     moved = pushforward(body.outputs, [body.params[k] for k in given], tangent_of)
@@ -247,6 +246,5 @@ JVP: dict[str, Rule] = {
     "scan": _scan,
     "checkpoint": _checkpoint,
     "call": _call,
-    "attention": _attention,
-    "attention_grad": _attention,
+    **{op: _by_plain for op, row in OPS.items() if row.plain},
 }

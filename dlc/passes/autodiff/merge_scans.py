@@ -1,4 +1,4 @@
-"""TODO"""
+"""A loop that records values for its derivative takes the place of the plain one, so that it runs once."""
 
 from __future__ import annotations
 

@@ -18,9 +18,10 @@ from typing import NamedTuple
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.formulas import add
 from dlc.ir.graph.graph import Graph, Node, make, param, substitute, topological
-from dlc.ir.graph.ops import OPS, split_spec
+from dlc.ir.graph.ops import split_spec
+from dlc.ir.graph.table import OPS
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.autodiff.vjp import differentiable, pullback
+from dlc.passes.autodiff.vjp import VJP, differentiable, pullback
 from dlc.passes.autodiff.vjp_rules import Ct, inverse
 from dlc.passes.layout.sum_blocks import BLOCK, limit
 
@@ -334,13 +335,4 @@ def _over_steps(product: Node, stacks: dict[Node, Node]) -> Node:
 # ------------------------------------------------------------------------------------------------------ merging
 
 
-
-
-
-
-
-
-
-
-
-
+VJP["scan"] = scan_vjp

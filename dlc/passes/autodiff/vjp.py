@@ -11,7 +11,6 @@ from typing import Any
 
 from dlc.base.errors import TraceError, VerifyError
 from dlc.ir.graph import nodes as B
-from dlc.ir.graph.attention import plain
 from dlc.ir.graph.formulas import add, zeros
 from dlc.ir.graph.graph import (
     Graph,
@@ -25,6 +24,8 @@ from dlc.ir.graph.graph import (
     topological,
     unique,
 )
+from dlc.ir.graph.table import OPS
+from dlc.passes.autodiff.merge_scans import merge_scans
 from dlc.passes.autodiff.vjp_rules import RULES, Ct, Rule
 
 
@@ -90,8 +91,6 @@ def expand(graph: Graph) -> Graph:
 
 def expand_nodes(roots: Sequence[Node]) -> list[Node]:
     """`expand` on nodes. Innermost first: a `vjp` node is expanded when nothing below it has one."""
-    from dlc.passes.autodiff.merge_scans import merge_scans
-
     roots = merge_scans(map_bodies(Graph((), roots), expand).outputs)
     while True:
         order = topological(roots)
@@ -105,12 +104,6 @@ def expand_nodes(roots: Sequence[Node]) -> list[Node]:
 
 
 # -- operations with graphs inside
-
-
-def _scan(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
-    from dlc.passes.autodiff.scan_rule import scan_vjp
-
-    return scan_vjp(node, cts, need)
 
 
 def _checkpoint(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
@@ -147,19 +140,9 @@ def rule_of(node: Node, name: str) -> Graph:
     return rule
 
 
-def _attention(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
-    from dlc.passes.autodiff.attention_rule import attention_vjp
-
-    return attention_vjp(node, cts, need)
-
-
-def _attention_grad(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
-    return through_plain(node, cts, need)
-
-
 def through_plain(node: Node, cts: list[Ct], need: tuple[bool, ...]) -> list[Ct]:
-    """The cotangents of an attention by way of the operations that it stands for."""
-    body = plain(node)
+    """The cotangents of an operation by way of those that it stands for."""
+    body = OPS[node.op].plain(node)  # type: ignore[misc]
     grads = pullback(body.outputs, cts, [p for p, wanted in zip(body.params, need, strict=True) if wanted])
     known = dict(zip(body.params, node.inputs, strict=True))
     found = iter([None if g is None else substitute([g], known)[0] for g in grads])
@@ -172,10 +155,7 @@ def _unexpanded(node: Node, ct: Any, need: tuple[bool, ...]) -> list[Ct]:
 
 VJP: dict[str, Rule | None] = {
     **RULES,
-    "scan": _scan,
     "checkpoint": _checkpoint,
     "call": _call,
-    "attention": _attention,
-    "attention_grad": _attention_grad,
     "vjp": _unexpanded,
 }

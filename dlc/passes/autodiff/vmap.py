@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from dlc.base.errors import ShapeError
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as B
-from dlc.ir.graph.attention import plain
 from dlc.ir.graph.formulas import add, gather, scale, scatter
 from dlc.ir.graph.graph import Graph, Node, TensorType, located, make, param, remade, substitute, topological
-from dlc.ir.graph.ops import OPS, split_spec
+from dlc.ir.graph.ops import split_spec
+from dlc.ir.graph.table import OPS
 from dlc.passes.autodiff.vjp import expand_nodes
 
 Rule = Callable[[Node, list[Node], list[bool], int], Any]
@@ -238,8 +238,8 @@ def _call(node: Node, ins: list[Node], batched: list[bool], size: int) -> list[L
     return [Lane(B.item(loop, k), True) for k in range(len(node.type))]
 
 
-def _attention(node: Node, ins: list[Node], batched: list[bool], size: int) -> list[Lane]:
-    params, lanes = _batched_body(plain(node), batched, size)
+def _by_plain(node: Node, ins: list[Node], batched: list[bool], size: int) -> list[Lane]:
+    params, lanes = _batched_body(OPS[node.op].plain(node), batched, size)
     nodes = substitute([lane.node for lane in lanes], dict(zip(params, ins, strict=True)))
     return [Lane(n, lane.batched) for n, lane in zip(nodes, lanes, strict=True)]
 
@@ -272,6 +272,5 @@ BATCH: dict[str, Rule] = {
     "barrier": _SAME,
     "checkpoint": _checkpoint,
     "call": _call,
-    "attention": _attention,
-    "attention_grad": _attention,
+    **{op: _by_plain for op, row in OPS.items() if row.plain},
 }

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dlc.ir.graph.graph import Graph, Node, TensorType
-from dlc.ir.graph.ops import OPS, split_spec
+from dlc.ir.graph.ops import split_spec
+from dlc.ir.graph.table import OPS
 
 Labels = tuple[int, ...]  # the class of each axis of a node; -1: none
 

@@ -1,10 +1,10 @@
-"""TODO"""
+"""Which memory the units of a group read and write, and along which axes they walk it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
-from dlc.codegen.lower.body import Body
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
@@ -13,6 +13,24 @@ from dlc.ir.loops.ir import Expr
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
+
+
+class Grouped(Protocol):
+    """A group in its fusion: what is known of one before, and while, it is lowered."""
+
+    @property
+    def fused(self) -> Fused: ...
+
+    @property
+    def group(self) -> Group: ...
+
+
+class Scope(NamedTuple):
+    """A group in its fusion."""
+
+    fused: Fused
+    group: Group
+
 
 Place = tuple[Expr, int]  # where a loop stands, and the extent of the whole axis that it walks
 
@@ -35,7 +53,7 @@ def cost_of(e: Expr, inner: frozenset[Expr] = frozenset()) -> int:
     return total
 
 
-def offsets(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
+def offsets(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
     """Every global offset and predicate of a unit, its axes replaced."""
     out = []
     memo = dict(mapping)
@@ -45,7 +63,7 @@ def offsets(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
     return out + _writes(body, unit, mapping)
 
 
-def _writes(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
+def _writes(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
     """The offset at which a map stores its result, if it does."""
     if unit.kind != "map" or unit.node not in body.fused.stored:
         return []
@@ -67,7 +85,7 @@ def _divides(e: Expr, axis: Expr) -> bool:
     return False
 
 
-def merge_axes(body: Body, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]], extents: tuple[int, ...],
+def merge_axes(body: Grouped, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]], extents: tuple[int, ...],
                fixed: dict[Unit, dict[Expr, Expr]]) -> tuple[int, ...]:
     """Extents of the loops over axes `own[u]` after merging neighbours wherever no offset then needs a division."""
     parts = list(extents)
@@ -80,7 +98,7 @@ def merge_axes(body: Body, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ..
     return tuple(parts)
 
 
-def _affine(body: Body, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]], parts: list[int],
+def _affine(body: Grouped, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]], parts: list[int],
             fixed: dict[Unit, dict[Expr, Expr]]) -> bool:
     axes = [loops.axis("q", p) for p in parts]
     places = list(zip(axes, parts, strict=True))
@@ -92,7 +110,7 @@ def _affine(body: Body, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]]
     return True
 
 
-def _through_members(body: Body, unit: Unit, mapping: dict[Expr, Expr], here: Sequence[Unit]) -> list[Expr]:
+def _through_members(body: Grouped, unit: Unit, mapping: dict[Expr, Expr], here: Sequence[Unit]) -> list[Expr]:
     """The predicates with which a unit reads members of its group, and the offsets of those that are neither computed
     `here` nor stored: they are computed once more where they are read."""
     out: list[Expr] = []
@@ -132,7 +150,7 @@ def _product(values: Iterable[int]) -> int:
     return out
 
 
-def contiguous(body: Body, units: Sequence[Unit], mappings: dict[Unit, dict[Expr, Expr]], axis: Expr,
+def contiguous(body: Grouped, units: Sequence[Unit], mappings: dict[Unit, dict[Expr, Expr]], axis: Expr,
                once: bool = False) -> int:
     """How many elements are read or written with stride 1 along `axis`, less those with a larger stride. `once`: one
     that is read again and again (for every row) counts once, since it stays in a cache."""
@@ -152,7 +170,7 @@ def map_extents(fused: Fused, group: Group) -> tuple[int, ...]:
     """The loop extents of a map group after merging axes. Schedules and lowering ask for them."""
     if group.merged is None:
         first = group.units[0]
-        group.merged = merge_axes(Body(fused, group), group.units, {u: u.axes for u in group.units},
+        group.merged = merge_axes(Scope(fused, group), group.units, {u: u.axes for u in group.units},
                                   tuple(a.attr[1] for a in first.axes), {u: {} for u in group.units})
     return group.merged
 
@@ -162,7 +180,7 @@ def transposed_axis(fused: Fused, group: Group, extents: tuple[int, ...]) -> int
     strided: the kernel then wants a register transpose."""
     if len(extents) < 2:
         return None
-    body = Body(fused, group)
+    body = Scope(fused, group)
     axes = [loops.axis("q", e) for e in extents]
     places = list(zip(axes, extents, strict=True))
     strided: dict[int, int] = {}
@@ -177,7 +195,7 @@ def transposed_axis(fused: Fused, group: Group, extents: tuple[int, ...]) -> int
     return max(strided, key=lambda k: strided[k]) if strided else None
 
 
-def _reads(body: Body, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Expr, Expr, int]]:
+def _reads(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Expr, Expr, int]]:
     """What a unit reads from memory outside its group: the expression, its offset with the unit's axes replaced, and
     its width in elements: neighbours that are paired are read together."""
     memo = dict(mapping)
@@ -233,7 +251,7 @@ def _same_place(group: Group, inner: tuple[Expr, ...], m: Unit, index: Sequence[
 
 def best_vector_axis(fused: Fused, group: Group) -> tuple[bool, int]:
     """(True, k): vectors across row axis k read and write contiguously; (False, 0): along the inner axes."""
-    body = Body(fused, group)
+    body = Scope(fused, group)
     probes = {u: dict.fromkeys(()) for u in group.units}
     rows = [loops.axis("q", e) for e in group.rows or ()]
     for u in group.units:
@@ -246,7 +264,7 @@ def best_vector_axis(fused: Fused, group: Group) -> tuple[bool, int]:
     return best
 
 
-def _inner_score(body: Body, group: Group, probes: dict[Unit, dict[Expr, Expr]]) -> int:
+def _inner_score(body: Grouped, group: Group, probes: dict[Unit, dict[Expr, Expr]]) -> int:
     score = 0
     for u in group.units:
         inner = inner_axes(group, u)

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dlc.codegen.lower.body import Body
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
 from dlc.ir.loops.index import coefficient, simplify
 from dlc.ir.loops.ir import Expr
-from dlc.passes.fuse.access import _product, contiguous, inner_axes, offsets, spread
+from dlc.passes.fuse.access import Grouped, Scope, _product, contiguous, inner_axes, offsets, spread
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
 
 Fixed = dict[Unit, dict[Expr, Expr]]  # where the row axes of each unit stand
 
 
-def turn_of(body: Body, group: Group, fixed: Fixed, n: int, lanes: int) -> int:
+def turn_of(body: Grouped, group: Group, fixed: Fixed, n: int, lanes: int) -> int:
     """The d by which a range of n positions is walked turned, 0 for as it is."""
     return _best(_accesses(body, group, fixed, n), n, lanes)[0]
 
@@ -36,7 +35,7 @@ def walked(at: Expr, n: int, turn: int) -> Expr:
 
 def row_axis(fused: Fused, group: Group) -> tuple[bool, int]:
     """(True, k): neighbouring threads on neighbours of row axis k; (False, 0): on neighbours inside a row."""
-    body = Body(fused, group)
+    body = Scope(fused, group)
     rows = [loops.axis("q", e) for e in group.rows or ()]
     fixed: Fixed = {u: dict(zip(group.row_axes[u], rows, strict=True)) for u in group.units}
     sizes = {_product(a.attr[1] for a in inner_axes(group, u)) for u in group.units} - {1}
@@ -52,7 +51,7 @@ def row_axis(fused: Fused, group: Group) -> tuple[bool, int]:
 _Access = tuple[int, Expr, Expr]  # (how often, offset, the range's axis in it)
 
 
-def _accesses(body: Body, group: Group, fixed: Fixed, n: int) -> list[_Access]:
+def _accesses(body: Grouped, group: Group, fixed: Fixed, n: int) -> list[_Access]:
     """What units with n inner positions read and write at offsets that depend on the position."""
     out: list[_Access] = []
     q = loops.axis("q", n)

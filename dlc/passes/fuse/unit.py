@@ -1,4 +1,4 @@
-"""TODO"""
+"""`Unit`: a node that gets memory of its own, with the scalar expression of one element."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ _COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 
 def in_blocks(stmt: Stmt, contraction: bool) -> Stmt:
     """`stmt` with its long sums of floats in registers cut into blocks. `contraction`: its sums fill the registers."""
-    on_gpu = any(isinstance(s, For) and s.kind in ("grid", "lane") for s in traverse.walk(stmt))  # one block has no grid
+    # one block has no grid
+    on_gpu = any(isinstance(s, For) and s.kind in ("grid", "lane") for s in traverse.walk(stmt))
     block = (GPU_PRODUCTS if on_gpu else PRODUCTS) if contraction else BLOCK
     whole = GPU_WHOLE if on_gpu and contraction else limit(block)
     if _most_terms(stmt) <= whole:

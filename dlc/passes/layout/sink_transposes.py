@@ -15,7 +15,8 @@ from collections.abc import Sequence, Set
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.formulas import base_of_casts
 from dlc.ir.graph.graph import Graph, Node, TensorType, make, map_bodies, remade
-from dlc.ir.graph.ops import OPS, split_spec
+from dlc.ir.graph.ops import split_spec
+from dlc.ir.graph.table import OPS
 
 Placed = tuple[Node, tuple[int, ...]]  # (core, perm): axis k of the node is axis perm[k] of the core
 

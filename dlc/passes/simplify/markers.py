@@ -1,4 +1,4 @@
-"""TODO"""
+"""Nodes that only differentiation needed go away."""
 
 from __future__ import annotations
 

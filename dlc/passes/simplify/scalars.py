@@ -12,7 +12,7 @@ from dlc.ir.dtypes import DType
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph, Node, make
 from dlc.ir.graph.interp import evaluate
-from dlc.ir.graph.ops import OPS
+from dlc.ir.graph.table import OPS
 
 Rule = Callable[[Node], Node | None]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Node, make
-from dlc.ir.graph.ops import OPS
+from dlc.ir.graph.table import OPS
 from dlc.passes.simplify.finite import never_infinite
 
 Rule = Callable[[Node], Node | None]

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The labels of a contraction: batch, rows, columns, inner; which of them are one run of memory."""
 
 from __future__ import annotations
 

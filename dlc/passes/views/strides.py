@@ -1,4 +1,4 @@
-"""TODO"""
+"""The strides at which a view reads memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The memory below a view."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlc.base import settings
+from dlc.base.errors import PACKAGE
 from dlc.ir.graph.graph import structure
 from dlc.runtime import cache
 from dlc.runtime.cpu import llvm as native
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
 @functools.cache
 def compiler_version() -> str:
     """A digest of the compiler's own source: a changed compiler never runs what another one left in the cache."""
-    root = Path(__file__).resolve().parent.parent
+    return source_digest(Path(PACKAGE))
+
+
+def source_digest(package: Path) -> str:
+    """A digest of all files of the compiler's folders below `package`, texts that it emits as they are among them."""
     digest = hashlib.sha256()
-    for folder in ("ir", "passes", "codegen", "runtime"):
-        for path in sorted((root / folder).glob("*.py")):
-            digest.update(path.read_bytes())
+    for folder in ("base", "ir", "passes", "codegen", "runtime"):
+        for path in sorted((package / folder).rglob("*")):
+            if path.suffix in (".py", ".ll", ".cuh"):
+                digest.update(f"{path.relative_to(package)} {path.stat().st_size}\n".encode())
+                digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -22,7 +22,7 @@ from dlc.base.errors import DeviceError
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.program.tensor_map import TensorMap
 from dlc.runtime.cuda import maps as cuda_maps
-from dlc.runtime.cuda.device import INSTALL, Card, arch_name
+from dlc.runtime.cuda.card import INSTALL, Card, arch_name
 
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _STATIC_LIMIT = 48 << 10  # bytes of shared memory that a launch may have without asking

@@ -7,30 +7,20 @@ DeviceError that says what to do.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from dlc.base import forks
 from dlc.base.errors import DeviceError
 from dlc.codegen.target.gpu import GpuTarget
+from dlc.runtime.cuda.card import Card
 
 if TYPE_CHECKING:
     from dlc.runtime.cuda.api import Gpu
 
-INSTALL = "pip install cupy-cuda13x nvidia-cuda-nvrtc (cupy-cuda12x for a driver older than 580)"
 
 _lock = forks.lock()
 _gpu: Gpu | None = None
 _owner_pid = -1
-
-
-class Card(NamedTuple):
-    """One GPU: its number, marketing name, architecture ("sm_90a"), and total and free bytes."""
-
-    index: int
-    name: str
-    arch: str
-    total_bytes: int
-    free_bytes: int
 
 
 def gpu() -> Gpu:
@@ -84,6 +74,3 @@ def gpu_target(index: int) -> GpuTarget:
     return gpu().target(index)
 
 
-def arch_name(major: int, minor: int) -> str:
-    """NVRTC's name of a compute capability. From Hopper on the "a" variant, which has the tensor core instructions."""
-    return f"sm_{major}{minor}" + ("a" if major >= 9 else "")

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from dlc.base.errors import DeviceError
 from dlc.base.workers import Workers
-from dlc.runtime.cuda.device import INSTALL
+from dlc.runtime.cuda.card import INSTALL
 
 OPTIONS = ("--std=c++17",)
 KERNELS_A_MODULE = 12  # a module costs NVRTC some 40 ms before its first kernel; more than this and threads idle

@@ -27,8 +27,8 @@ from dlc.runtime.cuda import (
 from dlc.runtime.cuda.executable import CudaExecutable
 from dlc.runtime.devices import index_of
 from dlc.runtime.tuning.search import Subject
+from dlc.runtime.tuning.session import Session
 from dlc.runtime.tuning.trials import Trial
-from dlc.runtime.tuning.tune import Session
 
 KERNEL_S = 2.0  # NVRTC takes its time
 LAUNCH_NS = 2000  # of the shortest kernel

@@ -1,4 +1,4 @@
-"""TODO"""
+"""What an attention does to its scores: the scale, and which of them a mask leaves out."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""TODO"""
+"""What an attention kernel holds on the chip: tiles in shared memory, fragments and statistics in registers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from dlc.codegen.lower.body import store_value
-from dlc.codegen.lower.gpu.attention import Streaming
 from dlc.ir import dtypes
 from dlc.ir.loops import instructions
 from dlc.ir.loops import ir as loops
@@ -38,11 +38,27 @@ class Side:
     axis: Expr
 
 
+class Streamed(Protocol):
+    """The kernel that tiles are made for: one side of the scores is held, the other streams by."""
+
+    sched: Any
+    t: Expr
+    row0: Expr
+    held: Side
+    streamed: Side
+    sizes: dict[str, int]
+
+    def row(self, half: Expr) -> Expr: ...
+    def row_inside(self, at: Expr) -> Expr | None: ...
+    def column_inside(self, at: Expr) -> Expr | None: ...
+    def put(self, value: Expr, mapping: dict[Expr, Expr], inside: Expr | None) -> Expr: ...
+
+
 class Tile:
     """Rows of an operand of one side, [stage, column / 64, row, column % 64] in shared memory (32 columns of float32),
     filled up with zeros to a multiple of 16 columns. A streamed one has a ring of stages, a held one a single stage."""
 
-    def __init__(self, kernel: Streaming, side: Side, value: Expr, label: str, name: str):
+    def __init__(self, kernel: Streamed, side: Side, value: Expr, label: str, name: str):
         self.kernel, self.side, self.value = kernel, side, value
         self.width, self.axis = kernel.sizes[label], kernel.at[label]
         self.padded = _up(self.width, 16)
@@ -84,7 +100,7 @@ class Tile:
 class Statistic:
     """A number for each row of the streamed side, [stage, row] in shared memory."""
 
-    def __init__(self, kernel: Streaming, value: Expr, name: str):
+    def __init__(self, kernel: Streamed, value: Expr, name: str):
         self.kernel, self.value = kernel, value
         self.shared = Buffer(name, _F32, (kernel.sched.stages, kernel.sched.columns), "shared")
 
@@ -101,7 +117,7 @@ class Statistic:
 class Held:
     """An operand's rows in registers, as sums are held."""
 
-    def __init__(self, kernel: Streaming, value: Expr, label: str, name: str):
+    def __init__(self, kernel: Streamed, value: Expr, label: str, name: str):
         self.kernel, self.value = kernel, value
         self.width, self.axis = kernel.sizes[label], kernel.at[label]
         self.padded = _up(self.width, 16)

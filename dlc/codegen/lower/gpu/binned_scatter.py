@@ -14,20 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlc.codegen.cost.gpu_scatter import rows_and_columns
+from dlc.codegen.cost.gpu_scatter import held_dtype, rows_and_columns
 from dlc.codegen.lower.body import Body, guarded
 from dlc.codegen.lower.gpu.map import block_axis, launch
 from dlc.codegen.lower.scatter_sort_scan import _COMBINE, _at, _combiner
 from dlc.ir import dtypes
-from dlc.ir.dtypes import DType
-from dlc.ir.graph.graph import Node
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule
 from dlc.ir.loops.index import both, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
 from dlc.passes.fuse.access import _product
 from dlc.passes.fuse.unit import Unit
-from dlc.passes.layout.sum_blocks import BLOCK
 from dlc.passes.views.elements import clamped
 
 EACH = 8  # indices that a thread looks at in a chunk
@@ -35,17 +32,6 @@ AHEAD = 4  # updates that a thread has under way
 
 _ZERO = loops.const(0)
 _U32 = dtypes.uint32
-
-
-def held_dtype(node: Node) -> DType:
-    """The type of the results that a block holds: sums of many floats each are wider than what they become."""
-    dtype = node.dtype.compute
-    many = node.inputs[1].type.size >= BLOCK * node.shape[node.attrs["axis"]]
-    return dtypes.float64 if many and node.attrs["combine"] == "add" and dtype.is_float else dtype
-
-
-
-
 
 
 def popcount(x: Expr) -> Expr:
