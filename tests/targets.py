@@ -80,9 +80,9 @@ def executable(graph: Graph, target: CpuTarget, donate: Sequence[tuple[int, int]
 
     if runs(target):
         return compile_graph(graph, tuple(donate), target=target)
-    from dlc.runtime import compile as driver
+    from dlc.runtime import compile as compiler
 
-    program = driver.lower(graph, tuple(donate), "main", target, lambda stage, result: None)
+    program = compiler.lower(graph, tuple(donate), "main", target, lambda stage, result: None)
     return InterpretedProgram(program, [p.type for p in graph.params])
 
 
@@ -97,7 +97,7 @@ def computed(graph: Graph, arrays: Sequence[np.ndarray], target: CpuTarget) -> l
 def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
     """Let this process take its host for the processor `name`. AMX that the host lacks is emulated, instruction by
     instruction; programs for vectors that it lacks are interpreted."""
-    from dlc.runtime import compile as driver
+    from dlc.runtime import compile as compiler
     from dlc.runtime.cpu import host, threads
     from dlc.runtime.cpu import llvm as native
 
@@ -122,7 +122,7 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
         return
 
     def interpreted(graph, donate, name, target, key, profile, observe):
-        program = driver.lower(graph, donate, name, target, driver._Watch(observe, True))
+        program = compiler.lower(graph, donate, name, target, compiler._Watch(observe, True))
         return InterpretedProgram(program, [p.type for p in graph.params])
 
-    patch.setattr(driver, "for_cpu", interpreted)
+    patch.setattr(compiler, "for_cpu", interpreted)

@@ -28,7 +28,7 @@ from dlc.base.lazy import cached_property
 from dlc.data import DataLoader
 from dlc.frontend.core import eager, trace
 from dlc.runtime import collector
-from dlc.runtime.cpu import llvm as native
+from dlc.runtime.cpu import llvm
 
 ROOT = Path(dlc.__file__).parent
 pytestmark = [
@@ -136,7 +136,7 @@ def test_every_lock_that_there_is_survives_a_fork():
     function(dlc.ones(3)).numpy()
     modules = [m for name, m in sys.modules.items() if name.partition(".")[0] == "dlc"]
     found = locks_of([*modules, function, generator], set())
-    held_over = [native._lock, collector._lock]
+    held_over = [llvm._lock, collector._lock]
     free = [lock for lock in found if not any(lock is h for h in held_over)]
     some = trace.execution, eager._cache_lock, generator._lock, function._lock
     assert set(map(id, some)) <= set(map(id, free))
@@ -227,7 +227,7 @@ def test_a_fork_waits_for_code_generation():
 
     class Emission:
         def __enter__(self):
-            self.context = native._emission("none")
+            self.context = llvm._emission("none")
             self.context.__enter__()
 
         def __exit__(self, *error):
@@ -239,11 +239,11 @@ def test_a_fork_waits_for_code_generation():
         threading.Timer(0.2, elsewhere.leave.set).start()
 
         def check() -> None:
-            assert native._emissions == []
+            assert llvm._emissions == []
 
         in_fork(check)
         assert times
-    with native._emission("none"):  # this thread's own is no reason to wait
+    with llvm._emission("none"):  # this thread's own is no reason to wait
         in_fork(lambda: None)
 
 

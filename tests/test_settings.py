@@ -17,7 +17,7 @@ from dlc.base.settings import SettingError
 from dlc.cli import main
 from dlc.data import DatasetError, mnist
 from dlc.runtime import cache, programs
-from dlc.runtime import compile as driver
+from dlc.runtime import compile as compiler
 from dlc.runtime.cpu import host
 
 NO_NUMBERS = ["²", "1e9", "-1", "+1", "0x10", "nan", "inf", "1.0", "1_000", "١", "1 000", "1k", "ten", "9" * 5000]
@@ -62,7 +62,7 @@ def test_what_is_no_switch(value, monkeypatch):
         "DLC_CACHE": cache.default,
         "DLC_TUNE": lambda: dlc.jit(lambda x: x + 7)(x),
         "DLC_INTERPRET": lambda: programs.compile_graph(graph),
-        "DLC_VERIFY": lambda: driver.for_cpu(graph, (), "main", host.detect(), "", False, None),
+        "DLC_VERIFY": lambda: compiler.for_cpu(graph, (), "main", host.detect(), "", False, None),
     }.items():
         with monkeypatch.context() as patch:
             patch.setenv(name, value)

@@ -22,21 +22,21 @@ from dlc.frontend.array import (
     gathering,
     indexing,
     linalg,
+    manipulation,
     padding,
     reductions,
     statistics,
     unary,
     windows,
 )
-from dlc.frontend.array import manipulation as shapes
 from dlc.frontend.array import (
-    sorting as searching,
+    sorting as sorting,
 )
 from dlc.frontend.core import in_place
 from dlc.frontend.core.location import TORCH_KEYWORDS, here, located_errors, user_errors
 from dlc.frontend.core.operands import as_dtype, as_node
 from dlc.frontend.core.tensor import Tensor, moved, wrap
-from dlc.frontend.io import dlpack as interop
+from dlc.frontend.io import dlpack
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import nodes as b
@@ -121,7 +121,7 @@ def _length(x: Tensor) -> int:
 def _iterate(x: Tensor) -> Iterator[Tensor]:
     if not x.ndim:
         raise TypeError(f"a scalar tensor has nothing to iterate over\n  at {here()}")
-    return iter(shapes.unstack(x))
+    return iter(manipulation.unstack(x))
 
 
 def _contains(x: Tensor, value: Any) -> bool:
@@ -141,9 +141,9 @@ _SPECIAL: dict[str, Callable] = {
     "__len__": _length,
     "__iter__": _iterate,
     "__contains__": _contains,
-    "__dlpack__": interop.dlpack,
-    "__dlpack_device__": interop.dlpack_device,
-    "__array_namespace__": interop.namespace,
+    "__dlpack__": dlpack.dlpack,
+    "__dlpack_device__": dlpack.dlpack_device,
+    "__array_namespace__": dlpack.namespace,
 }
 
 # -- methods that are the functions of the same name
@@ -162,7 +162,7 @@ _SAME_NAME: dict[Any, str] = {
         all any argmax argmin amax amin count_nonzero cummax cummin cumprod cumsum cumulative_prod cumulative_sum diff
         logsumexp max mean min prod std sum var""",
     statistics: "median quantile",
-    shapes: """
+    manipulation: """
         broadcast_to chunk expand_dims flatten moveaxis repeat_interleave roll split squeeze swapaxes unflatten
         unsqueeze unstack""",
     padding: "pad",
@@ -171,7 +171,7 @@ _SAME_NAME: dict[Any, str] = {
         gather index_add index_copy index_fill index_select masked_fill masked_select narrow scatter scatter_add take
         take_along_axis""",
     linalg: "bmm diagonal dot matmul norm outer trace vecdot",
-    searching: "argsort nonzero searchsorted sort topk unique",
+    sorting: "argsort nonzero searchsorted sort topk unique",
     creation: "one_hot tril triu",
 }  # fmt: skip
 
@@ -180,41 +180,41 @@ _SAME_NAME: dict[Any, str] = {
 
 def _permute(x: Tensor, *axes: Any) -> Tensor:
     """The axes in another order, given as integers or as one sequence."""
-    return shapes.permute_dims(x, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
+    return manipulation.permute_dims(x, axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes)
 
 
 def _transpose(x: Tensor, *axes: Any) -> Tensor:
     """All axes reversed; two axes swapped (PyTorch); or the order given as one sequence or as more integers (NumPy)."""
     if len(axes) == 2:
-        return shapes.swapaxes(x, *axes)
-    return _permute(x, *axes) if axes and axes[0] is not None else shapes.transpose(x)
+        return manipulation.swapaxes(x, *axes)
+    return _permute(x, *axes) if axes and axes[0] is not None else manipulation.transpose(x)
 
 
 def _reshape(x: Tensor, *shape: Any) -> Tensor:
     """Another shape of the same size, given as integers or as one sequence; one extent may be -1."""
-    return shapes.reshape(x, axes.varargs_shape("reshape", shape))
+    return manipulation.reshape(x, axes.varargs_shape("reshape", shape))
 
 
 def _expand(x: Tensor, *shape: Any) -> Tensor:
     """`broadcast_to` with the shape given as integers or as one sequence; -1 keeps an extent."""
-    return shapes.broadcast_to(x, axes.varargs_shape("expand", shape))
+    return manipulation.broadcast_to(x, axes.varargs_shape("expand", shape))
 
 
 def _tile(x: Tensor, *repetitions: Any) -> Tensor:
     """The whole tensor side by side, so many times along each axis."""
-    return shapes.tile(x, axes.varargs_shape("tile", repetitions))
+    return manipulation.tile(x, axes.varargs_shape("tile", repetitions))
 
 
 def _repeat(x: Tensor, repeats: Any, *tile: int, axis: int | None = None) -> Tensor:
     """Each element `repeats` times in a row along `axis` (NumPy's meaning; PyTorch's `x.repeat(2, 3)` is `tile`)."""
     if tile:
         raise TypeError(f"repeat: takes one number and axis=; PyTorch's repeat(2, 3) is tile(2, 3)\n  at {here()}")
-    return shapes.repeat(x, repeats, axis)
+    return manipulation.repeat(x, repeats, axis)
 
 
 def _flip(x: Tensor, *axes: Any, axis: Any = None) -> Tensor:
     """The order along the given axes (all if none) reversed."""
-    return shapes.flip(x, axes[0] if len(axes) == 1 else axes or axis)
+    return manipulation.flip(x, axes[0] if len(axes) == 1 else axes or axis)
 
 
 def _copy(x: Tensor) -> Tensor:
@@ -283,12 +283,12 @@ _OTHER_NAME: dict[str, Callable] = {
     "tile": _tile,
     "repeat": _repeat,
     "flip": _flip,
-    "ravel": shapes.flatten,
-    "movedim": shapes.moveaxis,
-    "unbind": shapes.unstack,
-    "view_as": _same_shape_as(shapes.reshape),
-    "reshape_as": _same_shape_as(shapes.reshape),
-    "expand_as": _same_shape_as(shapes.broadcast_to),
+    "ravel": manipulation.flatten,
+    "movedim": manipulation.moveaxis,
+    "unbind": manipulation.unstack,
+    "view_as": _same_shape_as(manipulation.reshape),
+    "reshape_as": _same_shape_as(manipulation.reshape),
+    "expand_as": _same_shape_as(manipulation.broadcast_to),
     "clone": _copy,
     "copy": _copy,
     "contiguous": lambda x: x,
@@ -313,13 +313,13 @@ _OTHER_NAME: dict[str, Callable] = {
     "neg": unary.negative,
     **_COMPARE,
     "mm": linalg.matmul,
-    "t": shapes.transpose,
+    "t": manipulation.transpose,
     "where": lambda x, condition, other: elementwise.where(condition, x, other),
 }
 
 _PROPERTIES: dict[str, Callable] = {
-    "T": lambda x: shapes.transpose(x),
-    "mT": lambda x: shapes.matrix_transpose(x),
+    "T": lambda x: manipulation.transpose(x),
+    "mT": lambda x: manipulation.matrix_transpose(x),
     "at": lambda x: indexing.At(x),
     "nbytes": lambda x: x.size * x.dtype.itemsize,
     "itemsize": lambda x: x.dtype.itemsize,

@@ -27,7 +27,7 @@ from dlc.frontend.array.operands import host_constant
 from dlc.frontend.array.reductions import argmax
 from dlc.frontend.array.sorting import topk
 from dlc.frontend.array.unary import log, negative
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import places
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_dtype, as_node
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -155,8 +155,8 @@ def _draw(shape: tuple[int, ...], generator: Generator | None, key, blocks: int,
     for k in range(blocks):
         start = first + k * size if k else first
         bits = _threefry(base, _counters(start, shape))
-        free = placement.several and (device is not None or key is None)
-        out.append(placement.pinned(bits, placement.wanted(device)) if free else bits)
+        free = places.several and (device is not None or key is None)
+        out.append(places.pinned(bits, places.wanted(device)) if free else bits)
     return out
 
 
@@ -233,7 +233,7 @@ def uniform(
 ) -> Tensor:
     """Floats evenly distributed in [low, high). `low` and `high` are numbers or tensors that broadcast to the shape."""
     dtype = _float_type("uniform", dtype)
-    device = device if device is None else placement.usable(device)
+    device = device if device is None else places.usable(device)
     out = wrap(_unit(_draw(shape_tuple("uniform", shape), generator, key, 1, device)[0], dtype))
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
         out = multiply(out, high - low) if high - low != 1 else out
@@ -246,7 +246,7 @@ def normal(shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator
     """Normally distributed floats (Box-Muller). `mean` and `std` are numbers or tensors that broadcast to the shape."""
     dtype = _float_type("normal", dtype)
     work, size = dtype.compute, shape_tuple("normal", shape)
-    device = device if device is None else placement.usable(device)
+    device = device if device is None else places.usable(device)
     x = _draw(size, generator, key, 2 if work is dtypes.float64 else 1, device)
     # float32 needs 31 and 24 bits: one block has both. float64 takes two blocks.
     angle = x[1] if len(x) > 1 else b.op("shl", x[0], b.like(x[0], 32))
@@ -307,7 +307,7 @@ def randint(
     least, most = dtypes.limits(dtype)
     if not least <= low < high <= most + 1:
         raise ShapeError(f"randint: [{low}, {high}) is empty or goes beyond {dtype.name}")
-    device = device if device is None else placement.usable(device)
+    device = device if device is None else places.usable(device)
     x = _draw(shape_tuple("randint", shape), generator, key, 1, device)[0]
     span = high - low
     x = b.op("mod", x, b.like(x, span)) if span < 1 << 64 else x

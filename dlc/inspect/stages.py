@@ -16,13 +16,13 @@ from dlc.ir.graph.text import print_graph
 from dlc.ir.loops.ir import Kernel
 from dlc.ir.loops.text import print_kernel
 from dlc.ir.program.program import Program
-from dlc.runtime import compile as driver
-from dlc.runtime.cpu import llvm as native
+from dlc.runtime import compile as compiler
+from dlc.runtime.cpu import llvm
 from dlc.runtime.cuda import compile as cuda_compile
 from dlc.runtime.cuda import modules as cuda_modules
-from dlc.runtime.tuning import tune as tuning
+from dlc.runtime.tuning import tune
 
-GRAPH_STAGES = ("graph", "operations", *(name for name, _ in driver.GRAPH_PASSES), "blocks", "layout")
+GRAPH_STAGES = ("graph", "operations", *(name for name, _ in compiler.GRAPH_PASSES), "blocks", "layout")
 KERNEL_STAGES = ("loops", "scheduled")
 CPU_STAGES, GPU_STAGES = ("llvm", "asm"), ("cuda", "ptx", "sass")
 STAGES = (*GRAPH_STAGES, "fused", *KERNEL_STAGES, "program", *CPU_STAGES, *GPU_STAGES)
@@ -48,7 +48,7 @@ class Stages:
     def __init__(self, graph: Graph, donate: tuple[tuple[int, int], ...], name: str, machine: Machine,
                  tuned: bool = False):
         self.graph, self.donate, self.name = graph, donate, name
-        self.machine = tuning.remembered(graph, machine) if tuned else machine
+        self.machine = tune.remembered(graph, machine) if tuned else machine
         self.seen: dict[str, Any] = {}
 
     def _run(self, last: str) -> Any:
@@ -59,7 +59,7 @@ class Stages:
 
         if last not in self.seen:
             try:
-                driver.lower(self.graph, self.donate, self.name, self.machine, watch)
+                compiler.lower(self.graph, self.donate, self.name, self.machine, watch)
             except _Reached:
                 pass
         return self.seen[last]
@@ -79,7 +79,7 @@ class Stages:
 
     def llvm(self) -> str:
         """The LLVM module."""
-        return driver.emit(self.program(), self.machine)
+        return compiler.emit(self.program(), self.machine)
 
     def cuda(self) -> str:
         """The CUDA C of all kernels."""
@@ -95,7 +95,7 @@ class Stages:
 
     def asm(self) -> str:
         """The machine code."""
-        return native.assembly(self.llvm(), self.machine, opt_level=llvm_kernel.OPT_LEVEL, passes=llvm_kernel.PASSES)
+        return llvm.assembly(self.llvm(), self.machine, opt_level=llvm_kernel.OPT_LEVEL, passes=llvm_kernel.PASSES)
 
     def text(self, stage: str) -> str:
         """A stage as it is printed. Raises ValueError for one that does not exist, or not on this machine."""

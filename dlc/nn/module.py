@@ -15,8 +15,7 @@ import numpy as np
 import dlc
 from dlc import DlcError, Tensor
 from dlc.base.errors import kind_of
-from dlc.frontend.core import moving
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import moving, places
 from dlc.frontend.core.location import Located, here
 from dlc.frontend.core.trace import UNSET, attribute_changed
 from dlc.nn import state_dict as states
@@ -254,7 +253,7 @@ class Module(Located):
         return self.to(device)
 
     def _move(self, device) -> None:
-        name, seen = placement.named(device), set()
+        name, seen = places.named(device), set()
         for module in self.modules():
             for home in ("_parameters", "_buffers"):
                 for tensor in module.__dict__[home].values():

@@ -43,8 +43,7 @@ from dlc.passes.simplify.markers import remove_markers
 from dlc.passes.simplify.prune import prune_scans
 from dlc.passes.simplify.simplify import simplify
 from dlc.passes.simplify.windows import lower_unwindow
-from dlc.runtime.cpu import llvm as native
-from dlc.runtime.cpu import stored, threads
+from dlc.runtime.cpu import llvm, stored, threads
 from dlc.runtime.cpu.executable import Executable, Frame
 from dlc.runtime.watch import Observer, Watch
 
@@ -73,7 +72,7 @@ def for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target
     frame = frame_of(program)
     if key:
         stored.keep(key, frame, objects)
-    library = native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",))
+    library = llvm.Library.load(objects, threads.pool_symbols(), ("dlc_entry",))
     watch("load", library)
     return Executable(frame, library, program if profile else None, profile)
 
@@ -102,7 +101,7 @@ class MachineCode:
 
     def __init__(self, target: CpuTarget):
         self.target = target
-        self.pool = native.ObjectPool(target, target.threads, opt_level=llvm_kernel.OPT_LEVEL,
+        self.pool = llvm.ObjectPool(target, target.threads, opt_level=llvm_kernel.OPT_LEVEL,
                                       passes=llvm_kernel.PASSES)
         self.waiting: list[Kernel] = []
 

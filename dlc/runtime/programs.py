@@ -52,9 +52,9 @@ def _for_cpu(graph: Graph, donate: Donated, name: str, target: CpuTarget | None,
         found = stored.load(key)
         if found is not None:
             return found
-    from dlc.runtime import compile as driver
+    from dlc.runtime import compile as compiler
 
-    return driver.for_cpu(graph, donate, name, machine, key, profile, observe)
+    return compiler.for_cpu(graph, donate, name, machine, key, profile, observe)
 
 
 def _for_gpu(graph: Graph, donate: Donated, name: str, device: str, profile: bool, observe: Observer | None, tune: bool,
@@ -73,9 +73,9 @@ def _for_gpu(graph: Graph, donate: Donated, name: str, device: str, profile: boo
         found = cuda_stored.load(key, index)
         if found is not None:
             return found
-    from dlc.runtime import compile as driver
+    from dlc.runtime import compile as compiler
 
-    return driver.for_gpu(graph, donate, name, machine, index, key, profile, observe)
+    return compiler.for_gpu(graph, donate, name, machine, index, key, profile, observe)
 
 
 def _tuned(graph: Graph, machine: Any, name: str, device: str) -> Any:

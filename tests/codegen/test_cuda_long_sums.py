@@ -9,8 +9,7 @@ from dlc.ir.dtypes import bfloat16, float16, float32, int64
 from dlc.ir.graph import interp as graph_interp
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph, Node, make
-from dlc.runtime import devices
-from dlc.runtime import programs as compiler
+from dlc.runtime import devices, programs
 from dlc.runtime.cuda import compile as cuda_compile
 from tests import cuda_on_cpu
 from tests.passes.programs import tensor
@@ -47,7 +46,7 @@ def results(monkeypatch, graphs: list[Graph], sm_count: int) -> tuple[list[np.nd
             for g in graphs]
     gpu = cuda_on_cpu.use(monkeypatch, cuda_on_cpu.EmulatedGpu(arch="sm_80", sm_count=sm_count))
     whole = Graph([p for g in graphs for p in g.params], [o for g in graphs for o in g.outputs])
-    executable = compiler.compile_graph(whole, device="cuda:0")
+    executable = programs.compile_graph(whole, device="cuda:0")
     out = executable.run([on_gpu(a) for own in args for a in own])
     got = [devices.read(b, o.shape, o.dtype.np) for o, b in zip(whole.outputs, out, strict=True)]
     return got, args, cuda_compile.source(executable.program, gpu.target(0))

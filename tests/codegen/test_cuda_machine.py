@@ -102,13 +102,12 @@ def test_instructions_without_emulation_are_named():
 
 
 def test_all_inline_ptx_of_the_compiler_is_emulated():
-    from dlc.codegen.cuda import mbarrier as cuda_gates
-    from dlc.codegen.cuda import mma as cuda_mma
+    from dlc.codegen.cuda import mbarrier, mma
     from dlc.codegen.cuda import prelude as cuda_prelude
     from dlc.codegen.cuda import tf32 as cuda_tf32
 
-    text = "\n".join([*cuda_prelude._FUNCTIONS.values(), *(t for _, t in cuda_mma._FUNCTIONS), cuda_tf32.TF32,
-                      cuda_gates.bulk_function(3), cuda_mma._wgmma(64), cuda_mma._wgmma_held(128)])
+    text = "\n".join([*cuda_prelude._FUNCTIONS.values(), *(t for _, t in mma._FUNCTIONS), cuda_tf32.TF32,
+                      mbarrier.bulk_function(3), mma._wgmma(64), mma._wgmma_held(128)])
     assert sum("asm" in d for d in definitions(text)) > 30
     assert "asm" not in translated(text)
 

@@ -17,7 +17,7 @@ from dlc.ir.graph.graph import Graph, make
 from dlc.ir.loops import schedule
 from dlc.ir.loops.interp.values import tf32
 from dlc.passes.autodiff.vjp import expand
-from dlc.passes.layout import gpu_aligned_operands as gpu_operands
+from dlc.passes.layout import gpu_aligned_operands
 from dlc.runtime import devices
 from dlc.runtime import programs as compiler
 from dlc.runtime.cuda import compile as cuda_compile
@@ -175,8 +175,8 @@ def test_long_inner_ranges_and_few_rows(monkeypatch):
 
 @pytest.mark.parametrize("dtype, arch", [(bfloat16, "sm_80"), (bfloat16, "sm_90a"), (float32, "sm_80")])
 def test_convolutions(monkeypatch, dtype, arch):
-    monkeypatch.setattr(gpu_operands, "WORTH", 0)
-    monkeypatch.setattr(gpu_operands, "PRODUCTS", 0)
+    monkeypatch.setattr(gpu_aligned_operands, "WORTH", 0)
+    monkeypatch.setattr(gpu_aligned_operands, "PRODUCTS", 0)
     graphs = [convolution(n, c, h, o, stride, dtype, part) for part in ("fwd", "dgrad", "wgrad")
               for n, c, h, o, stride in ((2, 16, 6, 8, 1), (3, 3, 5, 8, 1), (2, 8, 7, 16, 2))]
     check(monkeypatch, *graphs, arch=arch, orders=((1, True),))

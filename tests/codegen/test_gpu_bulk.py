@@ -8,7 +8,7 @@ import pytest
 
 from dlc.codegen.cuda.kernel import emit_module
 from dlc.codegen.cuda.launch import launch_shape
-from dlc.codegen.program import gpu_builder as gpu_build
+from dlc.codegen.program import gpu_builder
 from dlc.codegen.schedule import choice
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float32
@@ -18,7 +18,7 @@ from dlc.ir.loops import schedule
 from dlc.ir.loops.instructions import Bulk, Mma, Registers
 from dlc.ir.loops.ir import For, Store
 from dlc.ir.loops.traverse import walk
-from dlc.passes.layout import gpu_aligned_operands as gpu_operands
+from dlc.passes.layout import gpu_aligned_operands
 from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
 from tests.codegen.test_gpu_convolutions import convolution
 from tests.passes.programs import tensor
@@ -52,15 +52,15 @@ def test_products(monkeypatch, sched, spec, a, b):
 @pytest.mark.parametrize("sched, n, c, h, o, stride", [(ONE, 4, 64, 4, 64, 1), (FEW, 4, 64, 4, 128, 1),
                                                        (ONE, 4, 64, 4, 64, 2)], ids=["one", "few", "stride"])
 def test_convolutions(monkeypatch, sched, part, n, c, h, o, stride):
-    monkeypatch.setattr(gpu_operands, "WORTH", 0)
-    monkeypatch.setattr(gpu_operands, "PRODUCTS", 0)
+    monkeypatch.setattr(gpu_aligned_operands, "WORTH", 0)
+    monkeypatch.setattr(gpu_aligned_operands, "PRODUCTS", 0)
     forced(monkeypatch, "contract", sched)
     program = check(convolution(n, c, h, o, stride, bfloat16, part), seeds=(1,))
     assert bulks(program) >= 2 or stride == 2
 
 
 def test_a_window_is_a_tensor_with_one_axis_for_position_and_tap(monkeypatch):
-    monkeypatch.setattr(gpu_operands, "WORTH", 0)
+    monkeypatch.setattr(gpu_aligned_operands, "WORTH", 0)
     forced(monkeypatch, "contract", ONE)
     program = program_of(convolution(8, 64, 16, 64, 1, bfloat16, "fwd"))
     (kernel,) = [k for k in program.kernels() if "contract" in k.name]
@@ -76,7 +76,7 @@ def test_a_window_is_a_tensor_with_one_axis_for_position_and_tap(monkeypatch):
 ])
 def test_what_is_no_box_is_copied_by_all_threads(monkeypatch, spec, a, b):
     forced(monkeypatch, "contract", replace(ONE, persistent=2))
-    monkeypatch.setattr(gpu_operands, "WORTH", 1 << 60)
+    monkeypatch.setattr(gpu_aligned_operands, "WORTH", 1 << 60)
     program = check(product(spec, a, b), seeds=(1,))
     (kernel,) = [k for k in program.kernels() if "contract" in k.name]
     assert bool(bulks(program)) == (a[1] % 8 == 0)
@@ -149,8 +149,8 @@ def test_an_epilogue_that_reads_much_takes_turns(monkeypatch, bulk):
 def test_the_fallback_of_a_measured_schedule_is_noted_too(monkeypatch):
     """Rows of a stacked tensor that start off 16-byte boundaries cannot be copied in bulk."""
     forced(monkeypatch, "contract", ONE)
-    lowered = gpu_build.lowered_group
-    monkeypatch.setattr(gpu_build, "lowered_group", lambda *args: choice.noted(lowered(*args)))
+    lowered = gpu_builder.lowered_group
+    monkeypatch.setattr(gpu_builder, "lowered_group", lambda *args: choice.noted(lowered(*args)))
     w, x = tensor("w", 72, 80, dtype=bfloat16), tensor("x", 3, 70 * 72 + 1, dtype=bfloat16)
     row = tensor("row", 70 * 72 + 1, dtype=bfloat16)
     taken = B.reshape(B.slice_(row, (0,), (70 * 72,)), (70, 72))

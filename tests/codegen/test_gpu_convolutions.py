@@ -11,7 +11,7 @@ from dlc.ir.dtypes import bfloat16, float32
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph
 from dlc.passes.autodiff.vjp import vjp
-from dlc.passes.layout import gpu_aligned_operands as gpu_operands
+from dlc.passes.layout import gpu_aligned_operands
 from dlc.passes.layout.gpu_aligned_operands import _vectors
 from dlc.passes.layout.sink_transposes import sink_permutes
 from dlc.passes.simplify.markers import remove_markers
@@ -23,8 +23,8 @@ from tests.passes.programs import tensor
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    monkeypatch.setattr(gpu_operands, "WORTH", 0)
-    monkeypatch.setattr(gpu_operands, "PRODUCTS", 0)
+    monkeypatch.setattr(gpu_aligned_operands, "WORTH", 0)
+    monkeypatch.setattr(gpu_aligned_operands, "PRODUCTS", 0)
 
 
 def convolution(n: int, c: int, h: int, o: int, stride: int = 1, dtype=bfloat16, part: str = "fwd") -> Graph:

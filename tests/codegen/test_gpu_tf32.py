@@ -21,7 +21,7 @@ from dlc.ir.loops.parse import parse_kernel
 from dlc.ir.loops.text import print_kernel
 from dlc.ir.loops.traverse import walk
 from dlc.ir.program.interp import run_program
-from dlc.passes.layout import gpu_aligned_operands as gpu_operands
+from dlc.passes.layout import gpu_aligned_operands
 from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
 from tests.codegen.test_gpu_convolutions import convolution
 from tests.passes.programs import tensor
@@ -51,8 +51,8 @@ def test_products(monkeypatch, sched, spec, a, b):
 @pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
 @pytest.mark.parametrize("n, c, h, o, stride", [(2, 16, 6, 8, 1), (3, 3, 5, 8, 1), (2, 8, 7, 16, 2)])
 def test_convolutions(monkeypatch, part, n, c, h, o, stride):
-    monkeypatch.setattr(gpu_operands, "WORTH", 0)
-    monkeypatch.setattr(gpu_operands, "PRODUCTS", 0)
+    monkeypatch.setattr(gpu_aligned_operands, "WORTH", 0)
+    monkeypatch.setattr(gpu_aligned_operands, "PRODUCTS", 0)
     forced(monkeypatch, "contract", TILES[0])
     graph = convolution(n, c, h, o, stride, float32, part)
     check(graph, exact(graph), seeds=(1,))

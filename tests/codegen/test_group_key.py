@@ -12,7 +12,7 @@ import dlc.nn.functional as F
 from dlc import nn, optim
 from dlc.codegen.lower.gpu.attention import lower_attention
 from dlc.codegen.program import builder as build
-from dlc.codegen.program import gpu_builder as gpu_build
+from dlc.codegen.program import gpu_builder
 from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.frontend.core import eager
@@ -20,7 +20,7 @@ from dlc.ir.graph.text import parse_graph
 from dlc.ir.loops import traverse
 from dlc.ir.loops.key import kernel_key
 from dlc.ir.loops.text import print_kernel
-from dlc.runtime import compile as driver
+from dlc.runtime import compile as compiler
 from tests.targets import cpu
 
 
@@ -112,8 +112,8 @@ def test_attention_of_equal_layers_is_lowered_once(arch, monkeypatch):
         lowered.append(group.units[0].node.op)
         return lower_attention(fused, group, sched)
 
-    monkeypatch.setitem(gpu_build.LOWER, "attention", counted)
-    monkeypatch.setitem(gpu_build.LOWER, "attention_grad", counted)
+    monkeypatch.setitem(gpu_builder.LOWER, "attention", counted)
+    monkeypatch.setitem(gpu_builder.LOWER, "attention_grad", counted)
 
     def layers(x: dlc.Tensor, causal: tuple[bool, ...], keys: tuple[int, ...]) -> dlc.Tensor:
         for c, k in zip(causal, keys, strict=True):
@@ -125,7 +125,7 @@ def test_attention_of_equal_layers_is_lowered_once(arch, monkeypatch):
         x = dlc.zeros((2, 3, 40, 32), dtype=dlc.bfloat16)
         loss = dlc.grad(lambda x: dlc.sum(dlc.sin(layers(dlc.sin(x), causal, keys))))
         graph = dlc.jit(lambda x: loss(x)).lower(x).graph
-        program = driver.lower(graph, (), "step", GpuTarget.of(arch), lambda *_: None)
+        program = compiler.lower(graph, (), "step", GpuTarget.of(arch), lambda *_: None)
         runs = [k for k in program.kernels() if "attention" in k.name]
         assert len(runs) == len(lowered)
         return Counter(lowered)
@@ -154,5 +154,5 @@ def test_on_a_gpu_too(make, monkeypatch):
     model, x = make()
     target = GpuTarget.of("sm_90a")
     graph = dlc.jit(lambda x: dlc.grad(lambda x: (model(x) ** 2).sum())(x)).graph(x)
-    driver.lower(graph, (), "step", target, lambda *_: None)
+    compiler.lower(graph, (), "step", target, lambda *_: None)
     assert compared

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dlc.codegen.cost import cpu_amx as schedule_tiles
+from dlc.codegen.cost import cpu_amx
 from dlc.codegen.cost.cpu_amx import Tiles
 from dlc.codegen.cost.cpu_contract import contract, on_tiles
 from dlc.codegen.program.build import build_program, target_layout
@@ -27,7 +27,7 @@ from dlc.ir.loops.traverse import walk
 from dlc.ir.loops.verify import verify
 from dlc.ir.program.interp import run_program
 from dlc.passes.layout.sink_transposes import sink_permutes
-from dlc.runtime import compile as driver
+from dlc.runtime import compile as compiler
 from dlc.runtime.cpu import threads
 from dlc.runtime.cpu.memory import allocate, as_ndarray
 from dlc.runtime.programs import compile_graph
@@ -71,9 +71,9 @@ def check_tiles(monkeypatch):
             buffers.append(allocate(a.nbytes))
             as_ndarray(buffers[-1], a.shape, a.dtype)[...] = a
         unit = Unit()
-        emit, symbols = driver.llvm_kernel.emit_module, {**threads.pool_symbols(), **unit.symbols()}
+        emit, symbols = compiler.llvm_kernel.emit_module, {**threads.pool_symbols(), **unit.symbols()}
         with monkeypatch.context() as patch:
-            patch.setattr(driver.llvm_kernel, "emit_module", lambda *a: emulated(emit(*a)))
+            patch.setattr(compiler.llvm_kernel, "emit_module", lambda *a: emulated(emit(*a)))
             patch.setattr(threads, "pool_symbols", lambda: symbols)
             results = compile_graph(graph, target=target, observe=lambda *_: None).run(buffers)
         assert not unit.wrong and unit.count["tdpbf16ps"]
@@ -218,7 +218,7 @@ def test_a_target_without_the_unit_multiplies_pairs():
 @pytest.mark.parametrize("m, n, k, run", [(1024, 1024, 512, 1024), (16, 64, 64, 16), (4096, 512, 2304, 8),
                                           (37, 9, 16, 37)])
 def test_tiles_fit_the_registers(m, n, k, run):
-    found = list(schedule_tiles.costs(m, n, k, run))
+    found = list(cpu_amx.costs(m, n, k, run))
     assert all(stack * wide <= 6 for (stack, wide), _ in found)
     assert len({tiles for tiles, _ in found}) == len(found)
     assert all(cost > 0 for _, cost in found)
@@ -229,7 +229,7 @@ def test_other_tiles(check_tiles, monkeypatch, tiles):
     made = on_tiles(node_of(90, 100, 64), UNIT, False, tiles)
     assert (made.mr, made.nr) == (15 * tiles.stack, 16 * tiles.wide)
     with monkeypatch.context() as patch:
-        patch.setattr(schedule_tiles, "best", lambda *_: tiles)
+        patch.setattr(cpu_amx, "best", lambda *_: tiles)
         (k,) = check_tiles(product("mk,nk->mn", dict(m=90, n=100, k=128)))
     assert (k.schedule.mr, k.schedule.nr, k.schedule.stack) == (made.mr, made.nr, made.stack)
 

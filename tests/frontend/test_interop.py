@@ -10,7 +10,7 @@ import dlc
 from dlc.base.errors import DTypeError
 from dlc.frontend import methods
 from dlc.frontend.core.tensor import Tensor
-from dlc.frontend.io import dlpack as interop
+from dlc.frontend.io import dlpack
 from dlc.ir import dtypes
 
 methods.install()
@@ -20,7 +20,7 @@ NUMERIC = [d for d in dtypes.ALL if d is not dtypes.bfloat16]
 @pytest.mark.parametrize("dtype", NUMERIC, ids=lambda d: d.name)
 def test_numpy_both_ways(dtype):
     x = np.arange(6).reshape(2, 3).astype(dtype.np)
-    t = interop.from_dlpack(x)
+    t = dlpack.from_dlpack(x)
     assert t.dtype is dtype and np.shares_memory(t.numpy(), x)
     back = np.from_dlpack(t)
     assert np.shares_memory(back, x) and not back.flags.writeable
@@ -31,10 +31,10 @@ def test_torch_both_ways():
     torch = pytest.importorskip("torch")
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.uint8):
         x = torch.arange(6).reshape(2, 3).to(dtype)
-        t = interop.from_dlpack(x)
+        t = dlpack.from_dlpack(x)
         back = torch.from_dlpack(t)
         assert back.dtype == dtype and torch.equal(back, x) and back.data_ptr() == x.data_ptr()
-    assert interop.from_dlpack(torch.zeros(2, dtype=torch.bfloat16)).numpy().dtype == ml_dtypes.bfloat16
+    assert dlpack.from_dlpack(torch.zeros(2, dtype=torch.bfloat16)).numpy().dtype == ml_dtypes.bfloat16
 
 
 def _torch_is_where(t):
@@ -50,7 +50,7 @@ def test_lifetime():
     if not _torch_is_where(t):
         pytest.skip("PyTorch without CUDA")
     out = torch.from_dlpack(t)
-    t = interop.from_dlpack(np.arange(1000.0) + 1)
+    t = dlpack.from_dlpack(np.arange(1000.0) + 1)
     gc.collect()
     Tensor(np.zeros(1000)).realize()
     assert out.sum() == 499500 and t.numpy().sum() == 500500
@@ -73,7 +73,7 @@ def test_exports_never_see_later_writes():
 
 def test_imports_are_never_written():
     x = np.ones(4, np.float32)
-    t = interop.from_dlpack(x)
+    t = dlpack.from_dlpack(x)
     t += 1
     t.realize()
     assert x.tolist() == [1] * 4 and t.numpy().tolist() == [2] * 4
@@ -82,14 +82,14 @@ def test_imports_are_never_written():
 def test_copies():
     torch = pytest.importorskip("torch")
     x = np.arange(6.0).reshape(2, 3)
-    assert interop.from_dlpack(x.T).numpy().tolist() == x.T.tolist()
-    assert not np.shares_memory(interop.from_dlpack(x, copy=True).numpy(), x)
+    assert dlpack.from_dlpack(x.T).numpy().tolist() == x.T.tolist()
+    assert not np.shares_memory(dlpack.from_dlpack(x, copy=True).numpy(), x)
     with pytest.raises(BufferError, match="strides"):
-        interop.from_dlpack(x.T, copy=False)
-    assert interop.from_dlpack(np.zeros((0, 3))).shape == (0, 3)
-    assert interop.from_dlpack(torch.tensor(1.5)).item() == 1.5
+        dlpack.from_dlpack(x.T, copy=False)
+    assert dlpack.from_dlpack(np.zeros((0, 3))).shape == (0, 3)
+    assert dlpack.from_dlpack(torch.tensor(1.5)).item() == 1.5
     t = Tensor([1.0])
-    assert interop.from_dlpack(t) is t
+    assert dlpack.from_dlpack(t) is t
     copied = np.from_dlpack(t, device="cpu", copy=True)
     copied[0] = 9
     assert t.item() == 1
@@ -101,9 +101,9 @@ def test_copies():
 
 def test_errors():
     with pytest.raises(DTypeError, match="no __dlpack__"):
-        interop.from_dlpack([1])
+        dlpack.from_dlpack([1])
     with pytest.raises(DTypeError, match="complex"):
-        interop.from_dlpack(np.zeros(2, complex))
+        dlpack.from_dlpack(np.zeros(2, complex))
     with pytest.raises(BufferError, match="stream"):
         Tensor([1.0], device="cpu").__dlpack__(stream=1)
     with pytest.raises(BufferError, match="device"):

@@ -13,7 +13,7 @@ import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
 from dlc.base.errors import DeviceError
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import places
 from tests import fake_gpu
 
 BOTH = ("cuda:0", "cuda:1")
@@ -24,7 +24,7 @@ STEPS = 6
 def gpus(monkeypatch):
     if os.environ.get("DLC_TEST_DEVICE", "").startswith("cuda"):
         try:
-            placement.usable("cuda:1")
+            places.usable("cuda:1")
         except DeviceError:
             pytest.skip("needs two GPUs")
     else:

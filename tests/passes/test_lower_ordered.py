@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlc.codegen.lower import scatter_sort_scan as lower_ordered
+from dlc.codegen.lower import scatter_sort_scan
 from dlc.ir import dtypes
 from dlc.ir.graph import interp as graph_interp
 from dlc.ir.graph import nodes as B
@@ -50,8 +50,8 @@ def _check(graph, args, lanes, equal=True):
 def pieces(request, monkeypatch):
     """Small kernels cut as large ones are."""
     if request.param == "many":
-        monkeypatch.setattr(lower_ordered, "TASK_ELEMENTS", 4)
-        monkeypatch.setattr(lower_ordered, "LINE", 8)
+        monkeypatch.setattr(scatter_sort_scan, "TASK_ELEMENTS", 4)
+        monkeypatch.setattr(scatter_sort_scan, "LINE", 8)
 
 
 @pytest.mark.parametrize("lanes", LANES)
@@ -150,7 +150,7 @@ def _sort(x, axis, descending):
 @pytest.fixture(params=["task", "global"])
 def scratch(request, monkeypatch):
     if request.param == "global":
-        monkeypatch.setattr(lower_ordered, "SCRATCH_LIMIT", 0)
+        monkeypatch.setattr(scatter_sort_scan, "SCRATCH_LIMIT", 0)
 
 
 @pytest.mark.parametrize("lanes", LANES)

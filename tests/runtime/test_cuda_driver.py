@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlc.base.errors import DeviceError
-from dlc.runtime.cuda import api as cuda_driver
+from dlc.runtime.cuda import api as cuda_api
 from dlc.runtime.cuda.api import Gpu, Kernel, KernelGraph, Module
 
 P, U = ctypes.c_void_p, ctypes.c_uint
@@ -207,5 +207,5 @@ def test_failures_are_named(gpu):
 
 
 def test_layout_of_the_structure():
-    assert ctypes.sizeof(cuda_driver._NodeParams) == 72
-    assert cuda_driver._NodeParams.params.offset == 40 and cuda_driver._NodeParams.shared.offset == 32
+    assert ctypes.sizeof(cuda_api._NodeParams) == 72
+    assert cuda_api._NodeParams.params.offset == 40 and cuda_api._NodeParams.shared.offset == 32

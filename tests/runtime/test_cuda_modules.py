@@ -4,7 +4,7 @@ import pytest
 
 from dlc.base.errors import DeviceError
 from dlc.codegen.target.gpu import GpuTarget
-from dlc.runtime import compile as driver
+from dlc.runtime import compile as compiler
 from dlc.runtime.cuda import card
 from dlc.runtime.cuda import compile as cuda_compile
 from dlc.runtime.cuda import modules as cuda_modules
@@ -42,7 +42,7 @@ def test_mistakes_are_shown_with_their_line():
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_programs_compile(arch):
     target = GpuTarget.of(arch)
-    program = driver.lower(scan_graph(), (), "scan", target, lambda *_: None)
+    program = compiler.lower(scan_graph(), (), "scan", target, lambda *_: None)
     texts = cuda_compile.sources(cuda_compile.modules_of(program), target)
     assert all(c.startswith(b"\x7fELF") for c in cuda_modules.cubins(texts, arch))
 

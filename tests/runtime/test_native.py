@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from dlc.codegen.target.cpu import LEVELS
-from dlc.runtime.cpu import host
-from dlc.runtime.cpu import llvm as native
+from dlc.runtime.cpu import host, llvm
 
 
 def constant(value: int, symbol: str = "kernel") -> str:
@@ -58,14 +57,14 @@ done:
 """
 
 
-@pytest.mark.parametrize("passes", native.PIPELINES)
+@pytest.mark.parametrize("passes", llvm.PIPELINES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_and_pipeline_runs(level, passes):
     own = host.detect()
     if not own.is_x86 or LEVELS.index(level) > LEVELS.index(own.level):
         pytest.skip(f"the host has no {level}")
     target = own.with_features(level)
-    library = native.Library.load(native.compile_object(axpy(target.lanes(4)), target, passes=passes))
+    library = llvm.Library.load(llvm.compile_object(axpy(target.lanes(4)), target, passes=passes))
     x, y = np.arange(256, dtype=np.float32), np.ones(256, np.float32)
     arguments = np.array([x.size, x.ctypes.data, y.ctypes.data], np.int64)
     library.function("axpy")(arguments.ctypes.data)
@@ -75,25 +74,25 @@ def test_every_level_and_pipeline_runs(level, passes):
 @pytest.mark.skipif(host.detect().level != "avx512", reason="needs AVX-512")
 def test_levels_use_their_registers():
     target = host.detect()
-    assert "zmm" in native.assembly(axpy(16), target)
+    assert "zmm" in llvm.assembly(axpy(16), target)
     for level, register in (("avx2", "ymm"), ("sse2", "xmm")):
-        text = native.assembly(axpy(16), target.with_features(level))
+        text = llvm.assembly(axpy(16), target.with_features(level))
         assert register in text and "zmm" not in text
-    assert "alloca" not in native.optimised_ir(axpy(16), target)
-    assert "alloca" in native.optimised_ir(axpy(16), target, passes="none")
+    assert "alloca" not in llvm.optimised_ir(axpy(16), target)
+    assert "alloca" in llvm.optimised_ir(axpy(16), target, passes="none")
 
 
 def test_equal_names_do_not_clash():
     target = host.detect()
-    libraries = [native.Library.load(native.compile_object(constant(value), target)) for value in range(5)]
+    libraries = [llvm.Library.load(llvm.compile_object(constant(value), target)) for value in range(5)]
     assert [result(library.function("kernel")) for library in libraries] == list(range(5))
-    again = native.Library.load(native.compile_object(constant(3), target), exports=("kernel",))
+    again = llvm.Library.load(llvm.compile_object(constant(3), target), exports=("kernel",))
     assert again.address("kernel") not in {library.address("kernel") for library in libraries}
 
 
 def test_imports_and_the_process_own_symbols():
     target = host.detect()
-    helper = native.Library.load(native.compile_object(constant(41), target))
+    helper = llvm.Library.load(llvm.compile_object(constant(41), target))
     text = """
 @bias = global i64 1
 declare void @helper(ptr)
@@ -108,29 +107,29 @@ define void @kernel(ptr %out) {
   store i64 %r, ptr %out
   ret void
 }"""
-    library = native.Library.load(native.compile_object(text, target), {"helper": helper.address("kernel")})
+    library = llvm.Library.load(llvm.compile_object(text, target), {"helper": helper.address("kernel")})
     assert result(library.function("kernel")) == 42
     ctypes.c_int64.from_address(library.address("bias")).value = 59
     assert result(library.function("kernel")) == 100
 
 
 def test_function_keeps_its_library_loaded():
-    call = native.Library.load(native.compile_object(constant(7), host.detect())).function("kernel")
+    call = llvm.Library.load(llvm.compile_object(constant(7), host.detect())).function("kernel")
     for value in range(20):  # dead libraries are unloaded by later loads
         gc.collect(0)  # all generations would be walked through twenty times, with all that other tests left
-        data = native.compile_object(constant(value), host.detect())
-        assert result(native.Library.load(data).function("kernel")) == value
+        data = llvm.compile_object(constant(value), host.detect())
+        assert result(llvm.Library.load(data).function("kernel")) == value
     assert result(call) == 7
 
 
 def test_parse_error_names_the_line():
     text = "define void @f(ptr %p) {\n  %x = load i32, ptr %p\n  %y = fadd float %x, 1.0\n  ret void\n}\n"
-    with pytest.raises(native.IRError, match="line 3: .*'%x' defined with type 'i32'") as error:
-        native.compile_object(text, host.detect())
+    with pytest.raises(llvm.IRError, match="line 3: .*'%x' defined with type 'i32'") as error:
+        llvm.compile_object(text, host.detect())
     assert error.value.line == 3
     assert error.value.text == "%y = fadd float %x, 1.0"
-    with pytest.raises(native.IRError, match="does not dominate all uses"):
-        native.compile_object("""define i32 @f(i1 %c) {
+    with pytest.raises(llvm.IRError, match="does not dominate all uses"):
+        llvm.compile_object("""define i32 @f(i1 %c) {
   br i1 %c, label %a, label %b
 a:
   %x = add i32 1, 1
@@ -139,7 +138,7 @@ b:
   ret i32 %x
 }""", host.detect())
     with pytest.raises(ValueError, match="unknown pass pipeline 'fastest'; expected one of none, fast"):
-        native.compile_object(text, host.detect(), passes="fastest")
+        llvm.compile_object(text, host.detect(), passes="fastest")
 
 
 def test_link_errors():
@@ -148,23 +147,23 @@ def test_link_errors():
         "declare void @nobody_has_this(ptr)\n"
         "define void @kernel(ptr %p) {\n  call void @nobody_has_this(ptr %p)\n  ret void\n}"
     )
-    code = native.compile_object(text, target)
-    with pytest.raises(native.LinkError, match="uses a symbol that is neither imported"):
-        native.Library.load(code, exports=("kernel",))
-    with pytest.raises(native.LinkError, match="absent"):
-        native.Library.load(native.compile_object(constant(1), target)).address("absent")
-    with pytest.raises(native.LinkError):
-        native.Library.load(b"this is no object file").address("kernel")
-    with pytest.raises(native.LinkError):
-        native.Library.load(code[: len(code) // 2]).address("kernel")
+    code = llvm.compile_object(text, target)
+    with pytest.raises(llvm.LinkError, match="uses a symbol that is neither imported"):
+        llvm.Library.load(code, exports=("kernel",))
+    with pytest.raises(llvm.LinkError, match="absent"):
+        llvm.Library.load(llvm.compile_object(constant(1), target)).address("absent")
+    with pytest.raises(llvm.LinkError):
+        llvm.Library.load(b"this is no object file").address("kernel")
+    with pytest.raises(llvm.LinkError):
+        llvm.Library.load(code[: len(code) // 2]).address("kernel")
 
 
 def test_object_key_depends_on_everything():
     target = host.detect()
-    base = native.object_key("x", target)
-    assert base == native.object_key("x", target.with_threads(99))
-    assert len({base, native.object_key("y", target), native.object_key("x", target, opt_level=1),
-                native.object_key("x", target, passes="none")}) == 4
+    base = llvm.object_key("x", target)
+    assert base == llvm.object_key("x", target.with_threads(99))
+    assert len({base, llvm.object_key("y", target), llvm.object_key("x", target, opt_level=1),
+                llvm.object_key("x", target, passes="none")}) == 4
 
 
 def test_from_many_threads():
@@ -173,7 +172,7 @@ def test_from_many_threads():
     def work(seed: int) -> None:
         for step in range(6):
             value = seed * 1000 + step
-            library = native.Library.load(native.compile_object(constant(value), host.detect()))
+            library = llvm.Library.load(llvm.compile_object(constant(value), host.detect()))
             if result(library.function("kernel")) != value:
                 failures.append(value)
 
@@ -208,14 +207,14 @@ done:
 def test_addresses_stay_as_written_only_in_our_code():
     """LLVM's strength reduction is an option of the whole process: off for the pipeline "none", on before and after."""
     text, target = strided(1237), host.detect()
-    reduced = [native.assembly(text, target, passes="fast")]
-    written = native.assembly(text, target, passes="none")
-    pool = native.ObjectPool(target, 2, passes="none")
+    reduced = [llvm.assembly(text, target, passes="fast")]
+    written = llvm.assembly(text, target, passes="none")
+    pool = llvm.ObjectPool(target, 2, passes="none")
     for _ in range(4):
         pool.submit(text)
     assert len(set(pool.results())) == 1
-    assert pool.results()[0] == native.compile_object(text, target, passes="none")
-    reduced.append(native.assembly(text, target, passes="fast"))
+    assert pool.results()[0] == llvm.compile_object(text, target, passes="none")
+    reduced.append(llvm.assembly(text, target, passes="fast"))
     assert all("imul" not in asm for asm in reduced) and "imul" in written
 
 

@@ -16,8 +16,7 @@ from dlc.codegen.schedule import tuned_text
 from dlc.frontend.core import eager
 from dlc.runtime import cache
 from dlc.runtime.cache import DiskCache
-from dlc.runtime.cpu import host, stored, threads
-from dlc.runtime.cpu import llvm as native
+from dlc.runtime.cpu import host, llvm, stored, threads
 from dlc.runtime.cuda import stored as cuda_stored
 from dlc.runtime.tuning.search import Winner
 
@@ -69,7 +68,7 @@ def test_a_sound_entry_is_used(disk):
 
 
 def test_a_damaged_thread_pool_is_compiled_again(disk, monkeypatch):
-    key = native.object_key(threads.pool_ir(), host.detect())
+    key = llvm.object_key(threads.pool_ir(), host.detect())
     good = threads._load()
     code = disk.get(key)
     assert code and good.symbols

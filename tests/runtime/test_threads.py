@@ -12,8 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from dlc.runtime.cpu import host, threads
-from dlc.runtime.cpu import llvm as native
+from dlc.runtime.cpu import host, llvm, threads
 
 # args: counters (i64 each), n, grain, and how many ranges ran; `body` adds 1 to counters[begin:end].
 KERNEL = """
@@ -79,8 +78,8 @@ done:
 
 
 @pytest.fixture(scope="module")
-def kernel() -> native.Library:
-    return native.Library.load(native.compile_object(KERNEL, host.detect()), threads.pool_symbols())
+def kernel() -> llvm.Library:
+    return llvm.Library.load(llvm.compile_object(KERNEL, host.detect()), threads.pool_symbols())
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +89,7 @@ def restore_threads():
     threads.set_num_threads(before)
 
 
-def run(kernel: native.Library, n: int, grain: int, symbol: str = "once") -> tuple[np.ndarray, int]:
+def run(kernel: llvm.Library, n: int, grain: int, symbol: str = "once") -> tuple[np.ndarray, int]:
     """The counters after one call, and how many ranges it made."""
     counters = np.zeros(max(n, 1), np.int64)
     arguments = np.array([counters.ctypes.data, n, grain, 0], np.int64)
@@ -219,7 +218,7 @@ def test_after_fork(kernel):
                 tasks = "/proc/self/task"
                 workers = len(os.listdir(tasks)) == 3 if os.path.isdir(tasks) else True
                 text = KERNEL.replace("@body", "@other")
-                library = native.Library.load(native.compile_object(text, host.detect()), threads.pool_symbols())
+                library = llvm.Library.load(llvm.compile_object(text, host.detect()), threads.pool_symbols())
                 good = good and (run(library, 100, 3)[0] == 1).all()
                 os._exit(0 if good and workers else 1)
             assert os.waitpid(child, 0)[1] == 0
@@ -295,15 +294,15 @@ def test_ir_for_other_systems_is_valid(system, machine):
     text = threads.pool_ir(system, machine)
     assert ("@syscall" in text) == (machine == "aarch64")
     if "aarch64" not in text or host.detect().is_x86:
-        native._parsed(text).verify()
+        llvm._parsed(text).verify()
 
 
 def test_polling_instead_of_futex(kernel):
     """The pool of a system without futex, run here."""
-    library = native.Library.load(native.compile_object(threads.pool_ir("other", ""), host.detect())).keep_forever()
+    library = llvm.Library.load(llvm.compile_object(threads.pool_ir("other", ""), host.detect())).keep_forever()
     ctypes.CFUNCTYPE(None, ctypes.c_int32)(library.address("dlc_pool_set_threads"))(3)
-    code = native.compile_object(KERNEL, host.detect())
-    polling = native.Library.load(code, {"dlc_parallel": library.address("dlc_parallel")})
+    code = llvm.compile_object(KERNEL, host.detect())
+    polling = llvm.Library.load(code, {"dlc_parallel": library.address("dlc_parallel")})
     for _ in range(3):
         assert (run(polling, 1000, 10)[0] == 1).all()
         time.sleep(0.002)

@@ -23,7 +23,7 @@ from dlc.ir.graph import nodes as b
 from dlc.ir.graph.graph import Graph, TensorType, param
 from dlc.passes.fuse.fuse import fuse
 from dlc.runtime import cache
-from dlc.runtime import compile as driver
+from dlc.runtime import compile as compiler
 from dlc.runtime.cpu import host, stored
 from dlc.runtime.cpu.memory import from_array
 from dlc.runtime.tuning import search, trials
@@ -154,7 +154,7 @@ def test_winners_become_the_programs_schedules(last_wins):
     target = tuning.tuned_target(graph(), TARGET, "f")
     programs = []
     for t in (TARGET, target):
-        program = driver.lower(graph(), (), "f", t, lambda stage, result: None)
+        program = compiler.lower(graph(), (), "f", t, lambda stage, result: None)
         programs.append([k.scheduled for k in program.kernels()])
     assert programs[0] != programs[1]
     assert not any("tuned" in s for s in programs[0])
@@ -271,7 +271,7 @@ def test_time_is_bounded(monkeypatch):
 
 def test_results_compare_equal_up_to_the_rounding_of_sums():
     x = param(TensorType(dtypes.float32, (64, 128)))
-    program = driver.lower(Graph([x], [b.sum_(x, [0])]), (), "f", TARGET, lambda stage, result: None)
+    program = compiler.lower(Graph([x], [b.sum_(x, [0])]), (), "f", TARGET, lambda stage, result: None)
     terms = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32)
     terms[1::2] = -terms[::2]  # sums of nothing but rounding
 
@@ -293,13 +293,13 @@ def test_kernels_of_a_parallel_loop_are_timed_on_one_thread():
     q, k, v = (dlc.ones(4, 8, 256, 64) for _ in range(3))
     attention = dlc.jit(lambda q, k, v: dlc.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
     session = tuning.Session(TARGET.with_threads(2), "f")
-    prepared = driver.prepared(attention.graph(q, k, v), session.target, lambda stage, result: None)
+    prepared = compiler.prepared(attention.graph(q, k, v), session.target, lambda stage, result: None)
     subjects = list(session.contractions(prepared, set()))
     assert subjects
     for subject in subjects:
         program = subject.trial(subject.schedules[0]).program
         assert all(x.grain >= x.all_tasks for x in trials.launches(program))
-    alone = driver.prepared(graph(512, 512, 512), session.target, lambda stage, result: None)
+    alone = compiler.prepared(graph(512, 512, 512), session.target, lambda stage, result: None)
     (subject, *_) = session.contractions(alone, set())
     assert any(x.grain < x.all_tasks for x in trials.launches(subject.trial(subject.schedules[0]).program))
 
@@ -310,7 +310,7 @@ def test_inputs_are_the_same_whatever_order_a_schedule_reads_them_in():
     out = b.op("exp", b.op("mul", b.op("add", x, b.broadcast(total, (200, 300), (1,))), b.like(x, 1e-3)))
     g = Graph([x, y, z], [out, total])
     session = tuning.Session(TARGET.with_threads(2), "f")
-    fused = driver.lower(g, (), "f", session.target, lambda stage, result: None).fused
+    fused = compiler.lower(g, (), "f", session.target, lambda stage, result: None).fused
     for subject in session.groups(fused):
         first, *others = [subject.trial(s) for s in subject.schedules]
         sizes = [[(s.dtype, s.size) for s in (*t.program.inputs, *t.program.outputs)] for t in (first, *others)]

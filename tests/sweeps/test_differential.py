@@ -12,14 +12,13 @@ pytest.importorskip("torch")
 
 from dlc.codegen.llvm import kernel as llvm_kernel
 from dlc.codegen.lower import contract as lower_contract
-from dlc.codegen.program import donation as in_place
-from dlc.codegen.program import memory
+from dlc.codegen.program import donation, memory
 from dlc.frontend.array import index_plan
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as b
 from dlc.ir.loops import ir as loops
 from dlc.passes.autodiff import vjp, vjp_rules
-from dlc.passes.views import elements as scalarize
+from dlc.passes.views import elements
 from tests import cuda_on_cpu
 from tests.sweeps import differential, workers
 from tests.sweeps.case import MODES, Case, Setting, program
@@ -54,7 +53,7 @@ def _narrow_tail(n: int, nr: int, lanes: int, fewest: int) -> int:
 
 
 def _no_clamp(index: loops.Expr, extent: int) -> loops.Expr:
-    return scalarize.simplify(loops.cast(index, dtypes.int64))
+    return elements.simplify(loops.cast(index, dtypes.int64))
 
 
 def _no_rest(self, s, vector, extent):
@@ -73,11 +72,11 @@ _FAULTS = {
     "a contraction's tail narrower than what is left": (
         [(lower_contract, "last_lanes", _narrow_tail)], ["matmul", "einsum", "conv2d", "vmapped"], "avx512"),
     "indices that are not clamped": (
-        [(scalarize, "clamped", _no_clamp), (index_plan, "clamped", index_plan.wrapped)], ["outside"], ""),
+        [(elements, "clamped", _no_clamp), (index_plan, "clamped", index_plan.wrapped)], ["outside"], ""),
     "indices that are not counted from the end": (
         [(index_plan, "wrapped", lambda index, extent: index)], ["gathers", "scatters"], ""),
     "results in memory that is still read": (
-        [(in_place, "_elementwise", lambda *_: True)], ["states", "loops"], ""),
+        [(donation, "_elementwise", lambda *_: True)], ["states", "loops"], ""),
     "no rest of a vector loop": (
         [(llvm_kernel.KernelEmitter, "_vector_dynamic", _no_rest)], ["pairs", "functions"], ""),
     "values in each other's memory": (

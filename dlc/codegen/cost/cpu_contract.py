@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from dlc.codegen.cost import cpu_amx as schedule_tiles
+from dlc.codegen.cost import cpu_amx
 from dlc.codegen.cost.cpu_amx import SHORT_RUN as SHORT_RUN_OF_TILES
 from dlc.codegen.cost.cpu_amx import Tiles, height_of
 from dlc.codegen.cost.cpu_blocking import blocks
@@ -56,7 +56,7 @@ def contract(node: Node, target: CpuTarget) -> schedule.Contract:
     """Register tile and blocking for a contraction, by shapes."""
     swap = swapped(node)
     m, n, k, _ = product_sizes(node, swap)
-    if target.has_amx_bf16 and node.attrs.get("pairs") and schedule_tiles.suits(m, n, k):
+    if target.has_amx_bf16 and node.attrs.get("pairs") and cpu_amx.suits(m, n, k):
         return on_tiles(node, target, swap)
     if k >= 3 * m and k >= 128 and may_run_along(node, swap):
         return along_inner(node, target, swap)
@@ -100,11 +100,11 @@ def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = No
     m, n, k, outer = product_sizes(node, swap)
     run = row_run(node, swap)
     run = run if run >= SHORT_RUN_OF_TILES else 0  # shorter ones are packed
-    stack, wide = tiles or schedule_tiles.best(m, n, k, run or m)
+    stack, wide = tiles or cpu_amx.best(m, n, k, run or m)
     rows = height_of(run or m)
     stacks, panels = -(-(m // (run or m) * -(-(run or m) // rows)) // stack), -(-n // (TILE * wide))
     mr, nr = stack * rows, TILE * wide
-    mb, nb = blocks(stacks, panels, outer, mr * k * 4, nr * k * 4, 4 * mr * nr * k * schedule_tiles.NS_PER_FLOP,
+    mb, nb = blocks(stacks, panels, outer, mr * k * 4, nr * k * 4, 4 * mr * nr * k * cpu_amx.NS_PER_FLOP,
                     target.threads, target.l2_bytes)
     ahead = m * n * outer * 4 > target.l2_bytes and k >= AHEAD
     return schedule.Contract(TILE, mr, nr, mb, nb, swap, run=run, stack=stack, ahead=ahead)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Node
-from dlc.passes.fuse.access import _product
+from dlc.passes.fuse.access import product_of
 from dlc.passes.layout.sum_blocks import BLOCK
 
 SHARED = 64 << 10  # bytes of results in a block
@@ -15,7 +15,7 @@ LEAST_UPDATES, LEAST_COLUMNS = 256, 32
 def rows_and_columns(node: Node) -> tuple[int, int, int]:
     """(rows, columns, block): what a block holds, and its threads."""
     axis, shape = node.attrs["axis"], node.shape
-    wide = _product(shape[axis + 1 :])
+    wide = product_of(shape[axis + 1 :])
     columns = min((256, 128, 64), key=lambda c: -(-wide // c) * c * (1 + 16 / c))
     rows = max(1, min(shape[axis], SHARED // (columns * held_dtype(node).itemsize), 1 << 15))
     ranges = -(-shape[axis] // rows)
@@ -25,7 +25,7 @@ def rows_and_columns(node: Node) -> tuple[int, int, int]:
 def is_binned(node: Node) -> bool:
     """Does a scatter have enough updates, of enough columns, to be worth a list?"""
     axis = node.attrs["axis"]
-    return node.inputs[1].type.size >= LEAST_UPDATES and _product(node.shape[axis + 1 :]) >= LEAST_COLUMNS
+    return node.inputs[1].type.size >= LEAST_UPDATES and product_of(node.shape[axis + 1 :]) >= LEAST_COLUMNS
 
 
 def held_dtype(node: Node) -> DType:

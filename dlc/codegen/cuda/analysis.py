@@ -1,4 +1,4 @@
-"""What the CUDA emitter knows of a kernel before it prints: stores that are copies, long tiles, what is written last."""
+"""What the CUDA emitter knows of a kernel before it prints: stores that are copies, long tiles, last writes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def memory_last(stmts: Sequence[Store]) -> Sequence[Store]:
     return [*rest, *out]
 
 
-def _copies(x: Store, lanes: int) -> bool:
+def copied_by(x: Store, lanes: int) -> bool:
     """Is this store of `lanes` elements 16 bytes from global to shared memory?"""
     b = x.buffer
     return b.space == "shared" and x.value.attr.space == "global" and b.dtype.itemsize * lanes == 16

@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dlc.codegen.cuda.analysis import _copies, long_tiles, memory_last, unfinished, writes_only
+from dlc.codegen.cuda.analysis import copied_by, long_tiles, memory_last, unfinished, writes_only
 from dlc.codegen.cuda.expr import EmitError, Expressions
-from dlc.codegen.cuda.launch import REGISTERS, TASK_BLOCK, _dynamic, _shared, _shared_bytes, launch_shape
+from dlc.codegen.cuda.launch import REGISTERS, TASK_BLOCK, dynamic, launch_shape, shared_buffers, shared_bytes_of
 from dlc.codegen.cuda.mma import matrix_functions
 from dlc.codegen.cuda.prelude import prelude
 from dlc.codegen.cuda.types import comment, ctype, identifier
@@ -62,7 +62,7 @@ class KernelEmitter(Expressions):
         self.unaligned: frozenset[Buffer] = frozenset(kernel.meta.get("unaligned", ()))
         self.serial = 0  # depth of loops that are run, not written out
         self.launch = launch_shape(kernel)
-        self.dynamic = _dynamic(kernel)
+        self.dynamic = dynamic(kernel)
         self.shared_at = 0
         self.copying = False  # inside an Async
         self.maps: dict[tuple, str] = {}
@@ -115,7 +115,7 @@ class KernelEmitter(Expressions):
                 self.branch(s)
             elif isinstance(s, Sync):
                 self.line(f"sync_first<{s.threads}>();" if s.threads else "__syncthreads();")
-                self.forget([b for b in self.kernel.writes] + _shared(self.kernel))
+                self.forget([b for b in self.kernel.writes] + shared_buffers(self.kernel))
             elif isinstance(s, Fold):
                 self.fold(s)
             elif isinstance(s, Async):
@@ -168,7 +168,7 @@ class KernelEmitter(Expressions):
             left = f"{type_}* {name}" if len(b.shape) == 1 else f"{type_} (*{name}){rest}"
             cast = f"({type_}*)" if len(b.shape) == 1 else f"({type_} (*){rest})"
             self.line(f"{left} = {cast}({at});{note}")
-            self.shared_at += _shared_bytes(b)
+            self.shared_at += shared_bytes_of(b)
 
     def stores(self, stmts: Sequence[Store]) -> None:
         """A run of stores; those under one predicate share a branch."""
@@ -303,7 +303,7 @@ class KernelEmitter(Expressions):
             self.line(f"gate_arrive({gate});")
         elif isinstance(s, Await):
             self.line(f"gate_await({gate}, {self.bare(s.phases)});")
-            self.forget([b for b in _shared(self.kernel) if b is not s.gate])
+            self.forget([b for b in shared_buffers(self.kernel) if b is not s.gate])
         else:
             source = self.maps[s.source, s.view, s.buffer.swizzled]
             at = ", ".join(self.bare(e) for e in reversed(s.at))
@@ -444,8 +444,8 @@ class KernelEmitter(Expressions):
         wide = {} if masked else wide_loads(body, s.axis, s.lanes, self.bound, self.unaligned)
         out = [] if masked else wide_stores(body, s.axis, s.lanes, self.unaligned)
         if self.copying:
-            self.copies(s, [x for x in out if x.value in wide and _copies(x, s.lanes)], wide)
-            body = [x for x in body if not (x in out and x.value in wide and _copies(x, s.lanes))]
+            self.copies(s, [x for x in out if x.value in wide and copied_by(x, s.lanes)], wide)
+            body = [x for x in body if not (x in out and x.value in wide and copied_by(x, s.lanes))]
             if not body:
                 return
             wide = {e: w for e, w in wide.items() if any(e is x for x in loads(body))}

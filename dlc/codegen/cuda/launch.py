@@ -37,7 +37,7 @@ class Launch:
 
 def launch_shape(kernel: Kernel) -> Launch:
     """Grid, block and shared memory of a kernel."""
-    shared = sum(_shared_bytes(b) for b in _shared(kernel)) if _dynamic(kernel) else 0
+    shared = sum(shared_bytes_of(b) for b in shared_buffers(kernel)) if dynamic(kernel) else 0
     if kernel.parallel is not None:
         extent = kernel.parallel.extent
         if extent.op == "const":
@@ -53,15 +53,15 @@ def launch_shape(kernel: Kernel) -> Launch:
     return Launch(blocks, threads, shared, tuple(tensor_maps(kernel).values()))
 
 
-def _shared(kernel: Kernel) -> list[Buffer]:
+def shared_buffers(kernel: Kernel) -> list[Buffer]:
     return [s.buffer for s in walk(kernel.body) if isinstance(s, Alloc) and s.buffer.space in ("shared", "gate")]
 
 
-def _shared_bytes(b: Buffer) -> int:
+def shared_bytes_of(b: Buffer) -> int:
     """What a buffer takes of the shared memory given at launch; swizzled ones come first and are multiples of 1024."""
     return -(-b.nbytes // 16) * 16
 
 
-def _dynamic(kernel: Kernel) -> bool:
+def dynamic(kernel: Kernel) -> bool:
     """Is the shared memory given at launch rather than declared?"""
-    return kernel.parallel is None and sum(b.nbytes for b in _shared(kernel)) > STATIC_SHARED - 2048
+    return kernel.parallel is None and sum(b.nbytes for b in shared_buffers(kernel)) > STATIC_SHARED - 2048

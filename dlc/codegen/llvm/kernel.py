@@ -23,7 +23,7 @@ from dlc.codegen.llvm.builder import Scope, Value
 from dlc.codegen.llvm.expr import EmitError
 from dlc.codegen.llvm.index import VectorAxis
 from dlc.codegen.llvm.memory import Place
-from dlc.codegen.llvm.names import _one_line, symbol
+from dlc.codegen.llvm.names import one_line, symbol
 from dlc.codegen.llvm.registers import Slot
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir import dtypes
@@ -121,7 +121,7 @@ class KernelEmitter(Tiles):
             "  ret void",
             "}",
         ]
-        return "\n".join([*(_one_line(h) for h in header), *before, *outer, *inner])
+        return "\n".join([*(one_line(h) for h in header), *before, *outer, *inner])
 
     def _drained(self) -> list[str]:
         """Stores past the cache are not ordered before those that tell other threads of them, if nothing is done."""

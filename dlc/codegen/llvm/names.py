@@ -10,5 +10,5 @@ def symbol(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z_.$][\w.$]*", name) else '"' + name.replace('"', "'") + '"'
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return text.replace("\n", " ").rstrip()

@@ -15,30 +15,30 @@ from dlc.codegen.lower.body import Body, Lowered, guarded, nest, split_axis
 from dlc.codegen.lower.contract_amx import lower_tiles
 from dlc.codegen.lower.contraction import (
     LIGHT,
-    _columns_in_bounds,
-    _in_bounds,
-    _left,
-    _over_tiles,
-    _runs,
-    _Tile,
+    Tile,
+    columns_in_bounds,
+    columns_left,
+    in_bounds,
     multiply_add,
+    over_tiles,
+    runs_of,
 )
-from dlc.codegen.lower.prefetch import _far_rows, _in_parts, _streamed, prefetches_of_line
+from dlc.codegen.lower.prefetch import far_rows, in_parts, prefetches_of_line, streamed
 from dlc.codegen.target.cpu import LINE
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule
 from dlc.ir.loops.index import simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
-from dlc.passes.fuse.access import _product, spread
+from dlc.passes.fuse.access import product_of, spread
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.views.contraction import label_sizes
 
 
 def lower_contract(fused: Fused, group: Group, sched: schedule.Contract) -> Lowered:
     body = Body(fused, group)
-    tile = _Tile(body, sched)
+    tile = Tile(body, sched)
     sizes = label_sizes(tile.unit.node)
-    flops = 2 * _product(sizes.values()) * (2 if tile.pairs else 1)
+    flops = 2 * product_of(sizes.values()) * (2 if tile.pairs else 1)
     if not sched.lanes:
         return body.finish(_naive(tile), sched, flops)
     if sched.along:
@@ -48,7 +48,7 @@ def lower_contract(fused: Fused, group: Group, sched: schedule.Contract) -> Lowe
     return body.finish(_tiled(tile), sched, flops)
 
 
-def _naive(tile: _Tile) -> Stmt:
+def _naive(tile: Tile) -> Stmt:
     parts = tile.parts
     out_labels = parts.batch + parts.rows + parts.columns
     axes = [loops.axis(x, e) for x, e in zip(out_labels, tile.extents(out_labels), strict=True)]
@@ -67,15 +67,15 @@ def _naive(tile: _Tile) -> Stmt:
     return nest(axes, body)
 
 
-def _along(tile: _Tile) -> Stmt:
+def _along(tile: Tile) -> Stmt:
     """Few rows, a long inner range, and both operands contiguous along it: neither is worth packing. Every result is a
     vector of partial sums, folded at the end of the range."""
     sched, parts = tile.sched, tile.parts
     lanes, mr, nr = sched.lanes, sched.mr, sched.nr
-    m, n = _product(tile.extents(parts.rows)), _product(tile.extents(parts.columns))
+    m, n = product_of(tile.extents(parts.rows)), product_of(tile.extents(parts.columns))
     m_tiles, n_tiles = -(-m // mr), -(-n // nr)
     m_blocks, n_blocks = -(-m_tiles // sched.mb), -(-n_tiles // sched.nb)
-    task = split_axis(_product(tile.extents(parts.batch)) * n_blocks * m_blocks, "t")
+    task = split_axis(product_of(tile.extents(parts.batch)) * n_blocks * m_blocks, "t")
     *outer_at, n_block, m_block = unflatten(task, (*tile.extents(parts.batch), n_blocks, m_blocks))
     base = dict(zip(tile.axes(parts.batch), outer_at, strict=True))
 
@@ -116,15 +116,15 @@ def _along(tile: _Tile) -> Stmt:
         r, v = loops.axis("r", mr), loops.axis("v", nr)
         place = base | at(parts.rows, simplify(mt * mr + r), m) | at(parts.columns, simplify(nt * nr + v), n)
         out = tile.epilogue(place, loops.load(scratch, r, v), None)
-        out = loops.loop(v, out, "vector", _left(n, nr, nt), min(lanes, 1 << (nr - 1).bit_length()))
+        out = loops.loop(v, out, "vector", columns_left(n, nr, nt), min(lanes, 1 << (nr - 1).bit_length()))
         return loops.Seq((
             loops.Alloc(acc), loops.Alloc(scratch), clear, nest(ks, loops.seq(*body)),
             each(loops.seq(loops.store(scratch, (i, j), zero), loops.loop(lane, fold, "vector", None, lanes))),
-            loops.loop(r, out, "serial", _left(m, mr, mt)),
+            loops.loop(r, out, "serial", columns_left(m, mr, mt)),
         ))
 
-    stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt",
-                       lambda nt: _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))
+    stmt = over_tiles(n_block, sched.nb, n_tiles, "nt",
+                       lambda nt: over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
 
@@ -152,7 +152,7 @@ def last_lanes(n: int, nr: int, lanes: int, fewest: int) -> int:
     return narrow if fewest and n > nr and narrow < lanes else lanes
 
 
-def _tiled(tile: _Tile) -> Stmt:
+def _tiled(tile: Tile) -> Stmt:
     sched, parts = tile.sched, tile.parts
     lanes, mr, nr = sched.lanes, sched.mr, sched.nr
     if nr % lanes:
@@ -161,12 +161,12 @@ def _tiled(tile: _Tile) -> Stmt:
     far, near = parts.columns[: len(parts.columns) - k], parts.columns[len(parts.columns) - k :]
     outer = parts.batch + far
     # m: the rows of one run, in which tiles are cut; a tile number counts runs, then tiles of the run
-    lead, last = _runs(parts.rows, tile, sched.run)
-    runs, m, n = _product(tile.extents(lead)), _product(tile.extents(last)), _product(tile.extents(near))
+    lead, last = runs_of(parts.rows, tile, sched.run)
+    runs, m, n = product_of(tile.extents(lead)), product_of(tile.extents(last)), product_of(tile.extents(near))
     run_tiles, n_tiles = -(-m // mr), -(-n // nr)
     m_tiles = runs * run_tiles
     m_blocks, n_blocks = -(-m_tiles // sched.mb), -(-n_tiles // sched.nb)
-    task = split_axis(_product(tile.extents(outer)) * n_blocks * m_blocks, "t")
+    task = split_axis(product_of(tile.extents(outer)) * n_blocks * m_blocks, "t")
     *outer_at, n_block, m_block = unflatten(task, (*tile.extents(outer), n_blocks, m_blocks))
 
     def tiles(number: Expr, nt: Expr, wide: int, lanes: int, left: int) -> Stmt:
@@ -180,7 +180,7 @@ def _tiled(tile: _Tile) -> Stmt:
         columns = dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
         rows = dict(zip(tile.axes(last), unflatten(row, tile.extents(last)), strict=True))
         ks, inner = tile.inner_loops()
-        part, first, inner = _in_parts(ks, inner, mr) if sched.ahead else (None, None, inner)
+        part, first, inner = in_parts(ks, inner, mr) if sched.ahead else (None, None, inner)
         ks = ks if first is None else [first, *ks[1:]]
         acc = Buffer("acc", tile.accumulator, (mr, wide // lanes, lanes), "reg")
         at = (i, j, lane)
@@ -189,21 +189,21 @@ def _tiled(tile: _Tile) -> Stmt:
             return loops.loop(i, loops.loop(j, loops.loop(lane, body, "vector", None, lanes), "unroll"), "unroll")
 
         a = free = tile.operand(tile.row_value, base | rows | inner)
-        if m % mr and not _in_bounds(a):
+        if m % mr and not in_bounds(a):
             inmost = simplify(loops.op("min", row, loops.const(m - 1)))
             clamped = dict(zip(tile.axes(last), unflatten(inmost, tile.extents(last)), strict=True))
             a = tile.operand(tile.row_value, base | clamped | inner)
         a = tile.term(a)
         inside = loops.op("lt", col, loops.const(n)) if left % wide else None
         b = tile.operand(tile.col_value, base | columns | inner)
-        b = tile.term(_columns_in_bounds(b, inside))
+        b = tile.term(columns_in_bounds(b, inside))
         step = each(loops.store(acc, at, multiply_add(a, b, loops.load(acc, *at))))
         start = each(loops.store(acc, at, loops.const(0, acc.dtype)))
         if sched.stream and ks:
             width = max(lanes, LINE // tile.col_value.dtype.itemsize)
             lines = [{lane: loops.const(0), j: loops.const(c // lanes)} for c in range(0, wide, width)]
-            afar = _far_rows(free, ks[-1], i, mr, sched.stream)
-            step = loops.seq(*_streamed(b, ks[-1], sched.stream, lines), *afar, step)
+            afar = far_rows(free, ks[-1], i, mr, sched.stream)
+            step = loops.seq(*streamed(b, ks[-1], sched.stream, lines), *afar, step)
         sums = (loops.Alloc(acc), start, nest([] if part is None else [part],
                                               loops.seq(*fetched(mt, nt, base, part), nest(ks, step))))
         if tile.epilogue_cost() > LIGHT:
@@ -226,7 +226,8 @@ def _tiled(tile: _Tile) -> Stmt:
         place = base | dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
         place |= dict(zip(tile.axes(last), unflatten(simplify(mt * mr + inside), tile.extents(last)), strict=True))
         out = tile.epilogue(place, loops.const(0, tile.accumulator), None)
-        return [loops.loop(r, prefetches_of_line(out, r, c), extent=None if part is None else _left(mr, per, part))]
+        rest = None if part is None else columns_left(mr, per, part)
+        return [loops.loop(r, prefetches_of_line(out, r, c), extent=rest)]
 
     def spilled(mt: Expr, nt: Expr, base: dict[Expr, Expr], acc: Buffer, each, at: tuple[Expr, ...],
                 left: int) -> list[Stmt]:
@@ -241,14 +242,14 @@ def _tiled(tile: _Tile) -> Stmt:
         place = base | dict(zip(tile.axes(near), unflatten(col, tile.extents(near)), strict=True))
         place |= dict(zip(tile.axes(last), unflatten(row, tile.extents(last)), strict=True))
         out = tile.epilogue(place, loops.load(scratch, r, v), None)
-        width = _left(n, nr, nt) if left % wide else None
-        height = _left(m, mr, mt)
+        width = columns_left(n, nr, nt) if left % wide else None
+        height = columns_left(m, mr, mt)
         body = loops.loop(r, loops.loop(v, out, "vector", width, lanes), "serial", height)
         return [loops.Alloc(scratch), save, body]
 
     def column(nt: Expr) -> Stmt:
         def rows_of(wide: int, lanes: int, left: int, nt: Expr = nt) -> Stmt:
-            return _over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt, wide, lanes, left))
+            return over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt, wide, lanes, left))
 
         narrow = last_lanes(n, nr, lanes, sched.tail)
         if narrow == lanes:
@@ -256,7 +257,7 @@ def _tiled(tile: _Tile) -> Stmt:
         last_one = rows_of(narrow, narrow, n % nr, loops.const(n // nr))
         return loops.If(loops.op("lt", nt, loops.const(n // nr)), rows_of(nr, lanes, 0), last_one)
 
-    stmt = _over_tiles(n_block, sched.nb, n_tiles, "nt", column)
+    stmt = over_tiles(n_block, sched.nb, n_tiles, "nt", column)
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
 

@@ -17,17 +17,17 @@ from dlc.ir.loops import instructions, traverse
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops.index import coefficient, simplify, unflatten
 from dlc.ir.loops.ir import TILE, Buffer, Expr, Stmt
-from dlc.passes.fuse.access import _product
+from dlc.passes.fuse.access import product_of
 
 if TYPE_CHECKING:
-    from dlc.codegen.lower.contraction import _Tile
+    from dlc.codegen.lower.contraction import Tile
 
 ROWS_AT_ONCE = 4  # of a light epilogue
 
 
-def lower_tiles(tile: _Tile) -> Stmt:
+def lower_tiles(tile: Tile) -> Stmt:
     """The kernel's body."""
-    from dlc.codegen.lower.contraction import LIGHT, _in_bounds, _left, _over_tiles, _runs
+    from dlc.codegen.lower.contraction import LIGHT, columns_left, in_bounds, over_tiles, runs_of
     from dlc.codegen.lower.prefetch import prefetches
 
     sched, parts = tile.sched, tile.parts
@@ -35,18 +35,18 @@ def lower_tiles(tile: _Tile) -> Stmt:
     count = tile.tile_columns(results=False)
     far, near = parts.columns[: len(parts.columns) - count], parts.columns[len(parts.columns) - count :]
     outer = parts.batch + far
-    lead, last = _runs(parts.rows, tile, sched.run)
-    runs, m, n = _product(tile.extents(lead)), _product(tile.extents(last)), _product(tile.extents(near))
+    lead, last = runs_of(parts.rows, tile, sched.run)
+    runs, m, n = product_of(tile.extents(lead)), product_of(tile.extents(last)), product_of(tile.extents(near))
     if high * stack != sched.mr or wide * TILE != sched.nr or high > min(m, TILE):
         raise VerifyError(f"no whole tiles for runs of {m} rows: {sched}")
     down = -(-m // high)  # tiles of a run
     stacks, panels = -(-runs * down // stack), -(-n // sched.nr)
     m_blocks, n_blocks = -(-stacks // sched.mb), -(-panels // sched.nb)
-    task = split_axis(_product(tile.extents(outer)) * n_blocks * m_blocks, "t")
+    task = split_axis(product_of(tile.extents(outer)) * n_blocks * m_blocks, "t")
     *outer_at, n_block, m_block = unflatten(task, (*tile.extents(outer), n_blocks, m_blocks))
     base = dict(zip(tile.axes(outer), outer_at, strict=True))
     end = dict(zip(tile.axes(last), unflatten(loops.const(down * high - 1), tile.extents(last)), strict=True))
-    fits = m % high == 0 or _in_bounds(tile.operand(tile.row_value, end))
+    fits = m % high == 0 or in_bounds(tile.operand(tile.row_value, end))
 
     def rows_at(number: Expr) -> tuple[dict[Expr, Expr], Expr, Expr]:
         """Of tile `number`: where its run is, its own first row, and the row that the computed ones begin with."""
@@ -109,7 +109,7 @@ def lower_tiles(tile: _Tile) -> Stmt:
 
         def line(place: dict[Expr, Expr], at: Expr) -> Stmt:
             out = tile.epilogue(base | place | column(panel * sched.nr + v), loops.load(sums, simplify(at), v), None)
-            return loops.loop(v, out, "vector", _left(n, sched.nr, panel), TILE)
+            return loops.loop(v, out, "vector", columns_left(n, sched.nr, panel), TILE)
 
         def lines(total: int, extent: Expr | None, make_line) -> Stmt:
             group = ROWS_AT_ONCE if extent is None and tile.epilogue_cost() <= LIGHT else 1
@@ -125,12 +125,12 @@ def lower_tiles(tile: _Tile) -> Stmt:
         t = loops.axis("t", stack)
         where, first, computed = rows_at(simplify(number * stack + t))
         again = simplify(first - computed)
-        extent = _left(m, high, simplify(simplify(number * stack + t) % down))
+        extent = columns_left(m, high, simplify(simplify(number * stack + t) % down))
         body = lines(high, extent, lambda r: line(where | row(first + r), t * high + again + r))
-        return loops.loop(t, body, "serial", _left(runs * down, stack, number))
+        return loops.loop(t, body, "serial", columns_left(runs * down, stack, number))
 
-    body = _over_tiles(n_block, sched.nb, panels, "nt",
-                       lambda nt: _over_tiles(m_block, sched.mb, stacks, "mt", lambda mt: tiles(mt, nt)))
+    body = over_tiles(n_block, sched.nb, panels, "nt",
+                       lambda nt: over_tiles(m_block, sched.mb, stacks, "mt", lambda mt: tiles(mt, nt)))
     return loops.loop(task, body, "parallel") if task.op == "axis" else body
 
 

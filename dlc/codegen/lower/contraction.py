@@ -10,7 +10,7 @@ from dlc.ir.loops import schedule, traverse
 from dlc.ir.loops.index import coefficient, flatten, simplify, unflatten
 from dlc.ir.loops.interval import interval
 from dlc.ir.loops.ir import Expr, Stmt
-from dlc.passes.fuse.access import _divides, _product, cost_of, spread
+from dlc.passes.fuse.access import cost_of, divides, product_of, spread
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
 from dlc.passes.views.contraction import column_run, label_sizes, parts_of
@@ -18,7 +18,7 @@ from dlc.passes.views.contraction import column_run, label_sizes, parts_of
 LIGHT = 6  # cost of an epilogue up to which it is unrolled over the register tile
 
 
-class _Tile:
+class Tile:
     """One contraction being lowered."""
 
     def __init__(self, body: Body, sched: schedule.Contract):
@@ -46,13 +46,13 @@ class _Tile:
         return 1
 
     def _merges(self, labels: str, results: bool) -> bool:
-        axes, n = self.axes(labels), _product(self.extents(labels))
+        axes, n = self.axes(labels), product_of(self.extents(labels))
         t, j = loops.axis("t", -(-n // self.sched.nr)), loops.axis("j", self.sched.nr)
         mapping = dict(zip(axes, unflatten(simplify(t * self.sched.nr + j), self.extents(labels)), strict=True))
         loads = [e.args[0] for e in self.unit.loads if set(axes) & e.axes]
         offs = [simplify(traverse.map_expr(e, lambda *_: None, dict(mapping))) for e in loads]
         offs += [self._result_offset(u, mapping) for u in self.body.group.units if results]
-        return not any(_divides(off, j) for off in offs)
+        return not any(divides(off, j) for off in offs)
 
     def _result_offset(self, u: Unit, mapping: dict[Expr, Expr]) -> Expr:
         index = self.result_index(u, mapping)
@@ -84,7 +84,7 @@ class _Tile:
             mapping = spread(axes, list(zip(probe, trial, strict=True)))
             places = [e.args[0] for e in self.operand_loads()]
             loads = [simplify(traverse.map_expr(place, lambda *_: None, dict(mapping))) for place in places]
-            if not any(_divides(off, q) for off in loads for q in probe):
+            if not any(divides(off, q) for off in loads for q in probe):
                 extents = trial
             k -= 1
         ks = [loops.axis(f"k{n}" if len(extents) > 1 else "k", e) for n, e in enumerate(extents)]
@@ -143,22 +143,22 @@ def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
     return loops.op("add", loops.op("mul", a, b), c)
 
 
-def _runs(rows: str, tile: _Tile, run: int) -> tuple[str, str]:
+def runs_of(rows: str, tile: Tile, run: int) -> tuple[str, str]:
     """The row labels before and inside the runs."""
     k = len(rows)
-    while run and k and _product(tile.extents(rows[k:])) < run:
+    while run and k and product_of(tile.extents(rows[k:])) < run:
         k -= 1
     return (rows[:k], rows[k:]) if run else ("", rows)
 
 
-def _left(total: int, per: int, tile: Expr) -> Expr | None:
+def columns_left(total: int, per: int, tile: Expr) -> Expr | None:
     """How much of tile number `tile` lies inside, or None where all of every tile does."""
     if total % per == 0:
         return None
     return loops.op("min", loops.const(per), loops.op("sub", loops.const(total), tile * per))
 
 
-def _over_tiles(block: Expr, per: int, total: int, name: str, body) -> Stmt:
+def over_tiles(block: Expr, per: int, total: int, name: str, body) -> Stmt:
     """A loop over the tiles of one block, the last block cut short."""
     if per == 1:
         return body(block)
@@ -170,7 +170,7 @@ def _over_tiles(block: Expr, per: int, total: int, name: str, body) -> Stmt:
     return loops.loop(t, body(simplify(loops.op("add", base, t))), extent=extent)
 
 
-def _in_bounds(value: Expr) -> bool:
+def in_bounds(value: Expr) -> bool:
     """Do all unguarded loads stay in their buffers, whatever the axes?"""
     for e in traverse.loads_of(value):
         if len(e.args) == 1:
@@ -180,7 +180,7 @@ def _in_bounds(value: Expr) -> bool:
     return True
 
 
-def _columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
+def columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
     """Guard the loads of the column operand at the edge, unless the memory is padded far enough."""
     if inside is None or all(interval(e.args[0])[1] < e.attr.size for e in traverse.loads_of(value)):
         return value
@@ -197,7 +197,7 @@ def _columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
 def contiguous_columns(fused: Fused, group: Group, swap: bool) -> bool:
     """Can the column operand be read as vectors where it lies?"""
     sched = schedule.Contract(lanes=1, nr=1, swap=swap)
-    tile = _Tile(Body(fused, group), sched)
+    tile = Tile(Body(fused, group), sched)
     if not tile.parts.columns:
         return False
     axis = tile.at[tile.parts.columns[-1]]

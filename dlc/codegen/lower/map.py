@@ -10,7 +10,7 @@ from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule, traverse
 from dlc.ir.loops.index import coefficient, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
-from dlc.passes.fuse.access import Place, _product, _reads, map_extents, spread, transposed_axis
+from dlc.passes.fuse.access import Place, map_extents, product_of, reads, spread, transposed_axis
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
 
@@ -23,13 +23,13 @@ def lower_map(fused: Fused, group: Group, sched: schedule.Map) -> Lowered:
         return _lower_tiles(body, extents, sched)
     if not sched.lanes or not extents:
         axes = [loops.axis(f"i{k}", e) for k, e in enumerate(extents)]
-        stores = _map_stores(body, list(zip(axes, extents, strict=True)))
+        stores = map_stores(body, list(zip(axes, extents, strict=True)))
         return body.finish(nest(axes, stores), sched)
     inner = extents[-1]
     if len(extents) == 1:
         return _lower_flat(body, inner, sched)
     *far, rows, _ = extents
-    outer = _product(far)
+    outer = product_of(far)
     per = max(1, sched.chunk // inner)
     # a task takes whole rows of axes before the last two, or an even part of one: no division inside its loops
     pieces = -(-rows // min(per, rows))
@@ -44,7 +44,7 @@ def lower_map(fused: Fused, group: Group, sched: schedule.Map) -> Lowered:
 
         def row(r: Expr) -> Stmt:
             places = [*at, (r, rows), (v, inner)]
-            return loops.loop(v, _map_stores(body, places), "vector", None, sched.lanes)
+            return loops.loop(v, map_stores(body, places), "vector", None, sched.lanes)
 
         return rows_of(piece, part, rows, row, "r")
 
@@ -64,7 +64,7 @@ def _lower_flat(body: Body, n: int, sched: schedule.Map) -> Lowered:
     base = loops.op("mul", task, loops.const(sched.chunk))
     at = simplify(loops.op("add", base, v))
     left = loops.op("min", loops.const(sched.chunk), loops.op("sub", total, base))
-    stores = _map_stores(body, [(at, n)])
+    stores = map_stores(body, [(at, n)])
     stmt: Stmt = loops.loop(v, stores, "vector", left, sched.lanes)
     tasks = loops.op("floordiv", loops.op("add", total, loops.const(sched.chunk - 1)), loops.const(sched.chunk))
     stmt = loops.loop(task, stmt, "parallel", tasks)
@@ -74,7 +74,7 @@ def _lower_flat(body: Body, n: int, sched: schedule.Map) -> Lowered:
     return Lowered(traverse.replace_buffers(lowered.kernel, flat), lowered.nodes, -(-n // sched.chunk))
 
 
-def _map_stores(body: Body, places: Sequence[Place], predicate: Expr | None = None,
+def map_stores(body: Body, places: Sequence[Place], predicate: Expr | None = None,
                 preset: dict[Expr, Expr] | None = None) -> Stmt:
     """Compute every unit at the loop positions and store those needed outside; `preset` replaces whole loads."""
     values: dict[Unit, Expr] = {}
@@ -99,7 +99,7 @@ def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> L
     outer = [e for k, e in enumerate(extents) if k not in (across, last)]
     strip = min(tiles_a, max(1, 64 // t))  # neighbouring tiles read whole cache lines
     strips = -(-tiles_a // strip)
-    task = split_axis(_product(outer) * strips, "t")
+    task = split_axis(product_of(outer) * strips, "t")
     # in the order of the axes: neighbouring tasks write to the same lines and pages
     outer_at = list(unflatten(task, (*outer[:across], strips, *outer[across:])))
     strip_at = outer_at.pop(across)
@@ -132,7 +132,7 @@ def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> L
     k, v = loops.axis("k", t), loops.axis("v", t)  # rows of a tile run along the last axis
     for u in group.units:
         mapping = spread(u.axes, list(zip(probe, extents, strict=True)))
-        for e, off, step in _reads(body, u, mapping):
+        for e, off, step in reads(body, u, mapping):
             if coefficient(off, probe[across]) != step or coefficient(off, probe[last]) in (0, step):
                 continue
             a, b = simplify(base_a + v), simplify(base_b + k)
@@ -145,7 +145,7 @@ def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> L
                 stmts += [loops.Alloc(tile), loops.loop(k, fill, "unroll")]
             preset[e] = loops.load(tile, lane, row)
     a, b = simplify(base_a + row), simplify(base_b + lane)
-    out = _map_stores(body, places(a, b), inside(a, b), preset)
+    out = map_stores(body, places(a, b), inside(a, b), preset)
     stmts.append(loops.loop(row, loops.loop(lane, out, "vector", None, t), "unroll"))
     stmt: Stmt = loops.loop(ta, loops.Seq(tuple(stmts)))
     if tb.op == "axis":

@@ -11,7 +11,7 @@ from dlc.ir.loops.index import coefficient, simplify
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
 
 
-def _streamed(value: Expr, k: Expr, ahead: int, lines: Sequence[dict[Expr, Expr]]) -> list[Stmt]:
+def streamed(value: Expr, k: Expr, ahead: int, lines: Sequence[dict[Expr, Expr]]) -> list[Stmt]:
     """Prefetches of what a vector operand reads `ahead` positions of axis k later; `lines` are the vectors' axes at the
     start of each line of a cache."""
     found: dict[tuple[Buffer, Expr], None] = {}
@@ -23,7 +23,7 @@ def _streamed(value: Expr, k: Expr, ahead: int, lines: Sequence[dict[Expr, Expr]
     return [loops.Prefetch(b, (at,)) for b, at in found]
 
 
-def _far_rows(value: Expr, k: Expr, i: Expr, mr: int, ahead: int) -> list[Stmt]:
+def far_rows(value: Expr, k: Expr, i: Expr, mr: int, ahead: int) -> list[Stmt]:
     """Prefetches of rows that run along axis k and lie pages apart (axis i, of extent mr): no processor follows so many
     by itself. The rows take turns, so that each comes by once a line."""
     found: list[Stmt] = []
@@ -38,7 +38,7 @@ def _far_rows(value: Expr, k: Expr, i: Expr, mr: int, ahead: int) -> list[Stmt]:
     return found
 
 
-def _in_parts(ks: Sequence[Expr], inner: dict[Expr, Expr],
+def in_parts(ks: Sequence[Expr], inner: dict[Expr, Expr],
               rows: int) -> tuple[Expr | None, Expr | None, dict[Expr, Expr]]:
     """The outermost inner loop cut in as many equal parts as there are, up to `rows`: an axis of parts, one inside a
     part, and the inner labels in terms of these. None where it has no parts."""

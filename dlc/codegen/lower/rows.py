@@ -17,12 +17,12 @@ from dlc.ir.loops.index import simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
 from dlc.passes.fuse.access import (
     Place,
-    _extents,
-    _product,
     cost_of,
+    extents_of,
     inner_axes,
     levels,
     merge_axes,
+    product_of,
     spread,
 )
 from dlc.passes.fuse.fuse import Fused, Group
@@ -30,7 +30,7 @@ from dlc.passes.fuse.materialize import EXPENSIVE
 from dlc.passes.fuse.unit import Unit
 
 
-class _Row:
+class Row:
     """The code of one row (or of one block of columns)."""
 
     def __init__(self, body: Body, sched: schedule.Rows | schedule.Columns, rows: Sequence[Expr],
@@ -49,7 +49,7 @@ class _Row:
     def stmts(self) -> list[Stmt]:
         nests: dict[tuple, list[Unit]] = {}
         for u in self.group.units:
-            key = (self.level[u], _extents(inner_axes(self.group, u)))
+            key = (self.level[u], extents_of(inner_axes(self.group, u)))
             nests.setdefault(key, []).append(u)
         out: list[Stmt] = []
         for key in sorted(nests, key=lambda k: k[0]):
@@ -83,7 +83,7 @@ class _Row:
         if not inner:
             return self.lanes or (loops.const(0),)
         flat = loops.const(0)
-        for i, e in zip(where, _extents(inner), strict=True):
+        for i, e in zip(where, extents_of(inner), strict=True):
             flat = loops.op("add", loops.op("mul", flat, loops.const(e)), i)
         if not self.lanes:
             return (simplify(flat),)
@@ -97,7 +97,7 @@ class _Row:
             for v in self.group.units
             for n, _ in v.loads.values()
         )
-        inner = _product(_extents(inner_axes(self.group, u)))
+        inner = product_of(extents_of(inner_axes(self.group, u)))
         if not later or (inner > 1 and u.node in self.body.fused.stored):
             return
         dtype = u.node.dtype.compute
@@ -118,8 +118,8 @@ class _Row:
 
     # -- one loop nest ---------------------------------------------------------------------------------------------
 
-    def state(self, u: Unit, merged: tuple[int, ...]) -> _State:
-        return _State(self, u, merged)
+    def state(self, u: Unit, merged: tuple[int, ...]) -> State:
+        return State(self, u, merged)
 
     def nest(self, units: list[Unit], extents: tuple[int, ...]) -> Stmt:
         own = {u: inner_axes(self.group, u) for u in units}
@@ -140,7 +140,7 @@ class _Row:
         body = self.columns(units, states, merged) if self.lanes else self.along(units, states, merged)
         return loops.seq(*before, body, *after)
 
-    def steps(self, units: Sequence[Unit], states: dict[Unit, _State], places: Sequence[Place],
+    def steps(self, units: Sequence[Unit], states: dict[Unit, State], places: Sequence[Place],
               acc: tuple[Expr, ...], predicate: Expr | None) -> Stmt:
         """All units of a nest at one inner position: accumulate reductions, keep or store maps."""
         here: dict[Unit, Expr] = {}
@@ -165,7 +165,7 @@ class _Row:
                 out.append(self.body.store(u.node, index, value, total))
         return loops.seq(*out)
 
-    def columns(self, units: Sequence[Unit], states: dict[Unit, _State], merged: tuple[int, ...]) -> Stmt:
+    def columns(self, units: Sequence[Unit], states: dict[Unit, State], merged: tuple[int, ...]) -> Stmt:
         """Inner axes in order, the lanes across rows."""
         axes = [loops.axis(f"c{k}", e) for k, e in enumerate(merged)]
         u, lane = self.lanes
@@ -179,7 +179,7 @@ class _Row:
         u, lane = self.lanes
         return loops.loop(u, loops.loop(lane, body, "vector", None, self.sched.lanes), "unroll")
 
-    def along(self, units: Sequence[Unit], states: dict[Unit, _State], merged: tuple[int, ...]) -> Stmt:
+    def along(self, units: Sequence[Unit], states: dict[Unit, State], merged: tuple[int, ...]) -> Stmt:
         """Vectors along the last inner axis."""
         if not merged:
             return self.steps(units, states, [], (loops.const(0),), None)
@@ -214,10 +214,10 @@ class _Row:
         return nest(outer, loops.seq(*out))
 
 
-class _State:
+class State:
     """The running value of one reduction: `acc` for every lane, and for argmax and argmin the position too."""
 
-    def __init__(self, row: _Row, u: Unit, inner: tuple[int, ...]):
+    def __init__(self, row: Row, u: Unit, inner: tuple[int, ...]):
         self.row, self.u = row, u
         self.monoid = u.node.attrs["monoid"]
         self.arg = self.monoid.startswith("arg")
@@ -339,14 +339,14 @@ def lower_rows(fused: Fused, group: Group, sched: schedule.Rows | schedule.Colum
     extents = group.rows or ()
     if isinstance(sched, schedule.Columns):
         return _lower_columns(body, extents, sched)
-    total = _product(extents)
+    total = product_of(extents)
     if not sched.lanes:
         axes = [loops.axis(f"r{k}", e) for k, e in enumerate(extents)]
-        return body.finish(nest(axes, loops.Seq(tuple(_Row(body, sched, axes).stmts()))), sched)
+        return body.finish(nest(axes, loops.Seq(tuple(Row(body, sched, axes).stmts()))), sched)
     per = max(1, min(sched.rows, total))
     task = split_axis(-(-total // per), "t")
     stmt = rows_of(task, per, total,
-                   lambda row: loops.Seq(tuple(_Row(body, sched, unflatten(row, extents)).stmts())), "r")
+                   lambda row: loops.Seq(tuple(Row(body, sched, unflatten(row, extents)).stmts())), "r")
     if task.op == "axis":
         stmt = loops.loop(task, stmt, "parallel")
     return body.finish(stmt, sched)
@@ -357,13 +357,13 @@ def _lower_columns(body: Body, extents: tuple[int, ...], sched: schedule.Columns
     wide = sched.lanes * sched.unroll
     blocks = -(-n // wide)
     others = tuple(e for k, e in enumerate(extents) if k != sched.axis)
-    task = split_axis(_product(others) * blocks, "t")
+    task = split_axis(product_of(others) * blocks, "t")
     *at, block = unflatten(task, (*others, blocks))
     u, lane = loops.axis("u", sched.unroll), loops.axis("l", sched.lanes)
     col = simplify(loops.op("add", loops.op("mul", block, loops.const(wide)), u * sched.lanes + lane))
     at.insert(sched.axis, col)
     predicate = loops.op("lt", col, loops.const(n)) if n % wide else None
-    stmt: Stmt = loops.Seq(tuple(_Row(body, sched, at, (u, lane), predicate).stmts()))
+    stmt: Stmt = loops.Seq(tuple(Row(body, sched, at, (u, lane), predicate).stmts()))
     if task.op == "axis":
         stmt = loops.loop(task, stmt, "parallel")
     return body.finish(stmt, sched)

@@ -28,7 +28,7 @@ from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule
 from dlc.ir.loops.index import flatten, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
-from dlc.passes.fuse.access import _divides, _product
+from dlc.passes.fuse.access import divides, product_of
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
 from dlc.passes.layout.long_sums import Compensated, blocks_of
@@ -39,7 +39,7 @@ TASKS = 16  # pieces that a scatter is cut into when it is large enough
 TASK_ELEMENTS = 1 << 12  # elements below which a task is not worth its start
 LINE = 64  # bytes: narrower blocks of a row would share cache lines between threads
 
-_COMBINE = {"add": "add", "mul": "mul", "max": "max", "min": "min"}
+COMBINE = {"add": "add", "mul": "mul", "max": "max", "min": "min"}
 _RUNNING = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
 _OF_BOOL = {"add": "or", "mul": "and", "max": "or", "min": "and"}
 _ZERO = loops.const(0)
@@ -51,13 +51,13 @@ def lower_ordered(fused: Fused, group: Group, sched: schedule.Plain) -> Lowered:
     return body.finish(_FAMILIES[unit.kind](body, unit, sched.lanes), sched)
 
 
-def _at(body: Body, unit: Unit, value: Expr, index: Sequence[Expr], place: Sequence[Expr]) -> Expr:
+def index_at(body: Body, unit: Unit, value: Expr, index: Sequence[Expr], place: Sequence[Expr]) -> Expr:
     """`value`, written for `index`, at `place`."""
     mapping = {i: p for i, p in zip(index, place, strict=True) if i.op == "axis"}
     return body.put(unit, value, mapping, lambda m, _: m)  # type: ignore[arg-type, return-value]
 
 
-def _combiner(name: str, dtype: DType) -> str:
+def combiner(name: str, dtype: DType) -> str:
     return _OF_BOOL[name] if dtype.is_bool else name
 
 
@@ -65,16 +65,16 @@ def _flat(body: Body, unit: Unit, node: Node, parts: Sequence[tuple[Expr, Sequen
           high: int) -> bool:
     """Can axes low..high-1 be walked as one without a division? `parts` are (value, its index), `node` is stored."""
     shape = tuple(node.shape[low:high])
-    q = loops.axis("q", _product(shape))
+    q = loops.axis("q", product_of(shape))
     free = [loops.axis("f", d) for d in node.shape]
     for value, index in parts:
         rank = len(index) - len(node.shape)  # a scatter's updates have more axes than its result
         place = [*(loops.axis("f", i.attr[1]) if i.op == "axis" else _ZERO for i in index[: low + rank]),
                  *unflatten(q, shape), *free[high:]]
-        if _divides(_at(body, unit, value, index, place), q):
+        if divides(index_at(body, unit, value, index, place), q):
             return False
     offset = body.fused.table.elements.offset(node, (*free[:low], *unflatten(q, shape), *free[high:]))
-    return not _divides(simplify(offset), q)
+    return not divides(simplify(offset), q)
 
 
 # ------------------------------------------------------------------------------------------------------------- scatter
@@ -95,13 +95,13 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
     both = [(base, base_index), (unit.values[1], unit.index)]
 
     def update(before: Sequence[Expr], after: Sequence[Expr], to: Expr) -> Stmt:
-        value = _at(body, unit, unit.values[1], unit.index, [*before, *walk, *after])
-        return _combined(body, node, [*before, to, *after], value, node.attrs["combine"])
+        value = index_at(body, unit, unit.values[1], unit.index, [*before, *walk, *after])
+        return combined(body, node, [*before, to, *after], value, node.attrs["combine"])
 
     def fill(place: Sequence[Expr]) -> Stmt:
-        return body.store(node, place, _at(body, unit, base, base_index, place))
+        return body.store(node, place, index_at(body, unit, base, base_index, place))
 
-    target = clamped(_at(body, unit, unit.values[0], unit.index[: axis + index_rank],
+    target = clamped(index_at(body, unit, unit.values[0], unit.index[: axis + index_rank],
                          [*(_ZERO for _ in prefix), *walk]), n)
     walked = [w for w in walk if w.op == "axis"]
 
@@ -117,19 +117,19 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
     while merged > 1 and not _flat(body, unit, node, both, len(shape) - merged, len(shape)):
         merged -= 1
     far, near = suffix[: len(suffix) - merged], suffix[len(suffix) - merged :]
-    wide = _product(near)
-    blocks, ranges = _pieces(_product(prefix), n, _product(far), wide, max(lanes, LINE // node.dtype.itemsize))
+    wide = product_of(near)
+    blocks, ranges = _pieces(product_of(prefix), n, product_of(far), wide, max(lanes, LINE // node.dtype.itemsize))
     block = -(-wide // blocks)
     block = min(wide, -(-block // lanes) * lanes)
     blocks = -(-wide // block)
     span = -(-n // ranges)
     ranges = -(-n // span)
 
-    task = split_axis(_product(prefix) * ranges * blocks, "t")
+    task = split_axis(product_of(prefix) * ranges * blocks, "t")
     *before, range_at, block_at = unflatten(task, (*prefix, ranges, blocks))
     first, start = simplify(range_at * span), simplify(block_at * block)
-    rows = _rest(n, span, first)
-    columns = _rest(wide, block, start)
+    rows = rest(n, span, first)
+    columns = rest(wide, block, start)
 
     def along(make: Callable[[Sequence[Expr], Sequence[Expr]], Stmt], tag: str) -> Stmt:
         """`make` at every suffix position of this task (and its place in the task's piece), in vectors."""
@@ -146,7 +146,7 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
         a = split_axis(span, "a")
         if a.op != "axis":
             return make(a)
-        vectors = wide == 1 and _product(far) == 1  # then they run along the rows
+        vectors = wide == 1 and product_of(far) == 1  # then they run along the rows
         return loops.loop(a, make(a), "vector" if vectors else "serial", rows, lanes if vectors else 0)
 
     def taken(make: Stmt) -> Stmt:
@@ -157,20 +157,20 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
         return loops.If(inside, make)
 
     piece = (span, *far, block)
-    if is_long_scatter(node) and 8 * _product(piece) <= SCRATCH_LIMIT:
+    if is_long_scatter(node) and 8 * product_of(piece) <= SCRATCH_LIMIT:
         held = Buffer("held", dtypes.float64, piece, "shared")
 
         def begin(a: Expr) -> Stmt:
             def at(after: Sequence[Expr], own: Sequence[Expr]) -> Stmt:
-                value = _at(body, unit, base, base_index, [*before, simplify(first + a), *after])
+                value = index_at(body, unit, base, base_index, [*before, simplify(first + a), *after])
                 return loops.store(held, (a, *own), loops.cast(value, held.dtype))
 
             return along(at, "c")
 
         def add(after: Sequence[Expr], own: Sequence[Expr]) -> Stmt:
-            value = _at(body, unit, unit.values[1], unit.index, [*before, *walk, *after])
+            value = index_at(body, unit, unit.values[1], unit.index, [*before, *walk, *after])
             place = (simplify(target - first), *own)
-            return loops.store(held, place, loops.cast(value, held.dtype), _COMBINE[node.attrs["combine"]])
+            return loops.store(held, place, loops.cast(value, held.dtype), COMBINE[node.attrs["combine"]])
 
         def write(a: Expr) -> Stmt:
             return along(lambda after, own: body.store(node, [*before, simplify(first + a), *after], loops.cast(
@@ -179,11 +179,11 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
         stmt = loops.Seq((loops.Alloc(held), over_rows(begin), nest(walked, taken(along(add, "v"))), over_rows(write)))
         return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
-    if _product(suffix) == 1 or (block == wide and _flat(body, unit, node, both[:1], axis, len(shape))):
-        q = split_axis(span * _product(suffix), "q")  # the whole piece is one run of memory
-        copies = fill([*before, *unflatten(simplify(first * _product(suffix) + q), shape[axis:])])
+    if product_of(suffix) == 1 or (block == wide and _flat(body, unit, node, both[:1], axis, len(shape))):
+        q = split_axis(span * product_of(suffix), "q")  # the whole piece is one run of memory
+        copies = fill([*before, *unflatten(simplify(first * product_of(suffix) + q), shape[axis:])])
         if q.op == "axis":
-            copies = loops.loop(q, copies, "vector", simplify(rows * _product(suffix)), lanes)
+            copies = loops.loop(q, copies, "vector", simplify(rows * product_of(suffix)), lanes)
     else:
         copies = over_rows(lambda a: along(lambda after, _: fill([*before, simplify(first + a), *after]), "c"))
     stmt = loops.seq(copies, nest(walked, taken(along(lambda after, _: update(before, after, target), "v"))))
@@ -209,19 +209,19 @@ def _pieces(prefix: int, n: int, far: int, wide: int, narrowest: int) -> tuple[i
     return blocks, ranges
 
 
-def _rest(total: int, per: int, start: Expr) -> Expr:
+def rest(total: int, per: int, start: Expr) -> Expr:
     """The extent of the piece of `total` that begins at `start` and has at most `per`."""
     if total % per == 0:
         return loops.const(per)
     return loops.op("min", loops.const(per), simplify(loops.op("sub", loops.const(total), start)))
 
 
-def _combined(body: Body, node: Node, place: Sequence[Expr], value: Expr, combine: str) -> Stmt:
+def combined(body: Body, node: Node, place: Sequence[Expr], value: Expr, combine: str) -> Stmt:
     stored = body.store(node, place, value)
     if combine == "set":
         return stored
     assert isinstance(stored, loops.Store)
-    name = _combiner(_COMBINE[combine], node.dtype)
+    name = combiner(COMBINE[combine], node.dtype)
     if not node.dtype.is_half:
         return loops.Store(stored.buffer, stored.index, stored.value, name)
     old = loops.cast(loops.load(stored.buffer, *stored.index), node.dtype.compute)
@@ -252,19 +252,19 @@ def _cumulative(body: Body, unit: Unit, lanes: int) -> Stmt:
         merged -= 1
     near = suffix[len(suffix) - merged :]
     far = (*prefix, *suffix[: len(suffix) - merged])
-    wide = _product(near)
+    wide = product_of(near)
     if wide == 1:
-        per = max(1, min(_product(far), TASK_ELEMENTS // n))
-        task = split_axis(-(-_product(far) // per), "t")
-        stmt = rows_of(task, per, _product(far),
+        per = max(1, min(product_of(far), TASK_ELEMENTS // n))
+        task = split_axis(-(-product_of(far) // per), "t")
+        stmt = rows_of(task, per, product_of(far),
                        lambda row: one([*unflatten(row, far), *(_ZERO for _ in near)]), "r")
         return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
     unroll = max(1, min(4, wide // lanes))
-    while unroll > 1 and _product(far) * -(-wide // (lanes * unroll)) < 8:
+    while unroll > 1 and product_of(far) * -(-wide // (lanes * unroll)) < 8:
         unroll //= 2
     block = lanes * unroll
-    task = split_axis(_product(far) * -(-wide // block), "t")
+    task = split_axis(product_of(far) * -(-wide // block), "t")
     *row, block_at = unflatten(task, (*far, -(-wide // block)))
     u, v = loops.axis("u", unroll), loops.axis("v", lanes)
     column = simplify(block_at * block + u * lanes + v)
@@ -289,7 +289,7 @@ class Running:
         node = unit.node
         monoid, dtype = node.attrs["monoid"], node.dtype.compute
         self.axis, self.n = node.attrs["axis"], node.shape[node.attrs["axis"]]
-        self.combine = _combiner(_RUNNING[monoid], node.dtype)
+        self.combine = combiner(_RUNNING[monoid], node.dtype)
         self.dtype = dtypes.float64 if monoid == "prod" and dtype.is_float else dtype
         self.first = identity({"or": "any", "and": "all"}.get(self.combine, monoid), self.dtype)
         self.acc = Buffer("running", self.dtype, shape, "reg")
@@ -304,8 +304,8 @@ class Running:
         def step(k: Expr) -> Stmt:
             here = list(place)
             here[self.axis] = simplify(loops.const(self.n - 1) - k) if self.unit.node.attrs["reverse"] else k
-            got = loops.cast(guarded(_at(self.body, self.unit, self.unit.values[0], self.unit.index, here), inside),
-                             self.dtype)
+            found = index_at(self.body, self.unit, self.unit.values[0], self.unit.index, here)
+            got = loops.cast(guarded(found, inside), self.dtype)
             value = loops.load(self.acc, *at)
             if self.blocks is not None:
                 value = loops.op("add", loops.load(self.blocks.total, *at), value)
@@ -332,12 +332,12 @@ def _sort(body: Body, unit: Unit, lanes: int) -> Stmt:
     others = (*shape[:axis], *shape[axis + 1 :])
 
     def one(row: Sequence[Expr]) -> Stmt:
-        return _SortedRow(body, unit, row, lanes).stmt()
+        return SortedRow(body, unit, row, lanes).stmt()
 
     if not lanes:
         outer = [split_axis(e, f"o{k}") for k, e in enumerate(others)]
         return nest([o for o in outer if o.op == "axis"], one(outer))
-    total = _product(others)
+    total = product_of(others)
     per = max(1, min(total, TASK_ELEMENTS // (8 * shape[axis])))
     task = split_axis(-(-total // per), "t")
     stmt = rows_of(task, per, total, lambda row: one(unflatten(row, others)), "r")
@@ -361,7 +361,7 @@ class _Scratch:
         return loops.store(self.buffer, self.at(half, k), value)
 
 
-class _SortedRow:
+class SortedRow:
     """One row being sorted. Of the results (values, positions), those that nobody uses have no buffer (None)."""
 
     def __init__(self, body: Body, unit: Unit, row: Sequence[Expr], lanes: int):
@@ -385,7 +385,7 @@ class _SortedRow:
 
     def element(self, k: Expr) -> Expr:
         """Element k of the row as it would be in memory, as a key."""
-        value = _at(self.body, self.unit, self.unit.values[0], self.unit.index, self.place(k))
+        value = index_at(self.body, self.unit, self.unit.values[0], self.unit.index, self.place(k))
         return loops.cast(loops.cast(store_value(value, self.source), self.source.compute), self.key_dtype)
 
     def before(self, a: Expr, b: Expr) -> Expr:

@@ -11,7 +11,7 @@ import numpy as np
 from dlc.base.errors import DTypeError, ShapeError
 from dlc.frontend.array.axes import broadcast_nodes, shape_tuple
 from dlc.frontend.array.operands import host_array
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import places
 from dlc.frontend.core.labels import class_numbers
 from dlc.frontend.core.location import Located, user_errors
 from dlc.frontend.core.operands import as_dtype, as_node, promote, result_dtype
@@ -29,9 +29,9 @@ def _dtype(name: str, dtype, default: DType) -> DType:
 
 def made(node: Node, device) -> Tensor:
     """A new Tensor that is computed on `device`, or (None) on the default device."""
-    if device is None and not placement.several:
+    if device is None and not places.several:
         return wrap(node)
-    return wrap(placement.pinned(node, placement.wanted(device)))
+    return wrap(places.pinned(node, places.wanted(device)))
 
 
 @user_errors
@@ -49,10 +49,10 @@ def asarray(obj, dtype: DType | None = None, *, device: str | None = None, copy:
     if hasattr(obj, "__dlpack__") and not isinstance(obj, (Tensor, np.ndarray)):
         obj = from_dlpack(obj, copy=True)
         return asarray(obj, dtype, device=device)
-    if device is None and not placement.several:
+    if device is None and not places.several:
         return wrap(as_node(obj, dtype))
-    where = placement.wanted(device)
-    return wrap(placement.pinned(as_node(obj, dtype, where), where))
+    where = places.wanted(device)
+    return wrap(places.pinned(as_node(obj, dtype, where), where))
 
 
 @user_errors
@@ -119,8 +119,8 @@ def _like(name: str, x, value, dtype: DType | None, device) -> Tensor:
 
 def _device_of(node: Node) -> str | None:
     """The device of a tensor, where it has one."""
-    where = placement.place(node) if placement.several else ""
-    return where if where not in placement.NOWHERE else None
+    where = places.place(node) if places.several else ""
+    return where if where not in places.NOWHERE else None
 
 
 @user_errors

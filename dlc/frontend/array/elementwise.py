@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from dlc.base.errors import DTypeError, ShapeError
 from dlc.frontend.array.axes import broadcast_nodes, spread
-from dlc.frontend.array.operands import BITS, _needs, _result, as_float, finite_of, operands, signbit_of, wide
+from dlc.frontend.array.operands import BITS, as_float, finite_of, needs, operands, signbit_of, wide, wrap_result
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_dtype, as_node, promote
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -93,9 +93,9 @@ def _arithmetic(name: str, op: str, on_bool: str | None, doc: str) -> Callable:
         a, c = operands(name, x1, x2)
         if a.dtype.is_bool:
             if on_bool is None:
-                _needs(name, "iuf", "numbers", a, c)
+                needs(name, "iuf", "numbers", a, c)
             return wrap(b.op(on_bool, a, c))
-        return _result(b.op(op, a, c), x1, x2)
+        return wrap_result(b.op(op, a, c), x1, x2)
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -120,7 +120,7 @@ mod = remainder
 def divide(x1, x2) -> Tensor:
     """x1 / x2 in floating point: two integers divide as float32."""
     a, c = (as_float(n) for n in operands("divide", x1, x2))
-    return _result(a / c, x1, x2)
+    return wrap_result(a / c, x1, x2)
 
 
 true_divide = divide
@@ -130,7 +130,7 @@ true_divide = divide
 def fmod(x1, x2) -> Tensor:
     """The remainder of x1 / x2 rounded towards zero: the sign of x1; integer remainder by 0 is 0."""
     a, c = operands("fmod", x1, x2)
-    _needs("fmod", "iuf", "numbers", a, c)
+    needs("fmod", "iuf", "numbers", a, c)
     if a.dtype.is_int:
         m = b.op("mod", a, c)  # the sign of x2; not by magnitudes, since the lowest integer has none
         if a.dtype.kind == "i":
@@ -138,10 +138,10 @@ def fmod(x1, x2) -> Tensor:
             other = b.op("ne", b.op("lt", a, zero), b.op("lt", m, zero))
             other = b.op("and", b.op("ne", m, zero), other)
             m = b.select(other, m - c, m)
-        return _result(m, x1, x2)
+        return wrap_result(m, x1, x2)
     negative_a = signbit_of(a)  # not abs(a), which has no derivative at 0
     m = b.op("mod", b.select(negative_a, b.op("neg", a), a), b.op("abs", c))
-    return _result(b.select(negative_a, b.op("neg", m), m), x1, x2)
+    return wrap_result(b.select(negative_a, b.op("neg", m), m), x1, x2)
 
 
 @user_errors
@@ -158,7 +158,7 @@ def pow(x1, x2) -> Tensor:
         if base.dtype.is_int and isinstance(x2, int):
             if x2 < 0:
                 raise DTypeError(f"pow: {base.dtype.name} to the negative power {x2}; cast to a float first")
-            return _result(_power(base, x2), x1, x2)
+            return wrap_result(_power(base, x2), x1, x2)
         small = float(x2)
         base = promote(x1, x2)[0]
         if base.dtype.is_float and (small.is_integer() and builtins.abs(small) <= 8 or builtins.abs(small) == 0.5):
@@ -167,10 +167,10 @@ def pow(x1, x2) -> Tensor:
                 w = _root(w, small)
             else:  # the reciprocal first: a power of it is 0 or infinite only where the result is
                 w = _power(b.like(w, 1) / w if small < 0 else w, int(builtins.abs(small)))
-            return _result(b.cast(w, base.dtype), x1, x2)
+            return wrap_result(b.cast(w, base.dtype), x1, x2)
     a, c = operands("pow", x1, x2)
-    _needs("pow", "iuf", "numbers", a, c)
-    return _result(b.op("pow", a, c) if a.dtype.is_float else _integer_power(a, c), x1, x2)
+    needs("pow", "iuf", "numbers", a, c)
+    return wrap_result(b.op("pow", a, c) if a.dtype.is_float else _integer_power(a, c), x1, x2)
 
 
 power = pow
@@ -217,7 +217,7 @@ def _integer_power(x: Node, e: Node) -> Node:
 def atan2(x1, x2) -> Tensor:
     """The angle of the point (x2, x1) in [-pi, pi]."""
     a, c = (as_float(n) for n in operands("atan2", x1, x2))
-    return _result(b.op("atan2", a, c), x1, x2)
+    return wrap_result(b.op("atan2", a, c), x1, x2)
 
 
 @user_errors
@@ -237,7 +237,7 @@ def hypot(x1, x2) -> Tensor:
     safe = b.select(edge, b.like(a, 1), big)
     t = b.select(edge, b.like(a, 0), small) / safe
     out = b.select(edge, big, safe * b.op("sqrt", t * t + 1))
-    return _result(b.cast(b.select(infinite, inf, out), result), x1, x2)
+    return wrap_result(b.cast(b.select(infinite, inf, out), result), x1, x2)
 
 
 @user_errors
@@ -252,7 +252,7 @@ def logaddexp(x1, x2) -> Tensor:
     infinite = b.op("and", b.op("eq", a, c), b.op("eq", b.op("abs", a), b.like(a, math.inf)))
     apart = b.select(infinite, b.like(a, 0), small - big)
     out = big + b.op("log1p", b.op("exp", apart))
-    return _result(b.cast(out, result), x1, x2)
+    return wrap_result(b.cast(out, result), x1, x2)
 
 
 @user_errors
@@ -260,7 +260,7 @@ def copysign(x1, x2) -> Tensor:
     """The magnitude of x1 with the sign bit of x2."""
     a, c = (as_float(n) for n in operands("copysign", x1, x2))
     size = b.op("abs", a)
-    return _result(b.select(signbit_of(c), b.op("neg", size), size), x1, x2)
+    return wrap_result(b.select(signbit_of(c), b.op("neg", size), size), x1, x2)
 
 
 @user_errors
@@ -279,7 +279,7 @@ def nextafter(x1, x2) -> Tensor:
     out = b.select(b.op("eq", a, zero), b.make("bitcast", (first,), dtype=a.dtype), out)
     out = b.select(b.op("eq", a, c), c, out)
     nan = b.op("or", b.op("ne", a, a), b.op("ne", c, c))
-    return _result(b.select(nan, b.like(a, math.nan), out), x1, x2)
+    return wrap_result(b.select(nan, b.like(a, math.nan), out), x1, x2)
 
 
 # -- comparison -----------------------------------------------------------------------------------------------------
@@ -367,8 +367,8 @@ def _bitwise(name: str, op: str, kinds: str, doc: str) -> Callable:
 
     def f(x1, x2) -> Tensor:
         a, c = operands(name, x1, x2)
-        _needs(name, kinds, what, a, c)
-        return _result(b.op(op, a, c), x1, x2)
+        needs(name, kinds, what, a, c)
+        return wrap_result(b.op(op, a, c), x1, x2)
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -386,8 +386,8 @@ bitwise_right_shift = _bitwise("bitwise_right_shift", "shr", "iu", "x1 >> x2; th
 def bitwise_invert(x) -> Tensor:
     """~x: every bit (of a bool: the truth value) inverted."""
     n = as_node(x)
-    _needs("bitwise_invert", "biu", "an integer or bool", n)
-    return _result(b.op("not", n), x)
+    needs("bitwise_invert", "biu", "an integer or bool", n)
+    return wrap_result(b.op("not", n), x)
 
 
 bitwise_not = bitwise_invert
@@ -401,7 +401,7 @@ def where(condition, x1, x2) -> Tensor:
     """x1 where `condition` is non-zero, x2 elsewhere; all three broadcast."""
     cond = truth(as_node(condition))
     cond, a, c = broadcast_nodes("where", cond, *promote(x1, x2))
-    return _result(b.select(cond, a, c), x1, x2)
+    return wrap_result(b.select(cond, a, c), x1, x2)
 
 
 @user_errors
@@ -414,13 +414,13 @@ def clip(x, min=None, max=None) -> Tensor:
     if not given:
         return wrap(as_node(x))
     nodes = operands("clip", x, *given)
-    _needs("clip", "iuf", "numbers", *nodes)
+    needs("clip", "iuf", "numbers", *nodes)
     out = nodes.pop(0)
     if min is not None:
         out = _limited("max", out, nodes.pop(0), min)
     if max is not None:
         out = _limited("min", out, nodes.pop(0), max)
-    return _result(out, x, *given)
+    return wrap_result(out, x, *given)
 
 
 def _limited(name: str, x: Node, limit: Node, given) -> Node:

@@ -9,8 +9,7 @@ import numpy as np
 
 from dlc.base.errors import DTypeError, TraceError
 from dlc.frontend.array.axes import broadcast_nodes
-from dlc.frontend.core import eager
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import eager, places
 from dlc.frontend.core.location import here
 from dlc.frontend.core.operands import is_weak, promote
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -40,7 +39,7 @@ def _all_weak(*operands) -> bool:
     return builtins.all(is_weak(x) for x in operands)
 
 
-def _result(node: Node, *operands) -> Tensor:
+def wrap_result(node: Node, *operands) -> Tensor:
     """A Tensor that is weakly typed if it came from Python numbers only."""
     return wrap(node, weak=not node.dtype.is_bool and _all_weak(*operands))
 
@@ -50,7 +49,7 @@ def operands(name: str, *args) -> list[Node]:
     return broadcast_nodes(name, *promote(*args))
 
 
-def _needs(name: str, kinds: str, what: str, *nodes: Node) -> None:
+def needs(name: str, kinds: str, what: str, *nodes: Node) -> None:
     for n in nodes:
         if n.dtype.kind not in kinds:
             got = ", ".join(f"{m.dtype.name}{list(m.shape)}" for m in nodes)
@@ -62,7 +61,7 @@ def host_constant(array: np.ndarray) -> Node:
 
     It follows the operands that it meets to their device.
     """
-    return eager.following(np.asarray(array)) if placement.several else eager.array_node(np.asarray(array), False)
+    return eager.following(np.asarray(array)) if places.several else eager.array_node(np.asarray(array), False)
 
 
 def host_array(name: str, x, why: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from dlc.frontend.array.elementwise import astype, divide, multiply
-from dlc.frontend.array.operands import _needs, _result, as_float, finite_of, signbit_of, wide
+from dlc.frontend.array.operands import as_float, finite_of, needs, signbit_of, wide, wrap_result
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -17,7 +17,7 @@ from dlc.ir.graph import nodes as b
 def _unary_float(name: str, op: str, doc: str) -> Callable:
     def f(x) -> Tensor:
         n = as_float(as_node(x))
-        return _result(b.op(op, n), x)
+        return wrap_result(b.op(op, n), x)
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -27,7 +27,7 @@ def _unary_float(name: str, op: str, doc: str) -> Callable:
 def _rounding(name: str, doc: str) -> Callable:
     def f(x) -> Tensor:
         n = as_node(x)
-        return _result(b.op(name, n) if n.dtype.is_float else n, x)
+        return wrap_result(b.op(name, n) if n.dtype.is_float else n, x)
 
     f.__name__ = f.__qualname__ = name
     f.__doc__ = doc
@@ -75,32 +75,32 @@ def round(x, decimals: int = 0) -> Tensor:
 def abs(x) -> Tensor:
     """Absolute value. Not for bool."""
     n = as_node(x)
-    _needs("abs", "iuf", "a number", n)
-    return _result(n if n.dtype.kind == "u" else b.op("abs", n), x)
+    needs("abs", "iuf", "a number", n)
+    return wrap_result(n if n.dtype.kind == "u" else b.op("abs", n), x)
 
 
 @user_errors
 def negative(x) -> Tensor:
     """-x; unsigned integers wrap. Not for bool."""
     n = as_node(x)
-    _needs("negative", "iuf", "a number (for bool, use logical_not)", n)
-    return _result(b.op("neg", n), x)
+    needs("negative", "iuf", "a number (for bool, use logical_not)", n)
+    return wrap_result(b.op("neg", n), x)
 
 
 @user_errors
 def positive(x) -> Tensor:
     """x itself. Not for bool."""
     n = as_node(x)
-    _needs("positive", "iuf", "a number", n)
-    return _result(n, x)
+    needs("positive", "iuf", "a number", n)
+    return wrap_result(n, x)
 
 
 @user_errors
 def sign(x) -> Tensor:
     """-1, 0 or 1 by the sign of x; NaN for NaN. Not for bool."""
     n = as_node(x)
-    _needs("sign", "iuf", "a number", n)
-    return _result(b.op("sign", n), x)
+    needs("sign", "iuf", "a number", n)
+    return wrap_result(b.op("sign", n), x)
 
 
 @user_errors
@@ -121,7 +121,7 @@ def square(x) -> Tensor:
 def reciprocal(x) -> Tensor:
     """1 / x; integers as float32."""
     n = as_float(as_node(x))
-    return _result(b.like(n, 1) / n, x)
+    return wrap_result(b.like(n, 1) / n, x)
 
 
 @user_errors
@@ -129,21 +129,21 @@ def log10(x) -> Tensor:
     """Logarithm to base 10."""
     n = as_float(as_node(x))
     w = b.op("log2", b.cast(n, n.dtype.compute))
-    return _result(b.cast(w * math.log10(2), n.dtype), x)
+    return wrap_result(b.cast(w * math.log10(2), n.dtype), x)
 
 
 @user_errors
 def exp2(x) -> Tensor:
     """2 to the power of x."""
     n = as_float(as_node(x))
-    return _result(b.op("pow", b.like(n, 2), n), x)
+    return wrap_result(b.op("pow", b.like(n, 2), n), x)
 
 
 @user_errors
 def sigmoid(x) -> Tensor:
     """1 / (1 + exp(-x)), which neither overflows nor loses small values; its derivative does not either."""
     n = as_float(as_node(x))
-    return _result(b.cast(b.op("sigmoid", wide(n)), n.dtype), x)
+    return wrap_result(b.cast(b.op("sigmoid", wide(n)), n.dtype), x)
 
 
 @user_errors

@@ -14,7 +14,7 @@ import numpy as np
 
 from dlc.base import forks
 from dlc.base.errors import TraceError
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import places
 from dlc.frontend.core import trace as tracing
 from dlc.frontend.core.location import here
 from dlc.frontend.core.precision import setting
@@ -60,11 +60,11 @@ def array_node(array: np.ndarray, shared: bool, device: str | None = None) -> No
             trace = trace.parent
         if trace.kind == "jit":
             return trace.array(array, type)
-    if not placement.several:
+    if not places.several:
         return leaf(array_buffer(array), type)
     if state.trace is not None:
         return following(array)
-    return leaf(array_buffer(array, device or placement.default()), type)
+    return leaf(array_buffer(array, device or places.default()), type)
 
 
 def array_buffer(array: np.ndarray, device: str = "cpu") -> Buffer:
@@ -152,11 +152,11 @@ def realize_pending() -> None:
 
 def _by_device(cells: list[Cell]) -> list[list[Cell]]:
     """The cells whose values are computed together."""
-    if not placement.several:
+    if not places.several:
         return [cells]
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(placement.settled(placement.place_of(cell)), []).append(cell)
+        groups.setdefault(places.settled(places.place_of(cell)), []).append(cell)
     return list(groups.values())
 
 
@@ -170,7 +170,7 @@ def settle(cell: Cell) -> None:
         register_leaf(cell._node, cell)
     elif not tracing.differentiable(node):
         cell._node = leaf(node.data, node.type)
-        if placement.floats(node) and node.data.device == "cpu":
+        if places.floats(node) and node.data.device == "cpu":
             cell._node.attrs["follows"] = True
 
 
@@ -189,12 +189,12 @@ def compute(roots: list[Node]) -> None:
     roots = [r for r in dict.fromkeys(roots) if r.data is None]
     if not roots:
         return
-    device = placement.resolve(roots)
+    device = places.resolve(roots)
     outputs = expanded(roots)
     graph, buffers = cut(outputs, device)
     executable = compiled(graph, (), device)
-    if placement.several:
-        buffers = placement.on(buffers, device)
+    if places.several:
+        buffers = places.on(buffers, device)
     results = executable.run(buffers)
     for root, buffer in zip(roots, results, strict=True):
         root.data = remember(root, buffer)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from dlc.base.errors import DTypeError
-from dlc.frontend.core import eager
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import eager, places
 from dlc.frontend.core.location import here
 from dlc.ir import dtypes
 from dlc.ir.graph.graph import Node, TensorType
@@ -80,7 +79,7 @@ def adopt(x: Any, copy: bool | None) -> Node | np.ndarray:
 def _from_cuda(x: Any, index: int, half: bool, copy: bool | None) -> Node:
     from dlc.runtime.cuda import interop as cuda_interop
 
-    placement.usable(f"cuda:{index}")
+    places.usable(f"cuda:{index}")
     buffer, shape, dtype, copied = cuda_interop.adopt(_Bits(x) if half else x, index, bool(copy))
     if copied and copy is False:
         raise BufferError(f"from_dlpack: an array that is not contiguous needs a copy\n  at {here()}")

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from dlc.base.errors import DTypeError, ShapeError, is_foreign, no_operand
-from dlc.frontend.core import eager, foreign, moving
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import eager, foreign, moving, places
 from dlc.frontend.core.location import here, user_errors
 from dlc.frontend.core.trace import Cell, make_cell, state
 from dlc.ir import dtypes
@@ -66,13 +65,13 @@ def tensor(x: Any, dtype: DType | None, device: Any = None) -> Node:
     if is_foreign(x):
         x = foreign.adopt(x, copy=True)
         x = make_cell(x, state.trace) if isinstance(x, Node) else x
-    if device is None and not placement.several:
+    if device is None and not places.several:
         return as_node(x, dtype)
-    where = placement.wanted(device)
+    where = places.wanted(device)
     if where is not None and isinstance(x, Cell):
         node = moving.moved_node(x, where) if device is not None else None
         return as_node(x if node is None else make_cell(node, state.trace, x._weak), dtype)
-    return placement.pinned(as_node(x, dtype, where), where)
+    return places.pinned(as_node(x, dtype, where), where)
 
 
 def _as_array(x: Any, dtype: DType | None) -> np.ndarray:

@@ -20,8 +20,7 @@ from dlc.base.errors import (
     TraceError,
     kind_of,
 )
-from dlc.frontend.core import eager, in_place, moving
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import eager, in_place, moving, places
 from dlc.frontend.core.in_place import stopped
 from dlc.frontend.core.location import here, user_errors
 from dlc.frontend.core.operands import as_node, tensor
@@ -90,7 +89,7 @@ class Tensor(Cell):
 
     def _fitted(self, value: Any, what: str, exact: bool = False) -> Node:
         number = not isinstance(value, Tensor) and isinstance(value, (bool, int, float))
-        here_ = self.device if placement.several and not isinstance(value, Tensor) else None
+        here_ = self.device if places.several and not isinstance(value, Tensor) else None
         node = build.const(value, self._node.dtype) if number else as_node(value, device=here_)
         if node.shape != self._node.shape:
             if node.shape != () or exact and not number:
@@ -102,19 +101,19 @@ class Tensor(Cell):
                     f"{what}: a {node.dtype.name} value for a {self._node.dtype.name} tensor; cast it first"
                 )
             node = build.cast(node, self._node.dtype)
-        return self._placed(node, what) if placement.several and not self.follows else node
+        return self._placed(node, what) if places.several and not self.follows else node
 
     def _placed(self, node: Node, what: str) -> Node:
         """A new value for this cell, which it must not take to another device."""
-        own = placement.place(self._read()) if self._owner is not state.trace else placement.place_of(self)
-        real = {own, placement.place(node)} - {placement.ANYWHERE, placement.FOLLOWS}
+        own = places.place(self._read()) if self._owner is not state.trace else places.place_of(self)
+        real = {own, places.place(node)} - {places.ANYWHERE, places.FOLLOWS}
         if len(real) > 1:
             raise DeviceError(
-                f"{what}: a value on {placement.place(node)} for a tensor on {own}; move it with to()"
+                f"{what}: a value on {places.place(node)} for a tensor on {own}; move it with to()"
             )
-        where = placement.settled(own)
-        if state.trace is None and node.data is None and placement.place(node) in ("", placement.FOLLOWS):
-            return placement.pinned(node, where)
+        where = places.settled(own)
+        if state.trace is None and node.data is None and places.place(node) in ("", places.FOLLOWS):
+            return places.pinned(node, where)
         return node
 
     @property
@@ -132,7 +131,7 @@ class Tensor(Cell):
     @property
     def device(self) -> str:
         """Where the value is, or will be computed: "cpu", "cuda:0", ..."""
-        return placement.place_at(self)
+        return places.place_at(self)
 
     # --- gradients ---
 
@@ -203,7 +202,7 @@ class Tensor(Cell):
                 f"grad: a {value.dtype.name} {value.shape} gradient for a {self.dtype.name} {self.shape} tensor"
                 f"\n  at {here()}"
             )
-        if value is not None and placement.several and value.device != self.device:
+        if value is not None and places.several and value.device != self.device:
             raise DeviceError(f"grad: a gradient on {value.device} for a tensor on {self.device}\n  at {here()}")
         if self._owner is state.trace:
             self._grad = value
@@ -340,7 +339,7 @@ class Tensor(Cell):
 
     def __reduce__(self):
         array, attributes = np.array(self.numpy()), getattr(self, "__dict__", {})
-        where = None if self.follows or placement.floats(self._node) else self.device
+        where = None if self.follows or places.floats(self._node) else self.device
         kind = self._copied_as or type(self)
         return _rebuild, (kind, array, where, self._weak, self._requires_grad, attributes)
 
@@ -350,7 +349,7 @@ def _rebuild(
 ) -> Tensor:
     """A pickled Tensor on the device it was on (None: it goes where it is used). Raises DeviceError without that."""
     out = cls.__new__(cls)
-    if where is None and placement.several:
+    if where is None and places.several:
         out._node, out._owner, out._grad, out._requires_grad = eager.following(array), state.trace, None, False
     else:
         try:
@@ -384,8 +383,8 @@ def wrap(node: Node, weak: bool = False) -> Tensor:
     trace = state.trace
     if state.no_grad and node.type.dtype.is_float and node.op not in ("const", "stop_gradient"):
         node = make("stop_gradient", (node,), node.loc)
-    if placement.several:
-        placement.place(node)  # operands on different devices are an error of this operation
+    if places.several:
+        places.place(node)  # operands on different devices are an error of this operation
     out = bare(node, trace, weak)
     if trace is None:
         eager.count(out)

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlc.frontend.core import eager
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import eager, places
 from dlc.frontend.core.location import here
 from dlc.frontend.core.tensor import Tensor, bare
 from dlc.frontend.core.trace import state
@@ -76,7 +75,7 @@ def is_leaf(x: Any) -> bool:
 
 def of_array(array: Any) -> Tensor:
     """An array given as an argument: it goes where the function runs."""
-    if not placement.several:
+    if not places.several:
         return Tensor(array)
     return bare(eager.following(np.asarray(array)), state.trace)
 

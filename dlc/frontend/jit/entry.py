@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dlc.frontend.core import eager, moving
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import eager, moving, places
 from dlc.frontend.core import trace as tracing
 from dlc.frontend.core.location import here
 from dlc.frontend.core.tensor import Tensor, from_buffer
@@ -80,8 +79,8 @@ class Entry:
     def finish(self) -> None:
         """Prepare what `run` needs at every call."""
         n = self.n_assigned
-        assigned = self.cells[:n] if placement.several else []
-        self.followers = [c for c in assigned if placement.place_of(c()) in placement.NOWHERE]
+        assigned = self.cells[:n] if places.several else []
+        self.followers = [c for c in assigned if places.place_of(c()) in places.NOWHERE]
         # nobody but us holds nodes and buffers if their reference counts add up to the smallest possible
         self.free_nodes, self.free_buffers = _NODE_FREE * n, _BUFFER_FREE * n
         # every argument is an input, in order, if there are this many
@@ -169,8 +168,8 @@ class Entry:
             if self.arrays:
                 inputs += map(_array_buffer, self.arrays)
             inputs += self.captured
-            if placement.several and self.device == "cpu":  # a GPU's program takes what is elsewhere itself
-                inputs = placement.on(inputs, "cpu")
+            if places.several and self.device == "cpu":  # a GPU's program takes what is elsewhere itself
+                inputs = places.on(inputs, "cpu")
             executable = self.executable
             if state.checked is not None:
                 executable = eager.compiled(self.graph, self.donate, self.device)

@@ -21,8 +21,7 @@ import numpy as np
 
 from dlc.base import forks, settings
 from dlc.base.errors import TraceError, is_foreign, no_operand, warn
-from dlc.frontend.core import eager
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import eager, places
 from dlc.frontend.core import trace as tracing
 from dlc.frontend.core.location import here
 from dlc.frontend.core.precision import setting
@@ -180,8 +179,8 @@ class JitFunction:
             key.append(node.type)
         if len(args) > 1 and len(set(map(id, args))) != len(args):
             return None
-        if placement.several:
-            key += [placement.default(), *(placement.place(a._node) for a in args)]
+        if places.several:
+            key += [places.default(), *(places.place(a._node) for a in args)]
         if state.no_grad:
             key.append("no_grad")  # type: ignore[arg-type]
         if state.autocast[0] is not None:
@@ -206,8 +205,8 @@ class JitFunction:
                         return None
                     eager.realize(leaf)
                 key.append((leaf._node.type, type(leaf), leaf._weak, leaf._requires_grad))
-                if placement.several:
-                    key.append(placement.place(leaf._node))
+                if places.several:
+                    key.append(places.place(leaf._node))
                 tensors.append(leaf)
             elif type(leaf) is Static:
                 key.append(static(leaf.value))
@@ -225,8 +224,8 @@ class JitFunction:
         if len(set(map(id, tensors))) != len(tensors):
             first = {}
             key.append(tuple(first.setdefault(id(t), k) for k, t in enumerate(tensors)))
-        if placement.several:
-            key.append(placement.default())
+        if places.several:
+            key.append(places.default())
         if state.no_grad:
             key.append("no_grad")
         if state.autocast[0] is not None:

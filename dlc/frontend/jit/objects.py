@@ -34,7 +34,7 @@ bases_of = operator.attrgetter("__bases__")
 
 
 @functools.lru_cache(4096)
-def _is_users(filename: str) -> bool:
+def is_users(filename: str) -> bool:
     """Whether code in this file is the user's own: not ours, and not an installed library's."""
     library = filename.startswith((PACKAGE, *_LIBRARIES, "<frozen ")) or _INSTALLED.search(filename)
     return bool(filename) and not library
@@ -43,17 +43,17 @@ def _is_users(filename: str) -> bool:
 def is_users_module(name: str) -> bool:
     """Whether a module of this name, of the user's own, has been imported."""
     module = sys.modules.get(name)
-    return isinstance(module, types.ModuleType) and _is_of_users(module)
+    return isinstance(module, types.ModuleType) and is_of_users(module)
 
 
-def _is_of_users(module: types.ModuleType) -> bool:
+def is_of_users(module: types.ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     if file or not hasattr(module, "__path__"):  # one without a file was made at run time
-        return _is_users(file) if file else module.__name__.partition(".")[0] not in sys.stdlib_module_names
-    return any(_is_users(os.path.join(path, "")) for path in module.__path__)  # a package that is only folders
+        return is_users(file) if file else module.__name__.partition(".")[0] not in sys.stdlib_module_names
+    return any(is_users(os.path.join(path, "")) for path in module.__path__)  # a package that is only folders
 
 
-def _is_library(cls: type) -> bool:
+def is_library(cls: type) -> bool:
     """Whether a class is ours or an installed library's."""
     if not cls.__flags__ & _HEAP_TYPE:
         return True
@@ -61,18 +61,18 @@ def _is_library(cls: type) -> bool:
         return False
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if file:
-        return not _is_users(file)
+        return not is_users(file)
     return cls.__module__ in sys.stdlib_module_names
 
 
-def _is_installed(cls: type) -> bool:
+def is_installed(cls: type) -> bool:
     """Whether a class is ours or of an installed library, but not Python's own."""
-    return _is_library(cls) and cls.__module__.partition(".")[0] not in sys.stdlib_module_names
+    return is_library(cls) and cls.__module__.partition(".")[0] not in sys.stdlib_module_names
 
 
 def is_data(value: Any) -> bool:
     """Whether it cannot be called and has no methods of the user's: a number, a string, a container."""
-    return _is_library(type(value)) and (isinstance(value, SCALARS) or is_container(value) and not callable(value))
+    return is_library(type(value)) and (isinstance(value, SCALARS) or is_container(value) and not callable(value))
 
 
 def by_content(value: Any) -> bool:
@@ -81,7 +81,7 @@ def by_content(value: Any) -> bool:
     No weak reference to it can be had, or one would say nothing.
     """
     cls = type(value)
-    if not cls.__flags__ & _HEAP_TYPE or _is_library(cls):
+    if not cls.__flags__ & _HEAP_TYPE or is_library(cls):
         return listing(cls) is not None
     return not cls.__weakrefoffset__ and not issubclass(cls, (*SCALARS, Tensor, type))
 
@@ -93,20 +93,20 @@ def is_container(value: Any) -> bool:
 
 def is_leaf(value: Any) -> bool:
     """Whether it is compared itself where it stands in a container, not what it holds."""
-    return type(value) in _PLAIN or not is_container(value) or type(value) is tuple and _is_constant(value)
+    return type(value) in _PLAIN or not is_container(value) or type(value) is tuple and is_constant(value)
 
 
 def is_lasting(value: Any) -> bool:
     """Whether it is a module of a library, or a function or class that such a module holds under its name."""
     if isinstance(value, types.ModuleType):
-        return sys.modules.get(value.__name__) is value and not _is_of_users(value)
+        return sys.modules.get(value.__name__) is value and not is_of_users(value)
     if not isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
         return False
     module = sys.modules.get(value.__module__ or "")
     return getattr(module, value.__name__, None) is value and is_lasting(module)
 
 
-def _is_constant(value: Any) -> bool:
+def is_constant(value: Any) -> bool:
     return type(value) in (tuple, frozenset) and all(type(part) in SCALARS for part in value)
 
 
@@ -115,12 +115,12 @@ def listing(cls: type) -> Callable[[Any], Sequence[Any]] | None:
     found = _LISTINGS.get(cls, MISSING)
     if found is MISSING:
         found = next((how for base, how in _LISTINGS.items() if issubclass(cls, base)), None)
-        if found is None and _is_library(cls) and not _is_installed(cls) and cls is not type(os.environ):
+        if found is None and is_library(cls) and not is_installed(cls) and cls is not type(os.environ):
             if issubclass(cls, Mapping):
                 found = _pairs
             elif issubclass(cls, (MappingView, Sequence, Set)) and not issubclass(cls, (*SCALARS, memoryview)):
                 found = tuple
-        if _is_library(cls):
+        if is_library(cls):
             _LISTINGS[cls] = found
     return found
 
@@ -184,10 +184,10 @@ def held_by(value: Any) -> list[Any]:
     return [p for part in found for p in (gc.get_referents(part) if type(part).__name__ == _LINK else (part,))]
 
 
-def _table_of(cls: type) -> Callable[[Any], Mapping]:
+def table_of(cls: type) -> Callable[[Any], Mapping]:
     """How to get at the attributes of an instance, without running code of its class."""
     slots = {n: v for k in cls.__mro__ for n, v in vars(k).items() if isinstance(v, types.MemberDescriptorType)}
-    if _is_library(cls) or not slots and cls.__getattribute__ is object.__getattribute__:
+    if is_library(cls) or not slots and cls.__getattribute__ is object.__getattribute__:
         return dict_of
 
     def table(value: Any) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _raw_dict(value: Any) -> Mapping:
         return {}
 
 
-def _same(value: Any) -> Any:
+def same(value: Any) -> Any:
     return value
 
 

@@ -36,20 +36,20 @@ from dlc.frontend.jit.objects import (
     MISSING,
     SCALARS,
     Cell,
-    _is_constant,
-    _is_installed,
-    _is_library,
-    _is_of_users,
-    _is_users,
-    _same,
-    _table_of,
     bases_of,
     dict_of,
     held_by,
+    is_constant,
     is_container,
     is_data,
+    is_installed,
+    is_library,
+    is_of_users,
+    is_users,
     is_users_module,
     listing,
+    same,
+    table_of,
 )
 
 STREAMS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator)
@@ -144,7 +144,7 @@ class Reach:
         self._events: list[str] = []  # names in the order found; once more where the level rises
         self._strings: list[str] = []
         self._candidates: dict[str, None] = {}  # names of modules that the code may import
-        owner = functools.partial(_same, sys)
+        owner = functools.partial(same, sys)
         self._imports = self._space(owner, operator.attrgetter("modules"), "library", "module {}")
         self._imports.at = sys.maxsize  # nothing but these is looked at
         self._all = self._trees = False
@@ -152,7 +152,7 @@ class Reach:
             if type(root) is types.MethodType:  # made for the call
                 self._enter(root)
             else:
-                self._value(root, weak(root) or functools.partial(_same, root), "an argument", False)
+                self._value(root, weak(root) or functools.partial(same, root), "an argument", False)
         state = None
         while state != (state := (len(self._events), len(self._seen), self._all, self._trees)):
             for space in self.spaces:  # grows meanwhile
@@ -188,7 +188,7 @@ class Reach:
         key = space.key(name)
         value = space.taken[name] = space.now[key]
         cls = type(space.held)
-        reported = space.reports and (_is_library(cls) or _is_constant(value))
+        reported = space.reports and (is_library(cls) or is_constant(value))
         reported = reported or name in getattr(cls, "reports_changes", ())
         self._value(value, lambda: space.table(space.owner())[key], space.what.format(name), reported)
 
@@ -211,7 +211,7 @@ class Reach:
             names: Iterable[str] = ()
             if space.kind == "class" and "__dataclass_fields__" in space.now:
                 names = [n for n, by in _GENERATED.items() if n in space.now and not by.isdisjoint(self.names)]
-            if self._all and space.kind in ("object", "class", "module") and not _is_installed(type(space.held)):
+            if self._all and space.kind in ("object", "class", "module") and not is_installed(type(space.held)):
                 names = [n for n in space.now if not n.startswith("__")]
                 if space.kind == "object":
                     space.fixed["the number of attributes"] = lambda o, table=space.table: len(table(o))
@@ -227,7 +227,7 @@ class Reach:
 
     def _enter(self, value: Any, path: Callable[[], Any] | None = None) -> None:
         cls = type(value)
-        if issubclass(cls, SCALARS) and _is_library(cls):
+        if issubclass(cls, SCALARS) and is_library(cls):
             if cls is str:
                 self._strings.append(value)
             return
@@ -243,7 +243,7 @@ class Reach:
             self.arrays.append(value)
         elif is_container(value):
             self._enter_all(value)
-            if not _is_library(cls):
+            if not is_library(cls):
                 self._class(cls, made=False)
         elif cls is types.FunctionType:
             self._function(value)
@@ -266,7 +266,7 @@ class Reach:
 
     def _function(self, fn: types.FunctionType) -> None:
         code = fn.__code__
-        if not _is_users(code.co_filename):
+        if not is_users(code.co_filename):
             self._all = self._all or fn in _ALL_OF_ARGUMENT
             if fn is os.getenv:
                 self._enter(os.environ)
@@ -297,7 +297,7 @@ class Reach:
     def _class(self, cls: type, made: bool) -> None:
         """`made`: the code has the class itself, so it may make objects of it and match their fields."""
         for k in cls.__mro__:
-            if _is_library(k):
+            if is_library(k):
                 continue
             table, space = vars(k), self._classes.get(id(k))
             if space is None:
@@ -314,11 +314,11 @@ class Reach:
                     self._name(name)
             for name in [n for n in space.extra if n in table and n not in space.taken]:
                 self._take(space, name)
-        if not _is_library(type(cls)):
+        if not is_library(type(cls)):
             self._class(type(cls), made=False)
 
     def _module(self, module: types.ModuleType) -> None:
-        users = _is_of_users(module)
+        users = is_of_users(module)
         kind = "module" if users else "library"
         self._space(self._weak(module), dict_of, kind, f"{{}} of {module.__name__}").extra.add("__getattr__")
         if users and "__getattr__" in vars(module):
@@ -340,24 +340,24 @@ class Reach:
                 self._name(word)
         elif value is os.environ:
             self._space(lambda: os.environ, operator.attrgetter("_data"), "environ", "environment variable {}")
-        elif _is_library(cls) and hasattr(cls, "__next__") and not issubclass(cls, io.IOBase):
+        elif is_library(cls) and hasattr(cls, "__next__") and not issubclass(cls, io.IOBase):
             self.consumed = self.consumed or f"a {cls.__name__}"
         else:
             self._instance(value, cls, path)
 
     def _instance(self, value: Any, cls: type, path: Callable[[], Any] | None) -> None:
-        owner = self._weak(value) or path or functools.partial(_same, value)
-        library = _is_library(cls)
+        owner = self._weak(value) or path or functools.partial(same, value)
+        library = is_library(cls)
         named = cls.__module__.startswith("dlc.") or not hasattr(cls, "__get__")
         if not library or named and type(getattr(value, "__dict__", None)) is dict:
-            space = self._space(owner, _table_of(cls), "object", f"'{{}}' of a {cls.__name__}")
+            space = self._space(owner, table_of(cls), "object", f"'{{}}' of a {cls.__name__}")
             space.reports = hasattr(cls, "reports_changes") and cls.__setattr__ is not object.__setattr__
             space.fixed[f"the class of a {cls.__name__}"] = type
             if not library or cls.__module__.startswith(("dlc.nn.", "dlc.optim.", "dlc.data.")):
                 space.extra |= _names_of_bases(cls)
             if hasattr(cls, "reports_changes"):  # layers get at their settings by name
                 space.extra.update(w for v in space.now.values() for w in words(v))
-                self.layers += [k for k in cls.__mro__ if _is_library(k) and hasattr(k, "forward")]
+                self.layers += [k for k in cls.__mro__ if is_library(k) and hasattr(k, "forward")]
                 self._enter(getattr(cls, "forward", None))
             for name in [n for n in space.extra if n in space.now]:
                 self._take(space, name)
@@ -374,7 +374,7 @@ class Reach:
             self.caches.append(value)
         for part in held_by(value):
             cls = part if isinstance(part, type) else type(part)
-            if not _is_library(cls) or cls is not part and (callable(part) or hasattr(cls, "__get__")):
+            if not is_library(cls) or cls is not part and (callable(part) or hasattr(cls, "__get__")):
                 self._enter(part)
 
 
@@ -423,7 +423,7 @@ class Reach:
 
 def _names_of_bases(cls: type) -> frozenset[str]:
     """Names that code of libraries in the bases of `cls` (or of ours in `cls`) reads: the user's code has them not."""
-    return frozenset[str]().union(*(_names_in_class(k) for k in cls.__mro__ if _is_library(k)))
+    return frozenset[str]().union(*(_names_in_class(k) for k in cls.__mro__ if is_library(k)))
 
 
 @functools.lru_cache(1024)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from dlc.base.errors import DeviceError, TraceError
-from dlc.frontend.core import eager
-from dlc.frontend.core import places as placement
+from dlc.frontend.core import eager, places
 from dlc.frontend.core import trace as tracing
 from dlc.frontend.core.location import here
 from dlc.frontend.core.tensor import Tensor, bare
@@ -220,7 +219,7 @@ class Recorder:
         replace = dict(zip(captured, params[len(params) - len(captured) :], strict=True))
         if replace:
             outputs = substitute(outputs, replace)
-        if placement.several:
+        if places.several:
             self._place_entry(entry, [*params, *captured, *outputs])
         entry.graph = Graph(params, outputs, self.function.name)
 
@@ -246,9 +245,9 @@ class Recorder:
     def _place_entry(self, entry: Entry, nodes: list[Node]) -> None:
         """Say where the entry runs."""
         try:
-            entry.device = placement.resolve(nodes)
+            entry.device = places.resolve(nodes)
         except DeviceError:
-            found = sorted({placement.place(n) for n in nodes} - {placement.ANYWHERE, placement.FOLLOWS})
+            found = sorted({places.place(n) for n in nodes} - {places.ANYWHERE, places.FOLLOWS})
             raise DeviceError(
                 f"jit: {self.function.name} uses tensors on {' and '.join(found)}, and a compiled function runs on one "
                 f"device: move them with to(), or modules with Module.to\n  at {here()}"

@@ -63,7 +63,7 @@ class Body:
         return leaves, values
 
 
-def _with(fn: Callable, treedef: TreeDef, leaves: list[Any], places: list[int]) -> Callable[[list[Tensor]], Any]:
+def with_nodes(fn: Callable, treedef: TreeDef, leaves: list[Any], places: list[int]) -> Callable[[list[Tensor]], Any]:
     """`fn` of the arguments that `treedef` and `leaves` make, as a function of the leaves at some places."""
 
     def call(tensors: list[Tensor]) -> Any:

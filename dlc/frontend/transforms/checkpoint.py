@@ -13,7 +13,7 @@ from dlc.frontend.core.operands import as_node, is_weak
 from dlc.frontend.core.tensor import Tensor, wrap
 from dlc.frontend.core.tree import paths, tree_flatten, tree_unflatten
 from dlc.frontend.jit.calls import name_of
-from dlc.frontend.transforms.body import Body, _with, closed
+from dlc.frontend.transforms.body import Body, closed, with_nodes
 from dlc.frontend.transforms.gradients import check_callable
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import make
@@ -37,7 +37,7 @@ def checkpoint(fn: Callable) -> Callable:
         body = Body("checkpoint", fn)
 
         types = [(n.type, names[k]) for k, n in zip(places, nodes_in, strict=True)]
-        nodes, out_tree = body.run(types, _with(fn, treedef, leaves, places), nodes_in)
+        nodes, out_tree = body.run(types, with_nodes(fn, treedef, leaves, places), nodes_in)
         outputs = [*nodes, *(r.current for r in body.assigned)]
         const_params, consts = body.consts(outputs)
         cells = [r.placeholder for r in body.assigned]

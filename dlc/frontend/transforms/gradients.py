@@ -122,7 +122,7 @@ def vjp(fn: Callable, *primals: Any, has_aux: bool = False) -> tuple:
         loc = here()
         given, tree = tree_flatten(cotangents)
         if tree != out_tree:
-            raise ShapeError(f"vjp: cotangents with the tree {_show(tree)} for a result {_show(out_tree)}")
+            raise ShapeError(f"vjp: cotangents with the tree {show(tree)} for a result {show(out_tree)}")
         cts = [_like(ct, root, "cotangent") for ct, root in zip(given, roots, strict=True)]
         with _differentiating():
             bundle = make("vjp", (*roots, *cts, *tags), loc, outputs=len(roots))
@@ -147,7 +147,7 @@ def jvp(fn: Callable, primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[
             tree, treedef, new = _tagged(primal, f"argument {k} of {name_of(fn)}")
             given, given_tree = tree_flatten(tangent)
             if given_tree != treedef:
-                raise ShapeError(f"jvp: tangent {k} has the tree {_show(given_tree)}, its primal {_show(treedef)}")
+                raise ShapeError(f"jvp: tangent {k} has the tree {show(given_tree)}, its primal {show(treedef)}")
             inside.append(tree)
             tags += new
             moves += [_like(t, tag, "tangent") for t, tag in zip(given, new, strict=True)]
@@ -205,7 +205,7 @@ def pending(node: Node) -> Tensor:
     return out
 
 
-def _show(treedef: TreeDef) -> str:
+def show(treedef: TreeDef) -> str:
     if treedef.kind is None:
         return "*"
-    return f"{treedef.kind.__name__}({', '.join(map(_show, treedef.children))})"
+    return f"{treedef.kind.__name__}({', '.join(map(show, treedef.children))})"

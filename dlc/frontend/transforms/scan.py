@@ -13,7 +13,7 @@ from dlc.frontend.core.tensor import Tensor
 from dlc.frontend.core.tree import LEAF, paths, tree_flatten, tree_structure, tree_unflatten
 from dlc.frontend.jit.calls import name_of
 from dlc.frontend.transforms.body import Body, closed
-from dlc.frontend.transforms.gradients import _show, pending
+from dlc.frontend.transforms.gradients import pending, show
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import TensorType, make
 
@@ -56,7 +56,7 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
             raise ShapeError(f"scan: {name} must return (carry, y); it returned a {type(out).__name__}")
         got = tree_structure(out[0])
         if got != init_tree:
-            raise ShapeError(f"scan: the carry has the tree {_show(init_tree)} and {name} returns {_show(got)}")
+            raise ShapeError(f"scan: the carry has the tree {show(init_tree)} and {name} returns {show(got)}")
         ys_tree = tree_structure(out[1])
         return tuple(out)
 

@@ -13,8 +13,8 @@ from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import wrap
 from dlc.frontend.core.tree import LEAF, TreeDef, paths, tree_flatten, tree_unflatten
 from dlc.frontend.jit.calls import name_of
-from dlc.frontend.transforms.body import Body, _with
-from dlc.frontend.transforms.gradients import Axes, _show, check_callable
+from dlc.frontend.transforms.body import Body, with_nodes
+from dlc.frontend.transforms.gradients import Axes, check_callable, show
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import Node, TensorType, param, substitute
@@ -69,7 +69,7 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
         if placement.several:
             placement.note_all([number], [numbers])
 
-        nodes, out_tree = body.run(types, _with(fn, treedef, leaves, places), [n for n, _ in mapped])
+        nodes, out_tree = body.run(types, with_nodes(fn, treedef, leaves, places), [n for n, _ in mapped])
         roots = [*nodes, *(r.current for r in body.assigned)]
         outside = {r.placeholder: r.cell._read() for r in (*body.read, *body.assigned)}
         roots = substitute(expand_nodes(roots), outside)
@@ -118,5 +118,5 @@ def _spread(axes: Axes, treedef: TreeDef, what: str) -> list[int | None]:
     else:
         children = tuple(axes)
     if treedef == LEAF or len(children) != len(treedef.children):
-        raise ShapeError(f"vmap: {what} {axes} does not fit {_show(treedef)}")
+        raise ShapeError(f"vmap: {what} {axes} does not fit {show(treedef)}")
     return [a for axis, child in zip(children, treedef.children, strict=True) for a in _spread(axis, child, what)]

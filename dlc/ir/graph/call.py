@@ -1,5 +1,7 @@
-"""The row of `call`, a kernel of the user's as Loop IR text. What it means is in `custom.py`, which is imported with the
-Loop IR by those graphs only that have a call."""
+"""The row of `call`, a kernel of the user's as Loop IR text.
+
+What it means is in `custom.py`, which is imported with the Loop IR by those graphs only that have a call.
+"""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
 from dlc.ir.loops.interval import (
-    _HIGHEST,
-    _ITSELF,
-    _POSITION,
+    HIGHEST,
+    ITSELF,
+    POSITION,
     Interval,
     fits,
     interval,
@@ -63,7 +63,7 @@ def addends(e: Expr) -> tuple[tuple[Expr, int], ...] | None:
 def is_position(e: Expr) -> bool:
     """Is `e` made of axes and constants alone, with no step that could leave int64? Then it is a whole number in the
     mathematical sense, and may be simplified although it is a value and not an index."""
-    return all(x.op in _POSITION and x.dtype is dtypes.int64 and not wraps(x) for x in traverse.subexpressions(e))
+    return all(x.op in POSITION and x.dtype is dtypes.int64 and not wraps(x) for x in traverse.subexpressions(e))
 
 
 def linear(e: Expr) -> Linear:
@@ -103,12 +103,12 @@ def _add_linear(e: Expr, factor: int, terms: dict[Expr, int]) -> int:
 
 def _reduced(terms: dict[Expr, int]) -> dict[Expr, int]:
     """The terms that are not 0 modulo 2**64."""
-    return {t: r for t, c in terms.items() if (r := c if -_HIGHEST <= c <= _HIGHEST else _wrapped(c))}
+    return {t: r for t, c in terms.items() if (r := c if -HIGHEST <= c <= HIGHEST else _wrapped(c))}
 
 
 def _wrapped(k: int) -> int:
     """The int64 that is equal to `k` modulo 2**64."""
-    return (k + _HIGHEST + 1) % (2 * _HIGHEST + 2) - _HIGHEST - 1
+    return (k + HIGHEST + 1) % (2 * HIGHEST + 2) - HIGHEST - 1
 
 
 def _atom(x: Expr) -> Expr:
@@ -141,7 +141,7 @@ def from_linear(terms: dict[Expr, int], constant: int) -> Expr:
         return loops.const(constant)
     if constant == 0:
         return out
-    if -_HIGHEST <= constant < 0:
+    if -HIGHEST <= constant < 0:
         return loops.op("sub", out, loops.const(-constant))
     return loops.op("add", out, loops.const(constant))
 
@@ -213,7 +213,7 @@ def _divide(x: Expr, c: int) -> tuple[Expr, Expr]:
             return from_linear(q_terms, q_c + q_const), from_linear(r_terms, r_c * g + small_const)
     inner = from_linear(rest, r_const)
     by = inner.args[1].attr * c if inner.op == "floordiv" and inner.args[1].op == "const" else 0
-    if 0 < by <= _HIGHEST:  # (y // a) // b -> y // (a*b)
+    if 0 < by <= HIGHEST:  # (y // a) // b -> y // (a*b)
         q, _ = _divide(inner.args[0], by)
     else:
         q = loops.op("floordiv", inner, loops.const(c))
@@ -229,11 +229,11 @@ def simplify(e: Expr) -> Expr:
     if found is None:
         found = _simplify(e)
         # "itself" rather than a reference to itself, which only the cycle collector would end
-        e.simple = _ITSELF if found is e else found
+        e.simple = ITSELF if found is e else found
         if found.simple is None:
-            found.simple = _ITSELF
+            found.simple = ITSELF
         return found
-    return e if found is _ITSELF else found
+    return e if found is ITSELF else found
 
 
 def _simplify(e: Expr) -> Expr:
@@ -320,7 +320,7 @@ def weighted(index: Sequence[Expr], strides: Sequence[int]) -> Expr:
         constant += _add_linear(i, stride, terms)
     out = from_linear(_recombine(_reduced(terms)), constant)
     if out.simple is None:
-        out.simple = _ITSELF
+        out.simple = ITSELF
     return out
 
 

@@ -10,9 +10,9 @@ from dlc.ir.loops import traverse
 from dlc.ir.loops.ir import Expr
 
 Interval = tuple[int, int]  # the lowest and the highest value, both included
-_HIGHEST = (1 << 63) - 1
-_ITSELF = "itself"
-_POSITION = frozenset(("axis", "const", "add", "sub", "mul", "floordiv", "mod", "min", "max"))
+HIGHEST = (1 << 63) - 1
+ITSELF = "itself"
+POSITION = frozenset(("axis", "const", "add", "sub", "mul", "floordiv", "mod", "min", "max"))
 WHOLE: dict[DType, Interval] = {
     d: tuple(map(int, dtypes.limits(d if not d.is_float else dtypes.int64))) for d in dtypes.ALL  # type: ignore[misc]
 }  # that of a float is never looked at

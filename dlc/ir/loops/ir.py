@@ -174,7 +174,7 @@ _entries = _table.entries
 _NONE: frozenset[Expr] = frozenset()
 
 
-def _make(op: str, args: tuple[Expr, ...], attr: Any, dtype: DType) -> Expr:
+def make(op: str, args: tuple[Expr, ...], attr: Any, dtype: DType) -> Expr:
     # 0.0 and -0.0 are different constants; types differ with the dtype
     key = (op, args, repr(attr) if type(attr) is float else attr, dtype)
     entry = _entries.get(key)
@@ -197,7 +197,7 @@ def _make(op: str, args: tuple[Expr, ...], attr: Any, dtype: DType) -> Expr:
 
 def const(value: Any, dtype: DType = dtypes.int64) -> Expr:
     value = float(value) if dtype.is_float else bool(value) if dtype.is_bool else int(value)
-    return _make("const", (), value, dtype)
+    return make("const", (), value, dtype)
 
 
 _axis_serial = iter(range(1 << 62))
@@ -205,13 +205,13 @@ _axis_serial = iter(range(1 << 62))
 
 def axis(name: str, extent: int) -> Expr:
     """A new loop variable with 0 <= value < extent, distinct from all others of the same name."""
-    return _make("axis", (), (name, int(extent), next(_axis_serial)), dtypes.int64)
+    return make("axis", (), (name, int(extent), next(_axis_serial)), dtypes.int64)
 
 
 def load(buffer: Buffer, *index: Expr | int, predicate: Expr | None = None) -> Expr:
     args = tuple(as_expr(i) for i in index)
     assert len(args) == len(buffer.shape), (buffer.name, len(args), buffer.shape)
-    return _make("load", args if predicate is None else (*args, predicate), buffer, buffer.dtype)
+    return make("load", args if predicate is None else (*args, predicate), buffer, buffer.dtype)
 
 
 def under_casts(expr: Expr) -> Expr:
@@ -257,7 +257,7 @@ def op(name: str, *args: Expr, dtype: DType | None = None) -> Expr:
         result = args[0].dtype
     else:
         raise KeyError(name)
-    return _make(name, args, None, result)
+    return make(name, args, None, result)
 
 
 def cast(x: Expr, dtype: DType) -> Expr:
@@ -417,7 +417,7 @@ def store(buffer: Buffer, index: Sequence[Expr | int], value: Expr, combine: str
     return Store(buffer, tuple(as_expr(i) for i in index), value, combine, predicate)
 
 
-def _kind(annotation: str) -> tuple[str, bool]:
+def kind_of(annotation: str) -> tuple[str, bool]:
     """What a field holds, and whether several of it: ("Expr", True) for `tuple[Expr, ...]`."""
     several = annotation.startswith("tuple[")
     held = annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from dlc.ir.loops.ir import Alloc, Buffer, Expr, For, Kernel, Stmt, _kind, _make
+from dlc.ir.loops.ir import Alloc, Buffer, Expr, For, Kernel, Stmt, kind_of, make
 
-_FIELDS = {cls: tuple((f.name, *_kind(f.type)) for f in fields(cls)) for cls in Stmt.__subclasses__()}
+_FIELDS = {cls: tuple((f.name, *kind_of(f.type)) for f in fields(cls)) for cls in Stmt.__subclasses__()}
 _STMTS, _EXPRS, _BUFFERS = (
     {cls: tuple((name, several) for name, kind, several in row if kind == wanted) for cls, row in _FIELDS.items()}
     for wanted in ("Stmt", "Expr", "Buffer")
@@ -91,7 +91,7 @@ def map_expr(expr: Expr, rule: Callable[[Expr, tuple[Expr, ...]], Expr | None], 
         args = tuple([memo[a] for a in e.args])
         new = rule(e, args)
         if new is None:
-            new = e if args == e.args else _make(e.op, args, e.attr, e.dtype)
+            new = e if args == e.args else make(e.op, args, e.attr, e.dtype)
         memo[e] = new
     return memo[expr]
 
@@ -142,7 +142,7 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
     memo: dict[Expr, Expr] = {}
 
     def rule(e: Expr, args: tuple[Expr, ...]) -> Expr | None:
-        return _make("load", args, names.get(e.attr, e.attr), e.dtype) if e.op == "load" else None
+        return make("load", args, names.get(e.attr, e.attr), e.dtype) if e.op == "load" else None
 
     def statement(s: Stmt) -> Stmt:
         return _rebuilt(s, {"Buffer": lambda b: names.get(b, b)})

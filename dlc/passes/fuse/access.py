@@ -72,7 +72,7 @@ def _writes(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
     return [simplify(body.fused.table.elements.offset(unit.node, index))]
 
 
-def _divides(e: Expr, axis: Expr) -> bool:
+def divides(e: Expr, axis: Expr) -> bool:
     """Does `e` divide something that depends on `axis`?"""
     stack = [e]
     while stack:
@@ -105,7 +105,7 @@ def _affine(body: Grouped, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ..
     for u in units:
         mapping = dict(fixed[u]) | spread(own[u], places)
         for off in (*offsets(body, u, mapping), *_through_members(body, u, mapping, units)):
-            if any(_divides(off, a) for a in axes):
+            if any(divides(off, a) for a in axes):
                 return False
     return True
 
@@ -143,7 +143,7 @@ def spread(own: Sequence[Expr], places: Sequence[Place]) -> dict[Expr, Expr]:
     return mapping
 
 
-def _product(values: Iterable[int]) -> int:
+def product_of(values: Iterable[int]) -> int:
     out = 1
     for v in values:
         out *= v
@@ -161,7 +161,7 @@ def contiguous(body: Grouped, units: Sequence[Unit], mappings: dict[Unit, dict[E
                 continue
             k = coefficient(off, axis)
             if k != 0:
-                size = min(u.size, _product(a.attr[1] for a in off.axes)) if once else u.size
+                size = min(u.size, product_of(a.attr[1] for a in off.axes)) if once else u.size
                 score += size if k in (1, -1) else -size
     return score
 
@@ -186,7 +186,7 @@ def transposed_axis(fused: Fused, group: Group, extents: tuple[int, ...]) -> int
     strided: dict[int, int] = {}
     for u in group.units:
         mapping = spread(u.axes, places)
-        for off, step in [*(r[1:] for r in _reads(body, u, mapping)), *((o, 1) for o in _writes(body, u, mapping))]:
+        for off, step in [*(r[1:] for r in reads(body, u, mapping)), *((o, 1) for o in _writes(body, u, mapping))]:
             if coefficient(off, axes[-1]) in (0, step):
                 continue
             for k in range(len(axes) - 1):
@@ -195,7 +195,7 @@ def transposed_axis(fused: Fused, group: Group, extents: tuple[int, ...]) -> int
     return max(strided, key=lambda k: strided[k]) if strided else None
 
 
-def _reads(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Expr, Expr, int]]:
+def reads(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Expr, Expr, int]]:
     """What a unit reads from memory outside its group: the expression, its offset with the unit's axes replaced, and
     its width in elements: neighbours that are paired are read together."""
     memo = dict(mapping)
@@ -223,7 +223,7 @@ def inner_axes(group: Group, u: Unit) -> tuple[Expr, ...]:
     return tuple(a for a in u.axes if a not in group.row_axes[u])
 
 
-def _extents(axes: Sequence[Expr]) -> tuple[int, ...]:
+def extents_of(axes: Sequence[Expr]) -> tuple[int, ...]:
     return tuple(a.attr[1] for a in axes)
 
 

@@ -70,11 +70,11 @@ class Fused:
     threads: int = 0  # that a kernel may use, if not all of the target's
 
 
-def _extents(axes: tuple[Expr, ...]) -> tuple[int, ...]:
+def extents_of(axes: tuple[Expr, ...]) -> tuple[int, ...]:
     return tuple(a.attr[1] for a in axes)
 
 
-def _hits(u: Unit, g: Group) -> list[tuple[Unit, tuple[Expr, ...]]]:
+def hits_of(u: Unit, g: Group) -> list[tuple[Unit, tuple[Expr, ...]]]:
     """Members of g that u reads, with the index (axes of extent 1 left out)."""
     found = []
     for node, index in u.loads.values():
@@ -84,9 +84,9 @@ def _hits(u: Unit, g: Group) -> list[tuple[Unit, tuple[Expr, ...]]]:
     return found
 
 
-def _shared_loads(u: Unit, m: Unit) -> bool:
+def shared_loads(u: Unit, m: Unit) -> bool:
     """Do two units over equal domains read some big memory at the same place?"""
-    if _extents(u.axes) != _extents(m.axes):
+    if extents_of(u.axes) != extents_of(m.axes):
         return False
     as_u: dict[Expr, Expr] = dict(zip(m.axes, u.axes, strict=True))
     places: dict[Node, list[Expr]] = {}
@@ -102,13 +102,13 @@ def _shared_loads(u: Unit, m: Unit) -> bool:
 def _fit_map(u: Unit, g: Group) -> bool:
     """Can u join a group of plain maps (as a map)?"""
     first = g.units[0]
-    if _extents(u.axes) != _extents(first.axes):
+    if extents_of(u.axes) != extents_of(first.axes):
         return False
-    hits = _hits(u, g)
+    hits = hits_of(u, g)
     here = flatten(u.index, u.extents)
     if any(flatten(index, tuple(d for d in m.node.shape if d != 1)) is not here for m, index in hits):
         return False
-    return bool(hits) or any(_shared_loads(u, m) for m in g.units) or u.size <= 1
+    return bool(hits) or any(shared_loads(u, m) for m in g.units) or u.size <= 1
 
 
 def _row_position(m: Unit, g: Group) -> list[int]:
@@ -120,7 +120,7 @@ def _row_position(m: Unit, g: Group) -> list[int]:
 def _rows_from_hits(u: Unit, g: Group) -> tuple[Expr, ...] | None:
     """The axes of u that must be the group's rows for everything u reads from g to be row-local."""
     rows: tuple[Expr, ...] | None = None
-    for m, index in _hits(u, g):
+    for m, index in hits_of(u, g):
         where = _row_position(m, g)
         got = tuple(index[k] for k in where)
         if any(i.op != "axis" or i not in u.axes for i in got) or len(set(got)) != len(got):
@@ -140,19 +140,19 @@ def few_threads(rows: int, size: int, across: bool) -> bool:
 
 def _parallel_enough(rows: tuple[Expr, ...], u: Unit, enough: Enough) -> bool:
     wide = [a for a in u.axes if a.attr[1] != 1]
-    return enough(math.prod(_extents(rows)), u.size, bool(wide) and wide[-1] in rows)
+    return enough(math.prod(extents_of(rows)), u.size, bool(wide) and wide[-1] in rows)
 
 
 def _fit_rows(u: Unit, g: Group, enough: Enough) -> tuple[Expr, ...] | None:
     """The row axes with which u joins a rows group, or None."""
-    hits = _hits(u, g)
+    hits = hits_of(u, g)
     if hits:
         rows = _rows_from_hits(u, g)
-        if rows is None or _extents(rows) != g.rows or (u.kind == "reduce" and rows != u.kept):
+        if rows is None or extents_of(rows) != g.rows or (u.kind == "reduce" and rows != u.kept):
             return None
         return rows if _parallel_enough(rows, u, enough) else None
     for m in g.units:
-        if u.kind == m.kind == "reduce" and _extents(u.kept) == g.rows and _shared_loads(u, m):
+        if u.kind == m.kind == "reduce" and extents_of(u.kept) == g.rows and shared_loads(u, m):
             if [u.axes.index(a) for a in u.kept] == [m.axes.index(a) for a in m.kept]:
                 return u.kept if _parallel_enough(u.kept, u, enough) else None
     return None
@@ -162,7 +162,7 @@ def _turn_to_rows(u: Unit, g: Group, enough: Enough) -> dict[Unit, tuple[Expr, .
     """The row axes of each member when reduction u joins a group of maps, or None."""
     if u.node.attrs["monoid"].startswith("arg") and not u.kept:
         return None
-    hits = _hits(u, g)
+    hits = hits_of(u, g)
     if not hits or not _parallel_enough(u.kept, u, enough):
         return None
     here = flatten(u.index, u.extents)
@@ -171,7 +171,7 @@ def _turn_to_rows(u: Unit, g: Group, enough: Enough) -> dict[Unit, tuple[Expr, .
             return None
     out = {u: u.kept}
     for m in g.units:
-        if _extents(m.axes) != _extents(u.axes):
+        if extents_of(m.axes) != extents_of(u.axes):
             return None
         out[m] = tuple(m.axes[u.axes.index(a)] for a in u.kept)
     return out
@@ -191,16 +191,16 @@ def _fit_epilogue(u: Unit, g: Group, in_order: int, short: int) -> bool:
     anchor = g.units[0]
     out_rank = len(anchor.node.shape)
     extents = sorted(e for e in anchor.extents[:out_rank] if e != 1)
-    if u.kind != "map" or sorted(_extents(u.axes)) != extents:
+    if u.kind != "map" or sorted(extents_of(u.axes)) != extents:
         return False
     order = None
-    for m, index in _hits(u, g):
+    for m, index in hits_of(u, g):
         if any(i.op != "axis" for i in index) or len(set(index)) != len(index) or len(index) != len(u.axes):
             return False
         # the axes of the anchor that this member's result axes stand for
         own = g.row_axes[m]
         here = dict(zip(own, index, strict=True))
-        if _extents(own) != _extents(index):  # reads a part of it, or beyond it
+        if extents_of(own) != extents_of(index):  # reads a part of it, or beyond it
             return False
         if order is not None and order != here:
             return False
@@ -220,7 +220,7 @@ def _fit_epilogue(u: Unit, g: Group, in_order: int, short: int) -> bool:
     return True
 
 
-def _reached(start: Group) -> set[Group]:
+def reached_of(start: Group) -> set[Group]:
     """The groups that `start` depends on, and itself."""
     seen, stack = {start}, [start]
     while stack:
@@ -232,7 +232,7 @@ def _reached(start: Group) -> set[Group]:
 
 def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
     """Add u to g if it fits."""
-    depth = u.chain + max([g.depth[m] for m, _ in _hits(u, g)], default=0)
+    depth = u.chain + max([g.depth[m] for m, _ in hits_of(u, g)], default=0)
     if depth > LONGEST:
         return False
     if g.kind == "contract":
@@ -246,7 +246,7 @@ def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
             rows = _turn_to_rows(u, g, enough)
             if rows is None:
                 return False
-            g.kind, g.rows, g.row_axes = "rows", _extents(u.kept), rows
+            g.kind, g.rows, g.row_axes = "rows", extents_of(u.kept), rows
         else:
             return False
     elif g.kind == "rows":
@@ -266,7 +266,7 @@ def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
 def _new_group(u: Unit) -> Group:
     depth = {u: u.chain}
     if u.kind == "reduce":
-        return Group("rows", [u], _extents(u.kept), {u: u.kept}, depth=depth)
+        return Group("rows", [u], extents_of(u.kept), {u: u.kept}, depth=depth)
     g = Group(u.kind, [u], depth=depth)
     if u.kind == "contract":
         g.row_axes[u] = tuple(i for i in u.index[: len(u.node.shape)] if i.op == "axis")
@@ -283,12 +283,12 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
     groups: list[Group] = []
     place: dict[Group, int] = {}  # in `groups`
     home: dict[Node, Group] = {}
-    known: dict[Group, set[Group]] = {}  # `_reached`, until the dependencies of a group change
+    known: dict[Group, set[Group]] = {}  # `reached_of`, until the dependencies of a group change
 
     def reach(g: Group) -> set[Group]:
         found = known.get(g)
         if found is None:
-            found = known[g] = _reached(g)
+            found = known[g] = reached_of(g)
         return found
 
     for u in table.units:
@@ -318,7 +318,7 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
             groups.append(g)
             home[u.node] = g
     _take_in_numbers(groups, table, lambda u, g: _join(u, g, enough, in_order, short))
-    return Fused(graph, table, _in_order(groups), stored_nodes(graph, groups))
+    return Fused(graph, table, in_order_of(groups), stored_nodes(graph, groups))
 
 
 def _take_in_numbers(groups: list[Group], table: UnitTable, join: Callable[[Unit, Group], bool]) -> None:
@@ -356,7 +356,7 @@ def _producer(n: Node) -> Node:
     return n.inputs[0] if n.op == "item" else n
 
 
-def _in_order(groups: list[Group]) -> list[Group]:
+def in_order_of(groups: list[Group]) -> list[Group]:
     """Dependencies first; otherwise in the order of their last units, so that updates of state come late."""
     place = {g: k for k, g in enumerate(groups)}
     done: set[Group] = set()

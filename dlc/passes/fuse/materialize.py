@@ -16,7 +16,7 @@ from dlc.ir.loops.ir import Buffer, Expr
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.fuse.unit import Unit
 from dlc.passes.views.elements import INLINE, Elements, Index, reach
-from dlc.passes.views.views import _VIEWS, base_of, fresh_index, memory_of
+from dlc.passes.views.views import VIEWS, base_of, fresh_index, memory_of
 
 HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan", "call", "each", "attention",
                    "attention_grad"})
@@ -118,9 +118,9 @@ def _choose(graph: Graph, nodes: Sequence[Node], more: set[Node]) -> list[Node]:
         c += sum([cost[i] for i in n.inputs])
         d = 1 + max([depth[i] for i in n.inputs], default=0)
         lv = _union([leaves[i] for i in n.inputs])
-        if not in_memory and d >= _DEPTH and n.op not in _VIEWS:
+        if not in_memory and d >= _DEPTH and n.op not in VIEWS:
             in_memory = True
-        if not in_memory and n.op in INLINE and n.op not in _VIEWS and n.op not in ("const", "iota"):
+        if not in_memory and n.op in INLINE and n.op not in VIEWS and n.op not in ("const", "iota"):
             in_memory = _worth_memory(n, users[n], c, lv)
         if in_memory:
             units.append(n)

@@ -11,11 +11,11 @@ from dlc.passes.fuse.fuse import (
     LONGEST,
     Fused,
     Group,
-    _extents,
-    _hits,
-    _in_order,
-    _reached,
-    _shared_loads,
+    extents_of,
+    hits_of,
+    in_order_of,
+    reached_of,
+    shared_loads,
     stored_nodes,
 )
 from dlc.passes.fuse.unit import Unit
@@ -36,19 +36,19 @@ def merge_maps(fused: Fused, in_loop: bool = False) -> Fused:
         _merge(groups, groups[at], later)
     if len(groups) == len(fused.groups):
         return fused
-    return Fused(fused.graph, fused.table, _in_order(groups), stored_nodes(fused.graph, groups))
+    return Fused(fused.graph, fused.table, in_order_of(groups), stored_nodes(fused.graph, groups))
 
 
 def _fits(g: Group, h: Group, in_loop: bool) -> bool:
     """Can the later group h be computed together with g?"""
-    if g.kind != "map" or h.kind != "map" or _extents(g.units[0].axes) != _extents(h.units[0].axes):
+    if g.kind != "map" or h.kind != "map" or extents_of(g.units[0].axes) != extents_of(h.units[0].axes):
         return False
-    if any(g in _reached(d) for d in h.deps if d is not g):  # something between them
+    if any(g in reached_of(d) for d in h.deps if d is not g):  # something between them
         return False
-    hits = [(u, m, index) for u in h.units for m, index in _hits(u, g)]
+    hits = [(u, m, index) for u in h.units for m, index in hits_of(u, g)]
     if any(not _same_place(u, m, index) for u, m, index in hits):
         return False
-    related = bool(hits) or any(_shared_loads(u, m) for u in h.units for m in g.units)
+    related = bool(hits) or any(shared_loads(u, m) for u in h.units for m in g.units)
     if not related and not (in_loop and g.units[0].size <= SMALL and len(g.units[0].axes) > 1):
         return False
     return max(_depths(g, h).values()) <= LONGEST
@@ -62,7 +62,7 @@ def _depths(g: Group, h: Group) -> dict[Unit, int]:
     """The longest chain of operations that ends in each unit, were h computed with g."""
     depth = dict(g.depth)
     for u in h.units:
-        before = [depth[m] for m, _ in (*_hits(u, g), *_hits(u, h)) if m in depth]
+        before = [depth[m] for m, _ in (*hits_of(u, g), *hits_of(u, h)) if m in depth]
         depth[u] = u.chain + max(before, default=0)
     return depth
 

@@ -13,7 +13,7 @@ from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
 from dlc.ir.loops.index import coefficient, simplify
 from dlc.ir.loops.ir import Expr
-from dlc.passes.fuse.access import Grouped, Scope, _product, contiguous, inner_axes, offsets, spread
+from dlc.passes.fuse.access import Grouped, Scope, contiguous, inner_axes, offsets, product_of, spread
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
 
@@ -38,7 +38,7 @@ def row_axis(fused: Fused, group: Group) -> tuple[bool, int]:
     body = Scope(fused, group)
     rows = [loops.axis("q", e) for e in group.rows or ()]
     fixed: Fixed = {u: dict(zip(group.row_axes[u], rows, strict=True)) for u in group.units}
-    sizes = {_product(a.attr[1] for a in inner_axes(group, u)) for u in group.units} - {1}
+    sizes = {product_of(a.attr[1] for a in inner_axes(group, u)) for u in group.units} - {1}
     inside = sum(_best(_accesses(body, group, fixed, n), n, 1)[1] for n in sizes)
     best, best_score = (False, 0), max(inside, 0) if sizes else inside
     for k, q in enumerate(rows):
@@ -57,7 +57,7 @@ def _accesses(body: Grouped, group: Group, fixed: Fixed, n: int) -> list[_Access
     q = loops.axis("q", n)
     for u in group.units:
         own = inner_axes(group, u)
-        if _product(a.attr[1] for a in own) == n > 1:
+        if product_of(a.attr[1] for a in own) == n > 1:
             for off in offsets(body, u, fixed[u] | spread(own, [(q, n)])):
                 if not off.dtype.is_bool and q in off.axes:
                     out.append((u.size, off, q))

@@ -165,7 +165,7 @@ def _contract(node: Node, tile_of, min_tasks: int, pairs: bool, same: frozenset[
         return build.const(0, node.dtype, node.shape, loc)
     parts = parts_of(node.attrs["spec"], sizes, False)
     if not parts.inner or not parts.rows or not parts.columns:
-        return _as_reduction(node, sizes)
+        return as_reduction(node, sizes)
     node = _with_strides(node)
     a, b = node.inputs
     paired = pair_operands(node) if pairs and a.dtype is b.dtype is dtypes.bfloat16 else None
@@ -200,7 +200,7 @@ def _again(node: Node, inputs: Sequence[Node], spec: str) -> Node:
     return make("contract", inputs, node.loc, **(node.attrs | {"spec": spec}))
 
 
-def _as_reduction(node: Node, sizes: dict[str, int]) -> Node:
+def as_reduction(node: Node, sizes: dict[str, int]) -> Node:
     a, b, out = split_spec(node.attrs["spec"])
     wide = node.inputs[0].dtype.compute if node.inputs[0].dtype.is_half else node.dtype
     inner = "".join(x for x in dict.fromkeys(a + b) if x not in out)
@@ -276,7 +276,7 @@ def pack(node: Node, tile_of, same: frozenset[Node] = frozenset()) -> Node:
     labels = split_spec(node.attrs["spec"])[:2]
     direct = streams_along(node.inputs[column_at], [labels[column_at].index(x) for x in column_run(node, swap)])
     if m < 4 and not direct:
-        return _as_reduction(node, sizes)
+        return as_reduction(node, sizes)
     # rows far apart cost TLB entries, rows a power of two apart fall into the same cache sets
     width = node.inputs[0].dtype.itemsize
     far = n * width >= 2048 and k >= 256 and m >= 256

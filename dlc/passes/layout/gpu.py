@@ -23,7 +23,7 @@ from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import Graph, Node, make, map_bodies, rewrite
 from dlc.ir.graph.ops import split_spec
 from dlc.passes.convolution.push_slices import trim_contractions
-from dlc.passes.layout.cpu import _as_reduction, cut_reduce, in_pieces
+from dlc.passes.layout.cpu import as_reduction, cut_reduce, in_pieces
 from dlc.passes.layout.gpu_aligned_operands import vector_operands
 from dlc.passes.layout.gpu_scatter import deal_out
 from dlc.passes.layout.sum_blocks import FOLDS, GPU_PRODUCTS, limit
@@ -101,7 +101,7 @@ def _contract(node: Node, target: Sizes) -> Node:
         return build.const(0, node.dtype, node.shape, node.loc)
     parts = parts_of(node.attrs["spec"], sizes, False)
     if not parts.inner or not parts.rows or not parts.columns:
-        return _as_reduction(node, sizes)
+        return as_reduction(node, sizes)
     a, b = node.inputs
     if node.dtype.is_float and node.dtype is not a.dtype and not (a.dtype.is_half and node.dtype is dtypes.float32):
         wide = build.contract(build.cast(a, node.dtype), build.cast(b, node.dtype), node.attrs["spec"], None, node.loc)

@@ -9,12 +9,12 @@ from dlc.ir.graph.graph import Node
 from dlc.ir.loops import ir as loops
 from dlc.passes.views.elements import Index
 
-_VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "pair", "stop_gradient", "tag"})
+VIEWS = frozenset({"reshape", "permute", "broadcast", "slice", "window", "flip", "pair", "stop_gradient", "tag"})
 
 
 def base_of(node: Node) -> Node:
     """The node under a stack of views."""
-    while node.op in _VIEWS:
+    while node.op in VIEWS:
         node = node.inputs[0]
     return node
 

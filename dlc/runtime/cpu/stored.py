@@ -13,8 +13,7 @@ from dlc.base import settings
 from dlc.base.errors import PACKAGE
 from dlc.ir.graph.graph import structure
 from dlc.runtime import cache
-from dlc.runtime.cpu import llvm as native
-from dlc.runtime.cpu import threads
+from dlc.runtime.cpu import llvm, threads
 from dlc.runtime.cpu.executable import Executable, Frame
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def source_digest(package: Path) -> str:
 def program_key(graph: Graph, donate: tuple[tuple[int, int], ...], target: CpuTarget) -> str:
     """Everything that a program's machine code depends on."""
     what = repr((structure(graph), donate, target.threads, is_checked())) + target.tuned.digest
-    return native.object_key(what, target, passes=compiler_version())
+    return llvm.object_key(what, target, passes=compiler_version())
 
 
 def is_checked() -> bool:
@@ -63,8 +62,8 @@ def load(key: str) -> Executable | None:
         return None
     try:
         frame, objects = _decoded(data)
-        return Executable(frame, native.Library.load(objects, threads.pool_symbols(), ("dlc_entry",)))
-    except (ValueError, native.LinkError):
+        return Executable(frame, llvm.Library.load(objects, threads.pool_symbols(), ("dlc_entry",)))
+    except (ValueError, llvm.LinkError):
         return None  # a damaged entry: compile again
 
 

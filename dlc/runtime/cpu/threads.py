@@ -27,8 +27,7 @@ from typing import NamedTuple
 
 from dlc.base import forks
 from dlc.runtime import cache
-from dlc.runtime.cpu import host
-from dlc.runtime.cpu import llvm as native
+from dlc.runtime.cpu import host, llvm
 
 MAX_THREADS = 1024
 SPIN_NANOSECONDS = 300_000
@@ -80,12 +79,12 @@ def _the_pool() -> _Pool:
 def _load() -> _Pool:
     target = host.detect()
     text = pool_ir()
-    key = native.object_key(text, target)
+    key = llvm.object_key(text, target)
     library = _stored(key)
     if library is None:
-        code = native.compile_object(text, target)
+        code = llvm.compile_object(text, target)
         cache.default().put(key, code)
-        library = native.Library.load(code)
+        library = llvm.Library.load(code)
     library.keep_forever()
     parallel, change, reset = map(library.address, _EXPORTS)
     set_threads = ctypes.CFUNCTYPE(None, ctypes.c_int32)(change)
@@ -93,11 +92,11 @@ def _load() -> _Pool:
     return _Pool({"dlc_parallel": parallel}, set_threads, ctypes.CFUNCTYPE(None)(reset))
 
 
-def _stored(key: str) -> native.Library | None:
+def _stored(key: str) -> llvm.Library | None:
     code = cache.default().get(key)
     try:
-        return None if code is None else native.Library.load(code, exports=_EXPORTS)
-    except native.LinkError:
+        return None if code is None else llvm.Library.load(code, exports=_EXPORTS)
+    except llvm.LinkError:
         return None  # a damaged entry: compile again
 
 

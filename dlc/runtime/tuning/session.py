@@ -24,9 +24,8 @@ from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.views.contraction import label_sizes
 from dlc.passes.views.elements import reach
 from dlc.runtime import cache
-from dlc.runtime import compile as driver
-from dlc.runtime.cpu import llvm as native
-from dlc.runtime.cpu import stored
+from dlc.runtime import compile as compiler
+from dlc.runtime.cpu import llvm, stored
 from dlc.runtime.tuning import search, trials
 from dlc.runtime.tuning.search import Subject, Winner
 from dlc.runtime.tuning.trials import Trial
@@ -74,7 +73,7 @@ class Session:
 
     def tune(self, graph: Graph) -> Tuned:
         """The best schedules of all kernels of the graph."""
-        graph = driver.prepared(graph, self.target, lambda stage, result: None)
+        graph = compiler.prepared(graph, self.target, lambda stage, result: None)
         contracts: dict[str, Any] = {}
         known: set[str] = set()
         for subject in self.contractions(graph, known):
@@ -218,7 +217,7 @@ class Session:
 
     def key(self, kind: str, what: str, threads: int) -> str:
         """All that a winner depends on."""
-        return native.object_key(f"{kind} {what} {threads}", self.target, passes=stored.compiler_version())
+        return llvm.object_key(f"{kind} {what} {threads}", self.target, passes=stored.compiler_version())
 
 
 def _loops(graph: Graph, on_one_thread: bool = False) -> Iterator[tuple[Node, bool]]:

@@ -23,20 +23,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dlc.codegen.lower.body import Body, Lowered, guarded, store_value
-from dlc.codegen.lower.gpu.attention_scores import _factored, scores_of
+from dlc.codegen.lower.gpu.attention_scores import factored, scores_of
 from dlc.codegen.lower.gpu.attention_tiles import (
-    _F32,
-    _ZERO,
+    F32,
     LOG2E,
     ROW,
+    ZERO,
     Held,
     Side,
     Statistic,
     Tile,
-    _f32,
-    _op,
-    _up,
     each,
+    f32,
+    op,
+    up,
 )
 from dlc.codegen.lower.gpu.map import block_axis, launch
 from dlc.ir import dtypes
@@ -46,7 +46,7 @@ from dlc.ir.loops import instructions, schedule
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops.index import both, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
-from dlc.passes.fuse.access import _product
+from dlc.passes.fuse.access import product_of
 from dlc.passes.fuse.attention_unit import DW, DX, SCORE, WEIGHT, Roles
 from dlc.passes.fuse.fuse import Fused, Group
 
@@ -105,13 +105,13 @@ class Streaming:
         row_tiles = -(-self.held.extent // sched.rows)
         self.tiles = -(-self.streamed.extent // sched.columns)
         batch = [self.sizes[x] for x in self.labels.batch]
-        self.b = block_axis(_product(batch) * row_tiles)
-        outer, row_tile = unflatten(self.b, (_product(batch), row_tiles))
+        self.b = block_axis(product_of(batch) * row_tiles)
+        outer, row_tile = unflatten(self.b, (product_of(batch), row_tiles))
         if any(c.column < 0 < c.row for c in self.scores.conditions):
             row_tile = simplify(row_tiles - 1 - row_tile)  # the last rows have most to do: they start first
         self.outer = dict(zip((self.at[x] for x in self.labels.batch), unflatten(outer, batch), strict=True))
         self.row0 = simplify(row_tile * sched.rows)
-        number = self.t // sched.lanes if sched.groups > 1 else _ZERO
+        number = self.t // sched.lanes if sched.groups > 1 else ZERO
         self.group_row = simplify(number * (sched.lanes // 2))
         self.s = self.sums("s", sched.columns)
 
@@ -128,11 +128,11 @@ class Streaming:
         return simplify(j * 8 + (self.t % 4) * 2 + c)
 
     def row_inside(self, row: Expr) -> Expr | None:
-        return _op("lt", row, loops.const(self.held.extent)) if self.held.extent % self.sched.rows else None
+        return op("lt", row, loops.const(self.held.extent)) if self.held.extent % self.sched.rows else None
 
     def column_inside(self, column: Expr) -> Expr | None:
         n = self.streamed.extent
-        return _op("lt", column, loops.const(n)) if n % self.sched.columns else None
+        return op("lt", column, loops.const(n)) if n % self.sched.columns else None
 
     def put(self, value: Expr, where: dict[Expr, Expr], inside: Expr | None = None) -> Expr:
         """An expression of the unit at a place; loads only `inside`."""
@@ -146,26 +146,26 @@ class Streaming:
         return self.put(value, where, both(self.row_inside(row), self.column_inside(column)))
 
     def sums(self, name: str, columns: int) -> Buffer:
-        return Buffer(name, _F32, (1, columns // 8, 4), "reg")
+        return Buffer(name, F32, (1, columns // 8, 4), "reg")
 
     # which tiles
 
     def range(self) -> tuple[Expr, Expr]:
         """The first tile that this block needs, and how many from there on."""
         size, rows = self.sched.columns, self.sched.rows
-        start: Expr = _ZERO
+        start: Expr = ZERO
         end: Expr = loops.const(self.tiles)
         for c in self.scores.conditions:
             # the most that row * of row can be here
-            most = self.row0 + (rows - 1) if c.row > 0 else loops.const(0) - self.row0 if c.row else _ZERO
+            most = self.row0 + (rows - 1) if c.row > 0 else loops.const(0) - self.row0 if c.row else ZERO
             if c.column < 0:  # column <= row * of row + constant
-                last = _op("max", simplify(most + (c.constant + size)), _ZERO)
-                end = _op("min", end, last // size)
+                last = op("max", simplify(most + (c.constant + size)), ZERO)
+                end = op("min", end, last // size)
             elif c.column > 0:  # column >= -(row * of row + constant)
-                low = _op("max", simplify(loops.const(-c.constant) - most), _ZERO)
-                start = _op("max", start, low // size)
-        start = _op("min", start, loops.const(self.tiles)) if start is not _ZERO else start
-        count = end if start is _ZERO else _op("max", simplify(end - start), _ZERO)
+                low = op("max", simplify(loops.const(-c.constant) - most), ZERO)
+                start = op("max", start, low // size)
+        start = op("min", start, loops.const(self.tiles)) if start is not ZERO else start
+        count = end if start is ZERO else op("max", simplify(end - start), ZERO)
         return start, count
 
     def whole(self, column0: Expr) -> Expr | None:
@@ -173,11 +173,11 @@ class Streaming:
         size, rows = self.sched.columns, self.sched.rows
         out: Expr | None = None
         if self.streamed.extent % size:
-            out = _op("le", simplify(column0 + size), loops.const(self.streamed.extent))
+            out = op("le", simplify(column0 + size), loops.const(self.streamed.extent))
         for c in self.scores.conditions:
             least = simplify((self.row0 * c.row - (rows - 1 if c.row < 0 else 0))
                              + (column0 * c.column - (size - 1 if c.column < 0 else 0)) + c.constant)
-            out = both(out, _op("le", _ZERO, least))
+            out = both(out, op("le", ZERO, least))
         return out
 
     def masked(self, column0: Expr) -> Stmt:
@@ -185,15 +185,15 @@ class Streaming:
         def element(j: Expr, half: Expr, c: Expr, mask: bool) -> Stmt:
             row, column = self.row(half), simplify(column0 + self.column(j, c))
             r = simplify(half * 2 + c)
-            value = loops.load(self.s, _ZERO, j, r)
+            value = loops.load(self.s, ZERO, j, r)
             if not self.scores.raw:
                 value = self.here(self.scores.inner, row, column, {SCORE: value})
             inside = self.column_inside(column) if mask else None
             for condition in self.scores.conditions if mask else ():
                 inside = both(inside, condition.at(row, column))
             if inside is not None:
-                value = _op("select", inside, value, _f32(-math.inf))
-            return loops.store(self.s, (_ZERO, j, r), value)
+                value = op("select", inside, value, f32(-math.inf))
+            return loops.store(self.s, (ZERO, j, r), value)
 
         count = self.sched.columns // 8
         whole = self.whole(column0)
@@ -218,19 +218,19 @@ class Streaming:
         parts = []
         for k in range(0, tile.padded, self.tile_row):
             a, order = held.left(k)
-            b = loops.load(tile.shared, stage, loops.const(k // self.tile_row), _ZERO, _ZERO)
+            b = loops.load(tile.shared, stage, loops.const(k // self.tile_row), ZERO, ZERO)
             wide = min(self.tile_row, tile.padded - k)
             parts.append(self.mma(out, (a, order), (b, "nk"), self.sched.columns, wide, k == 0))
         return loops.seq(*parts)
 
     def adds(self, out: Buffer, weights: Buffer, tile: Tile, stage: Expr) -> Stmt:
         """out += weights * tile."""
-        a, b = loops.load(weights, _ZERO, _ZERO), loops.load(tile.shared, stage, _ZERO, _ZERO, _ZERO)
+        a, b = loops.load(weights, ZERO, ZERO), loops.load(tile.shared, stage, ZERO, ZERO, ZERO)
         return self.mma(out, (a, "sums"), (b, "kn"), tile.padded, self.sched.columns, False)
 
     def mma(self, out: Buffer, a: tuple[Expr, str], b: tuple[Expr, str], n: int, k: int, fresh: bool) -> Stmt:
         lanes = self.sched.lanes
-        return instructions.Mma(out, (_ZERO, _ZERO, _ZERO), a[0], b[0], lanes // 2, n, k, a[1], b[1], lanes, fresh)
+        return instructions.Mma(out, (ZERO, ZERO, ZERO), a[0], b[0], lanes // 2, n, k, a[1], b[1], lanes, fresh)
 
     def stream(self, copy: Callable[[Expr, Expr], Stmt], compute: Callable[[Expr, Expr], Stmt]) -> list[Stmt]:
         """The loop over tiles: `copy(first column, stage)` ahead of `compute(first column, stage)`."""
@@ -242,7 +242,7 @@ class Streaming:
             if least >= self.tiles:  # there is no such tile
                 return instructions.Async(loops.Seq(()))
             make = copy(simplify((start + number) * size), stage)
-            return instructions.Async(loops.If(_op("lt", number, count), make))
+            return instructions.Async(loops.If(op("lt", number, count), make))
 
         step = loops.axis("step", self.tiles)
         before = [fill(loops.const(k), loops.const(k), k) for k in range(ahead)]
@@ -260,7 +260,7 @@ class Streaming:
         shared = [x.shared for x in operands if not isinstance(x, Held)]
         registers = [*(x.buffer for x in operands if isinstance(x, Held)), *registers]
         body = loops.Seq((*(loops.Alloc(x) for x in registers), *code))
-        scores = self.held.extent * self.streamed.extent * _product(self.sizes[x] for x in self.labels.batch)
+        scores = self.held.extent * self.streamed.extent * product_of(self.sizes[x] for x in self.labels.batch)
         if any(c.row and c.column for c in self.scores.conditions):
             scores //= 2
         flops = 2 * products * scores * max(self.sizes[self.labels.inner], self.sizes[self.labels.value])
@@ -283,14 +283,14 @@ class Streaming:
             row, column = self.row(half), self.column(j, c)
             inside = self.row_inside(row)
             if width % 16:
-                inside = both(inside, _op("lt", column, loops.const(width)))
+                inside = both(inside, op("lt", column, loops.const(width)))
             place = self.outer | {self.held.axis: row, self.at[label]: column}
-            value = loops.load(sums, _ZERO, j, simplify(half * 2 + c))
+            value = loops.load(sums, ZERO, j, simplify(half * 2 + c))
             if factor is not None:
-                value = _op("mul", value, factor(half))
-            return self.body.store(node, [place.get(self.at[x], _ZERO) for x in own], value, inside)
+                value = op("mul", value, factor(half))
+            return self.body.store(node, [place.get(self.at[x], ZERO) for x in own], value, inside)
 
-        return each(_up(width, 16) // 8, element)
+        return each(up(width, 16) // 8, element)
 
 
 def _no_reader(*_: object) -> Expr:
@@ -306,7 +306,7 @@ def lower_attention(fused: Fused, group: Group, sched: schedule.GpuAttention) ->
 
 
 def _cleared(*buffers: Buffer) -> list[Stmt]:
-    return [each(b.shape[1], lambda j, half, c, b=b: loops.store(b, (_ZERO, j, simplify(half * 2 + c)), _f32(0)))
+    return [each(b.shape[1], lambda j, half, c, b=b: loops.store(b, (ZERO, j, simplify(half * 2 + c)), f32(0)))
             for b in buffers]
 
 
@@ -317,7 +317,7 @@ def _forward(x: Streaming) -> Lowered:
     keys, values = x.stream_of(roles.k, labels.inner, "k_tile"), x.stream_of(roles.v, labels.value, "v_tile")
     out = x.sums("out", values.padded)
     weights = Buffer("weights", x.half, (count, 4), "reg")
-    top, before, base, total, shrink = (Buffer(n, _F32, (2,), "reg") for n in ("top", "before", "base", "total",
+    top, before, base, total, shrink = (Buffer(n, F32, (2,), "reg") for n in ("top", "before", "base", "total",
                                                                                 "shrink"))
     half = loops.axis("half", 2)
 
@@ -328,29 +328,29 @@ def _forward(x: Streaming) -> Lowered:
         return loops.load(buffer, half)
 
     def largest(j: Expr, h: Expr, c: Expr) -> Stmt:
-        return loops.store(top, (h,), loops.load(x.s, _ZERO, j, simplify(h * 2 + c)), "max")
+        return loops.store(top, (h,), loops.load(x.s, ZERO, j, simplify(h * 2 + c)), "max")
 
     def weigh(column0: Expr) -> Stmt:
         def element(j: Expr, h: Expr, c: Expr) -> Stmt:
             r = simplify(h * 2 + c)
-            s = loops.load(x.s, _ZERO, j, r)
-            power = _op("exp2", _op("fma", s, _f32(x.scale), loops.load(base, h)))
-            return loops.store(x.s, (_ZERO, j, r), power)
+            s = loops.load(x.s, ZERO, j, r)
+            power = op("exp2", op("fma", s, f32(x.scale), loops.load(base, h)))
+            return loops.store(x.s, (ZERO, j, r), power)
 
         def weight(j: Expr, h: Expr, c: Expr) -> Stmt:
             r = simplify(h * 2 + c)
-            e = loops.load(x.s, _ZERO, j, r)
+            e = loops.load(x.s, ZERO, j, r)
             value = x.here(roles.weights, x.row(h), simplify(column0 + x.column(j, c)), {WEIGHT: e})
             return loops.store(weights, (j, r), store_value(value, x.half))
 
         def add(j: Expr, h: Expr, c: Expr) -> Stmt:
-            return loops.store(total, (h,), loops.load(x.s, _ZERO, j, simplify(h * 2 + c)), "add")
+            return loops.store(total, (h,), loops.load(x.s, ZERO, j, simplify(h * 2 + c)), "add")
 
         return loops.seq(*(each(count, f) for f in (element, add, weight)))
 
     def compute(column0: Expr, stage: Expr) -> Stmt:
-        none = _op("eq", of(top), _f32(-math.inf))
-        safe = _op("select", none, _f32(0), of(top))
+        none = op("eq", of(top), f32(-math.inf))
+        safe = op("select", none, f32(0), of(top))
         return loops.seq(
             x.products(x.s, held, keys, stage),
             instructions.Wait("mma", 0),
@@ -358,11 +358,11 @@ def _forward(x: Streaming) -> Lowered:
             rows(loops.store(before, (half,), of(top))),
             each(count, largest),
             rows(loops.Fold(top, (half,), of(top), "max", 4),
-                 loops.store(base, (half,), _op("mul", safe, _f32(-x.scale))),
-                 loops.store(shrink, (half,), _op("exp2", _op("fma", of(before), _f32(x.scale), of(base)))),
-                 loops.store(total, (half,), _op("mul", of(total), of(shrink)))),
+                 loops.store(base, (half,), op("mul", safe, f32(-x.scale))),
+                 loops.store(shrink, (half,), op("exp2", op("fma", of(before), f32(x.scale), of(base)))),
+                 loops.store(total, (half,), op("mul", of(total), of(shrink)))),
             weigh(column0),
-            each(out.shape[1], lambda j, h, c: loops.store(out, (_ZERO, j, simplify(h * 2 + c)),
+            each(out.shape[1], lambda j, h, c: loops.store(out, (ZERO, j, simplify(h * 2 + c)),
                                                            loops.load(shrink, h), "mul")),
             x.adds(out, weights, values, stage),
             instructions.Wait("mma", 0),
@@ -373,21 +373,21 @@ def _forward(x: Streaming) -> Lowered:
 
     # the results: of a row without scores 0 where the weights are 0 there, else NaN
     empty = x.node.attrs["empty"]
-    nothing = _op("eq", of(total), _f32(0))
-    inverse = _op("div", _f32(1), of(total))
-    lse = _op("add", _op("mul", of(top), _f32(x.scores.factor)), _op("log", of(total)))
+    nothing = op("eq", of(total), f32(0))
+    inverse = op("div", f32(1), of(total))
+    lse = op("add", op("mul", of(top), f32(x.scores.factor)), op("log", of(total)))
     if empty:
-        inverse, lse = (_op("select", nothing, _f32(0), e) for e in (inverse, lse))
+        inverse, lse = (op("select", nothing, f32(0), e) for e in (inverse, lse))
     end = [rows(loops.Fold(total, (half,), of(total), "add", 4)), rows(loops.store(shrink, (half,), inverse)),
            x.write(0, labels.out, out, lambda h: loops.load(shrink, h))]
     node = x.item(1)
     if node is not None:
         row = x.row(half)
-        first = both(_op("eq", x.t % 4, _ZERO), x.row_inside(row))
+        first = both(op("eq", x.t % 4, ZERO), x.row_inside(row))
         place = x.outer | {x.held.axis: row}
-        end.append(rows(x.body.store(node, [place.get(x.at[c], _ZERO) for c in labels.row], lse, first)))
+        end.append(rows(x.body.store(node, [place.get(x.at[c], ZERO) for c in labels.row], lse, first)))
     code = [held.load(), *_cleared(out),
-            rows(loops.store(top, (half,), _f32(-math.inf)), loops.store(total, (half,), _f32(0))),
+            rows(loops.store(top, (half,), f32(-math.inf)), loops.store(total, (half,), f32(0))),
             *x.stream(copy, compute), *end]
     return x.finish(code, [x.s, out, weights, top, before, base, total, shrink], [held, keys, values], 2)
 
@@ -409,8 +409,8 @@ def _backward(x: Streaming, keys_held: bool) -> Lowered:
     dw = x.sums("dw", sched.columns)
     weights, ds = (Buffer(n, x.half, (count, 4), "reg") for n in ("weights", "ds"))
     lse, delta = (Statistic(x, v, n) for v, n in ((roles.lse, "lse"), (roles.delta, "delta")))
-    own_lse, own_delta = (Buffer(f"row_{n}", _F32, (2,), "reg") for n in ("lse", "delta"))
-    shift, factor = _factored(x.here(roles.score_grad, x.row(_ZERO), _ZERO, {DX: DX, SCORE: SCORE}))
+    own_lse, own_delta = (Buffer(f"row_{n}", F32, (2,), "reg") for n in ("lse", "delta"))
+    shift, factor = factored(x.here(roles.score_grad, x.row(ZERO), ZERO, {DX: DX, SCORE: SCORE}))
     constant = shift is DX  # ds is dx times a number, which is left to the end
     factor = factor if constant else 1.0
 
@@ -420,23 +420,23 @@ def _backward(x: Streaming, keys_held: bool) -> Lowered:
 
         def power(j: Expr, h: Expr, c: Expr) -> Stmt:
             r = simplify(h * 2 + c)
-            base = _op("mul", of(lse, own_lse, j, h, c), _f32(-LOG2E))
-            s = _op("fma", loops.load(x.s, _ZERO, j, r), _f32(x.scale), base)
-            return loops.store(x.s, (_ZERO, j, r), _op("exp2", s))
+            base = op("mul", of(lse, own_lse, j, h, c), f32(-LOG2E))
+            s = op("fma", loops.load(x.s, ZERO, j, r), f32(x.scale), base)
+            return loops.store(x.s, (ZERO, j, r), op("exp2", s))
 
         def slope(j: Expr, h: Expr, c: Expr) -> Stmt:
             r = simplify(h * 2 + c)
-            p, d = loops.load(x.s, _ZERO, j, r), loops.load(dw, _ZERO, j, r)
+            p, d = loops.load(x.s, ZERO, j, r), loops.load(dw, ZERO, j, r)
             row, column = x.row(h), simplify(column0 + x.column(j, c))
             dp = x.here(roles.weights_grad, row, column, {DW: d})  # type: ignore[arg-type]
-            dx = _op("mul", p, _op("sub", dp, of(delta, own_delta, j, h, c)))
+            dx = op("mul", p, op("sub", dp, of(delta, own_delta, j, h, c)))
             grad = dx if constant else x.here(roles.score_grad, row, column, {DX: dx})  # type: ignore[arg-type]
             return loops.store(ds, (j, r), store_value(grad, x.half))
 
         def weight(j: Expr, h: Expr, c: Expr) -> Stmt:
             r = simplify(h * 2 + c)
             row, column = x.row(h), simplify(column0 + x.column(j, c))
-            value = x.here(roles.weights, row, column, {WEIGHT: loops.load(x.s, _ZERO, j, r)})
+            value = x.here(roles.weights, row, column, {WEIGHT: loops.load(x.s, ZERO, j, r)})
             return loops.store(weights, (j, r), store_value(value, x.half))
 
         return loops.seq(*(each(count, f) for f in ((power, weight, slope) if keys_held else (power, slope))))
@@ -462,7 +462,7 @@ def _backward(x: Streaming, keys_held: bool) -> Lowered:
     code += x.stream(copy, compute)
     owns = (labels.k, labels.v) if keys_held else (labels.q,)
     for k, (own, sums, f) in enumerate(zip(owns, results, (factor, 1.0), strict=False)):
-        code.append(x.write(k, own, sums, None if f == 1.0 else lambda h, f=f: _f32(f)))
+        code.append(x.write(k, own, sums, None if f == 1.0 else lambda h, f=f: f32(f)))
     if keys_held:
         return x.finish(code, [x.s, dw, *results, ds, weights], [left, right, *tiles, lse, delta], 4)
     return x.finish(code, [x.s, dw, *results, ds, own_lse, own_delta], [left, right, *tiles], 3)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dlc.codegen.lower.gpu.attention_tiles import _ZERO, _op
+from dlc.codegen.lower.gpu.attention_tiles import ZERO, op
 from dlc.ir import dtypes
 from dlc.ir.loops.index import linear, simplify
 from dlc.ir.loops.ir import Expr
@@ -22,7 +22,7 @@ class Condition:
     constant: int
 
     def at(self, row: Expr, column: Expr) -> Expr:
-        return _op("le", _ZERO, simplify(row * self.row + column * self.column + self.constant))
+        return op("le", ZERO, simplify(row * self.row + column * self.column + self.constant))
 
 
 class Scores(NamedTuple):
@@ -47,7 +47,7 @@ def scores_of(score: Expr, row: Expr, column: Expr) -> Scores:
         found += [c for c in parts.values() if c is not None]
         known |= {inner.args[0], *parts}
         inner = inner.args[1]
-    inner, factor = _factored(inner)
+    inner, factor = factored(inner)
     return Scores(inner, factor, tuple(found), frozenset(known), inner is SCORE)
 
 
@@ -68,15 +68,15 @@ def _condition(e: Expr, row: Expr, column: Expr) -> Condition | None:
     return Condition(terms.get(row, 0), terms.get(column, 0), constant - (e.op == "lt"))
 
 
-def _factored(e: Expr) -> tuple[Expr, float]:
+def factored(e: Expr) -> tuple[Expr, float]:
     """`e` as an expression times a positive constant."""
     if e.op == "mul":
         for k in (0, 1):
             c = e.args[k]
             if c.op == "const" and 0 < c.attr < math.inf:
-                inner, factor = _factored(e.args[1 - k])
+                inner, factor = factored(e.args[1 - k])
                 return inner, factor * c.attr
     if e.op == "select" and _is_low(e.args[2]):
-        inner, factor = _factored(e.args[1])
-        return _op("select", e.args[0], inner, e.args[2]), factor
+        inner, factor = factored(e.args[1])
+        return op("select", e.args[0], inner, e.args[2]), factor
     return e, 1.0

@@ -17,15 +17,15 @@ from dlc.ir.loops.ir import Buffer, Expr, Stmt
 PIECE = 16  # bytes of an asynchronous copy
 ROW = 128  # bytes of a row of a shared tile
 LOG2E = math.log2(math.e)
-_ZERO = loops.const(0)
-_F32 = dtypes.float32
+ZERO = loops.const(0)
+F32 = dtypes.float32
 
 
-def _f32(value: float) -> Expr:
-    return loops.const(value, _F32)
+def f32(value: float) -> Expr:
+    return loops.const(value, F32)
 
 
-def _op(name: str, *args: Expr) -> Expr:
+def op(name: str, *args: Expr) -> Expr:
     return loops.op(name, *args)
 
 
@@ -61,10 +61,10 @@ class Tile:
     def __init__(self, kernel: Streamed, side: Side, value: Expr, label: str, name: str):
         self.kernel, self.side, self.value = kernel, side, value
         self.width, self.axis = kernel.sizes[label], kernel.at[label]
-        self.padded = _up(self.width, 16)
+        self.padded = up(self.width, 16)
         sched = kernel.sched
         row = kernel.tile_row
-        blocks = _up(self.padded, row) // row
+        blocks = up(self.padded, row) // row
         shape = (sched.stages, blocks, sched.columns, row) if side is kernel.streamed else (1, blocks, sched.rows, row)
         self.shared = Buffer(name, kernel.half, shape, "shared", swizzled=True)
 
@@ -75,12 +75,12 @@ class Tile:
         pieces = self.shared.shape[2] * across
         c, v = loops.axis("c", -(-pieces // kernel.sched.block)), loops.axis("v", long)
         number = simplify(c * kernel.sched.block + kernel.t)
-        exists = _op("lt", number, loops.const(pieces)) if pieces % kernel.sched.block else None
+        exists = op("lt", number, loops.const(pieces)) if pieces % kernel.sched.block else None
         row, column = simplify(number // across), simplify((number % across) * long + v)
         at = simplify(first + row)
         inside = kernel.column_inside(at) if self.side is kernel.streamed else kernel.row_inside(at)
         if self.padded != self.width:
-            inside = both(inside, _op("lt", column, loops.const(self.width)))
+            inside = both(inside, op("lt", column, loops.const(self.width)))
         value = kernel.put(self.value, {self.side.axis: at, self.axis: column}, inside)
         place = (stage, simplify(column // kernel.tile_row), row, simplify(column % kernel.tile_row))
         make = loops.store(self.shared, place, store_value(value, kernel.half), None, exists)
@@ -89,12 +89,12 @@ class Tile:
 
     def load(self) -> Stmt:
         """Copy the rows of a held operand."""
-        return instructions.Async(self.copy(self.kernel.row0, _ZERO))
+        return instructions.Async(self.copy(self.kernel.row0, ZERO))
 
     def left(self, k: int) -> tuple[Expr, str]:
         """The left operand of a product over columns from `k` on, for this thread's group."""
         block = loops.const(k // self.kernel.tile_row)
-        return loops.load(self.shared, _ZERO, block, self.kernel.group_row, _ZERO), "mk"
+        return loops.load(self.shared, ZERO, block, self.kernel.group_row, ZERO), "mk"
 
 
 class Statistic:
@@ -102,7 +102,7 @@ class Statistic:
 
     def __init__(self, kernel: Streamed, value: Expr, name: str):
         self.kernel, self.value = kernel, value
-        self.shared = Buffer(name, _F32, (kernel.sched.stages, kernel.sched.columns), "shared")
+        self.shared = Buffer(name, F32, (kernel.sched.stages, kernel.sched.columns), "shared")
 
     def copy(self, first: Expr, stage: Expr) -> Stmt:
         """Four numbers a thread, as far as there are."""
@@ -111,7 +111,7 @@ class Statistic:
         at = simplify(first + row)
         value = kernel.put(self.value, {kernel.streamed.axis: at}, kernel.column_inside(at))
         make = loops.loop(v, loops.store(self.shared, (stage, row), value), "vector", None, 4)
-        return loops.If(_op("lt", kernel.t, loops.const(kernel.sched.columns // 4)), make)
+        return loops.If(op("lt", kernel.t, loops.const(kernel.sched.columns // 4)), make)
 
 
 class Held:
@@ -120,7 +120,7 @@ class Held:
     def __init__(self, kernel: Streamed, value: Expr, label: str, name: str):
         self.kernel, self.value = kernel, value
         self.width, self.axis = kernel.sizes[label], kernel.at[label]
-        self.padded = _up(self.width, 16)
+        self.padded = up(self.width, 16)
         self.buffer = Buffer(name, kernel.half, (self.padded // 8, 4), "reg")
 
     def load(self) -> Stmt:
@@ -130,7 +130,7 @@ class Held:
             row, column = kernel.row(half), simplify(j * 8 + (kernel.t % 4) * 2 + c)
             inside = kernel.row_inside(row)
             if self.padded != self.width:
-                inside = both(inside, _op("lt", column, loops.const(self.width)))
+                inside = both(inside, op("lt", column, loops.const(self.width)))
             value = kernel.put(self.value, {kernel.held.axis: row, self.axis: column}, inside)
             return loops.store(self.buffer, (j, simplify(half * 2 + c)), store_value(value, kernel.half))
 
@@ -139,10 +139,10 @@ class Held:
 
     def left(self, k: int) -> tuple[Expr, str]:
         """The left operand of a product over columns from `k` on."""
-        return loops.load(self.buffer, loops.const(k // 8), _ZERO), "sums"
+        return loops.load(self.buffer, loops.const(k // 8), ZERO), "sums"
 
 
-def _up(n: int, to: int) -> int:
+def up(n: int, to: int) -> int:
     return -(-n // to) * to
 
 

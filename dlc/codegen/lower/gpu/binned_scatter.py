@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from dlc.codegen.cost.gpu_scatter import held_dtype, rows_and_columns
 from dlc.codegen.lower.body import Body, guarded
 from dlc.codegen.lower.gpu.map import block_axis, launch
-from dlc.codegen.lower.scatter_sort_scan import _COMBINE, _at, _combiner
+from dlc.codegen.lower.scatter_sort_scan import COMBINE, combiner, index_at
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule
 from dlc.ir.loops.index import both, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
-from dlc.passes.fuse.access import _product
+from dlc.passes.fuse.access import product_of
 from dlc.passes.fuse.unit import Unit
 from dlc.passes.views.elements import clamped
 
@@ -63,13 +63,13 @@ class _Binned:
         axis, shape = node.attrs["axis"], node.shape
         self.prefix, self.n, self.suffix = shape[:axis], shape[axis], shape[axis + 1 :]
         self.index_extents = unit.extents[axis : axis + node.inputs[1].ndim]
-        self.updates = _product(self.index_extents)
+        self.updates = product_of(self.index_extents)
         self.rows, self.columns, self.block = rows_and_columns(node)
         self.warps, self.chunk = self.block // 32, self.block * EACH
         self.dtype = held_dtype(node)
-        self.ranges, wide = -(-self.n // self.rows), _product(self.suffix)
+        self.ranges, wide = -(-self.n // self.rows), product_of(self.suffix)
         self.t = loops.axis("t", self.block)
-        self.b = block_axis(_product(self.prefix) * self.ranges * -(-wide // self.columns))
+        self.b = block_axis(product_of(self.prefix) * self.ranges * -(-wide // self.columns))
         *self.before, range_at, column_at = unflatten(self.b, (*self.prefix, self.ranges, -(-wide // self.columns)))
         self.first = simplify(range_at * self.rows)
         column = simplify(column_at * self.columns + self.t)
@@ -99,7 +99,7 @@ class _Binned:
     def read_row(self, r: Expr, place: Sequence[Expr], here: Expr | None) -> Stmt:
         assert self.unit.base is not None
         index, base = self.unit.base
-        value = guarded(_at(self.body, self.unit, base, index, place), here)
+        value = guarded(index_at(self.body, self.unit, base, index, place), here)
         return loops.store(self.held, (r, self.t), loops.cast(value, self.dtype))
 
     def write_row(self, r: Expr, place: Sequence[Expr], here: Expr | None) -> Stmt:
@@ -118,7 +118,7 @@ class _Binned:
         inside = loops.op("lt", position, loops.const(self.updates)) if self.updates % self.chunk else None
         index = unit.index[: axis + len(self.index_extents)]
         place = [*(_ZERO for _ in self.prefix), *unflatten(position, self.index_extents)]
-        target = clamped(guarded(_at(self.body, unit, unit.values[0], index, place), inside), self.n)
+        target = clamped(guarded(index_at(self.body, unit, unit.values[0], index, place), inside), self.n)
 
         row = Buffer("row", dtypes.int64, (EACH,), "reg")  # -1: of another block
         mask = Buffer("mask", _U32, (EACH,), "reg")
@@ -178,9 +178,9 @@ class _Binned:
         position = loops.op("min", self.step * self.chunk + local, loops.const(self.updates - 1))
         place = [*self.before, *unflatten(position, self.index_extents), *self.behind]
         here = both(listed, self.exists)
-        update = guarded(_at(self.body, unit, unit.values[1], unit.index, place), here)
+        update = guarded(index_at(self.body, unit, unit.values[1], unit.index, place), here)
         combine = node.attrs["combine"]
-        name = None if combine == "set" else _combiner(_COMBINE[combine], node.dtype)
+        name = None if combine == "set" else combiner(COMBINE[combine], node.dtype)
         fetch = loops.store(entries, (a,), loops.load(self.list, number, predicate=listed))
         steps = loops.seq(
             loops.loop(a, fetch, "unroll"),

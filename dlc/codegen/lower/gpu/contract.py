@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dlc.codegen.lower.body import Body, Lowered, guarded
-from dlc.codegen.lower.contraction import _Tile
+from dlc.codegen.lower.contraction import Tile
 from dlc.codegen.lower.gpu.map import block_axis, launch
 from dlc.ir.dtypes import DType
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule, traverse
 from dlc.ir.loops.index import both, coefficient, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt, under_casts
-from dlc.passes.fuse.access import _product
+from dlc.passes.fuse.access import product_of
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
 from dlc.passes.views.contraction import Parts, label_sizes
@@ -32,14 +32,14 @@ PAD = 4  # elements that a row of a shared tile is longer, so that columns fall 
 _ZERO = loops.const(0)
 
 
-class GpuTile(_Tile):
+class GpuTile(Tile):
     """One contraction being lowered for a GPU: positions along rows, columns and the inner range."""
 
     def __init__(self, body: Body, sched: schedule.GpuContract):
         super().__init__(body, sched)  # type: ignore[arg-type]
         p = self.parts = self._in_memory_order(self.parts)
-        self.m, self.n, self.k = (_product(self.extents(x)) for x in (p.rows, p.columns, p.inner))
-        self.batch = _product(self.extents(p.batch))
+        self.m, self.n, self.k = (product_of(self.extents(x)) for x in (p.rows, p.columns, p.inner))
+        self.batch = product_of(self.extents(p.batch))
         self.outer: dict[Expr, Expr] = {}  # where the batch labels stand
 
     def _in_memory_order(self, p: Parts) -> Parts:
@@ -172,7 +172,7 @@ class Panel:
 def lower_contract(fused: Fused, group: Group, sched: schedule.GpuContract) -> Lowered:
     body = Body(fused, group)
     tile = GpuTile(body, sched)
-    flops = 2 * _product(label_sizes(tile.unit.node).values())
+    flops = 2 * product_of(label_sizes(tile.unit.node).values())
     lowered = body.finish(_tiled(tile, sched), sched, flops)
     return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": sched.blocks}))
 

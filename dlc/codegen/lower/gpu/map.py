@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlc.codegen.lower.body import Body, Lowered, guarded, split_axis
-from dlc.codegen.lower.map import _map_stores
+from dlc.codegen.lower.map import map_stores
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule, traverse
 from dlc.ir.loops.index import coefficient, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
-from dlc.passes.fuse.access import Place, _product, map_extents, spread, transposed_axis
+from dlc.passes.fuse.access import Place, map_extents, product_of, spread, transposed_axis
 from dlc.passes.fuse.fuse import Fused, Group
 
 
@@ -38,7 +38,7 @@ def lower_map(fused: Fused, group: Group, sched: schedule.GpuMap) -> Lowered:
     extents = map_extents(fused, group)
     if sched.tile:
         return _lower_tiles(body, extents, sched)
-    total = _product(extents)
+    total = product_of(extents)
     chunk = sched.block * sched.lanes * sched.unroll
     generic = len(extents) == 1
     size: Expr = loops.const(total)
@@ -57,7 +57,7 @@ def lower_map(fused: Fused, group: Group, sched: schedule.GpuMap) -> Lowered:
     places: list[Place] = list(zip(unflatten(at, extents), extents, strict=True)) if not generic else [(at, total)]
 
     def stores(predicate: Expr | None) -> Stmt:
-        allocs, *nests = _registers_first(_map_stores(body, places, predicate), v)
+        allocs, *nests = _registers_first(map_stores(body, places, predicate), v)
         made = loops.seq(*(loops.loop(v, nest, "vector", None, sched.lanes) for nest in nests))
         return loops.loop(u, loops.Seq((*allocs, made)) if allocs else made, "unroll")
 
@@ -104,7 +104,7 @@ def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.GpuMap) -
     n_a, n_b = extents[across], extents[last]
     outer = [e for k, e in enumerate(extents) if k not in (across, last)]
     tiles = (-(-n_a // n), -(-n_b // n))
-    b, t = block_axis(_product(outer) * tiles[0] * tiles[1]), loops.axis("t", sched.block)
+    b, t = block_axis(product_of(outer) * tiles[0] * tiles[1]), loops.axis("t", sched.block)
     *outer_at, tile_a, tile_b = unflatten(b, (*outer, *tiles))
     wide = n // sched.lanes  # threads along a row of the tile
     step = sched.block // wide  # rows of the tile at a time
@@ -155,7 +155,7 @@ def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.GpuMap) -
 
     def write(row: Expr, column: Expr) -> Stmt:
         a, c = simplify(tile_a * n + row), simplify(tile_b * n + column)
-        return _map_stores(body, places(a, c), inside(a, c), {e: f(row, column) for e, f in preset.items()})
+        return map_stores(body, places(a, c), inside(a, c), {e: f(row, column) for e, f in preset.items()})
 
     stmt = loops.seq(*stmts, loops.Sync(), threads(write))
     return body.finish(launch(b, t, stmt, shared), sched)

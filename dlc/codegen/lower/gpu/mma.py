@@ -20,7 +20,7 @@ from dlc.ir.loops import instructions, schedule, traverse
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops.index import both, coefficient, simplify
 from dlc.ir.loops.ir import Buffer, Expr, Stmt, under_casts
-from dlc.passes.fuse.access import _product
+from dlc.passes.fuse.access import product_of
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.views.contraction import label_sizes
 
@@ -114,7 +114,7 @@ def lower_mma(fused: Fused, group: Group, sched: schedule.GpuMma) -> Lowered:
     """One contraction and its epilogue."""
     body = Body(fused, group)
     tile = GpuTile(body, sched)  # type: ignore[arg-type]
-    flops = 2 * _product(label_sizes(tile.unit.node).values())
+    flops = 2 * product_of(label_sizes(tile.unit.node).values())
     both = panels(tile) if sched.bulk else None
     if both is not None:
         code = lower_bulk(tile, both, lambda *args: _results(tile, sched, *args))

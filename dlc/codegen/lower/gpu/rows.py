@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 from dlc.codegen.lower.body import MONOIDS, Body, Lowered, guarded, identity
 from dlc.codegen.lower.gpu.map import block_axis, launch
-from dlc.codegen.lower.rows import _Row, _State
+from dlc.codegen.lower.rows import Row, State
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule, traverse
 from dlc.ir.loops.index import both, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
-from dlc.passes.fuse.access import Place, _extents, _product, cost_of, inner_axes, spread
+from dlc.passes.fuse.access import Place, cost_of, extents_of, inner_axes, product_of, spread
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.materialize import EXPENSIVE
 from dlc.passes.fuse.row_walk import turn_of, walked
@@ -55,7 +55,7 @@ class _Positions:
         return stmt if self.kept else loops.loop(self.outer, stmt)
 
 
-class _Shared(_Row):
+class _Shared(Row):
     """The code of one thread for a row that several threads share: thread number `lane` of `sharing`."""
 
     lane: Expr
@@ -65,7 +65,7 @@ class _Shared(_Row):
     def stmts(self) -> list[Stmt]:
         nests: dict[tuple, list[Unit]] = {}
         for u in self.group.units:
-            nests.setdefault((self.level[u], _extents(inner_axes(self.group, u))), []).append(u)
+            nests.setdefault((self.level[u], extents_of(inner_axes(self.group, u))), []).append(u)
         made: list[Stmt] = []
         for key in sorted(nests, key=lambda k: k[0]):
             self.waits = False
@@ -101,7 +101,7 @@ class _Shared(_Row):
 
         return read
 
-    def positions(self, units: Sequence[Unit], states: dict[Unit, _State], places: Sequence[Place],
+    def positions(self, units: Sequence[Unit], states: dict[Unit, State], places: Sequence[Place],
                   acc: tuple[Expr, ...], inside: Expr | None, writes: Expr | None) -> Stmt:
         """All units of a nest at one position: `inside` guards what is read, `writes` what is written."""
         here: dict[Unit, Expr] = {}
@@ -150,7 +150,7 @@ class _GpuRow(_Shared):
     def turn(self, n: int, lanes: int) -> int:
         return turn_of(self.body, self.group, {u: self.fixed(u) for u in self.group.units}, n, lanes)
 
-    def state(self, u: Unit, merged: tuple[int, ...]) -> _State:
+    def state(self, u: Unit, merged: tuple[int, ...]) -> State:
         return _GpuState(self, u, merged)
 
     def local_place(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
@@ -161,7 +161,7 @@ class _GpuRow(_Shared):
         flat = loops.const(0)
         for a in inner:
             flat = flat * a.attr[1] + at[a]
-        place = self.at(_product(_extents(inner)))
+        place = self.at(product_of(extents_of(inner)))
         return (place.inner, place.v) if simplify(flat) is place.at else None
 
     def local(self, u: Unit) -> None:
@@ -171,7 +171,7 @@ class _GpuRow(_Shared):
         if not later:
             return
         dtype = u.node.dtype.compute
-        n = _product(_extents(inner_axes(self.group, u)))
+        n = product_of(extents_of(inner_axes(self.group, u)))
         if n == 1:
             self.locals[u] = Buffer(self.name(u), dtype, (1,), "reg")
         else:
@@ -184,8 +184,8 @@ class _GpuRow(_Shared):
 
     # -- one loop nest ---------------------------------------------------------------------------------------------
 
-    def along(self, units: Sequence[Unit], states: dict[Unit, _State], merged: tuple[int, ...]) -> Stmt:
-        n = _product(merged)
+    def along(self, units: Sequence[Unit], states: dict[Unit, State], merged: tuple[int, ...]) -> Stmt:
+        n = product_of(merged)
         if n == 1:
             first = loops.op("eq", self.lane, _ZERO)
             return self.positions(units, states, [], (_ZERO,), None, both(self.valid, first))
@@ -252,13 +252,13 @@ def _loads(stmt: Stmt) -> list[Expr]:
     return out
 
 
-class _GpuState(_State):
+class _GpuState(State):
     """A reduction by the threads of a group: each folds its own part, then all of them."""
 
     row: _GpuRow
 
     def __init__(self, row: _GpuRow, u: Unit, inner: tuple[int, ...]):
-        n = _product(inner)
+        n = product_of(inner)
         self.across = n > 1
         super().__init__(row, u, inner if n > 1 else ())
         if not self.folded:  # a row may need narrower vectors than the schedule's
@@ -299,18 +299,18 @@ class _GpuColumns(_Shared):
         self.x, self.lane, self.sharing = x, lane, sched.depth
         self.shared: list[Buffer] = []
 
-    def state(self, u: Unit, merged: tuple[int, ...]) -> _State:
+    def state(self, u: Unit, merged: tuple[int, ...]) -> State:
         return _ColumnState(self, u, merged)
 
     def local(self, u: Unit) -> None:
-        if _product(_extents(inner_axes(self.group, u))) == 1:
+        if product_of(extents_of(inner_axes(self.group, u))) == 1:
             super().local(u)
 
     def local_place(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
         return self.lanes
 
-    def columns(self, units: Sequence[Unit], states: dict[Unit, _State], merged: tuple[int, ...]) -> Stmt:
-        n, depth, steps = _product(merged), self.sharing, self.sched.steps  # type: ignore[union-attr]
+    def columns(self, units: Sequence[Unit], states: dict[Unit, State], merged: tuple[int, ...]) -> Stmt:
+        n, depth, steps = product_of(merged), self.sharing, self.sched.steps  # type: ignore[union-attr]
         if n == 1:
             return self.positions(units, states, [], self.lanes, self.predicate, self.writes())
         count = -(-n // depth)
@@ -328,14 +328,14 @@ class _GpuColumns(_Shared):
         return both(self.predicate, loops.op("eq", self.lane, _ZERO)) if self.sharing > 1 else self.predicate
 
 
-class _ColumnState(_State):
+class _ColumnState(State):
     """A reduction along a column: the threads that share it exchange their results in shared memory."""
 
     row: _GpuColumns
 
     def __init__(self, row: _GpuColumns, u: Unit, inner: tuple[int, ...]):
         super().__init__(row, u, inner)
-        self.split = row.sharing > 1 and _product(inner) > 1
+        self.split = row.sharing > 1 and product_of(inner) > 1
 
     def exchange(self, b: Buffer) -> tuple[Stmt, Buffer]:
         """The statement that shows every thread's `b` to the others, and where they find it."""
@@ -398,7 +398,7 @@ def lower_rows(fused: Fused, group: Group, sched: schedule.GpuRows | schedule.Gp
     t = loops.axis("t", sched.block)
     if isinstance(sched, schedule.GpuColumns):
         return _lower_columns(body, extents, sched, t)
-    total, per = _product(extents), sched.block // sched.group
+    total, per = product_of(extents), sched.block // sched.group
     b = block_axis(-(-total // per))
     row = simplify(b * per + t // sched.group) if per > 1 else b
     valid = loops.op("lt", row, loops.const(total)) if total % per else None
@@ -413,7 +413,7 @@ def _lower_columns(body: Body, extents: tuple[int, ...], sched: schedule.GpuColu
     wide = threads * lanes
     blocks = -(-n // wide)
     others = tuple(e for k, e in enumerate(extents) if k != sched.axis)
-    b = block_axis(_product(others) * blocks)
+    b = block_axis(product_of(others) * blocks)
     *at, block = unflatten(b, (*others, blocks))
     u, v = loops.axis("u", 1), loops.axis("v", lanes)
     x, lane = simplify(t % threads), simplify(t // threads)

@@ -14,13 +14,13 @@ from dlc.codegen.cost.gpu_scatter import is_binned
 from dlc.codegen.lower.body import Body, Lowered, nest, split_axis
 from dlc.codegen.lower.gpu.binned_scatter import lower_binned
 from dlc.codegen.lower.gpu.map import block_axis, launch
-from dlc.codegen.lower.scatter_sort_scan import _COMBINE, Running, _at, _combined, _combiner, _rest, _SortedRow
+from dlc.codegen.lower.scatter_sort_scan import COMBINE, Running, SortedRow, combined, combiner, index_at, rest
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule
 from dlc.ir.loops.index import simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
-from dlc.passes.fuse.access import _product
+from dlc.passes.fuse.access import product_of
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
 from dlc.passes.views.elements import clamped
@@ -58,39 +58,39 @@ def _scatter(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
     prefix, n, suffix = shape[:axis], shape[axis], shape[axis + 1 :]
     assert unit.base is not None
     base_index, base = unit.base
-    span = -(-n // max(1, min(n, -(-sched.threads // (_product(prefix) * _product(suffix))))))
+    span = -(-n // max(1, min(n, -(-sched.threads // (product_of(prefix) * product_of(suffix))))))
     ranges = -(-n // span)
 
     def one(number: Expr) -> Stmt:
-        *before, range_at, after = unflatten(number, (*prefix, ranges, _product(suffix)))
+        *before, range_at, after = unflatten(number, (*prefix, ranges, product_of(suffix)))
         behind = unflatten(after, suffix)
         first = simplify(range_at * span)
-        count = _rest(n, span, first)
+        count = rest(n, span, first)
         a = split_axis(span, "a")
         place = [*before, simplify(first + a), *behind]
-        fill: Stmt = body.store(node, place, _at(body, unit, base, base_index, place))
+        fill: Stmt = body.store(node, place, index_at(body, unit, base, base_index, place))
         if a.op == "axis":
             fill = loops.loop(a, fill, extent=count)
         walk = [split_axis(e, f"i{k}") for k, e in enumerate(unit.extents[axis : axis + rank])]
         indices = unit.index[: axis + rank]
-        target = clamped(_at(body, unit, unit.values[0], indices, [*(_ZERO for _ in prefix), *walk]), n)
-        value = _at(body, unit, unit.values[1], unit.index, [*before, *walk, *behind])
+        target = clamped(index_at(body, unit, unit.values[0], indices, [*(_ZERO for _ in prefix), *walk]), n)
+        value = index_at(body, unit, unit.values[1], unit.index, [*before, *walk, *behind])
         if span == 1 and node.attrs["combine"] != "set":
             acc = Buffer("acc", node.dtype.compute, (1,), "reg")
-            start = loops.cast(_at(body, unit, base, base_index, place), acc.dtype)
-            name = _combiner(_COMBINE[node.attrs["combine"]], node.dtype)
+            start = loops.cast(index_at(body, unit, base, base_index, place), acc.dtype)
+            name = combiner(COMBINE[node.attrs["combine"]], node.dtype)
             update = loops.store(acc, (_ZERO,), value, name)
             if ranges > 1:
                 update = loops.If(loops.op("eq", target, first), update)
             return loops.Seq((loops.Alloc(acc), loops.store(acc, (_ZERO,), start), _walk(walk, update),
                               body.store(node, place, loops.load(acc, _ZERO))))
-        update = _combined(body, node, [*before, target, *behind], value, node.attrs["combine"])
+        update = combined(body, node, [*before, target, *behind], value, node.attrs["combine"])
         if ranges > 1:
             end = simplify(first + count)
             update = loops.If(loops.op("and", loops.op("le", first, target), loops.op("lt", target, end)), update)
         return loops.seq(fill, _walk(walk, update))
 
-    return _each(_product(prefix) * ranges * _product(suffix), sched.block, one)
+    return _each(product_of(prefix) * ranges * product_of(suffix), sched.block, one)
 
 
 def _cumulative(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
@@ -105,7 +105,7 @@ def _cumulative(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
         place = [*row[:axis], _ZERO, *row[axis:]]
         return Running(body, unit, (1,), True).stmt(place, (_ZERO,), lambda make: make)
 
-    return _each(_product(others), sched.block, one)
+    return _each(product_of(others), sched.block, one)
 
 
 def _sort(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
@@ -117,7 +117,7 @@ def _sort(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
 
     def one(number: Expr) -> Stmt:
         *row, i = unflatten(number, (*others, n))
-        code = _SortedRow(body, unit, row, 1)
+        code = SortedRow(body, unit, row, 1)
         if code.values is None and code.positions is None:
             return loops.Seq(())
         key, place = Buffer("key", code.key_dtype, (1,), "reg"), Buffer("place", dtypes.int64, (1,), "reg")

@@ -20,7 +20,7 @@ from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule
 from dlc.ir.loops.index import both, simplify
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
-from dlc.passes.fuse.access import _product
+from dlc.passes.fuse.access import product_of
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.views.contraction import label_sizes
 
@@ -110,7 +110,7 @@ def lower_skinny(fused: Fused, group: Group, sched: schedule.GpuSkinny) -> Lower
     """All rows and `bn` columns a block."""
     body = Body(fused, group)
     tile = GpuTile(body, sched)  # type: ignore[arg-type]
-    flops = 2 * _product(label_sizes(tile.unit.node).values())
+    flops = 2 * product_of(label_sizes(tile.unit.node).values())
     lowered = body.finish(_skinny(tile, sched), sched, flops)
     # blocks are fewer than multiprocessors; not told so, the compiler saves registers for a second one, and spills
     return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": 1}))
