@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dlc.base import settings
+from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.llvm import kernel as llvm_kernel
 from dlc.codegen.llvm.launch.program import emit_entry
 from dlc.codegen.llvm.names import symbol
@@ -38,7 +39,6 @@ from dlc.ir.program.program import Program
 from dlc.passes.autodiff.vjp import expand as differentiate
 from dlc.passes.blockwise.blocks import cut_blocks
 from dlc.passes.convolution.padding_taps import drop_taps
-from dlc.passes.layout.sink_transposes import sink_permutes
 from dlc.passes.simplify.markers import remove_markers
 from dlc.passes.simplify.prune import prune_scans
 from dlc.passes.simplify.simplify import simplify

@@ -26,8 +26,8 @@ class Watch:
 
             verify_graph(result, stage)
         if self.check and stage == "program":
-            from dlc.ir.loops.coverage import check_program
             from dlc.ir.loops.verify import verify as verify_kernel
+            from dlc.ir.program.coverage import check_program
 
             for k in result.kernels():
                 verify_kernel(k, stage)

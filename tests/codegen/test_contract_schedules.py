@@ -12,6 +12,7 @@ import pytest
 
 from dlc.base.errors import VerifyError
 from dlc.codegen.cost import cpu_contract
+from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.lower.contract import lower_contract
 from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.program.memory import plan_memory
@@ -28,7 +29,6 @@ from dlc.ir.loops.verify import verify
 from dlc.ir.program.interp import run_program
 from dlc.ir.program.program import Launch, Program
 from dlc.passes.fuse.fuse import fuse
-from dlc.passes.layout.sink_transposes import sink_permutes
 from dlc.runtime.cpu.memory import allocate, as_ndarray
 from tests.targets import cpu, executable
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
+from dlc.codegen.layout import gpu_aligned_operands
 from dlc.ir.dtypes import bfloat16, float16, float32, float64
 from dlc.ir.graph import interp as graph_interp
 from dlc.ir.graph import nodes as B
@@ -17,7 +18,6 @@ from dlc.ir.graph.graph import Graph, make
 from dlc.ir.loops import schedule
 from dlc.ir.loops.interp.values import tf32
 from dlc.passes.autodiff.vjp import expand
-from dlc.passes.layout import gpu_aligned_operands
 from dlc.runtime import devices
 from dlc.runtime import programs as compiler
 from dlc.runtime.cuda import compile as cuda_compile

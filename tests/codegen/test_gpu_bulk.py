@@ -8,6 +8,7 @@ import pytest
 
 from dlc.codegen.cuda.kernel import emit_module
 from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.layout import gpu_aligned_operands
 from dlc.codegen.program import gpu_builder
 from dlc.codegen.schedule import choice
 from dlc.codegen.target.gpu import GpuTarget
@@ -18,7 +19,6 @@ from dlc.ir.loops import schedule
 from dlc.ir.loops.instructions import Bulk, Mma, Registers
 from dlc.ir.loops.ir import For, Store
 from dlc.ir.loops.traverse import walk
-from dlc.passes.layout import gpu_aligned_operands
 from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
 from tests.codegen.test_gpu_convolutions import convolution
 from tests.passes.programs import tensor

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from dlc.codegen.cuda.kernel import emit_module
+from dlc.codegen.layout import gpu_aligned_operands
+from dlc.codegen.layout.gpu_aligned_operands import _vectors
+from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.program.build import target_layout
 from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.ir.dtypes import bfloat16, float32
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph
 from dlc.passes.autodiff.vjp import vjp
-from dlc.passes.layout import gpu_aligned_operands
-from dlc.passes.layout.gpu_aligned_operands import _vectors
-from dlc.passes.layout.sink_transposes import sink_permutes
 from dlc.passes.simplify.markers import remove_markers
 from dlc.passes.simplify.simplify import simplify
 from dlc.passes.simplify.windows import lower_unwindow

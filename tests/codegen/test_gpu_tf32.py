@@ -9,6 +9,7 @@ import pytest
 
 from dlc.codegen.cuda.kernel import emit_module
 from dlc.codegen.cuda.launch import launch_shape
+from dlc.codegen.layout import gpu_aligned_operands
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import float32
 from dlc.ir.graph import interp as graph_interp
@@ -21,7 +22,6 @@ from dlc.ir.loops.parse import parse_kernel
 from dlc.ir.loops.text import print_kernel
 from dlc.ir.loops.traverse import walk
 from dlc.ir.program.interp import run_program
-from dlc.passes.layout import gpu_aligned_operands
 from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
 from tests.codegen.test_gpu_convolutions import convolution
 from tests.passes.programs import tensor

@@ -10,6 +10,8 @@ import re
 import numpy as np
 import pytest
 
+from dlc.codegen.layout.cpu_pairs import pair_operands
+from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.program.memory import plan_memory
 from dlc.ir import dtypes
@@ -22,8 +24,6 @@ from dlc.ir.loops.ir import Expr, Kernel
 from dlc.ir.loops.traverse import exprs, walk
 from dlc.ir.loops.verify import verify
 from dlc.ir.program.interp import run_program
-from dlc.passes.layout.cpu_pairs import pair_operands
-from dlc.passes.layout.sink_transposes import sink_permutes
 from tests import targets
 from tests.codegen.test_contract_schedules import check, tensor
 

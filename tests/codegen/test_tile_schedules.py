@@ -11,6 +11,7 @@ import pytest
 from dlc.codegen.cost import cpu_amx
 from dlc.codegen.cost.cpu_amx import Tiles
 from dlc.codegen.cost.cpu_contract import contract, on_tiles
+from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.program.memory import plan_memory
 from dlc.codegen.schedule import cpu_candidates as candidates
@@ -26,7 +27,6 @@ from dlc.ir.loops.text import print_kernel
 from dlc.ir.loops.traverse import walk
 from dlc.ir.loops.verify import verify
 from dlc.ir.program.interp import run_program
-from dlc.passes.layout.sink_transposes import sink_permutes
 from dlc.runtime import compile as compiler
 from dlc.runtime.cpu import threads
 from dlc.runtime.cpu.memory import allocate, as_ndarray

@@ -12,6 +12,7 @@ import pytest
 
 import dlc
 import dlc.nn.functional as F
+from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.ir.graph.graph import Graph, Node
 from dlc.ir.graph.interp import evaluate
 from dlc.ir.graph.text import parse_graph, print_graph
@@ -19,7 +20,6 @@ from dlc.ir.graph.verify import verify
 from dlc.passes.autodiff.vjp import expand
 from dlc.passes.blockwise.blocks import block_rows, cut_blocks
 from dlc.passes.blockwise.masked_columns import RULES, Bounds
-from dlc.passes.layout.sink_transposes import sink_permutes
 from dlc.passes.simplify.markers import remove_markers
 from dlc.passes.simplify.prune import prune_scans
 from dlc.passes.simplify.simplify import simplify

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dlc.codegen.layout.cpu import layout
 from dlc.ir.graph import interp as graph_interp
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph
 from dlc.ir.graph.verify import verify
-from dlc.passes.layout.cpu import layout
 from tests.passes.programs import tensor
 from tests.random_graphs import arguments
 

@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dlc.codegen.lower import long_sums
+from dlc.codegen.lower.long_sums import in_blocks
 from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.codegen.target.gpu import GpuTarget
+from dlc.ir import sum_blocks
 from dlc.ir.dtypes import bfloat16, float16, float32, float64
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph
@@ -19,8 +22,6 @@ from dlc.ir.loops.parse import parse_kernel
 from dlc.ir.loops.text import print_kernel
 from dlc.ir.loops.traverse import walk
 from dlc.ir.loops.verify import verify
-from dlc.passes.layout import long_sums, sum_blocks
-from dlc.passes.layout.long_sums import in_blocks
 from dlc.runtime.cpu import host
 from tests.passes.programs import normalised, softmax, tensor
 

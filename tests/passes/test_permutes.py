@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 
+from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.program.build import target_layout
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as B
@@ -12,7 +13,6 @@ from dlc.ir.graph.graph import Graph, TensorType, param
 from dlc.ir.graph.interp import evaluate
 from dlc.ir.graph.text import print_graph
 from dlc.ir.graph.verify import verify
-from dlc.passes.layout.sink_transposes import sink_permutes
 from dlc.passes.simplify.windows import lower_unwindow
 from dlc.runtime.cpu.memory import allocate, as_ndarray
 from dlc.runtime.programs import compile_graph

@@ -28,10 +28,11 @@ from dlc.codegen.schedule import gpu_candidates
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.graph.graph import Graph
-from dlc.ir.loops.coverage import Run, check, launched
+from dlc.ir.loops.coverage import check
 from dlc.ir.loops.interp.interp import run
 from dlc.ir.loops.ir import RUNTIME
 from dlc.ir.loops.verify import verify
+from dlc.ir.program.coverage import Run, launched
 from dlc.runtime import compile as compiler
 from tests.targets import CPUS, GPUS, target
 

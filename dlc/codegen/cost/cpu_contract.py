@@ -9,7 +9,6 @@ from dlc.codegen.cost import cpu_amx
 from dlc.codegen.cost.cpu_amx import SHORT_RUN as SHORT_RUN_OF_TILES
 from dlc.codegen.cost.cpu_amx import Tiles, height_of
 from dlc.codegen.cost.cpu_blocking import blocks
-from dlc.codegen.lower.contract import last_lanes
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Node
@@ -19,6 +18,8 @@ from dlc.ir.loops.ir import TILE
 from dlc.passes.views.contraction import column_run, label_sizes, parts_of, row_run, runs_along_inner
 from dlc.passes.views.strides import strides_of
 from dlc.passes.views.views import base_of
+
+SCRATCH_LIMIT = 128 << 10  # bytes of thread-private scratch one row may use
 
 CHUNK_BYTES = 32 << 10  # what one task of a pointwise kernel touches in its widest tensor
 SHORT_RUN = 6  # rows at one stride (a line of an image) from which a register tile stays inside the run
@@ -180,3 +181,11 @@ def tile_costs(m: int, n: int, k: int, lanes: int, target: CpuTarget,
 def work_of(flops: int) -> float:
     """Estimated nanoseconds of so many operations in a contraction on one thread."""
     return flops * 0.01
+
+
+def last_lanes(n: int, nr: int, lanes: int, fewest: int) -> int:
+    """Lanes of the vectors of the last of n columns in tiles of nr: `lanes`, or from `fewest` on (unless that is 0) as
+    few as reach over all that is left, in one vector."""
+    rest = n % nr
+    narrow = max(fewest, 1 << (rest - 1).bit_length()) if rest else lanes
+    return narrow if fewest and n > nr and narrow < lanes else lanes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Node
+from dlc.ir.sum_blocks import BLOCK
 from dlc.passes.fuse.access import product_of
-from dlc.passes.layout.sum_blocks import BLOCK
 
 SHARED = 64 << 10  # bytes of results in a block
 LEAST_UPDATES, LEAST_COLUMNS = 256, 32

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from dlc.codegen.lower.long_sums import in_blocks
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Node
@@ -19,9 +20,7 @@ from dlc.ir.loops.ir import Buffer, Expr, Kernel, Stmt
 from dlc.passes.fuse.access import cost_of
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
-from dlc.passes.layout.long_sums import in_blocks
 
-SCRATCH_LIMIT = 128 << 10  # bytes of thread-private scratch one row may use
 MONOIDS = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 
 Reader = Callable[[Unit, tuple[Expr, ...]], Expr]

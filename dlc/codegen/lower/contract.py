@@ -11,6 +11,7 @@ pass packs them into panels where they are not).
 from __future__ import annotations
 
 from dlc.base.errors import VerifyError
+from dlc.codegen.cost.cpu_contract import last_lanes
 from dlc.codegen.lower.body import Body, Lowered, guarded, nest, split_axis
 from dlc.codegen.lower.contract_amx import lower_tiles
 from dlc.codegen.lower.contraction import (
@@ -144,12 +145,6 @@ def _along(tile: Tile) -> Stmt:
 
 
 
-def last_lanes(n: int, nr: int, lanes: int, fewest: int) -> int:
-    """Lanes of the vectors of the last of n columns in tiles of nr: `lanes`, or from `fewest` on (unless that is 0) as
-    few as reach over all that is left, in one vector."""
-    rest = n % nr
-    narrow = max(fewest, 1 << (rest - 1).bit_length()) if rest else lanes
-    return narrow if fewest and n > nr and narrow < lanes else lanes
 
 
 def _tiled(tile: Tile) -> Stmt:

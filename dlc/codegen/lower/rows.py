@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dlc.codegen.lower.body import MONOIDS, SCRATCH_LIMIT, Body, Lowered, guarded, identity, nest, rows_of, split_axis
+from dlc.codegen.cost.cpu_contract import SCRATCH_LIMIT
+from dlc.codegen.lower.body import MONOIDS, Body, Lowered, guarded, identity, nest, rows_of, split_axis
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule, traverse

@@ -10,17 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dlc.codegen.lower.body import (
-    SCRATCH_LIMIT,
-    Body,
-    Lowered,
-    guarded,
-    identity,
-    nest,
-    rows_of,
-    split_axis,
-    store_value,
-)
+from dlc.codegen.cost.cpu_contract import SCRATCH_LIMIT
+from dlc.codegen.cost.cpu_scatter import TASKS, is_long_scatter
+from dlc.codegen.lower.body import Body, Lowered, guarded, identity, nest, rows_of, split_axis, store_value
+from dlc.codegen.lower.long_sums import Compensated, blocks_of
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Node, make, unique
@@ -28,14 +21,12 @@ from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule
 from dlc.ir.loops.index import flatten, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
+from dlc.ir.sum_blocks import BLOCK
 from dlc.passes.fuse.access import divides, product_of
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.unit import Unit
-from dlc.passes.layout.long_sums import Compensated, blocks_of
-from dlc.passes.layout.sum_blocks import BLOCK, limit
 from dlc.passes.views.elements import clamped
 
-TASKS = 16  # pieces that a scatter is cut into when it is large enough
 TASK_ELEMENTS = 1 << 12  # elements below which a task is not worth its start
 LINE = 64  # bytes: narrower blocks of a row would share cache lines between threads
 
@@ -190,12 +181,6 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
 
-def is_long_scatter(node: Node) -> bool:
-    """Does a scatter add so many floats, or round so often, that its results are to be held in float64 meanwhile?"""
-    combine, many = node.attrs["combine"], node.inputs[1].type.size > limit(BLOCK)
-    if node.dtype.is_half:
-        return combine in ("add", "mul")
-    return node.dtype is dtypes.float32 and combine == "add" and many
 
 
 def _pieces(prefix: int, n: int, far: int, wide: int, narrowest: int) -> tuple[int, int]:

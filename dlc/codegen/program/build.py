@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Hashable, Sequence
 
+from dlc.codegen.layout.cpu import layout
 from dlc.codegen.program.builder import Builder
 from dlc.codegen.program.donation import in_place
 from dlc.codegen.program.launch_order import in_good_time
@@ -19,7 +20,6 @@ from dlc.passes.attention.find import find_attention
 from dlc.passes.convolution.polyphase import split_phases
 from dlc.passes.convolution.push_slices import trim_contractions
 from dlc.passes.fuse.materialize import own_outputs
-from dlc.passes.layout.cpu import layout
 from dlc.passes.views.strides import view_key
 from dlc.passes.views.views import memory_of
 
@@ -69,7 +69,7 @@ def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
 def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with contractions and reductions in forms that the target's schedules run well."""
     if isinstance(target, GpuTarget):
-        from dlc.passes.layout.gpu import gpu_layout
+        from dlc.codegen.layout.gpu import gpu_layout
 
         return gpu_layout(graph, target)
     graph = split_phases(trim_contractions(graph))

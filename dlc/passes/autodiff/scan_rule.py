@@ -21,9 +21,9 @@ from dlc.ir.graph.graph import Graph, Node, make, param, substitute, topological
 from dlc.ir.graph.ops import split_spec
 from dlc.ir.graph.table import OPS
 from dlc.ir.scalar import SCALAR_OPS
+from dlc.ir.sum_blocks import BLOCK, limit
 from dlc.passes.autodiff.vjp import VJP, differentiable, pullback
 from dlc.passes.autodiff.vjp_rules import Ct, inverse
-from dlc.passes.layout.sum_blocks import BLOCK, limit
 
 _CHEAP_COST = 2  # machine operations an element up to which recomputing beats a load
 

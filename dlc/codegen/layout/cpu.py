@@ -17,13 +17,9 @@ import math
 from collections.abc import Sequence
 from string import ascii_letters
 
-from dlc.codegen.lower.body import SCRATCH_LIMIT
-from dlc.codegen.lower.scatter_sort_scan import TASKS, is_long_scatter
-from dlc.ir import dtypes
-from dlc.ir.graph import nodes as build
-from dlc.ir.graph.graph import Graph, Node, make, map_bodies, param, rewrite, substitute, unique
-from dlc.ir.graph.ops import split_spec
-from dlc.passes.layout.cpu_amx import (
+from dlc.codegen.cost.cpu_contract import SCRATCH_LIMIT
+from dlc.codegen.cost.cpu_scatter import TASKS, is_long_scatter
+from dlc.codegen.layout.cpu_amx import (
     columns_in_place,
     in_whole_steps,
     rows_in_place,
@@ -31,7 +27,11 @@ from dlc.passes.layout.cpu_amx import (
     with_rows_in_tiles,
     words_copied,
 )
-from dlc.passes.layout.cpu_pairs import pair_operands
+from dlc.codegen.layout.cpu_pairs import pair_operands
+from dlc.ir import dtypes
+from dlc.ir.graph import nodes as build
+from dlc.ir.graph.graph import Graph, Node, make, map_bodies, param, rewrite, substitute, unique
+from dlc.ir.graph.ops import split_spec
 from dlc.passes.views.contraction import Parts, column_run, label_sizes, parts_of
 from dlc.passes.views.strides import strides_of
 from dlc.passes.views.views import base_of

@@ -17,16 +17,16 @@ from typing import Protocol
 from dlc.codegen.cost.gpu_scatter import is_binned
 from dlc.codegen.cost.gpu_skinny import is_skinny
 from dlc.codegen.cost.gpu_waves import Unit, best_simt, best_tile, tiles_for
+from dlc.codegen.layout.cpu import as_reduction, cut_reduce, in_pieces
+from dlc.codegen.layout.gpu_aligned_operands import vector_operands
+from dlc.codegen.layout.gpu_scatter import deal_out
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import Graph, Node, make, map_bodies, rewrite
 from dlc.ir.graph.ops import split_spec
+from dlc.ir.sum_blocks import FOLDS, GPU_PRODUCTS, limit
 from dlc.passes.convolution.push_slices import trim_contractions
-from dlc.passes.layout.cpu import as_reduction, cut_reduce, in_pieces
-from dlc.passes.layout.gpu_aligned_operands import vector_operands
-from dlc.passes.layout.gpu_scatter import deal_out
-from dlc.passes.layout.sum_blocks import FOLDS, GPU_PRODUCTS, limit
 from dlc.passes.views.contraction import label_sizes, parts_of
 from dlc.passes.views.strides import strides_of
 

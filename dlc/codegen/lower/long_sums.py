@@ -22,7 +22,7 @@ from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
 from dlc.ir.loops.index import is_position, simplify
 from dlc.ir.loops.ir import Alloc, Buffer, Expr, For, If, Seq, Stmt, Store
-from dlc.passes.layout.sum_blocks import BLOCK, FOLDS, GPU_PRODUCTS, GPU_WHOLE, PRODUCTS, limit
+from dlc.ir.sum_blocks import BLOCK, FOLDS, GPU_PRODUCTS, GPU_WHOLE, PRODUCTS, limit
 
 _COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 
