@@ -16,7 +16,7 @@ from typing import NamedTuple
 from dlc.codegen import choice
 from dlc.codegen import schedule as schedules
 from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.in_place import Steps, in_place, redirect, unnoticed
+from dlc.codegen.in_place import Pair, Steps, fit, in_place, redirect, unnoticed
 from dlc.codegen.schedule_blocks import turn
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
@@ -66,6 +66,7 @@ def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTa
     refs = {p: Ref(s) for p, s in zip(graph.params, inputs, strict=True)}
     roots = {memory_of(o): Ref(s) for o, s in zip(graph.outputs, outputs, strict=True)}
     builder.donated = {outputs[o] for _, o in donate}
+    builder.pairs = {outputs[o]: Pair(inputs[p], outputs[o], False) for p, o in donate}
     steps = builder.steps(graph, refs, roots, 0)
     if isinstance(target, CpuTarget):
         steps = in_good_time(steps, [(inputs[p], outputs[o]) for p, o in donate])
@@ -119,6 +120,7 @@ class Builder:
         self.sizes: dict[int, Ref] = {}
         self.bodies: dict[Hashable, _Formal] = {}
         self.donated: set[Slot] = set()  # outputs that will be written over inputs
+        self.pairs: dict[Slot, Pair] = {}  # outputs and new carries, by their slots, with what they may be written over
         self.threads = 0  # that a kernel may use, if not all of the target's
 
     def slot(self, name: str, dtype, size: int) -> Slot:
@@ -165,10 +167,11 @@ class Builder:
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-        known = lowered.kernel, self.streams(lowered.kernel, args)
+        fitted = fit(lowered.kernel, args, self.pairs)
+        known = fitted, self.streams(fitted, args)
         kernel = self.shared.get(known)
         if kernel is None:
-            kernel = self.shared[known] = self.share(replace(lowered.kernel, streams=known[1]))
+            kernel = self.shared[known] = self.share(replace(fitted, streams=known[1]))
         work = schedules.work_ns(fused, group, kernel.bytes)
         cut = isinstance(kernel.schedule, schedule.Contract)
         return Launch(kernel, args, lowered.tasks, self.grain(lowered.tasks, work, cut), work=work)
@@ -303,6 +306,7 @@ class Builder:
             if k < n_carry:
                 place = Ref(self.slot("next", o.dtype, o.type.size))
                 new.append(place)
+                self.pairs[place.slot] = Pair(carries[k].slot, place.slot, True)
             elif k in items:
                 place = moving(self.ref(items[k], refs), o.type.size)
             else:

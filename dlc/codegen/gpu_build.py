@@ -15,6 +15,7 @@ from dlc.codegen.build import Builder, Steps
 from dlc.codegen.cuda_gates import tensor_maps
 from dlc.codegen.cuda_kernel import launch_shape
 from dlc.codegen.gpu_target import GpuTarget
+from dlc.codegen.in_place import fit
 from dlc.ir import dtypes, loops, schedule
 from dlc.ir.dtypes import DType
 from dlc.ir.errors import DeviceError
@@ -82,7 +83,8 @@ class GpuBuilder(Builder):
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-        known = lowered.kernel, _off_boundary(lowered.kernel, args)
+        fitted = fit(lowered.kernel, args, self.pairs)
+        known = fitted, _off_boundary(fitted, args)
         kernel = self.shared.get(known)
         if kernel is None:
             kernel = _aligned(*known)

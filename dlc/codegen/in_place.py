@@ -1,14 +1,15 @@
 """Memory that a result takes over: donated outputs in their inputs' memory, a loop's new carries in the old ones'.
 
 That is allowed where nobody can tell: nothing reads the old value after the first write of the new one, or only the
-same kernel does, each element before it writes it.
+same kernel does, each element before it writes it. A kernel that only moves the old value elsewhere computes the new
+one without it: it must know that the two may be one memory (`fit`).
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -88,6 +89,56 @@ def unnoticed(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Sl
     return isinstance(step, Launch) and _elementwise(step, source, goal, strict)
 
 
+class Pair(NamedTuple):
+    """A new value that is to be written over the old one; `strict`: see `unnoticed`."""
+
+    source: Slot
+    goal: Slot
+    strict: bool
+
+
+def fit(kernel: Kernel, args: tuple[Ref, ...], pairs: Mapping[Slot, Pair]) -> Kernel:
+    """The kernel as it can run with the values of `pairs` (by the new ones' slots) in place, as many as there are: what
+    it needs for that is to know that the two are one memory, or also to write the new value after it has read the old
+    one. The same kernel if it needs neither, or if that is not enough."""
+    slots = {r.slot for r in args}
+    met = [p for r in args if (p := pairs.get(r.slot)) is not None and p.source in slots]
+    for n, pair in enumerate(met):
+        if _fits(kernel, args, pair):
+            continue
+        both, goals = (frozenset(b for b, r in zip(kernel.params, args, strict=True) if r.slot in wanted)
+                       for wanted in ((pair.source, pair.goal), (pair.goal,)))
+        told = replace(kernel, aliased=kernel.aliased | both)
+        kept = [p for p in met[:n] if _fits(kernel, args, p)]
+        ways = told, replace(told, body=_written_last(kernel.body, goals))
+        kernel = next((way for way in ways if all(_fits(way, args, p) for p in (pair, *kept))), kernel)
+    return kernel
+
+
+def _fits(kernel: Kernel, args: tuple[Ref, ...], pair: Pair) -> bool:
+    return _elementwise(Launch(kernel, args), pair.source, pair.goal, pair.strict)
+
+
+def _read(stmts: Sequence[loops.Stmt]) -> set[Buffer]:
+    return {e.attr for s in stmts for e in loops.loads_of(*loops.exprs(s))}
+
+
+def _written_last(body: loops.Stmt, goals: frozenset[Buffer]) -> loops.Stmt:
+    """The statements with the stores to `goals` behind the other stores beside them, where these have nothing to do
+    with each other."""
+
+    def rule(s: loops.Stmt) -> loops.Stmt:
+        if not isinstance(s, loops.Seq) or not all(isinstance(x, loops.Store) for x in s.body):
+            return s
+        last = [x for x in s.body if x.buffer in goals]
+        rest = [x for x in s.body if x.buffer not in goals]
+        if _read(last) & {x.buffer for x in rest} or _read(rest) & goals:
+            return s
+        return loops.Seq((*rest, *last))
+
+    return loops.map_stmt(body, lambda e: e, rule)
+
+
 def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     """Does the kernel read `source` only at the very place of `goal` that it writes, and before it writes it? All of it
     on one set of tensors: the segments of a launch run in any order and at the same time, so that what one of them
@@ -98,7 +149,8 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     than it stands there (as an operand from memory). So what is written must be computed from the element, perhaps by
     way of registers; equal loads of it in that nest are one, which therefore comes first (not if `strict`: there a
     statement after the write may not load it). A load under another condition is another load. What a loop reads that
-    is over before the write does not matter either.
+    is over before the write does not matter either. Of parameters that the kernel knows to be one memory (`aliased`)
+    compilers keep the text's order.
     """
     if step.kernel.meta.get("custom"):
         return False
@@ -110,6 +162,7 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     pairs = list(zip(step.kernel.params, writing[0].args, strict=True))
     if len({(r.start, r.steps) for _, r in pairs if r.slot is source or r.slot is goal}) != 1:
         return False
+    aliased = all(b in step.kernel.aliased for b, r in pairs if r.slot is source or r.slot is goal)
     reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
     writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
     # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
@@ -122,14 +175,17 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
         for w in along:
             fed = any(x.load is r.load and x.nest is r.nest for x in w.feeds)
             over = r.order < w.order and any(s not in w.inside for s in r.inside)
-            if not (fed or over) or (strict and r.order > w.order):
+            if not (fed or over or (aliased and _first(r, w))) or ((strict or aliased) and r.order > w.order):
                 return False
     return True
 
 
+_ONE_THREAD = ("serial", "unroll", "vector")  # loops whose iterations one thread runs
+
+
 class _Access(NamedTuple):
-    """One load or store of a global buffer: its place in the text, its offset, its innermost loop, its branches; of a
-    store, the loads that it is computed from."""
+    """One load or store of a global buffer: its place in the text, its offset and its condition, its innermost loop,
+    its branches; of a store, the loads that it is computed from."""
 
     load: loops.Expr | None  # of a store, and of a statement that copies: None
     order: int
@@ -137,6 +193,8 @@ class _Access(NamedTuple):
     nest: loops.Stmt | None
     branches: tuple[tuple[loops.Stmt, int], ...]
     inside: tuple[loops.Stmt, ...]  # loops that are run one iteration after the other
+    around: tuple[loops.Stmt, ...]  # all that it stands in
+    predicate: loops.Expr | None
     feeds: tuple[_Access, ...] = ()
 
 
@@ -150,6 +208,23 @@ def _together(a: _Access, b: _Access) -> bool:
     return not any(x is y and i != j for x, i in a.branches for y, j in b.branches)
 
 
+def _first(r: _Access, w: _Access) -> bool:
+    """Does the thread that writes an element read it before, if anybody reads it? The loops that their place (the same)
+    depends on have the same ranges, those that threads share are the same; and where an element is read, it is also
+    written, so that it is no other iteration's. Not where the value comes later than the statement that loads it."""
+    if r.order >= w.order or r.place is None or any(isinstance(s, loops.Async) for s in r.around):
+        return False
+    if r.branches[: len(w.branches)] != w.branches or w.predicate not in (None, r.predicate):
+        return False
+    axes = r.place.axes
+
+    def turns(x: _Access) -> tuple[dict[loops.Expr, loops.Expr], list[loops.Stmt]]:
+        around = [s for s in x.around if isinstance(s, loops.For)]
+        return {s.axis: s.extent for s in around if s.axis in axes}, [s for s in around if s.kind not in _ONE_THREAD]
+
+    return turns(r) == turns(w)
+
+
 @functools.lru_cache(maxsize=1024)
 def _accesses(kernel: Kernel) -> _Accesses:
     reads: dict[Buffer, list[_Access]] = {}
@@ -158,12 +233,12 @@ def _accesses(kernel: Kernel) -> _Accesses:
     order = itertools.count()
 
     def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...],
-              inside: tuple[loops.Stmt, ...]) -> None:
+              inside: tuple[loops.Stmt, ...], around: tuple[loops.Stmt, ...]) -> None:
         now = next(order)
         feeds: dict[_Access, None] = {}
         for load in loops.loads_of(*loops.exprs(stmt)):
             if load.attr.space == "global":
-                access = _Access(load, now, load.args[0], nest, branches, inside)
+                access = _Access(load, now, load.args[0], nest, branches, inside, around, loops.load_parts(load)[2])
                 reads.setdefault(load.attr, []).append(access)
                 feeds[access] = None
             else:
@@ -172,18 +247,19 @@ def _accesses(kernel: Kernel) -> _Accesses:
             if buffer.space != "global":
                 held.setdefault(buffer, {}).update(feeds)
             elif isinstance(stmt, loops.Store):
-                write = _Access(None, now, stmt.index[0], nest, branches, inside, tuple(feeds))
+                write = _Access(None, now, stmt.index[0], nest, branches, inside, around, stmt.predicate, tuple(feeds))
                 writes.setdefault(buffer, []).append(write)
             elif not isinstance(stmt, loops.Prefetch):  # a statement that copies a part of a buffer
-                reads.setdefault(buffer, []).append(_Access(None, now, None, nest, branches, inside))
+                reads.setdefault(buffer, []).append(_Access(None, now, None, nest, branches, inside, around, None))
         if isinstance(stmt, loops.For):
             nest = stmt
             if stmt.kind == "serial" and stmt.axis.attr[1] > 1:
                 inside = (*inside, stmt)
         for k, child in enumerate(loops.children(stmt)):
-            visit(child, nest, (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches, inside)
+            inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
+            visit(child, nest, inner, inside, (*around, stmt))
 
-    visit(kernel.body, None, (), ())
+    visit(kernel.body, None, (), (), ())
     return _Accesses(reads, writes)
 
 

@@ -431,8 +431,9 @@ class Bulk(Stmt):
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One generated function. `params` are global buffers in argument order; those in `writes` are written. Those in
-    `streams`, some of these, would have left the cache before anybody reads them: they are written past it. `tuned`:
-    a measurement chose the schedule."""
+    `streams`, some of these, would have left the cache before anybody reads them: they are written past it. Those in
+    `aliased` may be one memory, of which the kernel's text reads each element before it writes it; all others are
+    apart, or what is written over an element is computed from it. `tuned`: a measurement chose the schedule."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -444,6 +445,7 @@ class Kernel:
     bytes: int = 0
     meta: dict = field(default_factory=dict)
     streams: frozenset[Buffer] = frozenset()
+    aliased: frozenset[Buffer] = frozenset()
     tuned: bool = False
 
     @property
@@ -637,5 +639,6 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
 
     body = map_stmt(kernel.body, lambda e: map_expr(e, rule, memo), statement)
     params = tuple(names.get(b, b) for b in kernel.params)
-    writes, streams = (frozenset(names.get(b, b) for b in some) for some in (kernel.writes, kernel.streams))
-    return replace(kernel, params=params, writes=writes, streams=streams, body=body, **changes)
+    writes, streams, aliased = (frozenset(names.get(b, b) for b in some)
+                                for some in (kernel.writes, kernel.streams, kernel.aliased))
+    return replace(kernel, params=params, writes=writes, streams=streams, aliased=aliased, body=body, **changes)
