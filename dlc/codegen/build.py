@@ -16,7 +16,7 @@ from typing import NamedTuple
 from dlc.codegen import choice
 from dlc.codegen import schedule as schedules
 from dlc.codegen.gpu_target import GpuTarget
-from dlc.codegen.in_place import Pair, Steps, fit, in_place, redirect, unnoticed
+from dlc.codegen.in_place import Pair, Steps, fit, in_place, readers_first, redirect, unnoticed
 from dlc.codegen.schedule_blocks import turn
 from dlc.codegen.target import CpuTarget
 from dlc.ir import dtypes, loops, schedule
@@ -129,6 +129,11 @@ class Builder:
 
     def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int,
               strides: dict[Node, tuple[int, ...]] | None = None) -> Steps:
+        """The launches of a graph, those of one kernel gathered; see `launches`."""
+        return self.gather_segments(self.launches(graph, refs, roots, depth, strides))
+
+    def launches(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int,
+                 strides: dict[Node, tuple[int, ...]] | None = None) -> Steps:
         """The launches of a graph whose parameters and outputs already have places; `strides` of those whose elements
         do not lie one after the other. `depth` is the number of counters of the enclosing Repeats."""
         fused = self.fuse(graph) if not strides else fuse(graph, strides)
@@ -148,7 +153,7 @@ class Builder:
                 out += self.each(group.units[0].node, refs, fused, depth)
             else:
                 out.append(self.launch(fused, group, refs))
-        return self.gather_segments(out)
+        return out
 
     def fuse(self, graph: Graph) -> Fused:
         return fuse(graph)
@@ -241,7 +246,14 @@ class Builder:
             return False
         if loops.RUNTIME not in (b.size for b in step.kernel.params):
             return False
+        if self._writes_over(step, goal) or self._writes_over(goal, step):
+            return False
         return may_wait(step, steps[at + 1 : later + 1])
+
+    def _writes_over(self, a: Launch, b: Launch) -> bool:
+        """Is `a` to write a new value over an old one that `b` reads? In one launch it could not, as it might come
+        first."""
+        return any(s in self.pairs and self.pairs[s].source in b.touched for s in a.written)
 
     def grain(self, tasks: int, work_ns: float, cut: bool = False) -> int:
         """Tasks that a thread takes at a time; see `turn`."""
@@ -312,8 +324,12 @@ class Builder:
             else:
                 place = Ref(self.slot("unused", o.dtype, o.type.size))
             roots[memory_of(o)] = place
-        inside = self.steps(body, inner, roots, depth + 1)
-        inside += self.gather_segments(self.keep_carries(inside, new, carries))
+        inside = self.launches(body, inner, roots, depth + 1)
+        inside = readers_first(inside, [(b.slot, a.slot) for a, b in zip(new, carries, strict=True)])
+        inside += self.keep_carries(inside, new, carries)
+        for a in new:
+            del self.pairs[a.slot]
+        inside = self.gather_segments(inside)  # only now: what lies in one memory is known
         if length:
             steps.append(Repeat(length, tuple(inside)))
         return steps

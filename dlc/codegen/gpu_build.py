@@ -72,9 +72,10 @@ class GpuBuilder(Builder):
         self.gpu = target
         self.in_loop = False  # is the graph that comes next a loop's body?
 
-    def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int) -> Steps:
+    def launches(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int,
+                 strides: dict[Node, tuple[int, ...]] | None = None) -> Steps:
         self.in_loop = depth > 0
-        return super().steps(graph, refs, roots, depth)
+        return super().launches(graph, refs, roots, depth, strides)
 
     def fuse(self, graph: Graph) -> Fused:
         enough = gpu_schedule.enough_rows(self.gpu)

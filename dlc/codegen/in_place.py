@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,6 +31,10 @@ def in_place(program: Program, donate: Sequence[tuple[int, int]], aside: Callabl
     for p, o in donate:
         source, goal = program.inputs[p], program.outputs[o]
         _after_readers(steps, touched, source, goal)
+        if not unnoticed(steps, touched, source, goal):
+            ordered = readers_first(steps, [(source, goal)])
+            if unnoticed(ordered, [s.touched for s in ordered], source, goal):
+                steps, touched = ordered, [s.touched for s in ordered]
         if unnoticed(steps, touched, source, goal):
             goal.alias = source
             continue
@@ -44,13 +48,34 @@ def in_place(program: Program, donate: Sequence[tuple[int, int]], aside: Callabl
 
 def verify_aliases(program: Program) -> None:
     """Raise VerifyError where a launch, in the order in which they now stand, would find a new value in the place of
-    the old one that it reads."""
+    the old one that it reads; of a loop's carries, whose two values are one slot by now, within a launch."""
     steps = list(program.steps)
     touched = [s.touched for s in steps]
     for goal in program.outputs:
         if goal.alias is not None and goal.size and not unnoticed(steps, touched, goal.alias, goal):
             raise VerifyError(f"program {program.name}: {goal.name} is written over {goal.alias.name}, which is still "
                               "read afterwards, or by another part of the same launch")
+    for step in _launches(steps):
+        for segment in step.segments:
+            _verify_segment(program.name, step.kernel, segment.args)
+
+
+def _launches(steps: Sequence[Launch | Repeat]) -> Iterator[Launch]:
+    for step in steps:
+        if isinstance(step, Repeat):
+            yield from _launches(step.body)
+        else:
+            yield step
+
+
+def _verify_segment(program: str, kernel: Kernel, args: Sequence[Ref]) -> None:
+    places: dict[Hashable, list[Buffer]] = {}
+    for b, r in zip(kernel.params, args, strict=True):
+        places.setdefault((r.slot.memory, r.start, r.steps), []).append(b)
+    for (slot, *_), params in places.items():
+        reading, writing = [b for b in params if b not in kernel.writes], [b for b in params if b in kernel.writes]
+        if reading and writing and slot.size and not _in_turn(kernel, reading, writing, False):
+            raise VerifyError(f"program {program}: {kernel.name} writes over {slot.name}, but may read it after that")
 
 
 def redirect(steps: Steps, touched: list[set[Slot]], old: Slot, new: Slot) -> None:
@@ -72,6 +97,53 @@ def _after_readers(steps: Steps, touched: list[set[Slot]], source: Slot, goal: S
     if isinstance(step, Launch) and may_wait(step, between):
         for row in (steps, touched):
             row.insert(last, row.pop(at))
+
+
+def readers_first(steps: Steps, pairs: Sequence[tuple[Slot, Slot]]) -> Steps:
+    """The steps in an order in which whatever reads an old value comes before what writes the new one (the second of a
+    pair), where what they compute for each other allows that; apart from it in the order that they have."""
+    wishes = [0] * len(steps)  # the steps that each should come after, as bits
+    for source, goal in pairs:
+        readers = sum(1 << k for k, s in enumerate(steps) if source in s.touched)
+        for k, s in enumerate(steps):
+            if goal in s.written:
+                wishes[k] |= readers & ~(1 << k)
+    if all(w < 1 << k for k, w in enumerate(wishes)):
+        return steps
+    before = _needs(steps)
+    for k, needs in enumerate(before):  # no step waits for those that need it
+        for j in _bits(needs):
+            wishes[j] &= ~(1 << k)
+    left, waiting, out = (1 << len(steps)) - 1, list(range(len(steps))), []
+    while waiting:
+        ready = [k for k in waiting if not before[k] & left]
+        k = next((k for k in ready if not wishes[k] & left), ready[0])
+        waiting.remove(k)
+        left &= ~(1 << k)
+        out.append(steps[k])
+    return out
+
+
+def _needs(steps: Steps) -> list[int]:
+    """For each step those that must be done before it, as bits."""
+    wrote: dict[Slot, int] = {}
+    read: dict[Slot, int] = {}
+    out: list[int] = []
+    for k, s in enumerate(steps):
+        written = {slot.memory for slot in s.written}
+        direct = 0
+        for slot in {slot.memory for slot in s.touched}:
+            direct |= wrote.get(slot, 0) | (read.get(slot, 0) if slot in written else 0)
+            row = wrote if slot in written else read
+            row[slot] = row.get(slot, 0) | 1 << k
+        out.append(functools.reduce(int.__or__, (out[j] for j in _bits(direct)), direct))
+    return out
+
+
+def _bits(x: int) -> Iterator[int]:
+    while x:
+        yield x.bit_length() - 1
+        x ^= 1 << x.bit_length() - 1
 
 
 def unnoticed(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
@@ -152,9 +224,6 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     is over before the write does not matter either. Of parameters that the kernel knows to be one memory (`aliased`)
     compilers keep the text's order.
     """
-    if step.kernel.meta.get("custom"):
-        return False
-    accesses = _accesses(step.kernel)
     reading = [s for s in step.segments if any(r.slot is source for r in s.args)]
     writing = [s for s in step.segments if any(r.slot is goal for r in s.args)]
     if len(reading) != 1 or len(writing) != 1 or reading[0] is not writing[0]:
@@ -162,9 +231,18 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     pairs = list(zip(step.kernel.params, writing[0].args, strict=True))
     if len({(r.start, r.steps) for _, r in pairs if r.slot is source or r.slot is goal}) != 1:
         return False
-    aliased = all(b in step.kernel.aliased for b, r in pairs if r.slot is source or r.slot is goal)
-    reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
-    writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
+    old, new = ([b for b, r in pairs if r.slot is slot] for slot in (source, goal))
+    return _in_turn(step.kernel, old, new, strict)
+
+
+def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer], strict: bool) -> bool:
+    """May the parameters `new`, which are written, be the memory of the `old` ones, which are read? See above."""
+    if kernel.meta.get("custom"):
+        return False
+    accesses = _accesses(kernel)
+    aliased = kernel.aliased.issuperset((*old, *new))
+    reads = [x for b in old for x in accesses.reads.get(b, ())]
+    writes = [x for b in new for x in accesses.writes.get(b, ())]
     # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
     if not writes or any(a.place is not b.place and _together(a, b) for a in writes for b in writes):
         return False
