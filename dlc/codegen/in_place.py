@@ -171,8 +171,8 @@ class Pair(NamedTuple):
 
 def fit(kernel: Kernel, args: tuple[Ref, ...], pairs: Mapping[Slot, Pair]) -> Kernel:
     """The kernel as it can run with the values of `pairs` (by the new ones' slots) in place, as many as there are: what
-    it needs for that is to know that the two are one memory, or also to write the new value after it has read the old
-    one. The same kernel if it needs neither, or if that is not enough."""
+    it needs for that is to write the new value after it has read the old one, or to know that the two are one memory,
+    or both. The same kernel if it needs neither, or if that is not enough."""
     slots = {r.slot for r in args}
     met = [p for r in args if (p := pairs.get(r.slot)) is not None and p.source in slots]
     for n, pair in enumerate(met):
@@ -180,9 +180,9 @@ def fit(kernel: Kernel, args: tuple[Ref, ...], pairs: Mapping[Slot, Pair]) -> Ke
             continue
         both, goals = (frozenset(b for b, r in zip(kernel.params, args, strict=True) if r.slot in wanted)
                        for wanted in ((pair.source, pair.goal), (pair.goal,)))
-        told = replace(kernel, aliased=kernel.aliased | both)
+        body, aliased = _written_last(kernel.body, goals), kernel.aliased | both
         kept = [p for p in met[:n] if _fits(kernel, args, p)]
-        ways = told, replace(told, body=_written_last(kernel.body, goals))
+        ways = replace(kernel, body=body), replace(kernel, aliased=aliased), replace(kernel, body=body, aliased=aliased)
         kernel = next((way for way in ways if all(_fits(way, args, p) for p in (pair, *kept))), kernel)
     return kernel
 
