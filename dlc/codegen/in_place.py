@@ -31,11 +31,13 @@ def in_place(program: Program, donate: Sequence[tuple[int, int]], aside: Callabl
     for p, o in donate:
         source, goal = program.inputs[p], program.outputs[o]
         _after_readers(steps, touched, source, goal)
-        if not unnoticed(steps, touched, source, goal):
+        free = unnoticed(steps, touched, source, goal)
+        if not free:
             ordered = readers_first(steps, [(source, goal)])
-            if unnoticed(ordered, [s.touched for s in ordered], source, goal):
+            free = unnoticed(ordered, [s.touched for s in ordered], source, goal)
+            if free:
                 steps, touched = ordered, [s.touched for s in ordered]
-        if unnoticed(steps, touched, source, goal):
+        if free:
             goal.alias = source
             continue
         new = aside(source, goal)
@@ -239,7 +241,7 @@ def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer], stric
     """May the parameters `new`, which are written, be the memory of the `old` ones, which are read? See above."""
     if kernel.meta.get("custom"):
         return False
-    accesses = _accesses(kernel)
+    accesses = _accesses(kernel.body)
     aliased = kernel.aliased.issuperset((*old, *new))
     reads = [x for b in old for x in accesses.reads.get(b, ())]
     writes = [x for b in new for x in accesses.writes.get(b, ())]
@@ -304,7 +306,8 @@ def _first(r: _Access, w: _Access) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _accesses(kernel: Kernel) -> _Accesses:
+def _accesses(body: loops.Stmt) -> _Accesses:
+    """Of a kernel's body, which it keeps under another name."""
     reads: dict[Buffer, list[_Access]] = {}
     writes: dict[Buffer, list[_Access]] = {}
     held: dict[Buffer, dict[_Access, None]] = {}  # what is in registers and shared memory was computed from these
@@ -337,7 +340,7 @@ def _accesses(kernel: Kernel) -> _Accesses:
             inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
             visit(child, nest, inner, inside, (*around, stmt))
 
-    visit(kernel.body, None, (), (), ())
+    visit(body, None, (), (), ())
     return _Accesses(reads, writes)
 
 
