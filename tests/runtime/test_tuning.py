@@ -163,7 +163,8 @@ def test_winners_become_the_programs_schedules(last_wins):
     assert all(s.endswith(" tuned") for s in programs[1])
     assert stored.program_key(graph(), (), target) != stored.program_key(graph(), (), TARGET)
     contraction = graph().outputs[0].inputs[0].inputs[0]
-    assert target.tuned.contract(tuned_text.contract_key(contraction), contraction) == candidates.contractions(contraction, TARGET)[-1]
+    key = tuned_text.contract_key(contraction)
+    assert target.tuned.contract(key, contraction) == candidates.contractions(contraction, TARGET)[-1]
 
 
 def test_what_is_not_tuned_is_as_before(searches):

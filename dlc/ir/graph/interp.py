@@ -265,8 +265,6 @@ def _by_row(node: Node, mode: Any, *ins: np.ndarray) -> Any:
     return row.evaluate(node, ins) if row.evaluate else tuple(_run(row.plain(node), ins, mode))  # type: ignore[misc]
 
 
-
-
 MEANING: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(SCALAR_OPS, _elementwise),
     "const": lambda node, mode: np.full(node.shape, node.attrs["value"], mode.store(node.dtype)),
