@@ -191,21 +191,17 @@ class KernelEmitter(Tiles):
             mask = None
         if mask is not None and mask.const is False:
             return
-        registers = self.in_registers(s.buffer)
-        if self.index.vector is not None and not self._moves(s, registers):
+        registers, vector = self.in_registers(s.buffer), self.index.vector
+        moves = vector is None or any([vector.axis in i.axes for i in s.index])  # may lanes store to different places?
+        place = self.place(s.buffer, s.index) if moves and not registers else None
+        if not moves or (vector is not None and place is not None and not place.varies):
             if s.combine is None:
                 raise EmitError(f"{self.kernel.name}: a store to {s.buffer.name} that all lanes share must combine")
             self._fold(s, mask)
-        elif registers:
+        elif place is None:
             self.store_register(s, mask)
         else:
-            self.store_memory(s, mask)
-
-    def _moves(self, s: Store, registers: bool) -> bool:
-        """Whether lanes store to different places."""
-        along = self.index.vector.axis
-        moves = any([along in i.axes for i in s.index])
-        return moves and (registers or self.place(s.buffer, s.index).varies)
+            self.store_memory(s, place, mask)
 
     # folds across lanes: a combining store to one place under a vector axis
 
