@@ -14,8 +14,8 @@ One rewrite of the Loop IR serves reductions along rows and columns and contract
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
 
 from dlc.ir import loops
 from dlc.ir.dtypes import float64
@@ -24,15 +24,18 @@ from dlc.ir.loops_index import simplify
 from dlc.passes.sum_blocks import BLOCK, FOLDS, GPU_PRODUCTS, GPU_WHOLE, PRODUCTS, limit
 
 _COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
-_NOTHING: frozenset[Buffer] = frozenset()
+_NONE: frozenset[Expr] = frozenset()
 
 
 def in_blocks(stmt: Stmt, contraction: bool) -> Stmt:
     """`stmt` with its long sums of floats in registers cut into blocks. `contraction`: its sums fill the registers."""
+    most = _most_terms(stmt)
+    if most <= limit(BLOCK):
+        return stmt
     on_gpu = any(isinstance(s, For) and s.kind in ("grid", "lane") for s in loops.walk(stmt))  # one block has no grid
     block = (GPU_PRODUCTS if on_gpu else PRODUCTS) if contraction else BLOCK
     whole = GPU_WHOLE if on_gpu and contraction else limit(block)
-    if _most_terms(stmt) <= whole:
+    if most <= whole:
         return stmt
     space = "reg" if on_gpu else "shared"  # a GPU's shared memory is all threads'
 
@@ -49,34 +52,42 @@ def in_blocks(stmt: Stmt, contraction: bool) -> Stmt:
 
 def _most_terms(stmt: Stmt) -> int:
     """The iterations of the deepest nest of loops in order: no sum has more terms."""
-    inner = max(map(_most_terms, loops.children(stmt)), default=1)
+    if isinstance(stmt, Store):
+        return 1
+    inner = max([_most_terms(s) for s in loops.children(stmt)], default=1)
     return inner * stmt.axis.attr[1] if isinstance(stmt, For) and stmt.kind in ("serial", "unroll") else inner
 
 
 # ------------------------------------------------------------------------------------------------- what is a sum
 
 
-@dataclass(frozen=True)
-class _Adds:
-    """What a statement does to a buffer, if it does nothing but add to it."""
+class _Adds(NamedTuple):
+    """What a statement does to a buffer, if it writes nothing to it but sums."""
 
     terms: int  # added to one element, at most
     axes: frozenset[Expr]  # in the index
     lanes: int = 0  # of the vectors along the last axis
 
 
-_Done = dict[Buffer, _Adds | None]  # None: it is also read, or overwritten
+_Done = dict[Buffer, _Adds | None]  # None: it is also overwritten
 
 
 class Sums:
-    """What statements do to the buffers that they touch and that live longer than they; global ones hold no running
-    sums and are left out. All is remembered: loops are asked at each depth."""
+    """What statements do to the buffers that live longer than they; global ones hold no running sums and are left out.
+    `added` is remembered, since loops are asked at each depth, and does not look into expressions: there are many of
+    these, and few loops whose registers collect many terms."""
 
     def __init__(self) -> None:
         self._done: dict[Stmt, _Done] = {}
-        self._read: dict[Expr, frozenset[Buffer]] = {}
 
-    def __call__(self, stmt: Stmt) -> _Done:
+    def __call__(self, stmt: Stmt) -> dict[Buffer, _Adds]:
+        """The buffers to which `stmt` does nothing but add."""
+        added = {b: adds for b, adds in self.added(stmt).items() if adds is not None}
+        read = _read(stmt, added)
+        return {b: adds for b, adds in added.items() if b not in read}
+
+    def added(self, stmt: Stmt) -> _Done:
+        """The same for all buffers that it writes, no matter what it reads."""
         found = self._done.get(stmt)
         if found is None:
             found = self._done[stmt] = self._of(stmt)
@@ -84,13 +95,16 @@ class Sums:
 
     def _of(self, stmt: Stmt) -> _Done:
         if isinstance(stmt, Store):
-            return self._of_store(stmt)
+            if stmt.buffer.space == "global":
+                return {}
+            axes = _NONE.union(*[i.axes for i in stmt.index])
+            return {stmt.buffer: None if _terms(stmt) is None else _Adds(1, axes)}
         if isinstance(stmt, For):
-            return {b: None if adds is None else _over(stmt, b, adds) for b, adds in self(stmt.body).items()}
-        out: _Done = dict.fromkeys(self._reads(loops.exprs(stmt)) | set(loops.buffers(stmt)))
+            return {b: None if adds is None else _over(stmt, b, adds) for b, adds in self.added(stmt.body).items()}
+        out: _Done = {b: None for b in loops.buffers(stmt) if b.space != "global"}
         both, inside = isinstance(stmt, Seq), loops.children(stmt)
         for child in inside:
-            for b, adds in self(child).items():
+            for b, adds in self.added(child).items():
                 known = out.get(b, adds)
                 if b not in out or known is None or adds is None:
                     out[b] = known if adds is not None else None
@@ -102,24 +116,22 @@ class Sums:
                 out.pop(child.buffer, None)
         return out
 
-    def _of_store(self, s: Store) -> _Done:
-        terms = _terms(s)
-        parts = (*s.index, *((s.value,) if terms is None else terms), *(() if s.predicate is None else (s.predicate,)))
-        out: _Done = dict.fromkeys(self._reads(parts))
-        if s.buffer.space != "global":
-            adds = terms is not None and s.buffer not in out
-            out[s.buffer] = _Adds(1, frozenset().union(*(i.axes for i in s.index))) if adds else None
-        return out
 
-    def _reads(self, values: Sequence[Expr]) -> frozenset[Buffer]:
-        """The buffers that some expressions load."""
-        read = self._read
-        for value in values:
-            for e in loops.inside_out(value, read):
-                read[e] = _NOTHING.union(*(read[a] for a in e.args)) if e.args else _NOTHING
-                if e.op == "load" and e.attr.space != "global":
-                    read[e] |= {e.attr}
-        return _NOTHING.union(*(read[v] for v in values))
+def _read(stmt: Stmt, among: Container[Buffer]) -> set[Buffer]:
+    """The buffers of `among` that `stmt` reads other than to add to them."""
+    found, seen = set(), set()
+    for s in loops.walk(stmt):
+        stack = list(loops.exprs(s))
+        if isinstance(s, Store) and s.combine is None and (terms := _terms(s)) is not None:
+            stack = [*s.index, *terms, *(() if s.predicate is None else (s.predicate,))]
+        while stack:
+            e = stack.pop()
+            if e not in seen:
+                seen.add(e)
+                stack += e.args
+                if e.op == "load" and e.attr in among:
+                    found.add(e.attr)
+    return found
 
 
 def _terms(s: Store) -> tuple[Expr, ...] | None:
@@ -137,9 +149,9 @@ def _over(loop: For, b: Buffer, adds: _Adds) -> _Adds | None:
     n = loop.axis.attr[1]
     if loop.axis not in adds.axes:
         times = -(-n // loop.lanes) if loop.kind == "vector" else n
-        return replace(adds, terms=adds.terms * times)
+        return adds._replace(terms=adds.terms * times)
     if loop.kind == "vector" and n == loop.lanes == b.shape[-1]:
-        return replace(adds, lanes=n)
+        return adds._replace(lanes=n)
     return adds if loop.kind in ("unroll", "vector") else None
 
 
@@ -155,9 +167,13 @@ class _Cut:
         self.totals: set[Buffer] = set()
 
     def __call__(self, stmt: Stmt) -> Stmt:
+        if isinstance(stmt, Store):
+            return stmt
         if isinstance(stmt, For) and stmt.kind == "serial":
-            long = {b: adds for b, adds in self.sums(stmt).items()
+            long = {b: adds for b, adds in self.sums.added(stmt).items()
                     if adds is not None and adds.terms > self.whole and self.among(b)}
+            for b in _read(stmt, long) if long else ():
+                del long[b]
             if long:
                 folds = [self.fold(b, adds.lanes, self.space, not self.inside(stmt.body, long))
                          for b, adds in long.items()]
@@ -179,7 +195,7 @@ class _Cut:
         return _with_children(stmt, lambda s: self.cut(s, long, folds))
 
     def terms(self, stmt: Stmt, long: Container[Buffer]) -> int:
-        return max((adds.terms for b, adds in self.sums(stmt).items() if b in long and adds is not None), default=0)
+        return max((adds.terms for b, adds in self.sums.added(stmt).items() if b in long and adds), default=0)
 
 
 def _with_children(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:

@@ -213,8 +213,7 @@ def longest(kernel: Kernel) -> int:
     terms, sums = [0], long_sums.Sums()
     for s in walk(kernel.body):
         if isinstance(s, For) and s.kind == "serial":
-            terms += [adds.terms for b, adds in sums(s).items()
-                      if adds is not None and b.space == "reg" and b.dtype.is_float]
+            terms += [adds.terms for b, adds in sums(s).items() if b.space == "reg" and b.dtype.is_float]
     return max(terms)
 
 
