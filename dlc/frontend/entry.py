@@ -85,6 +85,8 @@ class Entry:
         # every argument is an input, in order, if there are this many
         self.all_args = len(self.arg_slots) if self.arg_slots == list(range(len(self.arg_slots))) else -1
         self.no_grads = not (self.held_grads or self.grad_targets or self.grad_clears or self.grad_sets)
+        owners = (*self.held_grads, *self.grad_targets, *self.grad_clears)
+        self.by_number = any(type(o) is int for o in owners)
         # an owner and a list hold a gradient, as a cell and a list hold a node: the same count
         m = len(self.grad_targets)
         self.free_targets, self.free_target_buffers = _NODE_FREE * m, _BUFFER_FREE * m
@@ -214,7 +216,7 @@ class Entry:
         leaves += nodes
         if not any(leaf_cell(n) is not None for n in leaves):
             return None
-        leaves += [_owner(tensors, o)._grad._node for o in self.held_grads]
+        leaves += [t._grad._node for t in self._owners(tensors, self.held_grads)]
         n_read, n_written = len(leaves), len(self.grad_targets)
         tail = [*map(_array_buffer, self.arrays), *self.captured]
         rest = self.graph.params[n_read + n_written :]
@@ -231,7 +233,7 @@ class Entry:
 
     def _grad_buffers(self, tensors: Sequence[Tensor], inputs: list[Buffer]) -> tuple:
         """Add the Buffers of gradients to `inputs`; which of the held ones, and of the made ones, need a new home."""
-        held = [_owner(tensors, o)._grad for o in self.held_grads]
+        held = [t._grad for t in self._owners(tensors, self.held_grads)]
         for g in held:
             if g._node.data is None or g._node.op != "param":
                 eager.realize(g)
@@ -244,7 +246,7 @@ class Entry:
         fresh = []
         del nodes
         if self.grad_targets:
-            old = [_owner(tensors, o)._grad for o in self.grad_targets]
+            old = [t._grad for t in self._owners(tensors, self.grad_targets)]
             try:
                 old_nodes = [g._node for g in old]
                 old_buffers = [n.data for n in old_nodes]
@@ -262,15 +264,21 @@ class Entry:
                 inputs += fresh
         return held, buffers, moved, fresh
 
+    def _owners(self, tensors: Sequence[Tensor], owners: list[Owner]) -> list[Tensor]:
+        if self.by_number:
+            return [_owner(tensors, o) for o in owners]
+        return [o() for o in owners]  # type: ignore[operator]
+
     def _write_grads(self, tensors: Sequence[Tensor], grads: tuple) -> None:
         held, buffers, moved, fresh = grads
         for k in moved:
             _put(held[k], buffers[k], held[k]._node.type)
         if fresh:
-            for owner, buffer, type_ in zip(self.grad_targets, fresh, self.grad_types, strict=True):
-                _owner(tensors, owner)._grad = from_buffer(buffer, type_)
-        for owner in self.grad_clears:
-            _owner(tensors, owner)._grad = None
+            owners = self._owners(tensors, self.grad_targets)
+            for owner, buffer, type_ in zip(owners, fresh, self.grad_types, strict=True):
+                owner._grad = from_buffer(buffer, type_)
+        for owner in self._owners(tensors, self.grad_clears):
+            owner._grad = None
         for owner, value in self.grad_sets:
             _owner(tensors, owner)._grad = value()
 

@@ -15,7 +15,6 @@ import random
 import types
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,18 +25,23 @@ from dlc.frontend.reach import (
     MAX_ELEMENTS,
     MISSING,
     SCALARS,
+    Cell,
     Reach,
     Space,
     bases_of,
     by_content,
+    dict_of,
     flat,
     held_by,
-    is_container,
     is_data,
+    is_lasting,
+    is_leaf,
     is_users_module,
     listing,
 )  # fmt: skip
 from dlc.frontend.tensor import Tensor
+
+CHECKS_BEFORE_COMPILING = 3  # of one entry: many are called once or twice
 
 
 class _Appeared(Exception):
@@ -50,41 +54,127 @@ class _Place:
     def __init__(self, read: Callable[[], Sequence[Any]], what: str, labels: list[str], was: list[Any]):
         self.read, self.what, self.labels, self.was = read, what, labels, was
 
+    def conditions(self, k: int, names: dict[str, Any]) -> list[str]:
+        """Python expressions, true where a value may be another object than before. What they name is put into
+        `names`, under names that end in `k`."""
+        names[f"read{k}"], names[f"was{k}"] = self.read, self.was
+        if any(type(was) is weakref.ref for was in self.was):
+            return [f"differ(read{k}(), was{k})"]
+        return [f"len(now := read{k}()) != {len(self.was)}", f"not all(map(same, now, was{k}))"]
+
+
+class _SpacePlace(_Place):
+    """Values of a name space: what is fixed of its owner, then what is in its table."""
+
+    def __init__(self, space: Space, absent: frozenset, expected: Callable[[Any], Any]):
+        fixed = {w: get for w, get in space.fixed.items() if get is bases_of or not by_content(get(space.held))}
+        names = [n for n, v in space.taken.items() if not by_content(v)]
+        was = [v if get is bases_of else expected(v) for get in fixed.values() for v in [get(space.held)]]
+        was += [expected(space.taken[n]) for n in names]
+        super().__init__(self._read, space.what.format("something"), [*fixed, *map(space.what.format, names)], was)
+        self._owner, self._table, self._absent = space.owner, space.table, absent
+        self._name = space.what.format
+        self._fixed, self._keys = [*fixed.values()], [*map(space.key, names)]
+
+    def _read(self) -> Sequence[Any]:
+        held = self._owner()
+        now = self._table(held)
+        if not (now.keys().isdisjoint(self._absent) if len(now) > len(self._absent) else self._absent.isdisjoint(now)):
+            raise _Appeared(f"{self._name(next(k for k in now if k in self._absent))} is new")
+        return [*(get(held) for get in self._fixed), *(now[k] for k in self._keys)]
+
+    def conditions(self, k: int, names: dict[str, Any]) -> list[str]:
+        now = self._table(self._owner())
+        names[f"owner{k}"], names[f"absent{k}"], names[f"there{k}"] = self._owner, self._absent, [*now]
+        lasting = is_lasting(self._owner())
+        names[f"held{k}"] = self._owner() if lasting else None
+        held, table = f"(o := held{k})" if lasting else f"(o := owner{k}())", "(t := o.__dict__)"
+        if self._table is not dict_of:
+            names[f"table{k}"], table = self._table, f"(t := table{k}(o))"
+        if not self._absent:
+            first = f"{table} is None"
+        elif not now:
+            first = table  # something is there
+        elif len(now) > 2 * len(self._absent):
+            first = f"not {table}.keys().isdisjoint(absent{k})"
+        else:
+            first = f"[*{table}] != there{k}"  # other names, or the same in another order
+        read = []
+        for j, get in enumerate(self._fixed):
+            names[f"get{j}_{k}"] = get
+            if isinstance(get, operator.attrgetter):
+                read.append(f"o.{get.__reduce__()[1][0]}")
+            elif isinstance(get, Cell):
+                read.append(f"o.__closure__[{get.k}].cell_contents")
+            else:
+                read.append(f"get{j}_{k}(o)")
+        for j, key in enumerate(self._keys):
+            names[f"key{j}_{k}"] = key
+            read.append(f"t[{key!r}]" if type(key) in (str, bytes) else f"t[key{j}_{k}]")
+        out = [f"{held} is None", first]
+        return out + _others(read, self.was, k, names)
+
+
+class _LayersPlace(_Place):
+    """`forward` of layers of ours, which may be patched."""
+
+    def __init__(self, classes: list[type], expected: Callable[[Any], Any]):
+        self._classes = classes  # ours: they last
+        labels = [f"'forward' of class {c.__name__}" for c in classes]
+        super().__init__(self._read, "a layer", labels, [*map(expected, self._read())])
+
+    def _read(self) -> Sequence[Any]:
+        return [c.forward for c in self._classes]  # type: ignore[attr-defined]
+
+    def conditions(self, k: int, names: dict[str, Any]) -> list[str]:
+        names.update({f"class{j}_{k}": c for j, c in enumerate(self._classes)})
+        return _others([f"class{j}_{k}.forward" for j in range(len(self._classes))], self.was, k, names)
+
+
+def _others(read: list[str], was: list[Any], k: int, names: dict[str, Any]) -> list[str]:
+    """Expressions for: what the expressions `read` give is another object than what is in `was`."""
+    names.update({f"was{j}_{k}": value for j, value in enumerate(was)})
+    calls = ["()" if type(value) is weakref.ref else "" for value in was]
+    return [f"{now} is not was{j}_{k}{call}" for j, (now, call) in enumerate(zip(read, calls, strict=True))]
+
 
 class _Places:
     """Values that are compared together."""
 
     def __init__(self, places: list[_Place]):
         self.places = places
-        self._reads = [p.read for p in places]
-        self._arrange()
-
-    def _arrange(self) -> None:
-        """Strong references first, weak ones after them: each part is compared by one loop in C."""
-        was = [w for p in self.places for w in p.was]
-        self._count = len(was)
-        strong = [k for k, w in enumerate(was) if type(w) is not weakref.ref]
-        weak = [k for k, w in enumerate(was) if type(w) is weakref.ref]
-        self._order = operator.itemgetter(*strong, *weak, 0, 0) if was else tuple  # two more: always a tuple
-        self._strong, self._weak = [was[k] for k in strong], [was[k] for k in weak]
+        self._names: dict[str, Any] = {}
+        self._checks = 0
+        self._changed: Callable[[], bool] = lambda: True
 
     def hold(self) -> bool:
-        values: list[Any] = []
+        """Whether all values are what they were.
+
+        After a few calls, one function is made that only compares by identity and gives up at the first difference:
+        then, and before, `change` decides.
+        """
         try:
-            for read in self._reads:
-                values += read()
-        except Exception:  # a reader may run into anything once objects have changed
-            return False
-        if len(values) == self._count:
-            values = self._order(values)
-            if all(map(operator.is_, values, self._strong)) and all(
-                map(operator.is_, islice(values, len(self._strong), None), map(operator.call, self._weak))
-            ):
+            if not self._changed():
                 return True
-            then = [*self._strong, *(ref() for ref in self._weak)]
-            if any(now is not old and not _equal(now, old) for now, old in zip(values, then, strict=False)):
-                return False
-        return not self.change()
+        except Exception:  # it may run into anything once objects have changed
+            pass
+        held = not self.change()
+        if held:
+            self._checks += 1
+            if self._checks == CHECKS_BEFORE_COMPILING:
+                self._compile()
+            elif self._checks > CHECKS_BEFORE_COMPILING:
+                self._conditions()  # equal values, but other objects: these are compared with from now on
+        return held
+
+    def _conditions(self) -> list[str]:
+        return [c for k, place in enumerate(self.places) for c in place.conditions(k, self._names)]
+
+    def _compile(self) -> None:
+        lines = "".join(f"    if {c}:\n        return True\n" for c in self._conditions())
+        self._names = {**self._names, "differ": _differ, "same": operator.is_}
+        exec(f"def changed():\n{lines}    return False\n", self._names)
+        self._changed = self._names["changed"]
 
     def change(self) -> str:
         """What has changed, in the user's names, or ''. Equal numbers and strings are taken for what was there."""
@@ -103,7 +193,6 @@ class _Places:
                     return f"{place.labels[min(k, len(place.labels) - 1)]} changed from {_short(old)} to {_short(now)}"
                 if type(was) is not weakref.ref:
                     place.was[k] = now
-        self._arrange()
         return ""
 
 
@@ -138,7 +227,7 @@ class Guards:
             absent, lazy = space.absent(reach.names)
             places = reported if space.reports else free
             if absent or space.taken or space.fixed:
-                places.append(self._of_space(space, shared.setdefault(absent, absent)))
+                places.append(_SpacePlace(space, shared.setdefault(absent, absent), self._expected))
             if lazy:
                 self._lazy.append(self._of_lazy(space, lazy))
         for path, container, what, reports in reach.contents:
@@ -147,7 +236,7 @@ class Guards:
         for space in reach.spaces:
             space.release()
         if reach.layers:
-            free.append(self._of_layers(reach.layers))
+            free.append(_LayersPlace([*dict.fromkeys(reach.layers)], self._expected))
         self._places, self._attributes = _Places(free + self._lazy), _Places(reported)
         self._tensors = [*map(self.weak, reach.tensors)]
         self._consumed, self._streams, self._caches = reach.consumed, reach.streams, reach.caches
@@ -229,35 +318,7 @@ class Guards:
 
     def _expected(self, value: Any) -> Any:
         """What is kept of a value to compare with: numbers and the like themselves, other things weakly."""
-        return value if issubclass(type(value), SCALARS) else self.weak(value) or value
-
-    def _of_space(self, space: Space, absent: frozenset) -> _Place:
-        fixed = {what: get for what, get in space.fixed.items() if get is bases_of or not by_content(get(space.held))}
-        names = [n for n, v in space.taken.items() if not by_content(v)]
-        was = [v if get is bases_of else self._expected(v) for get in fixed.values() for v in [get(space.held)]]
-        was += [self._expected(space.taken[n]) for n in names]
-        labels = [*fixed, *map(space.what.format, names)]
-        owner, table, what, large = space.owner, space.table, space.what, len(space.now) > len(absent)
-        head, tail = _together([*fixed.values()]), _picker([*map(space.key, names)])
-
-        def read() -> Sequence[Any]:
-            held = owner()
-            now = table(held)
-            if not (now.keys().isdisjoint(absent) if large else absent.isdisjoint(now)):
-                raise _Appeared(f"{what.format(next(k for k in now if k in absent))} is new")
-            return [*head(held), *tail(now)]
-
-        return _Place(read, what.format("something"), labels, was)
-
-    def _of_layers(self, classes: list[type]) -> _Place:
-        """`forward` of layers of ours, which may be patched."""
-        refs = [self.weak(k) for k in dict.fromkeys(classes)]
-        labels = [f"'forward' of class {k.__name__}" for k in dict.fromkeys(classes)]
-
-        def read() -> Sequence[Any]:
-            return [ref().forward for ref in refs]  # type: ignore[misc]
-
-        return _Place(read, "a layer", labels, [*map(self._expected, read())])
+        return value if issubclass(type(value), SCALARS) or is_lasting(value) else self.weak(value) or value
 
     def _of_lazy(self, space: Space, names: list[str]) -> _Place:
         owner, table = space.owner, space.table
@@ -272,7 +333,7 @@ class Guards:
     def _of_content(self, path: Callable[[], Any], container: Any, what: str) -> _Place:
         how, kind = listing(type(container)), type(container)
         was = flat(container)
-        if not any(map(is_container, how(container))):  # type: ignore[misc, arg-type]
+        if all(map(is_leaf, how(container))):  # type: ignore[misc, arg-type]
 
             def read() -> Sequence[Any]:
                 now = path()
@@ -318,24 +379,11 @@ def _state_of(stream: Any) -> Any:
     return pickle.dumps(bits.get_state() if isinstance(bits, np.random.RandomState) else bits.state)
 
 
-def _picker(keys: list[Any]) -> Callable[[Any], Sequence[Any]]:
-    """The values under `keys` of a mapping. Raises KeyError."""
-    if len(keys) > 1:
-        return operator.itemgetter(*keys)
-    if keys:
-        (key,) = keys
-        return lambda table: (table[key],)
-    return lambda table: ()
-
-
-def _together(gets: list[Callable[[Any], Any]]) -> Callable[[Any], Sequence[Any]]:
-    """What all of `gets` give of an object."""
-    if len(gets) > 1 and all(isinstance(get, operator.attrgetter) for get in gets):
-        return operator.attrgetter(*(name for get in gets for name in get.__reduce__()[1]))  # type: ignore[attr-defined]
-    if len(gets) == 1:
-        (get,) = gets
-        return lambda held: (get(held),)
-    return lambda held: [get(held) for get in gets]
+def _differ(values: Sequence[Any], was: list[Any]) -> bool:
+    """Whether `values` are other objects than `was`, in which weak references stand for what they refer to."""
+    if len(values) != len(was):
+        return True
+    return any(now is not (old() if type(old) is weakref.ref else old) for now, old in zip(values, was, strict=True))
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -343,7 +391,7 @@ def _equal(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
     if type(a) is tuple:
-        return len(a) == len(b) and all(map(operator.is_, a, b))
+        return len(a) == len(b) and all(x is y or _equal(x, y) for x, y in zip(a, b, strict=True))
     return is_data(a) and isinstance(a, SCALARS) and repr(a) == repr(b)
 
 

@@ -80,7 +80,7 @@ _GENERATED = {
 _HEAP_TYPE = 1 << 9
 _LINK = "_lru_list_elem"  # in the cache of functools.lru_cache
 
-_dict_of = operator.attrgetter("__dict__")
+dict_of = operator.attrgetter("__dict__")
 bases_of = operator.attrgetter("__bases__")
 
 
@@ -274,12 +274,12 @@ class Reach:
             self._name(name, level)
             for k in range(package.count(".") + 1 if package else 0):  # `from .name import x`, `from . import name`
                 self._import(f"{package.rsplit('.', k)[0]}.{name}".rstrip("."))
-        space = self._space(self._weak(fn), _dict_of, "function", f"'{{}}' of {fn.__name__}")
+        space = self._space(self._weak(fn), dict_of, "function", f"'{{}}' of {fn.__name__}")
         space.fixed[f"the code of {fn.__name__}"] = operator.attrgetter("__code__")
         for name in ("defaults", "kwdefaults"):
             self._fix(space, f"the {name} of {fn.__name__}", operator.attrgetter(f"__{name}__"))
         for k, name in enumerate(code.co_freevars):
-            get = _cell(k)
+            get = Cell(k)
             if name == "__class__":  # of super(): objects of the class are there, nobody makes one
                 space.fixed[name] = get
             elif variables[name] == READ or variables[name] == CALLED and not is_data(get(fn)):
@@ -296,7 +296,7 @@ class Reach:
                 continue
             table, space = vars(k), self._classes.get(id(k))
             if space is None:
-                space = self._space(self._weak(k), _dict_of, "class", f"'{{}}' of class {k.__name__}")
+                space = self._space(self._weak(k), dict_of, "class", f"'{{}}' of class {k.__name__}")
                 self._classes[id(k)] = space
                 space.fixed[f"the bases of class {k.__name__}"] = bases_of
                 space.extra |= {n for n, v in table.items() if n[:2] == n[-2:] == "__" and callable(v)} - _PASSED
@@ -315,7 +315,7 @@ class Reach:
     def _module(self, module: types.ModuleType) -> None:
         users = _is_of_users(module)
         kind = "module" if users else "library"
-        self._space(self._weak(module), _dict_of, kind, f"{{}} of {module.__name__}").extra.add("__getattr__")
+        self._space(self._weak(module), dict_of, kind, f"{{}} of {module.__name__}").extra.add("__getattr__")
         if users and "__getattr__" in vars(module):
             self._take(self.spaces[-1], "__getattr__")
 
@@ -434,6 +434,21 @@ def is_container(value: Any) -> bool:
     return by_content(value) and listing(type(value)) is not None
 
 
+def is_leaf(value: Any) -> bool:
+    """Whether it is compared itself where it stands in a container, not what it holds."""
+    return type(value) in _PLAIN or not is_container(value) or type(value) is tuple and _is_constant(value)
+
+
+def is_lasting(value: Any) -> bool:
+    """Whether it is a module of a library, or a function or class that such a module holds under its name."""
+    if isinstance(value, types.ModuleType):
+        return sys.modules.get(value.__name__) is value and not _is_of_users(value)
+    if not isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
+        return False
+    module = sys.modules.get(value.__module__ or "")
+    return getattr(module, value.__name__, None) is value and is_lasting(module)
+
+
 def _is_constant(value: Any) -> bool:
     return type(value) in (tuple, frozenset) and all(type(part) in SCALARS for part in value)
 
@@ -485,7 +500,7 @@ def flat(container: Any) -> list[Any]:
     left = [iter(listing(type(container))(container))]  # type: ignore[misc]
     while left:
         for part in left[-1]:
-            if type(part) in _PLAIN or not is_container(part):
+            if is_leaf(part):
                 out.append(part)
             elif id(part) in seen:
                 out.append(seen[id(part)][0])
@@ -502,7 +517,7 @@ def flat(container: Any) -> list[Any]:
 def held_by(value: Any) -> list[Any]:
     """What an object holds, and the elements of containers that it holds."""
     if isinstance(value, types.FunctionType):
-        found = [_cell(k)(value) for k in range(len(value.__closure__ or ()))] + list(vars(value).values())
+        found = [Cell(k)(value) for k in range(len(value.__closure__ or ()))] + list(vars(value).values())
     else:
         found = gc.get_referents(value)
     for part in [*found]:
@@ -516,7 +531,7 @@ def _table_of(cls: type) -> Callable[[Any], Mapping]:
     """How to get at the attributes of an instance, without running code of its class."""
     slots = {n: v for k in cls.__mro__ for n, v in vars(k).items() if isinstance(v, types.MemberDescriptorType)}
     if _is_library(cls) or not slots and cls.__getattribute__ is object.__getattribute__:
-        return _dict_of
+        return dict_of
 
     def table(value: Any) -> dict[str, Any]:
         out = dict(_raw_dict(value))
@@ -541,14 +556,17 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _cell(k: int) -> Callable[[types.FunctionType], Any]:
-    def get(fn: types.FunctionType) -> Any:
+class Cell:
+    """What variable `k` of those that a function closes over holds."""
+
+    def __init__(self, k: int):
+        self.k = k
+
+    def __call__(self, fn: types.FunctionType) -> Any:
         try:
-            return fn.__closure__[k].cell_contents  # type: ignore[index]
+            return fn.__closure__[self.k].cell_contents  # type: ignore[index]
         except ValueError:  # still empty: a function that names itself
             return MISSING
-
-    return get
 
 
 def _names_of_bases(cls: type) -> frozenset[str]:
