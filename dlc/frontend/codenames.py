@@ -21,7 +21,8 @@ _STORING = {"append", "add", "extend", "appendleft", "extendleft", "insert", "up
 _METHOD = {"LOAD_METHOD"} if sys.version_info < (3, 12) else {"LOAD_ATTR", "LOAD_SUPER_ATTR"}  # with the lowest bit set
 # the argument's lowest bits that are no part of a name's number
 _FLAGS = {"LOAD_GLOBAL": 1} if sys.version_info < (3, 12) else {"LOAD_GLOBAL": 1, "LOAD_ATTR": 1, "LOAD_SUPER_ATTR": 2}
-_OPERATORS = {"COMPARE_OP": "==", "CONTAINS_OP": "==", "FORMAT_": "repr", "CONVERT_VALUE": "repr"}  # what they call
+_CALLS = {"COMPARE_OP": "==", "CONTAINS_OP": "==", "FORMAT_": "repr", "CONVERT_VALUE": "repr"}  # what operators call
+_OPERATORS = {op: name for start, name in _CALLS.items() for op in dis.opname if op.startswith(start)}
 _NO_STEP = frozenset(dis.opmap[name] for name in ("CACHE", "PUSH_NULL") if name in dis.opmap)
 _NAMED = frozenset(dis.hasname)
 
@@ -44,10 +45,7 @@ def names_of(code: types.CodeType) -> Names:
             found = variables if "DEREF" in step.op else names
             if step.name in found:
                 found[step.name] = max(found[step.name], _level(step, after))
-    ops = {step.op for step in steps}
-    for start, name in _OPERATORS.items():
-        if any(op.startswith(start) for op in ops):
-            names[name] = READ
+    names.update((_OPERATORS[op], READ) for op in {step.op for step in steps} & _OPERATORS.keys())
     inner = [names_of(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     for found, more in [(names, i.names) for i in inner] + [(variables, i.variables) for i in inner]:
         for name, level in more.items():
