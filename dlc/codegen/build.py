@@ -26,7 +26,6 @@ from dlc.ir.loops import Buffer, Kernel
 from dlc.ir.loops_key import kernel_key
 from dlc.ir.program import Launch, Program, Ref, Repeat, Slot, Workers, may_wait
 from dlc.passes.arith import add
-from dlc.passes.attention import find_attention
 from dlc.passes.early import in_good_time
 from dlc.passes.fuse import Fused, Group, fuse
 from dlc.passes.group_key import group_key
@@ -92,7 +91,11 @@ def _builder(target: CpuTarget | GpuTarget) -> Builder:
 
 def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with those operations that the target has kernels of its own for."""
-    return find_attention(graph, target.tf32) if isinstance(target, GpuTarget) else graph
+    if isinstance(target, GpuTarget):
+        from dlc.passes.attention import find_attention  # programs for a CPU need none of it
+
+        return find_attention(graph, target.tf32)
+    return graph
 
 
 def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from dlc.codegen import schedule as schedules
 from dlc.codegen.target import CpuTarget
 from dlc.codegen.tuned import Tuned
-from dlc.codegen.tuned_text import kernel_key
 from dlc.ir import schedule
 from dlc.ir.graph import Node
 from dlc.passes.lower import Lowered
@@ -40,6 +39,8 @@ def fitted(found: schedule.Contract, first: schedule.Contract, node: Node) -> sc
 
 def measured(first: Lowered, tuned: Tuned, lower: Callable[[schedule.Schedule], Lowered]) -> Lowered:
     """The kernel with the schedule that was measured for it; `first`, which has the chosen one, where there is none."""
+    from dlc.codegen.tuned_text import kernel_key  # only where something was measured
+
     found = tuned.kernels.get(kernel_key(first.kernel))
     return first if found is None else noted(lower(found))
 

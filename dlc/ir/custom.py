@@ -28,8 +28,6 @@ from dlc.ir.loops_parse import parse_kernel
 from dlc.ir.loops_text import print_kernel
 from dlc.ir.scalar import SCALAR_OPS
 
-LATER = ("vjp", "jvp", "batching")  # attributes that matter only until derivatives are expanded
-
 
 def canonical(kernel: Kernel) -> str:
     """The text that stands for a kernel in a graph: made safe, without what is only for people."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dlc.ir import custom, dtypes
+from dlc.ir import dtypes
 from dlc.ir.attention import plain
 from dlc.ir.dtypes import DType, convert
 from dlc.ir.errors import VerifyError
@@ -261,6 +261,12 @@ def _vjp(node: Node, mode: _Mode, *ins: Array) -> Array:
     raise VerifyError("interpreter: the graph has a vjp node; expand it first (dlc.passes.vjp.expand)")
 
 
+def _call(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
+    from dlc.ir import custom  # the compiler folds constants with this module: few graphs have a kernel of the user's
+
+    return custom.evaluate(node, ins)
+
+
 MEANING: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(SCALAR_OPS, _elementwise),
     "const": lambda node, mode: np.full(node.shape, node.attrs["value"], mode.store(node.dtype)),
@@ -290,7 +296,7 @@ MEANING: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("stop_gradient", "tag", "barrier"), lambda node, mode, x: x),
     "vjp": _vjp,
     "checkpoint": lambda node, mode, *ins: tuple(_run(node.attrs["body"], ins, mode)),
-    "call": lambda node, mode, *ins: custom.evaluate(node, ins),
+    "call": _call,
     **dict.fromkeys(("attention", "attention_grad"), lambda node, mode, *ins: tuple(_run(plain(node), ins, mode))),
 }
 

@@ -518,14 +518,17 @@ def _held(stmt: Stmt, where: tuple[tuple[str, bool], ...]) -> tuple:
 
 def children(stmt: Stmt) -> tuple[Stmt, ...]:
     """The statements that stand directly in one."""
-    return _held(stmt, _STMTS[type(stmt)])
+    where = _STMTS[type(stmt)]
+    return _held(stmt, where) if where else ()
 
 
 def walk(stmt: Stmt) -> Iterator[Stmt]:
     """All statements, outermost first."""
-    yield stmt
-    for child in children(stmt):
-        yield from walk(child)
+    stack = [stmt]
+    while stack:
+        top = stack.pop()
+        yield top
+        stack += reversed(children(top))
 
 
 def exprs(stmt: Stmt) -> tuple[Expr, ...]:

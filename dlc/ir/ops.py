@@ -56,6 +56,7 @@ Attrs = dict[str, Any]
 
 MONOIDS = ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")
 COMBINES = ("set", "add", "mul", "max", "min")
+CALL_RULES = ("vjp", "jvp", "batching")  # attributes of `call` that matter only until derivatives are expanded
 
 
 @dataclass(frozen=True)

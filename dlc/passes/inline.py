@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dlc.ir import build as B
-from dlc.ir import custom
 from dlc.ir.graph import Graph, Node, inline, make, map_bodies, remade, topological
+from dlc.ir.ops import CALL_RULES
 
 
 def remove_markers(graph: Graph) -> Graph:
@@ -21,7 +21,7 @@ def remove_markers(graph: Graph) -> Graph:
         elif node.op == "item" and isinstance(ins[0], list):
             done[node] = ins[0][node.attrs["index"]]
         elif node.op == "call":
-            kept = {k: v for k, v in node.attrs.items() if k not in custom.LATER}
+            kept = {k: v for k, v in node.attrs.items() if k not in CALL_RULES}
             done[node] = make("call", ins, node.loc, **kept)
         else:
             done[node] = remade(node, ins)
