@@ -13,6 +13,7 @@ from dlc.frontend import eager
 from dlc.frontend.location import here
 from dlc.frontend.trace import leaf_cell, register_leaf, state, within
 from dlc.ir import build as b
+from dlc.ir.dtypes import bool_
 from dlc.ir.errors import GradientError
 from dlc.ir.graph import Node, TensorType, make, topological, unique
 
@@ -60,6 +61,18 @@ def without_recording(new: Node, old: Node) -> Node:
     nothing = b.op("sub", stopped(old), old, loc=here())
     nothing = b.select(b.op("eq", nothing, nothing), nothing, b.like(old, 0))
     return b.op("sub", stopped(new), nothing, loc=here())
+
+
+def recorded(new: Node, old: Node) -> Node:
+    """What a computed value `old` becomes when it is updated to `new`: gradients of that reach what `old` came from.
+
+    They are zeros where `new` doesn't depend on `old` (`y.zero_()`): then a choice that is never made keeps the way.
+    """
+    if not old.dtype.is_float or new.op != "stop_gradient" and old in new.inputs or not may_differentiate(old):
+        return new
+    if old in topological([new], stop=_ends):
+        return new
+    return b.select(b.const(True, bool_, old.shape), new, old, loc=here())
 
 
 def may_differentiate(node: Node) -> bool:
