@@ -26,7 +26,7 @@ from dlc.base import settings
 from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.llvm import kernel as llvm_kernel
 from dlc.codegen.llvm.launch.program import emit_entry
-from dlc.codegen.llvm.names import symbol
+from dlc.codegen.llvm.types import symbol
 from dlc.codegen.math.expand import expand
 from dlc.codegen.program.build import build_program, target_layout, target_operations
 from dlc.codegen.program.memory import plan_memory

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc.codegen.llvm import ops as llvm_ops
 from dlc.codegen.llvm.kernel import OPT_LEVEL, PASSES, emit_module
+from dlc.codegen.llvm.ops import scalar as llvm_ops
 from dlc.codegen.target.cpu import LEVELS
 from dlc.ir import dtypes
 from dlc.ir.loops.ir import axis, cast, const, load, loop, op, seq, store

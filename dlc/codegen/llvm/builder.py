@@ -11,7 +11,7 @@ from typing import Any
 
 from dlc.codegen.llvm import types as lt
 from dlc.codegen.target.cpu import CpuTarget
-from dlc.ir.dtypes import DType
+from dlc.ir.dtypes import DType, bool_
 
 
 class Value:
@@ -217,3 +217,18 @@ class Builder:
 
     def zero(self, dtype: DType, lanes: int = 0) -> Value:
         return self.splat(self.const(0, dtype), dtype, lanes)
+
+    def constant_mask(self, active: tuple[bool, ...]) -> Value:
+        """A mask known now; True or False where all lanes agree, so that selects and branches fold."""
+        const = active if any(active) and not all(active) else active[0]
+        return Value(lt.mask_text(active) if const is not False else "zeroinitializer", len(active), 0, const)
+
+    def any_lane(self, mask: Value) -> Value:
+        """Whether a mask holds anywhere, as a scalar."""
+        if not mask.lanes:
+            return mask
+        if mask.const is not None:
+            return self.const(mask.const is not False, bool_)
+        t = lt.type_text(bool_, mask.lanes)
+        name = f"llvm.vector.reduce.or.{lt.suffix(bool_, mask.lanes)}"
+        return self.ins(self.call_text("i1", name, [(t, mask.text)]), 0, mask)

@@ -11,16 +11,14 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from dlc.base.errors import DlcError
-from dlc.codegen.llvm import bf16_dot as llvm_dot
-from dlc.codegen.llvm import convert as llvm_convert
-from dlc.codegen.llvm import ops as llvm_ops
-from dlc.codegen.llvm import quadrants as llvm_quadrants
+from dlc.codegen.llvm import quadrants
 from dlc.codegen.llvm import types as lt
 from dlc.codegen.llvm.analysis import Analysis
 from dlc.codegen.llvm.builder import Builder, Scope, Value
 from dlc.codegen.llvm.index import IndexMath, Linear
+from dlc.codegen.llvm.ops import bf16_dot, convert, scalar
 from dlc.codegen.target.cpu import CpuTarget
-from dlc.ir.dtypes import bool_, float64, int32, int64
+from dlc.ir.dtypes import float64, int32, int64
 from dlc.ir.loops.interval import interval
 from dlc.ir.loops.ir import Buffer, Expr, Kernel, sums_products
 from dlc.ir.quadrants import PARTS
@@ -128,9 +126,9 @@ class Expressions(Builder):
 
     def _plain(self, e: Expr, args: list[Value]) -> Value:
         if e.op == "cast":
-            return llvm_convert.cast(self, args[0], e.args[0].dtype, e.dtype)
+            return convert.cast(self, args[0], e.args[0].dtype, e.dtype)
         if e.op == "bitcast":
-            return llvm_convert.bitcast(self, args[0], e.args[0].dtype, e.dtype)
+            return convert.bitcast(self, args[0], e.args[0].dtype, e.dtype)
         if e.op == "select":
             return self.select(*args, e.dtype)
         if e.op in ("min", "max") and e.dtype.is_int:
@@ -138,18 +136,18 @@ class Expressions(Builder):
             if low == high:  # LLVM (to 22 at least) fails at a float as an integer between 0 and 0
                 return self.const(low, e.dtype)
         if e.op == "pair":
-            return llvm_dot.pair(self, *args)
+            return bf16_dot.pair(self, *args)
         if e.op == "dot2":
-            return llvm_dot.dot2(self, *args)
+            return bf16_dot.dot2(self, *args)
         if e.op in PARTS:
             lanes = max(a.lanes for a in args)
-            return llvm_quadrants.emit(self, e.op, *(self.splat(a, float64, lanes) for a in args))
+            return quadrants.emit(self, e.op, *(self.splat(a, float64, lanes) for a in args))
         if args[0].const is None and self._unsigned_divmod(e):
-            return llvm_ops.unsigned_divmod(self, int64, e.op, args[0], self.splat(args[1], int64, args[0].lanes))
-        if e.op not in llvm_ops.RULES:
+            return scalar.unsigned_divmod(self, int64, e.op, args[0], self.splat(args[1], int64, args[0].lanes))
+        if e.op not in scalar.RULES:
             raise EmitError(f"{self.kernel.name}: {e.op!r} must be expanded into primitive operations before emission")
         name = f"unfused {e.op}" if sums_products(e) else e.op
-        return llvm_ops.apply(self, name, e.args[0].dtype, args)
+        return scalar.apply(self, name, e.args[0].dtype, args)
 
     def _unsigned_divmod(self, e: Expr) -> bool:
         divides = e.op in ("floordiv", "mod") and e.dtype is int64 and e.args[1].op == "const" and e.args[1].attr > 0
@@ -166,7 +164,7 @@ class Expressions(Builder):
         vector = self.index.vector
         base = self._axes[vector.base]
         lanes = Value(lt.lane_numbers(vector.lanes, int64), vector.lanes)
-        return llvm_ops.RULES["add"](self, int64, self.splat(base, int64, vector.lanes), lanes)
+        return scalar.RULES["add"](self, int64, self.splat(base, int64, vector.lanes), lanes)
 
     def _load(self, e: Expr) -> Value:
         return self.load(e)
@@ -185,11 +183,11 @@ class Expressions(Builder):
         if not linear.lane:
             return value
         lanes = Value(lt.lane_numbers(self.index.vector.lanes, int64, linear.lane), self.index.vector.lanes)
-        return llvm_ops.RULES["add"](self, int64, self.splat(value, int64, lanes.lanes), lanes)
+        return scalar.RULES["add"](self, int64, self.splat(value, int64, lanes.lanes), lanes)
 
     def linear_value(self, linear: Linear) -> Value:
         """const + terms (not the lanes) as an int64 scalar."""
-        total, add, mul = linear.const, llvm_ops.RULES["add"], llvm_ops.RULES["mul"]
+        total, add, mul = linear.const, scalar.RULES["add"], scalar.RULES["mul"]
         parts = []
         for atom, factor in linear.terms.items():
             v = self.expr(atom)
@@ -212,9 +210,9 @@ class Expressions(Builder):
         if x.dtype is not int64 or not self.index.is_vector(x) or x.op == "cast":
             return None
         if e.dtype.is_int and e.dtype.bits <= 32 and self.wraps(x):
-            return llvm_convert.cast(self, self.expr32(x), int32, e.dtype)
+            return convert.cast(self, self.expr32(x), int32, e.dtype)
         if e.dtype.is_float and self.narrow(x):
-            return llvm_convert.cast(self, self.expr32(x), int32, e.dtype)
+            return convert.cast(self, self.expr32(x), int32, e.dtype)
         return None
 
     def narrow(self, e: Expr) -> bool:
@@ -256,21 +254,21 @@ class Expressions(Builder):
 
     def _find32(self, e: Expr) -> Value:
         if not self.index.is_vector(e):
-            return llvm_convert.cast(self, self.expr(e), int64, int32)
+            return convert.cast(self, self.expr(e), int64, int32)
         lanes = self.index.vector.lanes
         linear = self.index.linear(e)
         if not any(self.index.is_vector(a) for a in linear.terms):
-            value = llvm_convert.cast(self, self.linear_value(linear), int64, int32)
+            value = convert.cast(self, self.linear_value(linear), int64, int32)
             if not linear.lane:
                 return value
             steps = Value(lt.lane_numbers(lanes, int32, linear.lane), lanes)
-            return llvm_ops.RULES["add"](self, int32, self.splat(value, int32, lanes), steps)
+            return scalar.RULES["add"](self, int32, self.splat(value, int32, lanes), steps)
         if e.op == "cast":
-            return llvm_convert.cast(self, self.expr(e.args[0]), e.args[0].dtype, int32)
+            return convert.cast(self, self.expr(e.args[0]), e.args[0].dtype, int32)
         args = [self.splat(self.expr32(a), int32, lanes) for a in e.args]
         if e.op in ("floordiv", "mod") and interval(e.args[0])[0] >= 0:
-            return llvm_ops.unsigned_divmod(self, int32, e.op, *args)
-        return llvm_ops.apply(self, e.op, int32, args)
+            return scalar.unsigned_divmod(self, int32, e.op, *args)
+        return scalar.apply(self, e.op, int32, args)
 
     def _compare(self, e: Expr) -> Value | None:
         """A comparison of index expressions that differs by lane."""
@@ -282,9 +280,9 @@ class Expressions(Builder):
         if abs(difference.lane) == 1 and reach < _REACH and not any(map(self.index.is_vector, difference.terms)):
             return self._compare_lane(e.op, difference)
         if not difference.lane and reach < _REACH and not any(map(self.index.is_vector, difference.terms)):
-            return llvm_ops.apply(self, e.op, int64, [self.linear_value(difference), self.const(0, int64)])
+            return scalar.apply(self, e.op, int64, [self.linear_value(difference), self.const(0, int64)])
         if self.narrow(a) and self.narrow(b):
-            return llvm_ops.apply(self, e.op, int32, [self.expr32(a), self.expr32(b)])
+            return scalar.apply(self, e.op, int32, [self.expr32(a), self.expr32(b)])
         return None
 
     def _compare_lane(self, op: str, difference: Linear) -> Value:
@@ -309,42 +307,10 @@ class Expressions(Builder):
                 "ne": lambda lane: lane != t.const,
             }[predicate]
             return self.constant_mask(tuple(test(lane) for lane in range(lanes)))
-        t = llvm_ops.apply(self, "max", int64, [t, self.const(low, int64)])
-        t = llvm_ops.apply(self, "min", int64, [t, self.const(lanes, int64)])
-        t = self.splat(llvm_convert.cast(self, t, int64, int32), int32, lanes)
-        return llvm_ops.compare(self, predicate, int32, Value(lt.lane_numbers(lanes, int32), lanes), t)
-
-    # masks
-
-    def constant_mask(self, active: tuple[bool, ...]) -> Value:
-        """A mask known now; True or False where all lanes agree, so that selects and branches fold."""
-        const = active if any(active) and not all(active) else active[0]
-        return Value(lt.mask_text(active) if const is not False else "zeroinitializer", len(active), 0, const)
-
-    def both(self, a: Value | None, b: Value | None) -> Value | None:
-        """The lanes where both masks (or conditions) hold; None stands for all."""
-        if a is None or a.const is True:
-            return b
-        if b is None or b.const is True:
-            return a
-        if a.const is False or b.const is False:
-            return a if a.const is False else b
-        lanes = max(a.lanes, b.lanes)
-        if isinstance(a.const, tuple) and isinstance(b.const, tuple):
-            return self.constant_mask(tuple(x and y for x, y in zip(a.const, b.const, strict=True)))
-        a, b = self.splat(a, bool_, lanes), self.splat(b, bool_, lanes)
-        t = lt.type_text(bool_, lanes)
-        return self.ins(f"and {t} {a.text}, {b.text}", lanes, a, b)
-
-    def any_lane(self, mask: Value) -> Value:
-        """Whether a mask holds anywhere, as a scalar."""
-        if not mask.lanes:
-            return mask
-        if mask.const is not None:
-            return self.const(mask.const is not False, bool_)
-        t = lt.type_text(bool_, mask.lanes)
-        name = f"llvm.vector.reduce.or.{lt.suffix(bool_, mask.lanes)}"
-        return self.ins(self.call_text("i1", name, [(t, mask.text)]), 0, mask)
+        t = scalar.apply(self, "max", int64, [t, self.const(low, int64)])
+        t = scalar.apply(self, "min", int64, [t, self.const(lanes, int64)])
+        t = self.splat(convert.cast(self, t, int64, int32), int32, lanes)
+        return scalar.compare(self, predicate, int32, Value(lt.lane_numbers(lanes, int32), lanes), t)
 
     _SPECIAL: ClassVar = {
         "const": _const,

@@ -24,8 +24,9 @@ from dlc.codegen.llvm.builder import Scope, Value
 from dlc.codegen.llvm.expr import EmitError
 from dlc.codegen.llvm.index import VectorAxis
 from dlc.codegen.llvm.memory import Place
-from dlc.codegen.llvm.names import one_line, symbol
+from dlc.codegen.llvm.ops import masks
 from dlc.codegen.llvm.registers import Slot
+from dlc.codegen.llvm.types import one_line, symbol
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType, bool_, int32, int64
@@ -189,7 +190,7 @@ class KernelEmitter(Tiles):
 
     def _store(self, s: Store) -> None:
         pred = None if s.predicate is None else self.expr(s.predicate)
-        mask = self.both(self.mask, pred)
+        mask = masks.both(self, self.mask, pred)
         if mask is not None and mask.const is True:
             mask = None
         if mask is not None and mask.const is False:
@@ -458,7 +459,7 @@ class KernelEmitter(Tiles):
         for side in (s.then, s.other):
             if side is None:
                 continue
-            self.mask = self.both(outer, cond if side is s.then else self._inverse(cond))
+            self.mask = masks.both(self, outer, cond if side is s.then else masks.inverse(self, cond))
             if self.mask is None or self.mask.const is True:
                 self.mask = outer
                 self.statement(side)
@@ -466,14 +467,6 @@ class KernelEmitter(Tiles):
                 body = partial(self.statement, side)
                 self.branch(self.any_lane(self.mask), body, self.analysis.writes(side))
             self.mask = outer
-
-    def _inverse(self, mask: Value) -> Value:
-        if isinstance(mask.const, tuple):
-            return self.constant_mask(tuple(not x for x in mask.const))
-        if isinstance(mask.const, bool):
-            return self.constant_mask((not mask.const,) * mask.lanes)
-        t = lt.type_text(bool_, mask.lanes)
-        return self.ins(f"xor {t} {mask.text}, splat (i1 true)", mask.lanes, mask)
 
     def branch(
         self, cond: Value, body: Callable[[], None], writes: frozenset[Buffer], other: Callable[[], None] | None = None

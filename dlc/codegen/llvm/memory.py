@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dlc.codegen.llvm import convert as llvm_convert
-from dlc.codegen.llvm import ops as llvm_ops
 from dlc.codegen.llvm import types as lt
 from dlc.codegen.llvm.builder import Value
 from dlc.codegen.llvm.index import Linear
+from dlc.codegen.llvm.ops import convert, masks, scalar
 from dlc.codegen.llvm.registers import Registers
 from dlc.codegen.target.cpu import LINE
 from dlc.ir.dtypes import DType, bfloat16, bool_, float32, int32, int64, uint8, uint32
@@ -106,8 +105,8 @@ class Memory(Registers):
         total = Value(lt.lane_numbers(lanes, dtype, lane), lanes) if lane else None
         for atom, factor in atoms:
             v = self.splat(self.expr32(atom) if dtype is int32 else self.expr(atom), dtype, lanes)
-            v = llvm_ops.apply(self, "mul", dtype, [v, self.const(factor, dtype)])
-            total = v if total is None else llvm_ops.apply(self, "add", dtype, [total, v])
+            v = scalar.apply(self, "mul", dtype, [v, self.const(factor, dtype)])
+            total = v if total is None else scalar.apply(self, "add", dtype, [total, v])
         return total, dtype
 
     def pointer(self, place: Place, depth: int, extra: int = 0) -> Value:
@@ -169,7 +168,7 @@ class Memory(Registers):
             pred = None if pred.const is True else pred
         if not place.varies:
             return self._load_scalar(place, pred)
-        mask = self.both(self.mask, pred)
+        mask = masks.both(self, self.mask, pred)
         return self.load_lanes(place, None if mask is None else self.splat(mask, bool_, self.index.vector.lanes))
 
     def load_pair(self, low: Expr, high: Expr) -> Value | None:
@@ -215,9 +214,9 @@ class Memory(Registers):
         if whole:
             floats = self._read(p, float32, 2 * lanes, place, depth)
         else:
-            twice = self._turn(self.splat(mask, bool_, lanes), tuple(k // 2 for k in range(2 * lanes)))
+            twice = masks.turned(self, self.splat(mask, bool_, lanes), tuple(k // 2 for k in range(2 * lanes)))
             floats = self._read_masked(p, place, twice, depth)
-        halves = llvm_convert.to_half(self, floats, bfloat16)
+        halves = convert.to_half(self, floats, bfloat16)
         text = f"bitcast {lt.type_text(bfloat16, 2 * lanes)} {halves.text} to {lt.type_text(uint32, lanes)}"
         return self.ins(text, lanes, halves)
 
@@ -249,7 +248,7 @@ class Memory(Registers):
         return self._alignment.get(place.buffer, place.buffer.dtype.itemsize)
 
     def _from_memory(self, value: Value, dtype: DType) -> Value:
-        return llvm_convert.cast(self, value, uint8, bool_) if dtype.is_bool else value
+        return convert.cast(self, value, uint8, bool_) if dtype.is_bool else value
 
     def load_lanes(self, place: Place, mask: Value | None) -> Value:
         """One element for each lane; 0 where the mask is off, and memory is not touched there."""
@@ -267,16 +266,11 @@ class Memory(Registers):
             if mask is None:
                 value = self._read(p, dtype, lanes, place, depth)
             else:
-                value = self._read_masked(p, place, self._turn(mask, order) if backwards else mask, depth)
+                value = self._read_masked(p, place, masks.turned(self, mask, order) if backwards else mask, depth)
             return self.shuffle(value, None, order, dtype) if backwards else value
         if not runtime and place.vector is None:
             return self._gather_strided(place, mask, depth)
         return self._gather(place, mask, depth)
-
-    def _turn(self, mask: Value, order: tuple[int, ...]) -> Value:
-        if isinstance(mask.const, tuple):
-            return self.constant_mask(tuple(mask.const[i] for i in order))
-        return self.shuffle(mask, None, order, bool_)
 
     def _read_masked(self, p: Value, place: Place, mask: Value, depth: int) -> Value:
         dtype, lanes = place.buffer.dtype, mask.lanes
@@ -350,7 +344,7 @@ class Memory(Registers):
 
     def write_scalar(self, p: Value, value: Value, dtype: DType) -> None:
         if dtype.is_bool:
-            value = llvm_convert.cast(self, value, bool_, uint8)
+            value = convert.cast(self, value, bool_, uint8)
         self.do(f"store {lt.memory_type(dtype)} {value.text}, ptr {p.text}, align {dtype.itemsize}")
 
     def add_to(self, place: Place, combine: str, value: Value) -> None:
@@ -358,7 +352,7 @@ class Memory(Registers):
         dtype = place.buffer.dtype
         p = self.pointer(place, self.depth)
         old = self._read(p, dtype, 0, place, self.depth)
-        self.write_scalar(p, llvm_ops.apply(self, combine, dtype, [old, value]), dtype)
+        self.write_scalar(p, scalar.apply(self, combine, dtype, [old, value]), dtype)
         self.touch(place.buffer)
 
     def _store_lanes(self, place: Place, s: Store, mask: Value | None) -> None:
@@ -376,12 +370,12 @@ class Memory(Registers):
         value = self.splat(value, dtype, lanes)
         stored = uint8 if dtype.is_bool else dtype
         if dtype.is_bool:
-            value = llvm_convert.cast(self, value, bool_, uint8)
+            value = convert.cast(self, value, bool_, uint8)
         if place.vector is None and abs(place.lane) == 1:
             order = tuple(range(lanes - 1, -1, -1))
             if place.lane < 0:
                 value = self.shuffle(value, None, order, stored)
-                mask = None if mask is None else self._turn(mask, order)
+                mask = None if mask is None else masks.turned(self, mask, order)
             p = self.pointer(place, self.depth, 1 - lanes if place.lane < 0 else 0)
             past = mask is None and place.lane > 0 and self._streams(s)
             self.streamed = self.streamed or past
@@ -432,8 +426,8 @@ class Memory(Registers):
         if fused and self.target.has_fma:
             a, b = (self.expr(x) for x in value.args)
             lanes = max(a.lanes, b.lanes, old.lanes)
-            return llvm_ops.fma(self, dtype, *(self.splat(x, dtype, lanes) for x in (a, b, old)))
-        return llvm_ops.apply(self, combine, dtype, [old, self.expr(value)])
+            return scalar.fma(self, dtype, *(self.splat(x, dtype, lanes) for x in (a, b, old)))
+        return scalar.apply(self, combine, dtype, [old, self.expr(value)])
 
     def branch(self, cond: Value, body, writes: frozenset[Buffer]) -> None:
         raise NotImplementedError

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dlc.codegen.llvm import ops as llvm_ops
 from dlc.codegen.llvm.analysis import IN_MEMORY
 from dlc.codegen.llvm.builder import Value
 from dlc.codegen.llvm.expr import EmitError, Expressions
-from dlc.codegen.llvm.transpose import transpose
+from dlc.codegen.llvm.ops import scalar
+from dlc.codegen.llvm.ops.transpose import transpose
 from dlc.ir.dtypes import DType
 from dlc.ir.loops.ir import Buffer, Expr, Store
 
@@ -155,11 +155,11 @@ class Registers(Expressions):
         buffer, rows = element.buffer, self.analysis.layout[element.buffer]
         if rows is None:
             old = self.read_slot(element, 0)
-            self.write_slot(element, llvm_ops.apply(self, combine, buffer.dtype, [old, value]))
+            self.write_slot(element, scalar.apply(self, combine, buffer.dtype, [old, value]))
         else:
             slot, at = Slot(buffer, _with(element.index, rows, None)), element.index[rows]
             row = self.read_slot(slot, buffer.shape[rows])
-            value = llvm_ops.apply(self, combine, buffer.dtype, [self.extract(row, at, buffer.dtype), value])
+            value = scalar.apply(self, combine, buffer.dtype, [self.extract(row, at, buffer.dtype), value])
             self.write_slot(slot, self.insert(row, value, at, buffer.dtype))
         self.forget(buffer)
         self.forget_transposes(buffer)
@@ -185,8 +185,8 @@ class Registers(Expressions):
             half = value.lanes // 2
             low = self.shuffle(value, None, tuple(range(half)), dtype)
             high = self.shuffle(value, None, tuple(range(half, 2 * half)), dtype)
-            value = llvm_ops.apply(self, combine, dtype, [low, high])
-        return llvm_ops.apply(self, combine, dtype, [self.extract(value, lane, dtype) for lane in (0, 1)])
+            value = scalar.apply(self, combine, dtype, [low, high])
+        return scalar.apply(self, combine, dtype, [self.extract(value, lane, dtype) for lane in (0, 1)])
 
 
 def _with(where: tuple, d: int, i: int | None) -> tuple:

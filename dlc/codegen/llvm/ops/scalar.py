@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from dlc.codegen.llvm import types as lt
 from dlc.codegen.llvm.builder import Builder, Value
-from dlc.codegen.llvm.convert import from_half, to_half
+from dlc.codegen.llvm.ops.convert import from_half, to_half
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 

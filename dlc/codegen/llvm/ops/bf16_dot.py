@@ -7,9 +7,9 @@ for results below the least normal number. Elsewhere two fused multiply-adds of 
 
 from __future__ import annotations
 
-from dlc.codegen.llvm import ops as llvm_ops
 from dlc.codegen.llvm import types as lt
 from dlc.codegen.llvm.builder import Builder, Value
+from dlc.codegen.llvm.ops import scalar
 from dlc.ir.dtypes import bfloat16, float32, uint32
 
 _WIDTHS = {4: 128, 8: 256, 16: 512}  # lanes -> bits of the instruction's register
@@ -37,7 +37,7 @@ def dot2(b: Builder, x: Value, y: Value, c: Value) -> Value:
         name = f"llvm.x86.avx512bf16.dpbf16ps.{_WIDTHS[lanes]}"
         return b.ins(b.call_text(sums, name, [(sums, c.text), (halves, x.text), (halves, y.text)]), lanes, c, x, y)
     for take in (_high, _low):
-        c = llvm_ops.fma(b, float32, take(b, x), take(b, y), c)
+        c = scalar.fma(b, float32, take(b, x), take(b, y), c)
     return c
 
 
