@@ -30,7 +30,7 @@ class Tiles(Memory):
 
     def allocate_tiles(self, buffer: Buffer) -> None:
         """Sums of 0 in registers."""
-        if not self.target.has_amx_bf16:
+        if not self.b.target.has_amx_bf16:
             raise EmitError(f"{self.kernel.name}: this processor has no matrix unit")
         if buffer not in self._sums:
             if self._sums:
@@ -56,8 +56,8 @@ class Tiles(Memory):
     def _operand(self, e: Expr, stride: int, room: range) -> int:
         """The register of a tile in memory."""
         buffer, index, _ = load_parts(e)
-        p = self.pointer(self.place(buffer, index), self.depth)
-        scope = self.scopes[-1]
+        p = self.pointer(self.place(buffer, index), self.b.depth)
+        scope = self.b.scopes[-1]
         what = (scope, scope.label, p.text, stride, self._versions.get(buffer, 0))
         for register in room:
             if self._held.get(register) == what:
@@ -72,7 +72,7 @@ class Tiles(Memory):
         return register
 
     def drain(self, s: Drain) -> None:
-        p: Value = self.pointer(self.place(s.buffer, s.index), self.depth)
+        p: Value = self.pointer(self.place(s.buffer, s.index), self.b.depth)
         stride = s.buffer.shape[-1] * s.buffer.dtype.itemsize
         self._do("tilestored64", ("i8", str(self._sum(s.source, s.at))), ("ptr", p.text), ("i64", str(stride)))
         self.touch(s.buffer)
@@ -89,7 +89,7 @@ class Tiles(Memory):
         return self._sums[buffer] + number
 
     def _do(self, name: str, *arguments: tuple[str, str]) -> None:
-        self.do(self.call_text("void", f"{_NAME}{name}", list(arguments)))
+        self.b.do(self.b.call_text("void", f"{_NAME}{name}", list(arguments)))
 
     # the registers' shapes
 
@@ -108,8 +108,8 @@ class Tiles(Memory):
             layout[48 + register] = rows
         text = "".join(f"\\{byte:02X}" for byte in layout)
         before = [f'@"{name}" = internal constant [64 x i8] c"{text}", align 64']
-        begin = self.call_text("void", f"{_NAME}ldtilecfg", [("ptr", f'@"{name}"')])
-        return before, [f"  {begin}"], [f"  {self.call_text('void', f'{_NAME}tilerelease', [])}"]
+        begin = self.b.call_text("void", f"{_NAME}ldtilecfg", [("ptr", f'@"{name}"')])
+        return before, [f"  {begin}"], [f"  {self.b.call_text('void', f'{_NAME}tilerelease', [])}"]
 
 
 def _count(buffer: Buffer) -> int:

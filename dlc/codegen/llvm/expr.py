@@ -30,11 +30,11 @@ class EmitError(DlcError):
     """A kernel that the LLVM emitter cannot express."""
 
 
-class Expressions(Builder):
+class Expressions:
     """Emission of expressions; `load` is left to the subclass that knows about memory."""
 
     def __init__(self, kernel: Kernel, target: CpuTarget):
-        super().__init__(target)
+        self.b = Builder(target)
         self.kernel = kernel
         self.analysis = Analysis(kernel)
         self.index = IndexMath()
@@ -75,12 +75,12 @@ class Expressions(Builder):
     ) -> Scope:
         self.push_frame()
         self._scope_frame.append(len(self._frames) - 1)
-        return super().push(label, loop=loop, crossable=crossable, writes=writes)
+        return self.b.push(label, loop=loop, crossable=crossable, writes=writes)
 
     def pop(self) -> Scope:
         self._scope_frame.pop()
         self.pop_frame()
-        return super().pop()
+        return self.b.pop()
 
     def remember(self, e: Expr, value: Value, key: object = None) -> None:
         key = e if key is None else key
@@ -126,35 +126,35 @@ class Expressions(Builder):
 
     def _plain(self, e: Expr, args: list[Value]) -> Value:
         if e.op == "cast":
-            return convert.cast(self, args[0], e.args[0].dtype, e.dtype)
+            return convert.cast(self.b, args[0], e.args[0].dtype, e.dtype)
         if e.op == "bitcast":
-            return convert.bitcast(self, args[0], e.args[0].dtype, e.dtype)
+            return convert.bitcast(self.b, args[0], e.args[0].dtype, e.dtype)
         if e.op == "select":
-            return self.select(*args, e.dtype)
+            return self.b.select(*args, e.dtype)
         if e.op in ("min", "max") and e.dtype.is_int:
             low, high = interval(e)
             if low == high:  # LLVM (to 22 at least) fails at a float as an integer between 0 and 0
-                return self.const(low, e.dtype)
+                return self.b.const(low, e.dtype)
         if e.op == "pair":
-            return bf16_dot.pair(self, *args)
+            return bf16_dot.pair(self.b, *args)
         if e.op == "dot2":
-            return bf16_dot.dot2(self, *args)
+            return bf16_dot.dot2(self.b, *args)
         if e.op in PARTS:
             lanes = max(a.lanes for a in args)
-            return quadrants.emit(self, e.op, *(self.splat(a, float64, lanes) for a in args))
+            return quadrants.emit(self.b, e.op, *(self.b.splat(a, float64, lanes) for a in args))
         if args[0].const is None and self._unsigned_divmod(e):
-            return scalar.unsigned_divmod(self, int64, e.op, args[0], self.splat(args[1], int64, args[0].lanes))
+            return scalar.unsigned_divmod(self.b, int64, e.op, args[0], self.b.splat(args[1], int64, args[0].lanes))
         if e.op not in scalar.RULES:
             raise EmitError(f"{self.kernel.name}: {e.op!r} must be expanded into primitive operations before emission")
         name = f"unfused {e.op}" if sums_products(e) else e.op
-        return scalar.apply(self, name, e.args[0].dtype, args)
+        return scalar.apply(self.b, name, e.args[0].dtype, args)
 
     def _unsigned_divmod(self, e: Expr) -> bool:
         divides = e.op in ("floordiv", "mod") and e.dtype is int64 and e.args[1].op == "const" and e.args[1].attr > 0
         return divides and interval(e.args[0])[0] >= 0
 
     def _const(self, e: Expr) -> Value:
-        return self.const(e.attr, e.dtype)
+        return self.b.const(e.attr, e.dtype)
 
     def _axis(self, e: Expr) -> Value:
         if not self.index.is_vector(e):
@@ -164,7 +164,7 @@ class Expressions(Builder):
         vector = self.index.vector
         base = self._axes[vector.base]
         lanes = Value(lt.lane_numbers(vector.lanes, int64), vector.lanes)
-        return scalar.RULES["add"](self, int64, self.splat(base, int64, vector.lanes), lanes)
+        return scalar.RULES["add"](self.b, int64, self.b.splat(base, int64, vector.lanes), lanes)
 
     def _load(self, e: Expr) -> Value:
         return self.load(e)
@@ -183,7 +183,7 @@ class Expressions(Builder):
         if not linear.lane:
             return value
         lanes = Value(lt.lane_numbers(self.index.vector.lanes, int64, linear.lane), self.index.vector.lanes)
-        return scalar.RULES["add"](self, int64, self.splat(value, int64, lanes.lanes), lanes)
+        return scalar.RULES["add"](self.b, int64, self.b.splat(value, int64, lanes.lanes), lanes)
 
     def linear_value(self, linear: Linear) -> Value:
         """const + terms (not the lanes) as an int64 scalar."""
@@ -198,10 +198,10 @@ class Expressions(Builder):
         parts.sort(key=lambda p: p[0].depth)
         sum_: Value | None = None
         for v, factor in parts:
-            v = mul(self, int64, v, self.const(lt.wrap(factor, int64), int64))
-            sum_ = v if sum_ is None else add(self, int64, sum_, v)
-        constant = self.const(lt.wrap(total, int64), int64)
-        return constant if sum_ is None else add(self, int64, sum_, constant)
+            v = mul(self.b, int64, v, self.b.const(lt.wrap(factor, int64), int64))
+            sum_ = v if sum_ is None else add(self.b, int64, sum_, v)
+        constant = self.b.const(lt.wrap(total, int64), int64)
+        return constant if sum_ is None else add(self.b, int64, sum_, constant)
 
     # narrow index vectors
 
@@ -210,9 +210,9 @@ class Expressions(Builder):
         if x.dtype is not int64 or not self.index.is_vector(x) or x.op == "cast":
             return None
         if e.dtype.is_int and e.dtype.bits <= 32 and self.wraps(x):
-            return convert.cast(self, self.expr32(x), int32, e.dtype)
+            return convert.cast(self.b, self.expr32(x), int32, e.dtype)
         if e.dtype.is_float and self.narrow(x):
-            return convert.cast(self, self.expr32(x), int32, e.dtype)
+            return convert.cast(self.b, self.expr32(x), int32, e.dtype)
         return None
 
     def narrow(self, e: Expr) -> bool:
@@ -254,21 +254,21 @@ class Expressions(Builder):
 
     def _find32(self, e: Expr) -> Value:
         if not self.index.is_vector(e):
-            return convert.cast(self, self.expr(e), int64, int32)
+            return convert.cast(self.b, self.expr(e), int64, int32)
         lanes = self.index.vector.lanes
         linear = self.index.linear(e)
         if not any(self.index.is_vector(a) for a in linear.terms):
-            value = convert.cast(self, self.linear_value(linear), int64, int32)
+            value = convert.cast(self.b, self.linear_value(linear), int64, int32)
             if not linear.lane:
                 return value
             steps = Value(lt.lane_numbers(lanes, int32, linear.lane), lanes)
-            return scalar.RULES["add"](self, int32, self.splat(value, int32, lanes), steps)
+            return scalar.RULES["add"](self.b, int32, self.b.splat(value, int32, lanes), steps)
         if e.op == "cast":
-            return convert.cast(self, self.expr(e.args[0]), e.args[0].dtype, int32)
-        args = [self.splat(self.expr32(a), int32, lanes) for a in e.args]
+            return convert.cast(self.b, self.expr(e.args[0]), e.args[0].dtype, int32)
+        args = [self.b.splat(self.expr32(a), int32, lanes) for a in e.args]
         if e.op in ("floordiv", "mod") and interval(e.args[0])[0] >= 0:
-            return scalar.unsigned_divmod(self, int32, e.op, *args)
-        return scalar.apply(self, e.op, int32, args)
+            return scalar.unsigned_divmod(self.b, int32, e.op, *args)
+        return scalar.apply(self.b, e.op, int32, args)
 
     def _compare(self, e: Expr) -> Value | None:
         """A comparison of index expressions that differs by lane."""
@@ -280,9 +280,9 @@ class Expressions(Builder):
         if abs(difference.lane) == 1 and reach < _REACH and not any(map(self.index.is_vector, difference.terms)):
             return self._compare_lane(e.op, difference)
         if not difference.lane and reach < _REACH and not any(map(self.index.is_vector, difference.terms)):
-            return scalar.apply(self, e.op, int64, [self.linear_value(difference), self.const(0, int64)])
+            return scalar.apply(self.b, e.op, int64, [self.linear_value(difference), self.b.const(0, int64)])
         if self.narrow(a) and self.narrow(b):
-            return scalar.apply(self, e.op, int32, [self.expr32(a), self.expr32(b)])
+            return scalar.apply(self.b, e.op, int32, [self.expr32(a), self.expr32(b)])
         return None
 
     def _compare_lane(self, op: str, difference: Linear) -> Value:
@@ -306,11 +306,11 @@ class Expressions(Builder):
                 "eq": lambda lane: lane == t.const,
                 "ne": lambda lane: lane != t.const,
             }[predicate]
-            return self.constant_mask(tuple(test(lane) for lane in range(lanes)))
-        t = scalar.apply(self, "max", int64, [t, self.const(low, int64)])
-        t = scalar.apply(self, "min", int64, [t, self.const(lanes, int64)])
-        t = self.splat(convert.cast(self, t, int64, int32), int32, lanes)
-        return scalar.compare(self, predicate, int32, Value(lt.lane_numbers(lanes, int32), lanes), t)
+            return self.b.constant_mask(tuple(test(lane) for lane in range(lanes)))
+        t = scalar.apply(self.b, "max", int64, [t, self.b.const(low, int64)])
+        t = scalar.apply(self.b, "min", int64, [t, self.b.const(lanes, int64)])
+        t = self.b.splat(convert.cast(self.b, t, int64, int32), int32, lanes)
+        return scalar.compare(self.b, predicate, int32, Value(lt.lane_numbers(lanes, int32), lanes), t)
 
     _SPECIAL: ClassVar = {
         "const": _const,

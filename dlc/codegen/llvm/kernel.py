@@ -69,7 +69,7 @@ class Module:
             raise EmitError(f"kernels of one module need different names: {kernel.name}")
         emitter = KernelEmitter(kernel, self.target)
         self.kernels[kernel.name] = text = emitter.function()
-        self._declared.update(emitter.declared)
+        self._declared.update(emitter.b.declared)
         self.size += len(text)
 
     def text(self, entry_text: str = "") -> str:
@@ -133,7 +133,7 @@ class KernelEmitter(Tiles):
             "entry:",
             *self._allocas,
             *begin,
-            *self.scopes[0].lines,
+            *self.b.scopes[0].lines,
             *self._drained(),
             *end,
             "  ret void",
@@ -143,9 +143,9 @@ class KernelEmitter(Tiles):
 
     def _drained(self) -> list[str]:
         """Stores past the cache are not ordered before those that tell other threads of them, if nothing is done."""
-        if not self.streamed or not self.target.is_x86:
+        if not self.streamed or not self.b.target.is_x86:
             return []
-        self.declared["llvm.x86.sse.sfence"] = "declare void @llvm.x86.sse.sfence()"
+        self.b.declared["llvm.x86.sse.sfence"] = "declare void @llvm.x86.sse.sfence()"
         return ["  call void @llvm.x86.sse.sfence()"]
 
     # statements
@@ -168,9 +168,9 @@ class KernelEmitter(Tiles):
         if place.varies:
             raise EmitError(f"{self.kernel.name}: a prefetch of {s.buffer.name} under a vector loop")
         write = int(s.buffer in self.analysis.stored)
-        p = self.pointer(place, self.depth)
-        self.declared["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
-        self.do(f"call void @llvm.prefetch.p0(ptr {p.text}, i32 {write}, i32 3, i32 1)")
+        p = self.pointer(place, self.b.depth)
+        self.b.declared["llvm.prefetch.p0"] = "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"
+        self.b.do(f"call void @llvm.prefetch.p0(ptr {p.text}, i32 {write}, i32 3, i32 1)")
 
     def _alloc(self, s: Alloc) -> None:
         buffer = s.buffer
@@ -190,7 +190,7 @@ class KernelEmitter(Tiles):
 
     def _store(self, s: Store) -> None:
         pred = None if s.predicate is None else self.expr(s.predicate)
-        mask = masks.both(self, self.mask, pred)
+        mask = masks.both(self.b, self.mask, pred)
         if mask is not None and mask.const is True:
             mask = None
         if mask is not None and mask.const is False:
@@ -213,17 +213,17 @@ class KernelEmitter(Tiles):
         dtype, lanes = s.buffer.dtype, self.index.vector.lanes
         home = self._folding.get(id(s))
         if home is None:  # within one group of lanes
-            value = self.splat(self.expr(s.value), dtype, lanes)
+            value = self.b.splat(self.expr(s.value), dtype, lanes)
             if mask is not None:
-                value = self.select(
-                    self.splat(mask, bool_, lanes), value, self._identity(s.combine, dtype, lanes), dtype
+                value = self.b.select(
+                    self.b.splat(mask, bool_, lanes), value, self._identity(s.combine, dtype, lanes), dtype
                 )
             result = self.fold_lanes(s.combine, dtype, value)
             if mask is None or mask.const is not None:
                 self._deliver(self._target(s), s.combine, result)
             else:  # without active lanes even the place may be out of bounds
                 writes = frozenset((s.buffer,))
-                self.branch(self.any_lane(mask), lambda: self._deliver(self._target(s), s.combine, result), writes)
+                self.branch(self.b.any_lane(mask), lambda: self._deliver(self._target(s), s.combine, result), writes)
             return
         target = self._target(s)
         where = target.index if isinstance(target, Slot) else (target.const, *((v.text, c) for v, c in target.terms))
@@ -232,9 +232,9 @@ class KernelEmitter(Tiles):
             self._folds[slot] = (target, s.combine)
             self.homes[slot] = (home, self._identity(s.combine, dtype, lanes))
         old = self.read_slot(slot, lanes)
-        value = self.splat(self.combined(s.combine, dtype, old, s.value), dtype, lanes)
+        value = self.b.splat(self.combined(s.combine, dtype, old, s.value), dtype, lanes)
         if mask is not None:
-            value = self.select(mask, value, old, dtype)
+            value = self.b.select(mask, value, old, dtype)
         self.write_slot(slot, value)
 
     def _identity(self, combine: str, dtype: DType, lanes: int) -> Value:
@@ -242,7 +242,7 @@ class KernelEmitter(Tiles):
         number = {"add": -0.0 if dtype.is_float else 0, "mul": 1, "max": low, "min": high, "and": -1, "or": 0}[combine]
         if dtype.is_bool:
             number = combine in ("and", "min")
-        return self.splat(self.const(number, dtype), dtype, lanes)
+        return self.b.splat(self.b.const(number, dtype), dtype, lanes)
 
     def _target(self, s: Store) -> Place | Slot:
         if not self.in_registers(s.buffer):
@@ -262,7 +262,7 @@ class KernelEmitter(Tiles):
         for slot in [s for s in self._folds if self.homes[s][0] == home]:
             target, combine = self._folds.pop(slot)
             lanes = self.read_slot(slot, self.homes[slot][1].lanes)
-            self.scopes[-1].slots.pop(slot, None)
+            self.b.scopes[-1].slots.pop(slot, None)
             del self.homes[slot]
             self._deliver(target, combine, self.fold_lanes(combine, slot.buffer.dtype, lanes))
 
@@ -284,14 +284,14 @@ class KernelEmitter(Tiles):
             if extent.const is None:
                 raise EmitError(f"{self.kernel.name}: the unrolled loop {s.axis.attr[0]} needs a constant extent")
             for i in range(extent.const):
-                self._body(s, self.const(i, int64))
+                self._body(s, self.b.const(i, int64))
         elif s.kind in ("grid", "warp", "lane"):
             raise EmitError(f"{self.kernel.name}: {s.kind} loops are for GPUs")
         elif extent.const == 1:
-            self._body(s, self.const(0, int64))
+            self._body(s, self.b.const(0, int64))
         else:
             certain = interval(s.extent)[0] > 0
-            self.loop(s, self.const(0, int64), extent, 1, certain, lambda i: self._body(s, i))
+            self.loop(s, self.b.const(0, int64), extent, 1, certain, lambda i: self._body(s, i))
 
     def _body(self, s: For, i: Value) -> None:
         """The loop's body for one value of its axis."""
@@ -302,14 +302,14 @@ class KernelEmitter(Tiles):
 
     def loop(self, s: For, start: Value, end: Value, step: int, certain: bool, body: Callable[[Value], None]) -> None:
         """A counted loop from `start` while below `end`. Not `certain`: it may not run at all."""
-        parent, writes = self.scopes[-1], self.analysis.writes(s)
+        parent, writes = self.b.scopes[-1], self.analysis.writes(s)
         for buffer in writes:
             self.touch(buffer)
-        for outer in self.scopes:
+        for outer in self.b.scopes:
             outer.inmost = False
-        label, leave = self.block("loop"), self.block("done")
+        label, leave = self.b.block("loop"), self.b.block("done")
         scope = self.push(label, loop=True, crossable=certain, writes=writes)
-        counter = scope.counter = Value(self.name(), 0, self.depth)
+        counter = scope.counter = Value(self.b.name(), 0, self.b.depth)
         body(counter)
         self.pop()
         self.forget_all_transposes()
@@ -317,10 +317,10 @@ class KernelEmitter(Tiles):
             self.touch(buffer)
         enter, guard = parent.label, f"  br label %{label}"
         if not certain:
-            some = self.name()
+            some = self.b.name()
             parent.lines.append(f"  {some} = icmp slt i64 {start.text}, {end.text}")
             guard = f"  br i1 {some}, label %{label}, label %{leave}"
-        after, again = self.name(), self.name()
+        after, again = self.b.name(), self.b.name()
         heads, steps = self._multiples(scope, start, enter, step)
         parent.lines += [
             guard,
@@ -343,7 +343,7 @@ class KernelEmitter(Tiles):
         heads, steps = [], []
         for factor, value in scope.multiples.items():
             if scope.inmost and start.const is not None:
-                after = self.name()
+                after = self.b.name()
                 first = start.const * factor
                 heads.append(f"  {value.text} = phi i64 [ {first}, %{enter} ], [ {after}, %{scope.label} ]")
                 steps.append(f"  {after} = add nsw i64 {value.text}, {step * factor}")
@@ -360,7 +360,7 @@ class KernelEmitter(Tiles):
 
     def _leave_loop(self, scope: Scope, enter: str, certain: bool) -> None:
         """Slots that the loop changed hold its last values from here on."""
-        parent, depth = self.scopes[-1], self.depth
+        parent, depth = self.b.scopes[-1], self.b.depth
         for slot, last in scope.slots.items():
             if not self.lives_outside(slot, depth + 1):
                 continue
@@ -375,9 +375,9 @@ class KernelEmitter(Tiles):
 
     def _merge(self, slot: Slot, sources: list[tuple[Value, str]]) -> Value:
         lanes = sources[0][0].lanes
-        merged = Value(self.name(), lanes, self.depth)
+        merged = Value(self.b.name(), lanes, self.b.depth)
         incoming = ", ".join(f"[ {v.text}, %{block} ]" for v, block in sources)
-        self.scopes[-1].lines.append(f"  {merged.text} = phi {lt.type_text(slot.buffer.dtype, lanes)} {incoming}")
+        self.b.scopes[-1].lines.append(f"  {merged.text} = phi {lt.type_text(slot.buffer.dtype, lanes)} {incoming}")
         return merged
 
     # vector loops
@@ -388,7 +388,7 @@ class KernelEmitter(Tiles):
             raise EmitError(f"{self.kernel.name}: {lanes} lanes; a power of two is needed")
         if self.index.vector is not None:
             raise EmitError(f"{self.kernel.name}: vector loop {s.axis.attr[0]} inside another one")
-        vector, home = self.index.enter_vector(s.axis, lanes), self.depth
+        vector, home = self.index.enter_vector(s.axis, lanes), self.b.depth
         folding = {i: home for i in self.analysis.folds(s)}
         self._folding.update(folding)
         if extent.const is not None:
@@ -403,27 +403,27 @@ class KernelEmitter(Tiles):
     def _vector_fixed(self, s: For, vector: VectorAxis, extent: int) -> None:
         whole, rest = extent // vector.lanes * vector.lanes, extent % vector.lanes
         if whole > vector.lanes:
-            end = self.const(whole, int64)
-            self.loop(s, self.const(0, int64), end, vector.lanes, True, lambda i: self._group(s, vector, i, None))
+            end = self.b.const(whole, int64)
+            self.loop(s, self.b.const(0, int64), end, vector.lanes, True, lambda i: self._group(s, vector, i, None))
         elif whole:
-            self._group(s, vector, self.const(0, int64), None)
+            self._group(s, vector, self.b.const(0, int64), None)
         if rest:
-            mask = self.constant_mask(tuple(i < rest for i in range(vector.lanes)))
-            self._group(s, vector, self.const(whole, int64), mask)
+            mask = self.b.constant_mask(tuple(i < rest for i in range(vector.lanes)))
+            self._group(s, vector, self.b.const(whole, int64), mask)
 
     def _vector_dynamic(self, s: For, vector: VectorAxis, extent: Value) -> None:
         lanes = vector.lanes
-        whole = self.ins(f"and i64 {extent.text}, {-lanes}", 0, extent)
-        self.loop(s, self.const(0, int64), whole, lanes, False, lambda i: self._group(s, vector, i, None))
-        start = self.ins(f"call i64 @llvm.smax.i64(i64 {whole.text}, i64 0)", 0, whole)
-        self.declared["llvm.smax.i64"] = "declare i64 @llvm.smax.i64(i64, i64)"
-        some = self.ins(f"icmp slt i64 {start.text}, {extent.text}", 0, start, extent)
+        whole = self.b.ins(f"and i64 {extent.text}, {-lanes}", 0, extent)
+        self.loop(s, self.b.const(0, int64), whole, lanes, False, lambda i: self._group(s, vector, i, None))
+        start = self.b.ins(f"call i64 @llvm.smax.i64(i64 {whole.text}, i64 0)", 0, whole)
+        self.b.declared["llvm.smax.i64"] = "declare i64 @llvm.smax.i64(i64, i64)"
+        some = self.b.ins(f"icmp slt i64 {start.text}, {extent.text}", 0, start, extent)
 
         def tail() -> None:
-            rest = self.ins(f"sub i64 {extent.text}, {start.text}", 0, extent, start)
-            rest = self.splat(self.ins(f"trunc i64 {rest.text} to i32", 0, rest), int32, lanes)
+            rest = self.b.ins(f"sub i64 {extent.text}, {start.text}", 0, extent, start)
+            rest = self.b.splat(self.b.ins(f"trunc i64 {rest.text} to i32", 0, rest), int32, lanes)
             t = lt.type_text(int32, lanes)
-            mask = self.ins(f"icmp ult {t} {lt.lane_numbers(lanes, int32)}, {rest.text}", lanes, rest)
+            mask = self.b.ins(f"icmp ult {t} {lt.lane_numbers(lanes, int32)}, {rest.text}", lanes, rest)
             self._group(s, vector, start, mask)
 
         self.branch(some, tail, self.analysis.writes(s))
@@ -459,30 +459,30 @@ class KernelEmitter(Tiles):
         for side in (s.then, s.other):
             if side is None:
                 continue
-            self.mask = masks.both(self, outer, cond if side is s.then else masks.inverse(self, cond))
+            self.mask = masks.both(self.b, outer, cond if side is s.then else masks.inverse(self.b, cond))
             if self.mask is None or self.mask.const is True:
                 self.mask = outer
                 self.statement(side)
             elif self.mask.const is not False:
                 body = partial(self.statement, side)
-                self.branch(self.any_lane(self.mask), body, self.analysis.writes(side))
+                self.branch(self.b.any_lane(self.mask), body, self.analysis.writes(side))
             self.mask = outer
 
     def branch(
         self, cond: Value, body: Callable[[], None], writes: frozenset[Buffer], other: Callable[[], None] | None = None
     ) -> None:
         """`body` where `cond` (a scalar) holds, else `other`."""
-        parent = self.scopes[-1]
+        parent = self.b.scopes[-1]
         sides: list[Scope] = []
         for prefix, emit in (("then", body), ("else", other)):
             if emit is not None:
-                sides.append(self.push(self.block(prefix), writes=writes))
+                sides.append(self.push(self.b.block(prefix), writes=writes))
                 emit()
                 self.pop()
                 self.forget_all_transposes()
                 for buffer in writes:
                     self.touch(buffer)
-        leave = self.block("join")
+        leave = self.b.block("join")
         first = [side.label for side in sides]
         starts = [side.entry for side in sides]
         skip = starts[1] if len(sides) > 1 else leave
@@ -495,7 +495,7 @@ class KernelEmitter(Tiles):
         blocks = first if len(sides) > 1 else [first[0], enter]
         changed = dict.fromkeys(slot for side in sides for slot in side.slots)
         for slot in changed:
-            if self.lives_outside(slot, self.depth + 1):
+            if self.lives_outside(slot, self.b.depth + 1):
                 lanes = next(side.slots[slot].lanes for side in sides if slot in side.slots)
                 before = self.read_slot(slot, lanes)
                 values = [side.slots.get(slot, before) for side in sides]

@@ -104,9 +104,9 @@ class Memory(Registers):
         dtype = int32 if reach < 1 << 31 and all(self.narrow(a) for a, _ in atoms) else int64
         total = Value(lt.lane_numbers(lanes, dtype, lane), lanes) if lane else None
         for atom, factor in atoms:
-            v = self.splat(self.expr32(atom) if dtype is int32 else self.expr(atom), dtype, lanes)
-            v = scalar.apply(self, "mul", dtype, [v, self.const(factor, dtype)])
-            total = v if total is None else scalar.apply(self, "add", dtype, [total, v])
+            v = self.b.splat(self.expr32(atom) if dtype is int32 else self.expr(atom), dtype, lanes)
+            v = scalar.apply(self.b, "mul", dtype, [v, self.b.const(factor, dtype)])
+            total = v if total is None else scalar.apply(self.b, "add", dtype, [total, v])
         return total, dtype
 
     def pointer(self, place: Place, depth: int, extra: int = 0) -> Value:
@@ -115,11 +115,11 @@ class Memory(Registers):
         p = self.pointers[place.buffer]
         for v, factor in place.terms:
             if factor != 1:
-                v = self.multiple(v, lt.wrap(factor, int64))
-            p = self.ins(f"getelementptr {element}, ptr {p.text}, i64 {v.text}", 0, p, v)
+                v = self.b.multiple(v, lt.wrap(factor, int64))
+            p = self.b.ins(f"getelementptr {element}, ptr {p.text}, i64 {v.text}", 0, p, v)
         offset = lt.wrap(place.const + extra, int64)
         if offset:
-            p = self.emit(f"getelementptr {element}, ptr {p.text}, i64 {offset}", 0, max(depth, p.depth))
+            p = self.b.emit(f"getelementptr {element}, ptr {p.text}, i64 {offset}", 0, max(depth, p.depth))
         return p
 
     def _pointers(self, place: Place, depth: int) -> Value:
@@ -130,16 +130,16 @@ class Memory(Registers):
         if vector is None:
             vector, dtype = Value(lt.lane_numbers(lanes, int64, place.lane), lanes), int64
         t = lt.type_text(dtype, lanes)
-        return self.ins(f"getelementptr {element}, ptr {p.text}, {t} {vector.text}", lanes, p, vector)
+        return self.b.ins(f"getelementptr {element}, ptr {p.text}, {t} {vector.text}", lanes, p, vector)
 
     def _load_depth(self, buffer: Buffer, speculate: bool) -> int:
         """The outermost scope where a load of `buffer` still sees the same contents.
 
         It leaves a loop that may not run at all only with `speculate`: the access is safe in any case.
         """
-        depth = self.depth
+        depth = self.b.depth
         while depth > 0:
-            scope = self.scopes[depth]
+            scope = self.b.scopes[depth]
             if buffer in scope.writes or not (scope.crossable or (speculate and scope.loop)):
                 break
             depth -= 1
@@ -151,25 +151,25 @@ class Memory(Registers):
         buffer, index, predicate = load_parts(e)
         pred = None if predicate is None else self.expr(predicate)
         if pred is not None and pred.const is False:
-            return self.zero(e.dtype)
+            return self.b.zero(e.dtype)
         if pred is not None and pred.const is True:
             pred = None
         if self.in_registers(buffer):
             value = self.load_register(buffer, index)
-            return value if pred is None else self.select(pred, value, self.zero(e.dtype), e.dtype)
+            return value if pred is None else self.b.select(pred, value, self.b.zero(e.dtype), e.dtype)
         if buffer.size == 0:
-            return self.zero(e.dtype)
+            return self.b.zero(e.dtype)
         return self._load_at(self.place(buffer, index), pred)
 
     def _load_at(self, place: Place, pred: Value | None) -> Value:
         if pred is not None and pred.const is not None:
             if pred.const is False:
-                return self.zero(place.buffer.dtype)
+                return self.b.zero(place.buffer.dtype)
             pred = None if pred.const is True else pred
         if not place.varies:
             return self._load_scalar(place, pred)
-        mask = masks.both(self, self.mask, pred)
-        return self.load_lanes(place, None if mask is None else self.splat(mask, bool_, self.index.vector.lanes))
+        mask = masks.both(self.b, self.mask, pred)
+        return self.load_lanes(place, None if mask is None else self.b.splat(mask, bool_, self.index.vector.lanes))
 
     def load_pair(self, low: Expr, high: Expr) -> Value | None:
         """Two neighbours in memory that nobody writes, as one word; None where they are no such thing."""
@@ -207,18 +207,18 @@ class Memory(Registers):
             return None
         lanes, mask = self.index.vector.lanes, self.mask
         if mask is not None and mask.const is False:
-            return self.zero(uint32, lanes)
+            return self.b.zero(uint32, lanes)
         whole = mask is None or mask.const is True
         depth = self._load_depth(buffer, not whole and mask.const is None)
         p = self.pointer(place, depth)
         if whole:
             floats = self._read(p, float32, 2 * lanes, place, depth)
         else:
-            twice = masks.turned(self, self.splat(mask, bool_, lanes), tuple(k // 2 for k in range(2 * lanes)))
+            twice = masks.turned(self.b, self.b.splat(mask, bool_, lanes), tuple(k // 2 for k in range(2 * lanes)))
             floats = self._read_masked(p, place, twice, depth)
-        halves = convert.to_half(self, floats, bfloat16)
+        halves = convert.to_half(self.b, floats, bfloat16)
         text = f"bitcast {lt.type_text(bfloat16, 2 * lanes)} {halves.text} to {lt.type_text(uint32, lanes)}"
-        return self.ins(text, lanes, halves)
+        return self.b.ins(text, lanes, halves)
 
     def _load_scalar(self, place: Place, pred: Value | None) -> Value:
         dtype = place.buffer.dtype
@@ -228,10 +228,10 @@ class Memory(Registers):
             depth = self._load_depth(place.buffer, fixed)
             return self._read(self.pointer(place, depth), dtype, 0, place, depth)
         # Where nobody wants the element, read the first one instead: a buffer is never empty.
-        depth, some = self._load_depth(place.buffer, True), self.any_lane(pred)
+        depth, some = self._load_depth(place.buffer, True), self.b.any_lane(pred)
         p, first = self.pointer(place, some.depth), self.pointers[place.buffer]
-        safe = self.ins(f"select i1 {some.text}, ptr {p.text}, ptr {first.text}", 0, some, p, first)
-        return self.select(pred, self._read(safe, dtype, 0, place, depth), self.zero(dtype), dtype)
+        safe = self.b.ins(f"select i1 {some.text}, ptr {p.text}, ptr {first.text}", 0, some, p, first)
+        return self.b.select(pred, self._read(safe, dtype, 0, place, depth), self.b.zero(dtype), dtype)
 
     def _version(self, place: Place) -> str:
         return f"{self._versions.get(place.buffer, 0)}"
@@ -239,7 +239,7 @@ class Memory(Registers):
     def _read(self, p: Value, dtype: DType, lanes: int, place: Place, depth: int) -> Value:
         """A plain load of one or of consecutive elements."""
         t = lt.memory_type(dtype, lanes)
-        value = self.emit(
+        value = self.b.emit(
             f"load {t}, ptr {p.text}, align {self._align(place)}", lanes, max(depth, p.depth), self._version(place)
         )
         return self._from_memory(value, dtype)
@@ -248,13 +248,13 @@ class Memory(Registers):
         return self._alignment.get(place.buffer, place.buffer.dtype.itemsize)
 
     def _from_memory(self, value: Value, dtype: DType) -> Value:
-        return convert.cast(self, value, uint8, bool_) if dtype.is_bool else value
+        return convert.cast(self.b, value, uint8, bool_) if dtype.is_bool else value
 
     def load_lanes(self, place: Place, mask: Value | None) -> Value:
         """One element for each lane; 0 where the mask is off, and memory is not touched there."""
         dtype, lanes = place.buffer.dtype, self.index.vector.lanes
         if mask is not None and mask.const is False:
-            return self.zero(dtype, lanes)
+            return self.b.zero(dtype, lanes)
         if mask is not None and mask.const is True:
             mask = None
         runtime = mask is not None and mask.const is None
@@ -266,8 +266,8 @@ class Memory(Registers):
             if mask is None:
                 value = self._read(p, dtype, lanes, place, depth)
             else:
-                value = self._read_masked(p, place, masks.turned(self, mask, order) if backwards else mask, depth)
-            return self.shuffle(value, None, order, dtype) if backwards else value
+                value = self._read_masked(p, place, masks.turned(self.b, mask, order) if backwards else mask, depth)
+            return self.b.shuffle(value, None, order, dtype) if backwards else value
         if not runtime and place.vector is None:
             return self._gather_strided(place, mask, depth)
         return self._gather(place, mask, depth)
@@ -276,7 +276,7 @@ class Memory(Registers):
         dtype, lanes = place.buffer.dtype, mask.lanes
         stored = uint8 if dtype.is_bool else dtype
         t, m = lt.type_text(stored, lanes), lt.type_text(bool_, lanes)
-        value = self.call(
+        value = self.b.call(
             t,
             f"llvm.masked.load.{lt.suffix(stored, lanes)}.p0",
             [("ptr", p.text), (m, mask.text), (t, "zeroinitializer")],
@@ -298,7 +298,7 @@ class Memory(Registers):
                 continue
             p = self.pointer(place, depth, i * place.lane)
             one = self._read(p, stored, 0, place, depth)
-            vector = self.ins(
+            vector = self.b.ins(
                 f"insertelement {t} {vector.text}, {lt.type_text(stored)} {one.text}, i64 {i}", lanes, vector, one
             )
         return self._from_memory(vector, dtype)
@@ -308,8 +308,8 @@ class Memory(Registers):
         stored = uint8 if dtype.is_bool else dtype
         pointers = self._pointers(place, depth)
         t, m, p = lt.type_text(stored, lanes), lt.type_text(bool_, lanes), f"<{lanes} x ptr>"
-        active = self.splat(self.const(True, bool_), bool_, lanes) if mask is None else mask
-        value = self.call(
+        active = self.b.splat(self.b.const(True, bool_), bool_, lanes) if mask is None else mask
+        value = self.b.call(
             t,
             f"llvm.masked.gather.{lt.suffix(stored, lanes)}.v{lanes}p0",
             [(p, pointers.text), (m, active.text), (t, "zeroinitializer")],
@@ -335,30 +335,30 @@ class Memory(Registers):
             self.branch(pred, lambda: self._store_scalar(place, s, None), frozenset((s.buffer,)))
             return
         dtype = s.buffer.dtype
-        p = self.pointer(place, self.depth)
+        p = self.pointer(place, self.b.depth)
         if s.combine is None:
             value = self.expr(s.value)
         else:
-            value = self.combined(s.combine, dtype, self._read(p, dtype, 0, place, self.depth), s.value)
+            value = self.combined(s.combine, dtype, self._read(p, dtype, 0, place, self.b.depth), s.value)
         self.write_scalar(p, value, dtype)
 
     def write_scalar(self, p: Value, value: Value, dtype: DType) -> None:
         if dtype.is_bool:
-            value = convert.cast(self, value, bool_, uint8)
-        self.do(f"store {lt.memory_type(dtype)} {value.text}, ptr {p.text}, align {dtype.itemsize}")
+            value = convert.cast(self.b, value, bool_, uint8)
+        self.b.do(f"store {lt.memory_type(dtype)} {value.text}, ptr {p.text}, align {dtype.itemsize}")
 
     def add_to(self, place: Place, combine: str, value: Value) -> None:
         """place = combine(place, value), a scalar."""
         dtype = place.buffer.dtype
-        p = self.pointer(place, self.depth)
-        old = self._read(p, dtype, 0, place, self.depth)
-        self.write_scalar(p, scalar.apply(self, combine, dtype, [old, value]), dtype)
+        p = self.pointer(place, self.b.depth)
+        old = self._read(p, dtype, 0, place, self.b.depth)
+        self.write_scalar(p, scalar.apply(self.b, combine, dtype, [old, value]), dtype)
         self.touch(place.buffer)
 
     def _store_lanes(self, place: Place, s: Store, mask: Value | None) -> None:
         dtype, lanes = s.buffer.dtype, self.index.vector.lanes
         if mask is not None:
-            mask = self.splat(mask, bool_, lanes)
+            mask = self.b.splat(mask, bool_, lanes)
             if mask.const is False:
                 return
             if mask.const is True:
@@ -367,24 +367,24 @@ class Memory(Registers):
             value = self.expr(s.value)
         else:
             value = self.combined(s.combine, dtype, self.load_lanes(place, mask), s.value)
-        value = self.splat(value, dtype, lanes)
+        value = self.b.splat(value, dtype, lanes)
         stored = uint8 if dtype.is_bool else dtype
         if dtype.is_bool:
-            value = convert.cast(self, value, bool_, uint8)
+            value = convert.cast(self.b, value, bool_, uint8)
         if place.vector is None and abs(place.lane) == 1:
             order = tuple(range(lanes - 1, -1, -1))
             if place.lane < 0:
-                value = self.shuffle(value, None, order, stored)
-                mask = None if mask is None else masks.turned(self, mask, order)
-            p = self.pointer(place, self.depth, 1 - lanes if place.lane < 0 else 0)
+                value = self.b.shuffle(value, None, order, stored)
+                mask = None if mask is None else masks.turned(self.b, mask, order)
+            p = self.pointer(place, self.b.depth, 1 - lanes if place.lane < 0 else 0)
             past = mask is None and place.lane > 0 and self._streams(s)
             self.streamed = self.streamed or past
             self._write_lanes(p, value, stored, mask, past)
         elif place.vector is None and (mask is None or mask.const is not None):
             for i in range(lanes):
                 if mask is None or mask.const[i]:
-                    p = self.pointer(place, self.depth, i * place.lane)
-                    self.write_scalar(p, self.extract(value, i, stored), stored)
+                    p = self.pointer(place, self.b.depth, i * place.lane)
+                    self.write_scalar(p, self.b.extract(value, i, stored), stored)
         else:
             self._scatter(place, value, stored, mask)
 
@@ -403,31 +403,31 @@ class Memory(Registers):
         t = lt.type_text(dtype, value.lanes)
         if mask is None:
             how = f"{value.lanes * dtype.itemsize}, !nontemporal !{{i32 1}}" if past else f"{dtype.itemsize}"
-            self.do(f"store {t} {value.text}, ptr {p.text}, align {how}")
+            self.b.do(f"store {t} {value.text}, ptr {p.text}, align {how}")
             return
         name = f"llvm.masked.store.{lt.suffix(dtype, value.lanes)}.p0"
         arguments = [(t, value.text), ("ptr", p.text), (lt.type_text(bool_, value.lanes), mask.text)]
-        self.do(self.call_text("void", name, arguments, ("", f"align {dtype.itemsize} ", "")))
+        self.b.do(self.b.call_text("void", name, arguments, ("", f"align {dtype.itemsize} ", "")))
 
     def _scatter(self, place: Place, value: Value, dtype: DType, mask: Value | None) -> None:
-        pointers, lanes = self._pointers(place, self.depth), value.lanes
-        active = self.splat(self.const(True, bool_), bool_, lanes) if mask is None else mask
+        pointers, lanes = self._pointers(place, self.b.depth), value.lanes
+        active = self.b.splat(self.b.const(True, bool_), bool_, lanes) if mask is None else mask
         name = f"llvm.masked.scatter.{lt.suffix(dtype, lanes)}.v{lanes}p0"
         arguments = [
             (lt.type_text(dtype, lanes), value.text),
             (f"<{lanes} x ptr>", pointers.text),
             (lt.type_text(bool_, lanes), active.text),
         ]
-        self.do(self.call_text("void", name, arguments, ("", f"align {dtype.itemsize} ", "")))
+        self.b.do(self.b.call_text("void", name, arguments, ("", f"align {dtype.itemsize} ", "")))
 
     def combined(self, combine: str, dtype: DType, old: Value, value: Expr) -> Value:
         """combine(old, value), with a product fused into a sum."""
         fused = combine == "add" and value.op == "mul" and dtype.is_float and not dtype.is_half
-        if fused and self.target.has_fma:
+        if fused and self.b.target.has_fma:
             a, b = (self.expr(x) for x in value.args)
             lanes = max(a.lanes, b.lanes, old.lanes)
-            return scalar.fma(self, dtype, *(self.splat(x, dtype, lanes) for x in (a, b, old)))
-        return scalar.apply(self, combine, dtype, [old, self.expr(value)])
+            return scalar.fma(self.b, dtype, *(self.b.splat(x, dtype, lanes) for x in (a, b, old)))
+        return scalar.apply(self.b, combine, dtype, [old, self.expr(value)])
 
     def branch(self, cond: Value, body, writes: frozenset[Buffer]) -> None:
         raise NotImplementedError

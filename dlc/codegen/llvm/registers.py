@@ -41,8 +41,8 @@ class Registers(Expressions):
 
     def allocate_registers(self, buffer: Buffer) -> None:
         """A fresh lifetime of `buffer` begins in the current scope."""
-        self.homes[buffer] = (self.depth, None)
-        slots = self.scopes[-1].slots
+        self.homes[buffer] = (self.b.depth, None)
+        slots = self.b.scopes[-1].slots
         for slot in [s for s in slots if s.buffer is buffer]:
             del slots[slot]
         self.forget(buffer)
@@ -51,27 +51,27 @@ class Registers(Expressions):
     # the value of a slot at this point
 
     def read_slot(self, slot: Slot, lanes: int) -> Value:
-        return self._read_slot(slot, lanes, self.depth)
+        return self._read_slot(slot, lanes, self.b.depth)
 
     def _read_slot(self, slot: Slot, lanes: int, depth: int) -> Value:
-        scope = self.scopes[depth]
+        scope = self.b.scopes[depth]
         found = scope.slots.get(slot)
         if found is not None:
             return found
         home = self.homes[slot if slot.fold else slot.buffer]
         if depth <= home[0]:
             # never stored: undefined by the language, zero here, because LLVM's undef spreads in surprising ways
-            return home[1] if home[1] is not None else self.zero(slot.buffer.dtype, lanes)
+            return home[1] if home[1] is not None else self.b.zero(slot.buffer.dtype, lanes)
         before = self._read_slot(slot, lanes, depth - 1)
         if not (scope.loop and slot.buffer in scope.writes):
             return before
-        phi = Value(self.name(), lanes, depth)
+        phi = Value(self.b.name(), lanes, depth)
         scope.phis[slot] = (phi, before)
         scope.slots[slot] = phi
         return phi
 
     def write_slot(self, slot: Slot, value: Value) -> None:
-        self.scopes[-1].slots[slot] = value
+        self.b.scopes[-1].slots[slot] = value
 
     def lives_outside(self, slot: Slot, depth: int) -> bool:
         """Whether the slot's value matters to the scope around the one at `depth`."""
@@ -106,7 +106,7 @@ class Registers(Expressions):
         lanes = buffer.shape[rows]
         if along is None:
             row = self.read_slot(Slot(buffer, _with(where, rows, None)), lanes)
-            return self.extract(row, where[rows], buffer.dtype)
+            return self.b.extract(row, where[rows], buffer.dtype)
         return self._column(buffer, where, along, rows)
 
     def _column(self, buffer: Buffer, where: tuple, along: int, rows: int) -> Value:
@@ -117,7 +117,7 @@ class Registers(Expressions):
         if columns is None:
             lanes, base = buffer.shape[rows], _with(where, rows, None)
             tile = [self.read_slot(Slot(buffer, _with(base, along, r)), lanes) for r in range(buffer.shape[along])]
-            columns = self._transposed[buffer][key] = transpose(self, tile, buffer.dtype)
+            columns = self._transposed[buffer][key] = transpose(self.b, tile, buffer.dtype)
         return columns[position]
 
     def forget_transposes(self, buffer: Buffer) -> None:
@@ -138,14 +138,14 @@ class Registers(Expressions):
         elif along is None:  # one lane of a row
             slot = Slot(buffer, _with(where, rows, None))
             row = self.read_slot(slot, lanes)
-            old = self.extract(row, where[rows], dtype)
+            old = self.b.extract(row, where[rows], dtype)
             value = self._stored(s, mask, lambda: old, 0, dtype)
-            self.write_slot(slot, self.insert(row, value, where[rows], dtype))
+            self.write_slot(slot, self.b.insert(row, value, where[rows], dtype))
         else:  # a column of the tile, lane by lane
             value = self._stored(s, mask, lambda: self._column(buffer, where, along, rows), buffer.shape[along], dtype)
             for r in range(buffer.shape[along]):
                 slot = Slot(buffer, _with(_with(where, rows, None), along, r))
-                row = self.insert(self.read_slot(slot, lanes), self.extract(value, r, dtype), where[rows], dtype)
+                row = self.b.insert(self.read_slot(slot, lanes), self.b.extract(value, r, dtype), where[rows], dtype)
                 self.write_slot(slot, row)
         self.forget(buffer)
         self.forget_transposes(buffer)
@@ -155,24 +155,24 @@ class Registers(Expressions):
         buffer, rows = element.buffer, self.analysis.layout[element.buffer]
         if rows is None:
             old = self.read_slot(element, 0)
-            self.write_slot(element, scalar.apply(self, combine, buffer.dtype, [old, value]))
+            self.write_slot(element, scalar.apply(self.b, combine, buffer.dtype, [old, value]))
         else:
             slot, at = Slot(buffer, _with(element.index, rows, None)), element.index[rows]
             row = self.read_slot(slot, buffer.shape[rows])
-            value = scalar.apply(self, combine, buffer.dtype, [self.extract(row, at, buffer.dtype), value])
-            self.write_slot(slot, self.insert(row, value, at, buffer.dtype))
+            value = scalar.apply(self.b, combine, buffer.dtype, [self.b.extract(row, at, buffer.dtype), value])
+            self.write_slot(slot, self.b.insert(row, value, at, buffer.dtype))
         self.forget(buffer)
         self.forget_transposes(buffer)
 
     def _stored(self, s: Store, mask: Value | None, old, lanes: int, dtype: DType) -> Value:
         """What a store leaves in its slot."""
         if mask is not None and mask.const is False:
-            return self.splat(old(), dtype, lanes)
+            return self.b.splat(old(), dtype, lanes)
         value = self.expr(s.value) if s.combine is None else self.combined(s.combine, dtype, old(), s.value)
-        value = self.splat(value, dtype, lanes)
+        value = self.b.splat(value, dtype, lanes)
         if mask is None or mask.const is True:
             return value
-        return self.splat(self.select(mask, value, old(), dtype), dtype, lanes)
+        return self.b.splat(self.b.select(mask, value, old(), dtype), dtype, lanes)
 
     def combined(self, combine: str, dtype: DType, old: Value, value: Expr) -> Value:
         raise NotImplementedError
@@ -183,10 +183,10 @@ class Registers(Expressions):
         """One scalar from all lanes: halves are combined until one lane is left."""
         while value.lanes > 2:
             half = value.lanes // 2
-            low = self.shuffle(value, None, tuple(range(half)), dtype)
-            high = self.shuffle(value, None, tuple(range(half, 2 * half)), dtype)
-            value = scalar.apply(self, combine, dtype, [low, high])
-        return scalar.apply(self, combine, dtype, [self.extract(value, lane, dtype) for lane in (0, 1)])
+            low = self.b.shuffle(value, None, tuple(range(half)), dtype)
+            high = self.b.shuffle(value, None, tuple(range(half, 2 * half)), dtype)
+            value = scalar.apply(self.b, combine, dtype, [low, high])
+        return scalar.apply(self.b, combine, dtype, [self.b.extract(value, lane, dtype) for lane in (0, 1)])
 
 
 def _with(where: tuple, d: int, i: int | None) -> tuple:
