@@ -1,29 +1,25 @@
 """Expressions of the Loop IR as LLVM values.
 
 An expression that depends on the current vector axis becomes a vector, everything else a scalar that is spread where
-it meets a vector. Index arithmetic (int64) that ends in a comparison, a cast or a gather is narrowed to 32 bits where
-its bounds allow, which halves the number of vector registers that it takes.
+it meets a vector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 from dlc.base.errors import DlcError
 from dlc.codegen.llvm import quadrants
 from dlc.codegen.llvm import types as lt
-from dlc.codegen.llvm.analysis import Analysis
-from dlc.codegen.llvm.builder import Builder, Scope, Value
-from dlc.codegen.llvm.index import IndexMath, Linear
+from dlc.codegen.llvm.builder import Builder, Value
+from dlc.codegen.llvm.environment import Environment
 from dlc.codegen.llvm.ops import bf16_dot, convert, scalar
-from dlc.codegen.target.cpu import CpuTarget
-from dlc.ir.dtypes import float64, int32, int64
+from dlc.ir.dtypes import DType, float64, int64
 from dlc.ir.loops.interval import interval
-from dlc.ir.loops.ir import Buffer, Expr, Kernel, sums_products
+from dlc.ir.loops.ir import Expr, sums_products
 from dlc.ir.quadrants import PARTS
 
-_REACH = 1 << 61  # differences of index values below this cannot overflow
+Rule = Callable[[Expr], Value | None]  # None: the general rule applies
 
 
 class EmitError(DlcError):
@@ -31,75 +27,20 @@ class EmitError(DlcError):
 
 
 class Expressions:
-    """Emission of expressions; `load` is left to the subclass that knows about memory."""
+    """Emission of expressions.
 
-    def __init__(self, kernel: Kernel, target: CpuTarget):
-        self.b = Builder(target)
-        self.kernel = kernel
-        self.analysis = Analysis(kernel)
-        self.index = IndexMath()
-        self.mask: Value | None = None  # the active lanes, under a vector axis with a tail or a condition
-        self._memo: dict = {}
-        self._frames: list[list] = [[]]  # what to forget when a binding ends
-        self._scope_frame = [0]
-        self._axes: dict[Expr, Value] = {}
-        self._axis_frame: dict[Expr, int] = {}
-        self._dependent: dict[Buffer, list] = {}  # remembered expressions that load a buffer
+    `rules` has the operations whose value does not follow from the values of their operands alone. What knows about
+    index arithmetic and about memory adds its own (`IndexValues`, `Memory`).
+    """
 
-    def load(self, e: Expr) -> Value:
-        raise NotImplementedError
+    def __init__(self, b: Builder, env: Environment):
+        self.b, self.env, self.index = b, env, env.index
+        self.rules: dict[str, Rule] = {"const": self._const, "axis": self._axis}
+        self._memo = env.memo
 
-    def load_pair(self, low: Expr, high: Expr) -> Value | None:
-        raise NotImplementedError
-
-    # bindings and what is remembered under them
-
-    def bind(self, axis: Expr, value: Value) -> None:
-        """From here to the end of the current frame `axis` is `value`; that of a vector loop is made by `_axis`."""
-        self._axes[axis] = value
-        self._axis_frame[axis] = len(self._frames) - 1
-        if not value.lanes:
-            self._memo[axis] = value
-            self._frames[-1].append(axis)
-
-    def push_frame(self) -> None:
-        self._frames.append([])
-
-    def pop_frame(self) -> None:
-        memo = self._memo
-        for key in self._frames.pop():
-            memo.pop(key, None)
-
-    def push(
-        self, label: str, *, loop: bool = False, crossable: bool = False, writes: frozenset = frozenset()
-    ) -> Scope:
-        self.push_frame()
-        self._scope_frame.append(len(self._frames) - 1)
-        return self.b.push(label, loop=loop, crossable=crossable, writes=writes)
-
-    def pop(self) -> Scope:
-        self._scope_frame.pop()
-        self.pop_frame()
-        return self.b.pop()
-
-    def remember(self, e: Expr, value: Value, key: object = None) -> None:
-        key = e if key is None else key
-        frame = self._scope_frame[value.depth]
-        for a in e.axes:
-            at = self._axis_frame[a]
-            if at > frame:
-                frame = at
-        self._memo[key] = value
-        self._frames[frame].append(key)
-        for buffer in self.analysis.changing(e):
-            self._dependent.setdefault(buffer, []).append(key)
-
-    def forget(self, buffer: Buffer) -> None:
-        """The contents of `buffer` change here."""
-        for key in self._dependent.pop(buffer, ()):
-            self._memo.pop(key, None)
-
-    # expressions
+    def close(self) -> None:
+        """No more expressions. The rules know this object, a cycle that would keep all values for a while."""
+        self.rules.clear()
 
     def expr(self, e: Expr) -> Value:
         """The value of `e` in the current scope."""
@@ -107,13 +48,13 @@ class Expressions:
         found = memo.get(e)
         if found is not None:
             return found
-        stack = [e]
+        stack, rules, remember = [e], self.rules, self.env.remember
         while stack:
             x = stack.pop()
             if x in memo:
                 continue
-            rule = self._SPECIAL.get(x.op)
-            value = rule(self, x) if rule is not None else None
+            rule = rules.get(x.op)
+            value = rule(x) if rule is not None else None
             if value is None:
                 missing = [a for a in x.args if a not in memo]
                 if missing:
@@ -121,7 +62,7 @@ class Expressions:
                     stack += missing
                     continue
                 value = self._plain(x, [memo[a] for a in x.args])
-            self.remember(x, value)
+            remember(x, value)
         return memo[e]
 
     def _plain(self, e: Expr, args: list[Value]) -> Value:
@@ -145,7 +86,8 @@ class Expressions:
         if args[0].const is None and self._unsigned_divmod(e):
             return scalar.unsigned_divmod(self.b, int64, e.op, args[0], self.b.splat(args[1], int64, args[0].lanes))
         if e.op not in scalar.RULES:
-            raise EmitError(f"{self.kernel.name}: {e.op!r} must be expanded into primitive operations before emission")
+            kernel = self.env.kernel.name
+            raise EmitError(f"{kernel}: {e.op!r} must be expanded into primitive operations before emission")
         name = f"unfused {e.op}" if sums_products(e) else e.op
         return scalar.apply(self.b, name, e.args[0].dtype, args)
 
@@ -158,173 +100,19 @@ class Expressions:
 
     def _axis(self, e: Expr) -> Value:
         if not self.index.is_vector(e):
-            if e not in self._axes:
-                raise EmitError(f"{self.kernel.name}: axis {e.attr[0]} is used outside its loop")
-            return self._axes[e]
+            if e not in self.env.axes:
+                raise EmitError(f"{self.env.kernel.name}: axis {e.attr[0]} is used outside its loop")
+            return self.env.axes[e]
         vector = self.index.vector
-        base = self._axes[vector.base]
+        base = self.env.axes[vector.base]
         lanes = Value(lt.lane_numbers(vector.lanes, int64), vector.lanes)
         return scalar.RULES["add"](self.b, int64, self.b.splat(base, int64, vector.lanes), lanes)
 
-    def _load(self, e: Expr) -> Value:
-        return self.load(e)
-
-    def _pair(self, e: Expr) -> Value | None:
-        return self.load_pair(*e.args)
-
-    def _divmod(self, e: Expr) -> Value | None:
-        """A quotient that is the same in all lanes, by constants: see IndexMath."""
-        if e.dtype is not int64 or not self.index.is_vector(e):
-            return None
-        linear = self.index.linear(e)
-        if len(linear.terms) == 1 and e in linear.terms:
-            return None
-        value = self.linear_value(linear)
-        if not linear.lane:
-            return value
-        lanes = Value(lt.lane_numbers(self.index.vector.lanes, int64, linear.lane), self.index.vector.lanes)
-        return scalar.RULES["add"](self.b, int64, self.b.splat(value, int64, lanes.lanes), lanes)
-
-    def linear_value(self, linear: Linear) -> Value:
-        """const + terms (not the lanes) as an int64 scalar."""
-        total, add, mul = linear.const, scalar.RULES["add"], scalar.RULES["mul"]
-        parts = []
-        for atom, factor in linear.terms.items():
-            v = self.expr(atom)
-            if v.const is not None:
-                total += factor * v.const
-            else:
-                parts.append((v, factor))
-        parts.sort(key=lambda p: p[0].depth)
-        sum_: Value | None = None
-        for v, factor in parts:
-            v = mul(self.b, int64, v, self.b.const(lt.wrap(factor, int64), int64))
-            sum_ = v if sum_ is None else add(self.b, int64, sum_, v)
-        constant = self.b.const(lt.wrap(total, int64), int64)
-        return constant if sum_ is None else add(self.b, int64, sum_, constant)
-
-    # narrow index vectors
-
-    def _cast(self, e: Expr) -> Value | None:
-        x = e.args[0]
-        if x.dtype is not int64 or not self.index.is_vector(x) or x.op == "cast":
-            return None
-        if e.dtype.is_int and e.dtype.bits <= 32 and self.wraps(x):
-            return convert.cast(self.b, self.expr32(x), int32, e.dtype)
-        if e.dtype.is_float and self.narrow(x):
-            return convert.cast(self.b, self.expr32(x), int32, e.dtype)
-        return None
-
-    def narrow(self, e: Expr) -> bool:
-        """Whether an int64 expression and all its parts can be computed in 32 bits."""
-        memo = self.index.vector.narrow
-        if e not in memo:
-            memo[e] = self._is_narrow(e)
-        return memo[e]
-
-    def _is_narrow(self, e: Expr) -> bool:
-        low, high = interval(e)
-        if low < -(1 << 31) or high >= 1 << 31:
-            return False
-        if not self.index.is_vector(e) or e.op in ("axis", "const"):
-            return True
-        if e.op == "cast":
-            source = e.args[0].dtype
-            return source is int32 or (source.is_int and source.bits < 32)
-        if e.op in ("floordiv", "mod"):
-            return e.args[1].op == "const" and e.args[1].attr > 0 and self.narrow(e.args[0])
-        return e.op in _NARROW and all(self.narrow(a) for a in e.args)
-
-    def wraps(self, e: Expr) -> bool:
-        """Whether the low 32 bits of `e` follow from the low 32 bits of the axes and constants in it."""
-        memo = self.index.vector.wraps
-        if e not in memo:
-            arithmetic = e.op in ("add", "sub", "mul", "neg") and all(map(self.wraps, e.args))
-            memo[e] = e.op in ("axis", "const") or arithmetic
-        return memo[e]
-
-    def expr32(self, e: Expr) -> Value:
-        """The low 32 bits of an int64 index expression, for which `narrow` or `wraps` holds, in every lane."""
-        key = (e, 32)
-        found = self._memo.get(key)
-        if found is None:
-            found = self._find32(e)
-            self.remember(e, found, key)
-        return found
-
-    def _find32(self, e: Expr) -> Value:
-        if not self.index.is_vector(e):
-            return convert.cast(self.b, self.expr(e), int64, int32)
-        lanes = self.index.vector.lanes
-        linear = self.index.linear(e)
-        if not any(self.index.is_vector(a) for a in linear.terms):
-            value = convert.cast(self.b, self.linear_value(linear), int64, int32)
-            if not linear.lane:
-                return value
-            steps = Value(lt.lane_numbers(lanes, int32, linear.lane), lanes)
-            return scalar.RULES["add"](self.b, int32, self.b.splat(value, int32, lanes), steps)
-        if e.op == "cast":
-            return convert.cast(self.b, self.expr(e.args[0]), e.args[0].dtype, int32)
-        args = [self.b.splat(self.expr32(a), int32, lanes) for a in e.args]
-        if e.op in ("floordiv", "mod") and interval(e.args[0])[0] >= 0:
-            return scalar.unsigned_divmod(self.b, int32, e.op, *args)
-        return scalar.apply(self.b, e.op, int32, args)
-
-    def _compare(self, e: Expr) -> Value | None:
-        """A comparison of index expressions that differs by lane."""
-        a, b = e.args
-        if a.dtype is not int64 or not self.index.is_vector(e):
-            return None
-        difference = self.index.linear(a).plus(self.index.linear(b), -1)
-        reach = max(map(abs, (*interval(a), *interval(b))))
-        if abs(difference.lane) == 1 and reach < _REACH and not any(map(self.index.is_vector, difference.terms)):
-            return self._compare_lane(e.op, difference)
-        if not difference.lane and reach < _REACH and not any(map(self.index.is_vector, difference.terms)):
-            return scalar.apply(self.b, e.op, int64, [self.linear_value(difference), self.b.const(0, int64)])
-        if self.narrow(a) and self.narrow(b):
-            return scalar.apply(self.b, e.op, int32, [self.expr32(a), self.expr32(b)])
-        return None
-
-    def _compare_lane(self, op: str, difference: Linear) -> Value:
-        """difference OP 0 as a comparison of the lane number with one scalar."""
-        lanes, up = self.index.vector.lanes, difference.lane == 1
-        # lane OP -s for a difference of s + lane, s OP lane for one of s - lane
-        bound = Linear(difference.const, difference.terms).times(-1 if up else 1)
-        if op in ("lt", "le"):
-            # lane < t, or not (lane < t)
-            shift = (0 if op == "lt" else 1) if up else (1 if op == "lt" else 0)
-            predicate = "ult" if up else "uge"
-            low = 0
-        else:
-            shift, predicate, low = 0, op, -1
-        bound = Linear(bound.const + shift, bound.terms)
-        t = self.linear_value(bound)
-        if t.const is not None:
-            test: Callable[[int], bool] = {
-                "ult": lambda lane: lane < t.const,
-                "uge": lambda lane: lane >= t.const,
-                "eq": lambda lane: lane == t.const,
-                "ne": lambda lane: lane != t.const,
-            }[predicate]
-            return self.b.constant_mask(tuple(test(lane) for lane in range(lanes)))
-        t = scalar.apply(self.b, "max", int64, [t, self.b.const(low, int64)])
-        t = scalar.apply(self.b, "min", int64, [t, self.b.const(lanes, int64)])
-        t = self.b.splat(convert.cast(self.b, t, int64, int32), int32, lanes)
-        return scalar.compare(self.b, predicate, int32, Value(lt.lane_numbers(lanes, int32), lanes), t)
-
-    _SPECIAL: ClassVar = {
-        "const": _const,
-        "axis": _axis,
-        "load": _load,
-        "pair": _pair,
-        "cast": _cast,
-        "floordiv": _divmod,
-        "mod": _divmod,
-        "lt": _compare,
-        "le": _compare,
-        "eq": _compare,
-        "ne": _compare,
-    }
-
-
-_NARROW = frozenset(("add", "sub", "mul", "neg", "max", "min"))
+    def combined(self, combine: str, dtype: DType, old: Value, value: Expr) -> Value:
+        """combine(old, value), with a product fused into a sum."""
+        fused = combine == "add" and value.op == "mul" and dtype.is_float and not dtype.is_half
+        if fused and self.b.target.has_fma:
+            a, b = (self.expr(x) for x in value.args)
+            lanes = max(a.lanes, b.lanes, old.lanes)
+            return scalar.fma(self.b, dtype, *(self.b.splat(x, dtype, lanes) for x in (a, b, old)))
+        return scalar.apply(self.b, combine, dtype, [old, self.expr(value)])

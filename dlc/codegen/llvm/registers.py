@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dlc.codegen.llvm.analysis import IN_MEMORY
-from dlc.codegen.llvm.builder import Value
+from dlc.codegen.llvm.builder import Builder, Value
+from dlc.codegen.llvm.environment import Environment
 from dlc.codegen.llvm.expr import EmitError, Expressions
 from dlc.codegen.llvm.ops import scalar
 from dlc.codegen.llvm.ops.transpose import transpose
@@ -26,26 +27,26 @@ class Slot(NamedTuple):
     fold: str = ""
 
 
-class Registers(Expressions):
+class Registers:
     """Emission of accesses to slots."""
 
-    def __init__(self, kernel, target):
-        super().__init__(kernel, target)
-        self.homes: dict[
-            object, tuple[int, Value | None]
-        ] = {}  # buffer or fold slot -> (scope it lives in, first value)
+    def __init__(self, b: Builder, env: Environment, expressions: Expressions):
+        self.b, self.env, self.index = b, env, env.index
+        self.expr, self.combined = expressions.expr, expressions.combined
+        # buffer or fold slot -> (the scope it lives in, its first value)
+        self.homes: dict[object, tuple[int, Value | None]] = {}
         self._transposed: dict[Buffer, dict[tuple, list[Value]]] = {}
 
     def in_registers(self, buffer: Buffer) -> bool:
-        return buffer.space == "reg" and self.analysis.layout.get(buffer) != IN_MEMORY
+        return buffer.space == "reg" and self.env.analysis.layout.get(buffer) != IN_MEMORY
 
-    def allocate_registers(self, buffer: Buffer) -> None:
+    def allocate(self, buffer: Buffer) -> None:
         """A fresh lifetime of `buffer` begins in the current scope."""
         self.homes[buffer] = (self.b.depth, None)
         slots = self.b.scopes[-1].slots
         for slot in [s for s in slots if s.buffer is buffer]:
             del slots[slot]
-        self.forget(buffer)
+        self.env.forget(buffer)
         self.forget_transposes(buffer)
 
     # the value of a slot at this point
@@ -80,11 +81,11 @@ class Registers(Expressions):
 
     # accesses
 
-    def _locate(self, buffer: Buffer, index: tuple[Expr, ...]) -> tuple[tuple, int | None]:
+    def locate(self, buffer: Buffer, index: tuple[Expr, ...]) -> tuple[tuple, int | None]:
         """(constant indices with None for the dimension along the lanes, that dimension)."""
         if buffer not in self.homes:
-            raise EmitError(f"{self.kernel.name}: {buffer.name} is used outside its Alloc")
-        along, found, vector, memo = None, [], self.index.vector, self._memo
+            raise EmitError(f"{self.env.kernel.name}: {buffer.name} is used outside its Alloc")
+        along, found, vector, memo = None, [], self.index.vector, self.env.memo
         for d, i in enumerate(index):
             if vector is not None and i is vector.axis:
                 along = d
@@ -93,14 +94,14 @@ class Registers(Expressions):
             v = memo.get(i) or self.expr(i)
             if v.const is None or not 0 <= v.const < buffer.shape[d]:
                 raise EmitError(
-                    f"{self.kernel.name}: index {d} of reg buffer {buffer.name} must be a constant inside it"
+                    f"{self.env.kernel.name}: index {d} of reg buffer {buffer.name} must be a constant inside it"
                 )
             found.append(v.const)
         return tuple(found), along
 
-    def load_register(self, buffer: Buffer, index: tuple[Expr, ...]) -> Value:
-        where, along = self._locate(buffer, index)
-        rows = self.analysis.layout[buffer]
+    def load(self, buffer: Buffer, index: tuple[Expr, ...]) -> Value:
+        where, along = self.locate(buffer, index)
+        rows = self.env.analysis.layout[buffer]
         if along == rows:
             return self.read_slot(Slot(buffer, where), 0 if rows is None else buffer.shape[rows])
         lanes = buffer.shape[rows]
@@ -127,10 +128,10 @@ class Registers(Expressions):
         """A scope closed: columns made in it are out of reach."""
         self._transposed.clear()
 
-    def store_register(self, s: Store, mask: Value | None) -> None:
+    def store(self, s: Store, mask: Value | None) -> None:
         buffer, dtype = s.buffer, s.buffer.dtype
-        where, along = self._locate(buffer, s.index)
-        rows = self.analysis.layout[buffer]
+        where, along = self.locate(buffer, s.index)
+        rows = self.env.analysis.layout[buffer]
         lanes = 0 if rows is None else buffer.shape[rows]
         if along == rows:
             slot = Slot(buffer, where)
@@ -147,12 +148,12 @@ class Registers(Expressions):
                 slot = Slot(buffer, _with(_with(where, rows, None), along, r))
                 row = self.b.insert(self.read_slot(slot, lanes), self.b.extract(value, r, dtype), where[rows], dtype)
                 self.write_slot(slot, row)
-        self.forget(buffer)
+        self.env.forget(buffer)
         self.forget_transposes(buffer)
 
     def combine_element(self, element: Slot, combine: str, value: Value) -> None:
         """element = combine(element, value); all its indices are constants."""
-        buffer, rows = element.buffer, self.analysis.layout[element.buffer]
+        buffer, rows = element.buffer, self.env.analysis.layout[element.buffer]
         if rows is None:
             old = self.read_slot(element, 0)
             self.write_slot(element, scalar.apply(self.b, combine, buffer.dtype, [old, value]))
@@ -161,7 +162,7 @@ class Registers(Expressions):
             row = self.read_slot(slot, buffer.shape[rows])
             value = scalar.apply(self.b, combine, buffer.dtype, [self.b.extract(row, at, buffer.dtype), value])
             self.write_slot(slot, self.b.insert(row, value, at, buffer.dtype))
-        self.forget(buffer)
+        self.env.forget(buffer)
         self.forget_transposes(buffer)
 
     def _stored(self, s: Store, mask: Value | None, old, lanes: int, dtype: DType) -> Value:
@@ -173,20 +174,6 @@ class Registers(Expressions):
         if mask is None or mask.const is True:
             return value
         return self.b.splat(self.b.select(mask, value, old(), dtype), dtype, lanes)
-
-    def combined(self, combine: str, dtype: DType, old: Value, value: Expr) -> Value:
-        raise NotImplementedError
-
-    # folds across lanes
-
-    def fold_lanes(self, combine: str, dtype: DType, value: Value) -> Value:
-        """One scalar from all lanes: halves are combined until one lane is left."""
-        while value.lanes > 2:
-            half = value.lanes // 2
-            low = self.b.shuffle(value, None, tuple(range(half)), dtype)
-            high = self.b.shuffle(value, None, tuple(range(half, 2 * half)), dtype)
-            value = scalar.apply(self.b, combine, dtype, [low, high])
-        return scalar.apply(self.b, combine, dtype, [self.b.extract(value, lane, dtype) for lane in (0, 1)])
 
 
 def _with(where: tuple, d: int, i: int | None) -> tuple:
