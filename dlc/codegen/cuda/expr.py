@@ -43,6 +43,7 @@ class Expressions:
 
     def __init__(self, writer: Writer) -> None:
         self.w = writer
+        self._scopes = writer.scopes
         self.axis_type: dict[Expr, str] = {}
         self._uses: Counter[Expr] = Counter()
         self._read: dict[Expr, frozenset[Buffer]] = {}
@@ -50,7 +51,7 @@ class Expressions:
     # what is known
 
     def _known(self, e: Expr) -> Value | None:
-        for scope in reversed(self.w.scopes):
+        for scope in reversed(self._scopes):
             if e in scope.values:
                 return scope.values[e]
         return None
@@ -67,7 +68,7 @@ class Expressions:
     def forget(self, buffers: Iterable[Buffer]) -> None:
         """Values read from these buffers are no longer current."""
         gone = set(buffers)
-        for scope in self.w.scopes:
+        for scope in self._scopes:
             stale = [e for e in scope.values if not gone.isdisjoint(self.buffers_read(e))]
             for e in stale:
                 del scope.values[e]
@@ -138,7 +139,7 @@ class Expressions:
             return value
         name = self.w.name(None, f"{self.w.names.get(e.attr, 'x')}_" if memory else "t")
         self.w.line(f"const {type_} {name} = {_bare(text)};")
-        self.w.scopes[-1].values[e] = (name, type_)
+        self._scopes[-1].values[e] = (name, type_)
         return name, type_
 
     def _write(self, e: Expr, get: Callable[[Expr], Value | None]) -> Value:
