@@ -1,0 +1,33 @@
+"""Programs that are emitted as they are written, from files beside the Python files: LLVM IR (`.ll`), CUDA C (`.cuh`).
+
+A comment line `;! name` or `//! name` begins a section, which reaches to the next one. What comes before the first is
+about the file and is not emitted. Placeholders are `$name` or `${name}`, as `string.Template` has them: neither
+language uses that character.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import re
+from collections.abc import Mapping
+from string import Template
+from types import MappingProxyType
+
+_MARK = re.compile(r"^(?:;|//)! (\w+)\n", re.MULTILINE)
+
+
+@functools.cache
+def sections(package: str, file: str) -> Mapping[str, str]:
+    """The sections of a file of `package` by name, in order, without the blank lines around them."""
+    text = importlib.resources.files(package).joinpath(file).read_text("utf-8")
+    _, *parts = _MARK.split(text)
+    names, texts = parts[::2], parts[1::2]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{package}/{file}: two sections of one name")
+    return MappingProxyType({name: part.strip("\n") for name, part in zip(names, texts, strict=True)})
+
+
+def section(package: str, file: str, name: str, /, **values: object) -> str:
+    """One section, its placeholders replaced. Raises KeyError for a placeholder that has no value."""
+    return Template(sections(package, file)[name]).substitute(values)
