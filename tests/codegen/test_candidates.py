@@ -57,7 +57,7 @@ class Always(Tuned):
 
     digest = ""
 
-    def contract(self, node: Node) -> Contract:
+    def contract(self, key: str, node: Node) -> Contract:
         return next(iter(self.contracts.values()))
 
 

@@ -208,7 +208,7 @@ def test_a_map_that_would_be_written_in_short_pieces_is_a_group_of_its_own(monke
         return len(fuse(own_outputs(graph), in_order=1 << 62, short=short).groups)
 
     assert [count(g, 16) for g in (taps, folded, wide)] == [1, 1, 1]  # small
-    monkeypatch.setattr("dlc.passes.fuse.SCATTERED", 1)
+    monkeypatch.setattr("dlc.passes.fuse.fuse.SCATTERED", 1)
     assert [count(g, 16) for g in (taps, folded, wide)] == [2, 2, 1]
     assert [count(g, 0) for g in (taps, folded, wide)] == [1, 1, 1]
 

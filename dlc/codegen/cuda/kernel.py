@@ -6,7 +6,8 @@ The outermost `grid` loop is blockIdx.x and the `lane` loop in it threadIdx.x. A
 its outermost `parallel` loop gets a thread an iteration, and without one a single thread runs it.
 
 Two parameters may be the same memory (a donated input) if each element is read, by whatever is computed from it, before
-the element is overwritten and not after, and by the thread that overwrites it: hence `__restrict__` everywhere.
+the element is overwritten and not after, and by the thread that overwrites it: hence `__restrict__` everywhere but
+where what overwrites the element is not computed from it (`Kernel.aliased`).
 Parameters are aligned to 16 bytes, except those in `kernel.meta["unaligned"]`.
 """
 
@@ -75,7 +76,8 @@ class KernelEmitter(Expressions):
         params = []
         for p in k.params:
             constant = "" if p in k.writes else "const "
-            params.append(f"{constant}{ctype(p.dtype)}* __restrict__ {self.name(p, p.name)}")
+            apart = "" if p in k.aliased else "__restrict__ "
+            params.append(f"{constant}{ctype(p.dtype)}* {apart}{self.name(p, p.name)}")
         if self.dynamic:
             self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
         for n, view in enumerate(tensor_maps(k)):
@@ -521,16 +523,5 @@ class KernelEmitter(Expressions):
         if buffer.swizzled and not (index[-1].op == "const" and index[-1].attr == 0):
             return f"*({self.address(buffer, index)})"
         return super().place(buffer, index)
-
-
-
-
-
-
-
-
-
-
-
 
 

@@ -21,7 +21,7 @@ from dlc.codegen.lower.gpu.rows import lower_rows
 from dlc.codegen.lower.gpu.scatter_sort_scan import lower_ordered
 from dlc.codegen.lower.gpu.skinny import lower_skinny
 from dlc.codegen.program.builder import Builder
-from dlc.codegen.program.donation import Steps
+from dlc.codegen.program.donation import Steps, fit
 from dlc.codegen.schedule import choice
 from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.codegen.target.gpu import GpuTarget
@@ -75,9 +75,10 @@ class GpuBuilder(Builder):
         self.gpu = target
         self.in_loop = False  # is the graph that comes next a loop's body?
 
-    def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int) -> Steps:
+    def launches(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int,
+                 strides: dict[Node, tuple[int, ...]] | None = None) -> Steps:
         self.in_loop = depth > 0
-        return super().steps(graph, refs, roots, depth)
+        return super().launches(graph, refs, roots, depth, strides)
 
     def fuse(self, graph: Graph) -> Fused:
         enough = gpu_schedule.enough_rows(self.gpu)
@@ -86,7 +87,8 @@ class GpuBuilder(Builder):
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-        known = lowered.kernel, _off_boundary(lowered.kernel, args)
+        fitted = fit(lowered.kernel, args, self.pairs)
+        known = fitted, _off_boundary(fitted, args)
         kernel = self.shared.get(known)
         if kernel is None:
             kernel = _aligned(*known)

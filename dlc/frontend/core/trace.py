@@ -42,7 +42,7 @@ state = _State()
 # Held while anything runs or a buffer is looked up, so that no thread reads a buffer while another writes it in place.
 execution = forks.lock()
 
-# Called with each placeholder and the cell that it stands for, once there are several devices (dlc.frontend.placement).
+# Called with each placeholder and its cell, once there are several devices (dlc.frontend.core.places).
 lifted: Callable[[Node, Cell], None] | None = None
 
 

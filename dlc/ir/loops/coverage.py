@@ -56,14 +56,6 @@ def check(kernel: Kernel, sizes: Mapping[Buffer, int] | None = None,
     return checked.notes
 
 
-
-
-
-
-
-
-
-
 def _sized(kernel: Kernel, sizes: Mapping[Buffer, int]) -> Kernel:
     """The kernel with numbers for the sizes that it reads when it runs."""
     numbers = {loops.load(b, loops.const(0)): loops.const(n) for b, n in sizes.items() if b.size == 1}

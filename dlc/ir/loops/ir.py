@@ -338,31 +338,12 @@ class Fold(Stmt):
     lanes: int
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One generated function. `params` are global buffers in argument order; those in `writes` are written. Those in
-    `streams`, some of these, would have left the cache before anybody reads them: they are written past it. `tuned`:
-    a measurement chose the schedule."""
+    `streams`, some of these, would have left the cache before anybody reads them: they are written past it. Those in
+    `aliased` may be one memory, of which the kernel's text reads each element before it writes it; all others are
+    apart, or what is written over an element is computed from it. `tuned`: a measurement chose the schedule."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -374,6 +355,7 @@ class Kernel:
     bytes: int = 0
     meta: dict = field(default_factory=dict)
     streams: frozenset[Buffer] = frozenset()
+    aliased: frozenset[Buffer] = frozenset()
     tuned: bool = False
 
     @property
@@ -424,33 +406,5 @@ def kind_of(annotation: str) -> tuple[str, bool]:
     if held not in ("Expr", "Stmt", "Buffer", "View", "str", "int", "bool"):
         raise TypeError(f"what a field of type {annotation} holds would not be found in a statement")
     return held, several
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 

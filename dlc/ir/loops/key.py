@@ -20,8 +20,8 @@ def kernel_key(kernel: Kernel) -> Hashable:
     params = tuple(map(walk.buffer, kernel.params))
     body = walk.part(kernel.body)
     writes = frozenset(map(walk.buffer, kernel.writes))
-    streams = frozenset(map(walk.buffer, kernel.streams))
-    return params, writes, streams, body, kernel.scheduled, tuple(walk.rows), tuple(walk.buffers.values())
+    streams, aliased = (frozenset(map(walk.buffer, some)) for some in (kernel.streams, kernel.aliased))
+    return params, writes, streams, aliased, body, kernel.scheduled, tuple(walk.rows), tuple(walk.buffers.values())
 
 
 class Numbering:

@@ -12,7 +12,9 @@
         else:
           out[r] = x[r + 1 if r < 9]         # a predicated load
 
-A parameter that `streams` is written, past the cache. `fold(32) m[0] max= x` is a Fold over groups of 32 threads,
+A parameter that `streams` is written, past the cache; those that are `aliased` may be one memory.
+
+`fold(32) m[0] max= x` is a Fold over groups of 32 threads,
 `mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]` an Mma by groups of 128 (with `=` a fresh one),
 `tilemma(16, 512, 32) acc[0, 0] += x[i*512] * w[j]` a TileMma over 16 pairs with rows 512 and 32 elements apart,
 `drain sums[0, 0] = acc[0, 0]` a Drain, `prefetch x[i]` a Prefetch, `async:` an Async, `wait copy 2` a Wait,

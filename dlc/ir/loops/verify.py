@@ -84,6 +84,8 @@ class _Verifier:
             raise self.fail(f"{b.name} is in writes but not a parameter")
         for b in self.kernel.streams - self.kernel.writes:
             raise self.fail(f"{b.name} is in streams but not in writes")
+        for b in self.kernel.aliased - set(self.kernel.params):
+            raise self.fail(f"{b.name} is in aliased but not a parameter")
         self.outermost = self.kernel.parallel
         self.allocated: set[Buffer] = set()
         self.visit(self.kernel.body, {}, set(self.kernel.params), guarded=False)

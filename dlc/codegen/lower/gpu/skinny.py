@@ -27,10 +27,6 @@ from dlc.passes.views.contraction import label_sizes
 _ZERO = loops.const(0)
 
 
-
-
-
-
 @dataclass
 class _Chunk:
     """The travel of one operand's chunks: global memory, registers, shared memory."""
