@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-import re
 from collections.abc import Mapping
 from string import Template
 from types import MappingProxyType
 
-_MARK = re.compile(r"^(?:;|//)! (\w+)\n", re.MULTILINE)
+_MARKS = (";! ", "//! ")
 
 
 @functools.cache
 def sections(package: str, file: str) -> Mapping[str, str]:
     """The sections of a file of `package` by name, in order, without the blank lines around them."""
-    text = importlib.resources.files(package).joinpath(file).read_text("utf-8")
-    _, *parts = _MARK.split(text)
-    names, texts = parts[::2], parts[1::2]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{package}/{file}: two sections of one name")
-    return MappingProxyType({name: part.strip("\n") for name, part in zip(names, texts, strict=True)})
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in importlib.resources.files(package).joinpath(file).read_text("utf-8").split("\n"):
+        if line.startswith(_MARKS):
+            name = line.partition("! ")[2]
+            if name in found:
+                raise ValueError(f"{package}/{file}: two sections {name}")
+            current = found[name] = []
+        else:
+            current.append(line)
+    return MappingProxyType({name: "\n".join(lines).strip("\n") for name, lines in found.items()})
 
 
 def section(package: str, file: str, name: str, /, **values: object) -> str:
