@@ -95,25 +95,27 @@ def frame_of(program: Program) -> Frame:
 
 
 class MachineCode:
-    """Object code of a program, made on other threads while this one still lowers: a few kernels a module."""
+    """Object code of a program, made on other threads while this one still lowers: a few kernels a module, fewer where
+    these are large, so that the last modules do not leave all threads but one without work."""
 
     BATCH = 8
+    LARGE = 100_000  # characters of text
 
     def __init__(self, target: CpuTarget):
         self.target = target
         self.pool = llvm.ObjectPool(target, target.threads, opt_level=llvm_kernel.OPT_LEVEL,
                                       passes=llvm_kernel.PASSES)
-        self.waiting: list[Kernel] = []
+        self.module = llvm_kernel.Module(target)
 
     def kernel(self, kernel: Kernel) -> None:
-        self.waiting.append(expand(kernel, self.target))
-        if len(self.waiting) == self.BATCH:
+        self.module.add(expand(kernel, self.target))
+        if len(self.module.kernels) == self.BATCH or self.module.size >= self.LARGE:
             self.flush()
 
     def flush(self) -> None:
-        if self.waiting:
-            self.pool.submit(llvm_kernel.emit_module(self.waiting, self.target))
-            self.waiting = []
+        if self.module.kernels:
+            self.pool.submit(self.module.text())
+            self.module = llvm_kernel.Module(self.target)
 
     def finish(self, program: Program, profile: bool) -> list[bytes]:
         self.flush()

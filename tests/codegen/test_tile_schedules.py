@@ -71,9 +71,10 @@ def check_tiles(monkeypatch):
             buffers.append(allocate(a.nbytes))
             as_ndarray(buffers[-1], a.shape, a.dtype)[...] = a
         unit = Unit()
-        emit, symbols = compiler.llvm_kernel.emit_module, {**threads.pool_symbols(), **unit.symbols()}
+        module, symbols = compiler.llvm_kernel.Module, {**threads.pool_symbols(), **unit.symbols()}
+        written = module.text
         with monkeypatch.context() as patch:
-            patch.setattr(compiler.llvm_kernel, "emit_module", lambda *a: emulated(emit(*a)))
+            patch.setattr(module, "text", lambda *a: emulated(written(*a)))
             patch.setattr(threads, "pool_symbols", lambda: symbols)
             results = compile_graph(graph, target=target, observe=lambda *_: None).run(buffers)
         assert not unit.wrong and unit.count["tdpbf16ps"]

@@ -353,7 +353,7 @@ def test_a_statement_that_is_not_known():
 def test_custom_kernels_may_leave_elements_unwritten():
     kernel = parsed("kernel half(x: f32[8], out: f32[8] writes)\n  for i in 4:\n    out[i] = x[i]\n")
     is_wrong(kernel, "4 of 8 elements of out are never written")
-    assert check(replace(kernel, meta={"custom": True})) == []
+    assert check(replace(kernel, custom=True)) == []
 
 
 def test_driver_checks_under_dlc_verify(monkeypatch):

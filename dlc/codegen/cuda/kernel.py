@@ -8,7 +8,7 @@ its outermost `parallel` loop gets a thread an iteration, and without one a sing
 Two parameters may be the same memory (a donated input) if each element is read, by whatever is computed from it, before
 the element is overwritten and not after, and by the thread that overwrites it: hence `__restrict__` everywhere but
 where what overwrites the element is not computed from it (`Kernel.aliased`).
-Parameters are aligned to 16 bytes, except those in `kernel.meta["unaligned"]`.
+Parameters are aligned to 16 bytes, except those in `Kernel.unaligned`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class KernelEmitter(Expressions):
         super().__init__()
         self.kernel, self.target = kernel, target
         self.bound: frozenset[Expr] = frozenset()
-        self.unaligned: frozenset[Buffer] = frozenset(kernel.meta.get("unaligned", ()))
+        self.unaligned: frozenset[Buffer] = kernel.unaligned
         self.serial = 0  # depth of loops that are run, not written out
         self.launch = launch_shape(kernel)
         self.dynamic = dynamic(kernel)
@@ -88,8 +88,8 @@ class KernelEmitter(Expressions):
         head += [f"//   at {comment(str(loc))}" for loc in k.locs]
         head += [f"//   {self.names[p]}: {comment(p.note)}" for p in k.params if p.note]
         bounds = f"__launch_bounds__({self.launch.block}"
-        if "blocks_per_sm" in k.meta:
-            bounds += f", {k.meta['blocks_per_sm']}"
+        if k.blocks_per_sm:
+            bounds += f", {k.blocks_per_sm}"
         signature = f'extern "C" __global__ void {bounds}) {symbol(k)}('
         separator = ",\n" + " " * 4
         return "\n".join([*head, f"{signature}\n    {separator.join(params)})", "{", *self.scopes[0].lines, "}"])

@@ -16,7 +16,6 @@ from dlc.ir.graph.graph import Graph, Node, settings
 from dlc.ir.loops import schedule
 from dlc.ir.loops.ir import Kernel
 from dlc.ir.program.program import Program, Ref, Slot
-from dlc.passes.attention.find import find_attention
 from dlc.passes.convolution.polyphase import split_phases
 from dlc.passes.convolution.push_slices import trim_contractions
 from dlc.passes.fuse.materialize import own_outputs
@@ -64,7 +63,11 @@ def _builder(target: CpuTarget | GpuTarget) -> Builder:
 
 def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with those operations that the target has kernels of its own for."""
-    return find_attention(graph, target.tf32) if isinstance(target, GpuTarget) else graph
+    if isinstance(target, GpuTarget):
+        from dlc.passes.attention.find import find_attention  # programs for a CPU need none of it
+
+        return find_attention(graph, target.tf32)
+    return graph
 
 
 def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:

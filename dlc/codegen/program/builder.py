@@ -25,7 +25,6 @@ from dlc.codegen.program.donation import Pair, Steps, fit, readers_first, redire
 from dlc.codegen.program.memory import ALIGN
 from dlc.codegen.schedule import choice
 from dlc.codegen.schedule import cpu as schedules
-from dlc.codegen.schedule.tuned_text import contract_key
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir import dtypes
 from dlc.ir.graph.formulas import add
@@ -449,6 +448,8 @@ def lowered_group(fused: Fused, group: Group, target: CpuTarget) -> Lowered:
     if not target.tuned:
         return lower(schedules.choose(fused, group, target))
     if group.kind == "contract":
+        from dlc.codegen.schedule.tuned_text import contract_key  # only where something was measured
+
         node = group.units[0].node
         lowered = lower(choice.contract(node, target))
         return lowered if target.tuned.contract(contract_key(node), node) is None else choice.noted(lowered)

@@ -240,7 +240,7 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
 
 def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer], strict: bool) -> bool:
     """May the parameters `new`, which are written, be the memory of the `old` ones, which are read? See above."""
-    if kernel.meta.get("custom"):
+    if kernel.custom:
         return False
     accesses = _accesses(kernel.body)
     aliased = kernel.aliased.issuperset((*old, *new))

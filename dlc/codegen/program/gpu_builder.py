@@ -1,7 +1,7 @@
 """Programs for a GPU: the same launches over slots as on the CPU, with the GPU's schedules and kernels.
 
 A GPU has no unaligned vector access, so a kernel knows which of its parameters may start off a 16-byte boundary (rows
-of a stacked tensor in a scan): `kernel.meta["unaligned"]`. Every slot starts on one.
+of a stacked tensor in a scan): `Kernel.unaligned`. Every slot starts on one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Graph, Node
 from dlc.ir.loops import ir as loops
-from dlc.ir.loops import schedule, traverse
+from dlc.ir.loops import schedule
 from dlc.ir.loops.guard import for_gpu
 from dlc.ir.loops.ir import Buffer, Kernel
-from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.key import kernel_key
 from dlc.ir.program.program import Launch, Ref
 from dlc.ir.program.tensor_map import tensor_maps
 from dlc.passes.fuse.fuse import Fused, Group, fuse
@@ -92,7 +92,8 @@ class GpuBuilder(Builder):
         kernel = self.shared.get(known)
         if kernel is None:
             kernel = _aligned(*known)
-            if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
+            loose = [k for k, p in enumerate(kernel.params) if p in kernel.unaligned]
+            if any(m.param in loose for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
                 lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
                 args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
                 other = replace(lowered.kernel, tuned=kernel.tuned)
@@ -117,9 +118,8 @@ class GpuBuilder(Builder):
 
     def share(self, kernel: Kernel) -> Kernel:
         """Equal kernels are compiled once; different ones get different names."""
-        loose = _loose(kernel)
-        text = f"{print_kernel(traverse.canonical(kernel))}{loose}"
-        found = self.kernels.get(text)
+        key = kernel_key(kernel)
+        found = self.kernels.get(key)
         if found is None:
             needed = launch_shape(kernel).shared_bytes
             if needed > self.target.shared_bytes:
@@ -128,18 +128,13 @@ class GpuBuilder(Builder):
                                   f"{self.target.arch} has {self.target.shared_bytes}{at}")
             n = self.names.get(kernel.name, 0)
             self.names[kernel.name] = n + 1
-            found = self.kernels[text] = replace(kernel, name=f"{kernel.name}_{n}")
+            found = self.kernels[key] = replace(kernel, name=f"{kernel.name}_{n}")
         return found
 
     def copy(self, source: Ref, goal: Ref) -> Launch:
         args = (source, goal, self.size(goal.slot.size))
         kernel = copy_kernel(goal.slot.dtype)
         return Launch(self.share(_aligned(kernel, _off_boundary(kernel, args))), args)
-
-
-def _loose(kernel: Kernel) -> list[int]:
-    """The numbers of the parameters that may start off a 16-byte boundary."""
-    return [k for k, p in enumerate(kernel.params) if p in kernel.meta.get("unaligned", ())]
 
 
 def _off_boundary(kernel: Kernel, args: tuple[Ref, ...]) -> frozenset[Buffer]:
@@ -150,7 +145,7 @@ def _off_boundary(kernel: Kernel, args: tuple[Ref, ...]) -> frozenset[Buffer]:
 
 def _aligned(kernel: Kernel, loose: frozenset[Buffer]) -> Kernel:
     """The kernel with a note of the parameters that may start off a boundary."""
-    return replace(kernel, meta={**kernel.meta, "unaligned": loose}) if loose else kernel
+    return replace(kernel, unaligned=loose) if loose else kernel
 
 
 def copy_kernel(dtype: DType) -> Kernel:

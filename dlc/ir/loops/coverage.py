@@ -107,7 +107,7 @@ class _Check:
         self._extents()
         for at in self.all:
             self._inside(at)
-        if self.kernel.meta.get("custom"):
+        if self.kernel.custom:
             return
         private = {b for b in self.found.scopes if b.space in ("reg", "shared")}
         for b in sorted(self.kernel.writes, key=lambda b: b.name):

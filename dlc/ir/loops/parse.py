@@ -113,7 +113,7 @@ class _Parser:
             raise self.fail("unexpected indentation")
         streams, aliased = (frozenset(b for b in buffers if mark in marks[b]) for mark in ("streams", "aliased"))
         writes = streams | {b for b in buffers if "writes" in marks[b]}
-        return Kernel(name, tuple(buffers), writes, body, meta={"lines": self.line_of}, streams=streams,
+        return Kernel(name, tuple(buffers), writes, body, lines=self.line_of, streams=streams,
                       aliased=aliased, **extra)
 
     def facts(self, text: str) -> dict:

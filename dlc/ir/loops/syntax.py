@@ -26,7 +26,8 @@ Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the o
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
 an integer is int64 and a float is float32. Names are unique among those in scope. Subexpressions that a large
 statement uses more than once are named by `let` lines before it: they share by identity, so they parse as they were.
-`scope:` is a nested Seq that bounds the life of its Allocs. Not printed: `meta`, and the function of a Loc.
+`scope:` is a nested Seq that bounds the life of its Allocs. Not printed: `unaligned`, `blocks_per_sm`,
+`custom`, `lines`, and the function of a Loc.
 
 Read but not printed, for kernels written by hand: `-x`, `a > b`, `a >= b`, any deeper indentation, `# comments`. What
 is wrong with a text is said with line and column.

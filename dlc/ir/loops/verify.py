@@ -70,7 +70,7 @@ class _Verifier:
         except (AssertionError, AttributeError, TypeError):  # too broken to print
             text = f"\n    {type(self.stmt).__name__}"
         after = f" after {self.where}" if self.where else ""
-        if (line := self.kernel.meta.get("lines", {}).get(self.stmt)) is not None:
+        if (line := self.kernel.lines.get(self.stmt)) is not None:
             text += f"  # line {line}"
         return VerifyError(f"kernel {self.kernel.name}{after}: {message}{text}")
 

@@ -109,7 +109,7 @@ def lower_skinny(fused: Fused, group: Group, sched: schedule.GpuSkinny) -> Lower
     flops = 2 * product_of(label_sizes(tile.unit.node).values())
     lowered = body.finish(_skinny(tile, sched), sched, flops)
     # blocks are fewer than multiprocessors; not told so, the compiler saves registers for a second one, and spills
-    return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": 1}))
+    return replace(lowered, kernel=replace(lowered.kernel, blocks_per_sm=1))
 
 
 def _skinny(tile: GpuTile, sched: schedule.GpuSkinny) -> Stmt:
