@@ -2,7 +2,7 @@
 
     python -m tests.sweeps.schedules --minutes 10 --seed 1 [--target avx512] [--cases 2000] [--case N]
 
-draws programs of a few lines of dlc, chooses schedules, lowers them and checks every kernel (`ir/loops_coverage.py`).
+draws programs of a few lines of dlc, chooses schedules, lowers them and checks every kernel (`ir/loops/coverage.py`).
 A failure prints the program that shows it. Kernels whose places follow from what they compute themselves (sorts) are
 run by the interpreter on small sizes instead.
 """
