@@ -43,31 +43,6 @@ def test_the_padding_of_a_full_convolution_shrinks(stride, interior, rows):
     assert len(pads) == 1 and (pads[0].attrs["low"][1], pads[0].attrs["high"][1]) in ((1, 1), (0, 0), (0, 1), (1, 0))
 
 
-def test_a_contraction_with_other_uses_stays():
-    params, y = full_convolution()
-    graph = Graph(params, [B.slice_(y, (0, 1, 0), (2, 5, 3)), B.reduce(y, "sum", (1,))])
-    assert [o.op for o in trimmed(graph).outputs] == ["slice", "reduce"]
-    steps = Graph(params, [B.slice_(y, (0, 0, 0), (2, 6, 3), (1, 2, 1))])
-    assert trimmed(steps).outputs[0].op == "slice"
-
-
-def test_several_slices_share_the_range_that_has_them_all():
-    """The data gradient of a padded convolution of concatenated channels."""
-    params, y = full_convolution()
-    halves = [B.slice_(y, (0, 1, a), (2, 5, b)) for a, b in ((0, 1), (1, 3))]
-    new = trimmed(Graph(params, halves))
-    assert [o.op for o in new.outputs] == ["slice", "slice"]
-    (whole,) = {o.inputs[0] for o in new.outputs}
-    assert whole.op == "contract" and whole.shape == (2, 4, 3)
-
-
-def test_rows_columns_and_batch():
-    x, y = tensor("x", 3, 6, 4), tensor("y", 3, 4, 7)
-    z = B.slice_(B.contract(x, y, "bik,bkj->bij"), (1, 2, 3), (3, 5, 6))
-    new = trimmed(Graph((x, y), [z]))
-    assert new.outputs[0].op == "contract" and {n.op for n in new.outputs[0].inputs} == {"slice"}
-
-
 @pytest.mark.parametrize("start, stop", [(0, 3), (2, 5), (1, 7), (6, 8)])
 def test_cut(start, stop):
     x = tensor("x", 4)
