@@ -263,7 +263,7 @@ def __getattr__(name: str):
     if name in ("nn", "optim", "data"):
         return importlib.import_module(f"dlc.{name}")
     if name in ("save", "load", "CheckpointError"):
-        return getattr(importlib.import_module("dlc.frontend.serialization"), name)
+        return getattr(importlib.import_module("dlc.frontend.io.safetensors"), name)
     raise AttributeError(f"module 'dlc' has no attribute {name!r}")
 
 

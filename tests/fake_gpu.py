@@ -1,6 +1,6 @@
 """A GPU that is none: its memory is host memory, its kernels run in the Loop IR interpreter.
 
-It has the methods of `dlc.runtime.cuda_driver.Gpu` and records the calls. Memory of a fake GPU lies at addresses that
+It has the methods of `dlc.runtime.cuda.api.Gpu` and records the calls. Memory of a fake GPU lies at addresses that
 nothing else uses (real address + OFFSET), so that code which mistakes it for host memory crashes instead of working.
 """
 

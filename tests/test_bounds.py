@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import dlc
-from dlc.codegen.lower import contract as lower_contract
 from dlc.ir import dtypes
 from dlc.ir.graph.graph import TensorType, make, param
 from dlc.passes.views import strides
@@ -19,10 +18,10 @@ ROOT = Path(dlc.__file__).parent
 
 # Tables without a bound, and what bounds them: a name in a file -> a reason.
 BOUNDED_BY = {
-    "runtime/host.py": {"detect": "the one host"},
-    "runtime/stored.py": {"compiler_version": "the one compiler"},
-    "codegen/llvm_types.py": dict.fromkeys(("type_text", "memory_type", "suffix"), "dtypes and lengths of vectors"),
-    "codegen/build.py": {"": "lives as long as one compilation"},
+    "runtime/cpu/host.py": {"detect": "the one host"},
+    "runtime/cpu/stored.py": {"compiler_version": "the one compiler"},
+    "codegen/llvm/types.py": dict.fromkeys(("type_text", "memory_type", "suffix"), "dtypes and lengths of vectors"),
+    "codegen/program/build.py": {"": "lives as long as one compilation"},
 }
 
 
@@ -43,7 +42,7 @@ def test_caches_of_functions_are_bounded():
 
 
 def test_strides_of_views_are_forgotten(monkeypatch):
-    monkeypatch.setattr(lower_contract, "KNOWN_VIEWS", 10)
+    monkeypatch.setattr(strides, "KNOWN_VIEWS", 10)
     for extent in range(2, 40):
         x = param(TensorType(dtypes.float32, (extent, 3)))
         view = make("permute", (x,), axes=(1, 0))

@@ -84,9 +84,9 @@ MAKES_LOCKS = {"Lock", "RLock", "Condition", "Event", "Semaphore", "BoundedSemap
                "Queue", "SimpleQueue", "LifoQueue", "PriorityQueue", "ThreadPoolExecutor", "ProcessPoolExecutor",
                "Thread", "Timer", "Future", "register_at_fork"}  # fmt: skip
 ALLOWED = {
-    "ir/forks.py": {"RLock", "register_at_fork"},
-    "ir/workers.py": {"ThreadPoolExecutor", "Future"},  # which a child does not touch
-    "runtime/native.py": {"RLock", "Condition"},  # of a lock that is held over forks
+    "base/forks.py": {"RLock", "register_at_fork"},
+    "base/workers.py": {"ThreadPoolExecutor", "Future"},  # which a child does not touch
+    "runtime/cpu/llvm.py": {"RLock", "Condition"},  # of a lock that is held over forks
     "runtime/collector.py": {"RLock"},  # likewise
 }
 
@@ -105,7 +105,7 @@ def test_locks_are_made_in_one_place():
                 made = {alias.name for alias in node.names} & {"cached_property"}  # Python 3.11's holds a lock
             found = made & (MAKES_LOCKS | {"cached_property"}) - ALLOWED.get(name, set())
             wrong += [f"{name}:{node.lineno}: {each}" for each in found]
-        if name in ("runtime/native.py", "runtime/collector.py"):
+        if name in ("runtime/cpu/llvm.py", "runtime/collector.py"):
             assert text.count("RLock()") == text.count("forks.hold(threading.RLock()") == 1
     assert not wrong, wrong
 
@@ -419,7 +419,7 @@ print("right")
 """
     if not os.geteuid() and not os.access("/root", os.X_OK):
         pytest.skip("another user cannot import anything")
-    done = script("import dlc, dlc.runtime.driver, dlc.runtime.tuning, llvmlite.binding\n" + program)
+    done = script("import dlc, dlc.runtime.compile, dlc.runtime.tuning, llvmlite.binding\n" + program)
     if "threads start" in done.stderr or "Permission denied" in done.stderr:
         pytest.skip("the system does not limit threads")
     assert done.stdout == "right\n", done.stderr

@@ -32,7 +32,7 @@ def _paragraph(number: int, w: Work, origin: Origin | None) -> Iterator[str]:
     kernel = w.kernel
     times = plural(w.launches, "launch") + (f" on {w.tensors} sets of tensors" if w.tensors > w.launches else "")
     yield f"kernel {number} {kernel.name}: {times}, {nbytes(w.bytes)}, {count(w.flops)} flop"
-    if kernel.meta.get("custom"):
+    if kernel.custom:
         yield "  computes  what its author wrote: a custom kernel"
         for label, wanted in (("reads", False), ("writes", True)):
             for k, b in enumerate(b for b in kernel.params if (b in kernel.writes) == wanted):

@@ -199,7 +199,7 @@ def test_files_with_mistakes(tmp_path: Path):
 
 
 def test_tuned_schedules_are_shown_where_tuning_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from dlc.runtime.tuning import search, tune
+    from dlc.runtime.tuning import search, session
 
     def last(subject, machine):
         trial = subject.trial(subject.schedules[-1])
@@ -208,7 +208,7 @@ def test_tuned_schedules_are_shown_where_tuning_is_asked_for(tmp_path: Path, mon
     monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("DLC_CACHE", raising=False)
     monkeypatch.setattr(search, "search", last)
-    monkeypatch.setattr(tune, "WORTH_NS", 0)
+    monkeypatch.setattr(session, "WORTH_NS", 0)
     before = dump("train_step", "--stage", "scheduled")
     monkeypatch.setenv("DLC_TUNE", "1")
     assert dump("train_step", "--stage", "scheduled") == before  # nothing is measured for a dump

@@ -12,7 +12,7 @@ from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.program.builder import LOWER
 from dlc.codegen.schedule import cpu as schedules
 from dlc.codegen.schedule import cpu_candidates as candidates
-from dlc.codegen.schedule.tuned_text import contract_key, decode, encode, kernel_key
+from dlc.codegen.schedule.tuned_text import contract_key, decode, encode, kernel_digest
 from dlc.codegen.target.tuned import Tuned
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as b
@@ -57,7 +57,7 @@ class Always(Tuned):
 
     digest = ""
 
-    def contract(self, node: Node) -> Contract:
+    def contract(self, key: str, node: Node) -> Contract:
         return next(iter(self.contracts.values()))
 
 
@@ -160,7 +160,7 @@ def test_a_table_changes_the_kernel_and_its_header_says_so():
     before = build_program(target_layout(graph, TARGET), (), TARGET, "main").kernels()
     other = replace(cpu_contract.contract(node, TARGET), mr=3)
     rows = next(k for k in before if isinstance(k.schedule, (Rows, Columns)))
-    table = Tuned({contract_key(node): other}, {kernel_key(rows): Rows(4, 1, 2)})
+    table = Tuned({contract_key(node): other}, {kernel_digest(rows): Rows(4, 1, 2)})
     after = build_program(target_layout(graph, t := replace(TARGET, tuned=table)), (), t, "main").kernels()
     assert [k.scheduled for k in after] == [f"{other!r} tuned", f"{Rows(4, 1, 2)!r} tuned"]
     for k in after:

@@ -163,7 +163,7 @@ def test_scan_rows_off_16_bytes_are_not_read_as_vectors():
     s = make("scan", (start, rows), body=body, consts=0, carry=1, length=4, reverse=False)
     graph = Graph((start, rows), [make("item", (s,), index=0), make("item", (s,), index=1)])
     program = check(graph)
-    assert any(k.meta.get("unaligned") for k in program.kernels())
+    assert any(k.unaligned for k in program.kernels())
 
 
 def test_a_new_carry_is_written_over_the_old_one():

@@ -14,7 +14,7 @@ from dlc.codegen.program.memory import plan_memory
 from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.codegen.schedule import gpu_candidates
 from dlc.codegen.schedule.cpu_candidates import MOST
-from dlc.codegen.schedule.tuned_text import decode, encode, kernel_key
+from dlc.codegen.schedule.tuned_text import decode, encode, kernel_digest
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.codegen.target.tuned import Tuned
 from dlc.ir.dtypes import bfloat16, float32
@@ -144,7 +144,7 @@ def test_a_table_changes_a_gpu_kernel():
     program = build_program(target_layout(graph, TARGET), (), TARGET, "test")
     (kernel,) = program.kernels()
     (choices,) = [found for kind, found, _, _ in every_choice(graph) if kind == "contract"]
-    table = Tuned({}, {kernel_key(kernel): choices[-1]})
+    table = Tuned({}, {kernel_digest(kernel): choices[-1]})
     target = replace(TARGET, tuned=table)
     (after,) = build_program(target_layout(graph, target), (), target, "test").kernels()
     assert after.scheduled == f"{choices[-1]!r} tuned"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from dlc.codegen.cost import gpu_contract
 from dlc.codegen.cuda.kernel import emit_module
 from dlc.codegen.layout import gpu_aligned_operands
 from dlc.codegen.layout.gpu_aligned_operands import _vectors
 from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.program.build import target_layout
-from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.ir.dtypes import bfloat16, float32
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph
@@ -63,7 +63,7 @@ def test_every_operand_can_be_read_as_vectors(part, dtype):
 @pytest.mark.parametrize("c", [3, 64])
 @pytest.mark.parametrize("part", ["fwd", "dgrad", "wgrad"])
 def test_tiles_are_copied_without_divisions_for_each_element(monkeypatch, part, c):
-    monkeypatch.setattr(gpu_schedule, "in_bulk", lambda sched, *_: sched)
+    monkeypatch.setattr(gpu_contract, "in_bulk", lambda sched, *_: sched)
     program = program_of(convolution(64, c, 16, 128, 1, bfloat16, part))
     source = emit_module([k for k in program.kernels() if "contract" in k.name], TARGET)
     main = source[source.index("float acc") : source.index("wgmma_wait<0>")]

@@ -8,7 +8,6 @@ import pytest
 from dlc.codegen.cost import gpu_scatter
 from dlc.codegen.cost.gpu_scatter import is_binned, rows_and_columns
 from dlc.codegen.cuda.kernel import emit_module
-from dlc.codegen.lower.gpu import binned_scatter
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float16, float32, float64, int32, int64, uint8
 from dlc.ir.graph.graph import Graph, make
@@ -61,7 +60,7 @@ def test_dtypes(dtype, itype):
 
 
 def test_several_ranges_of_rows(monkeypatch):
-    monkeypatch.setattr(binned_scatter, "SHARED", 64 * 4 * 4)  # four rows a block
+    monkeypatch.setattr(gpu_scatter, "SHARED", 64 * 4 * 4)  # four rows a block
     graph = scatter((18, 40), (300,), (300, 40))
     assert rows_and_columns(graph.outputs[0]) == (4, 64, 64)
     check(graph, args_of(graph, "spread", np.random.default_rng(3)), seeds=(1,))

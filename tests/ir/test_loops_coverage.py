@@ -125,12 +125,12 @@ def test_a_load_without_its_guard():
 
 @pytest.mark.parametrize("fewer", [1, -1])
 def test_a_number_of_row_tiles_off_by_one(monkeypatch, fewer):
-    tiles = contraction._over_tiles
+    tiles = contraction.over_tiles
 
     def off(block, per, total, name, body):
         return tiles(block, per, total - fewer, name, body) if name == "mt" else tiles(block, per, total, name, body)
 
-    monkeypatch.setattr(cpu_contract, "_over_tiles", off)
+    monkeypatch.setattr(cpu_contract, "over_tiles", off)
     kernel = only(product(30, 32, 8), cpu_contract.lower_contract, Contract(16, 5, 16, 8, 8))
     if fewer > 0:
         is_wrong(kernel, "160 of 960 elements of t0 are never written, the first is 800")
@@ -353,14 +353,14 @@ def test_a_statement_that_is_not_known():
 def test_custom_kernels_may_leave_elements_unwritten():
     kernel = parsed("kernel half(x: f32[8], out: f32[8] writes)\n  for i in 4:\n    out[i] = x[i]\n")
     is_wrong(kernel, "4 of 8 elements of out are never written")
-    assert check(replace(kernel, meta={"custom": True})) == []
+    assert check(replace(kernel, custom=True)) == []
 
 
 def test_driver_checks_under_dlc_verify(monkeypatch):
     import dlc
 
     monkeypatch.setenv("DLC_VERIFY", "1")
-    monkeypatch.setattr(cpu_contract, "_left", lambda total, per, tile: loops.const(1))
+    monkeypatch.setattr(cpu_contract, "columns_left", lambda total, per, tile: loops.const(1))
     x = dlc.asarray(np.ones((5, 300), np.float32))
     with pytest.raises(VerifyError, match="never written"):
         dlc.jit(lambda x: dlc.exp(x @ x.T))(x).numpy()

@@ -295,4 +295,4 @@ def test_loops_that_are_not_known_raise(kind):
 
 def test_what_a_statement_holds_is_found():
     with pytest.raises(TypeError, match=r"what a field of type list\[Expr\] holds"):
-        loops._kind("list[Expr]")
+        loops.kind_of("list[Expr]")

@@ -224,7 +224,7 @@ def test_little_memory_is_an_error(megabytes):
     """LLVM would end the process."""
     program = f"""
 import resource
-import dlc, dlc.runtime.driver
+import dlc, dlc.runtime.compile
 x = dlc.ones(30, 30).realize()
 limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + ({megabytes} << 20)
 unlimited = resource.getrlimit(resource.RLIMIT_AS)

@@ -17,7 +17,7 @@ def step(x, w):
     return dlc.value_and_grad(lambda w: dlc.mean((x @ w) ** 2))(w)
 
 loss, gradient = step(dlc.asarray(np.ones((4, 3), np.float32)), dlc.asarray(np.ones((3, 2), np.float32)))
-parts = ("passes.fuse", "codegen.build", "runtime.driver", "ir.loops")
+parts = ("passes.fuse", "codegen.program.build", "runtime.compile", "ir.loops")
 print(json.dumps([float(loss), gradient.numpy().tolist(), [p for p in parts if f"dlc.{p}" in sys.modules]]))
 """
 

@@ -236,7 +236,7 @@ def test_bad_counts():
 
 SCRIPT = """
 import ctypes, os, signal, threading, time
-from dlc.runtime import threads
+from dlc.runtime.cpu import threads
 RANGES = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 parallel = RANGES(threads.pool_symbols()["dlc_parallel"])
 BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)

@@ -16,6 +16,7 @@ from dlc.codegen.cost import cpu_contract
 from dlc.codegen.program.builder import LOWER
 from dlc.codegen.schedule import cpu as schedules
 from dlc.codegen.schedule import cpu_candidates as candidates
+from dlc.codegen.schedule import tuned_text
 from dlc.codegen.target import tuned
 from dlc.frontend.core import eager
 from dlc.ir import dtypes
@@ -27,6 +28,7 @@ from dlc.runtime import compile as compiler
 from dlc.runtime.cpu import host, stored
 from dlc.runtime.cpu.memory import from_array
 from dlc.runtime.tuning import search, trials
+from dlc.runtime.tuning import session as session_module
 from dlc.runtime.tuning import tune as tuning
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,7 +36,7 @@ TARGET = host.detect()
 
 CHILD = """
 import sys, numpy as np, dlc
-from dlc.runtime import search
+from dlc.runtime.tuning import search
 made = []
 real = search.search
 search.search = lambda *a: made.append(1) or real(*a)
@@ -161,7 +163,8 @@ def test_winners_become_the_programs_schedules(last_wins):
     assert all(s.endswith(" tuned") for s in programs[1])
     assert stored.program_key(graph(), (), target) != stored.program_key(graph(), (), TARGET)
     contraction = graph().outputs[0].inputs[0].inputs[0]
-    assert target.tuned.contract(contraction) == candidates.contractions(contraction, TARGET)[-1]
+    key = tuned_text.contract_key(contraction)
+    assert target.tuned.contract(key, contraction) == candidates.contractions(contraction, TARGET)[-1]
 
 
 def test_what_is_not_tuned_is_as_before(searches):
@@ -225,7 +228,7 @@ def test_wrong_results_are_reported_and_not_used(monkeypatch):
 def test_packing_of_loop_constants_does_not_count():
     x, w = param(TensorType(dtypes.float32, (96, 80))), param(TensorType(dtypes.float32, (64, 80)))
     node = b.contract(x, w, "mk,nk->mn")
-    session = tuning.Session(TARGET, "f")
+    session = session_module.Session(TARGET, "f")
     sched = cpu_contract.tiled(node, TARGET, False)
 
     def counted(fixed):
@@ -241,7 +244,7 @@ def test_packing_of_loop_constants_does_not_count():
 def test_the_fastest_candidate_wins(monkeypatch):
     """A race between programs of known speed: the same kernel, with ever more time on its clock."""
     g = graph()
-    session = tuning.Session(TARGET, "f")
+    session = session_module.Session(TARGET, "f")
     subject = next(session.contractions(g, set()))
     run = trials.Trial.run
     order = list(subject.schedules)
@@ -252,20 +255,20 @@ def test_the_fastest_candidate_wins(monkeypatch):
         return out
 
     monkeypatch.setattr(trials.Trial, "run", slow)
-    monkeypatch.setattr(tuning, "KERNEL_S", 60)
-    winner = search.search(subject, tuning.Session(TARGET, "f"))
+    monkeypatch.setattr(session_module, "KERNEL_S", 60)
+    winner = search.search(subject, session_module.Session(TARGET, "f"))
     assert winner.schedule == order[3]
     assert winner.places and winner.settled
 
 
 def test_time_is_bounded(monkeypatch):
-    monkeypatch.setattr(tuning, "KERNEL_S", 0.0)
+    monkeypatch.setattr(session_module, "KERNEL_S", 0.0)
     monkeypatch.setattr(search, "MOST", 0)  # nor for a run of each
-    subject = next(tuning.Session(TARGET, "f").contractions(graph(), set()))
+    subject = next(session_module.Session(TARGET, "f").contractions(graph(), set()))
     compiled = []
     compile_all = trials.compile_all
     monkeypatch.setattr(trials, "compile_all", lambda ts, t: compiled.extend(ts) or compile_all(ts, t))
-    assert search.search(subject, tuning.Session(TARGET, "f")).schedule is None
+    assert search.search(subject, session_module.Session(TARGET, "f")).schedule is None
     assert len(compiled) == 1
 
 
@@ -292,7 +295,7 @@ def test_results_compare_equal_up_to_the_rounding_of_sums():
 def test_kernels_of_a_parallel_loop_are_timed_on_one_thread():
     q, k, v = (dlc.ones(4, 8, 256, 64) for _ in range(3))
     attention = dlc.jit(lambda q, k, v: dlc.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
-    session = tuning.Session(TARGET.with_threads(2), "f")
+    session = session_module.Session(TARGET.with_threads(2), "f")
     prepared = compiler.prepared(attention.graph(q, k, v), session.target, lambda stage, result: None)
     subjects = list(session.contractions(prepared, set()))
     assert subjects
@@ -309,7 +312,7 @@ def test_inputs_are_the_same_whatever_order_a_schedule_reads_them_in():
     total = b.sum_(b.op("mul", b.op("add", x, b.broadcast(y, (200, 300), (1,))), z), [0])
     out = b.op("exp", b.op("mul", b.op("add", x, b.broadcast(total, (200, 300), (1,))), b.like(x, 1e-3)))
     g = Graph([x, y, z], [out, total])
-    session = tuning.Session(TARGET.with_threads(2), "f")
+    session = session_module.Session(TARGET.with_threads(2), "f")
     fused = compiler.lower(g, (), "f", session.target, lambda stage, result: None).fused
     for subject in session.groups(fused):
         first, *others = [subject.trial(s) for s in subject.schedules]

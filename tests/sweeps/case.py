@@ -82,7 +82,7 @@ def program(case: Case, setting: Setting) -> str:
     wide = "v.astype(np.float64) if v.dtype.kind in 'fV' else v"
     level = f"DLC_CPU={setting.level}, " if setting.device == "cpu" and setting.level else ""
     head = [f"# {level}{mode}, {setting.threads} threads, memory {setting.poison}", IMPORTS,
-            "from dlc.runtime import threads", f"threads.set_num_threads({setting.threads})"]
+            "from dlc.runtime.cpu import threads", f"threads.set_num_threads({setting.threads})"]
     if setting.device != "cpu":
         head.append('dlc.set_default_device("cuda")')
     head += [f"r = np.random.default_rng({setting.seed})", case.text(), "",

@@ -77,7 +77,7 @@ def poison(kind: str) -> Iterator[None]:
 @contextmanager
 def _on_gpu(kind: str) -> Iterator[None]:
     """The same for the GPU's memory, if dlc uses one."""
-    cuda = sys.modules.get("dlc.runtime.cuda_memory")
+    cuda = sys.modules.get("dlc.runtime.cuda.memory")
     if cuda is None:
         yield
         return

@@ -6,8 +6,9 @@ The outermost `grid` loop is blockIdx.x and the `lane` loop in it threadIdx.x. A
 its outermost `parallel` loop gets a thread an iteration, and without one a single thread runs it.
 
 Two parameters may be the same memory (a donated input) if each element is read, by whatever is computed from it, before
-the element is overwritten and not after, and by the thread that overwrites it: hence `__restrict__` everywhere.
-Parameters are aligned to 16 bytes, except those in `kernel.meta["unaligned"]`.
+the element is overwritten and not after, and by the thread that overwrites it: hence `__restrict__` everywhere but
+where what overwrites the element is not computed from it (`Kernel.aliased`).
+Parameters are aligned to 16 bytes, except those in `Kernel.unaligned`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class KernelEmitter(Expressions):
         super().__init__()
         self.kernel, self.target = kernel, target
         self.bound: frozenset[Expr] = frozenset()
-        self.unaligned: frozenset[Buffer] = frozenset(kernel.meta.get("unaligned", ()))
+        self.unaligned: frozenset[Buffer] = kernel.unaligned
         self.serial = 0  # depth of loops that are run, not written out
         self.launch = launch_shape(kernel)
         self.dynamic = dynamic(kernel)
@@ -75,7 +76,8 @@ class KernelEmitter(Expressions):
         params = []
         for p in k.params:
             constant = "" if p in k.writes else "const "
-            params.append(f"{constant}{ctype(p.dtype)}* __restrict__ {self.name(p, p.name)}")
+            apart = "" if p in k.aliased else "__restrict__ "
+            params.append(f"{constant}{ctype(p.dtype)}* {apart}{self.name(p, p.name)}")
         if self.dynamic:
             self.line("extern __shared__ __align__(1024) unsigned char shared_memory[];")
         for n, view in enumerate(tensor_maps(k)):
@@ -86,8 +88,8 @@ class KernelEmitter(Expressions):
         head += [f"//   at {comment(str(loc))}" for loc in k.locs]
         head += [f"//   {self.names[p]}: {comment(p.note)}" for p in k.params if p.note]
         bounds = f"__launch_bounds__({self.launch.block}"
-        if "blocks_per_sm" in k.meta:
-            bounds += f", {k.meta['blocks_per_sm']}"
+        if k.blocks_per_sm:
+            bounds += f", {k.blocks_per_sm}"
         signature = f'extern "C" __global__ void {bounds}) {symbol(k)}('
         separator = ",\n" + " " * 4
         return "\n".join([*head, f"{signature}\n    {separator.join(params)})", "{", *self.scopes[0].lines, "}"])
@@ -521,16 +523,5 @@ class KernelEmitter(Expressions):
         if buffer.swizzled and not (index[-1].op == "const" and index[-1].attr == 0):
             return f"*({self.address(buffer, index)})"
         return super().place(buffer, index)
-
-
-
-
-
-
-
-
-
-
-
 
 

@@ -5,7 +5,8 @@
 `%args` points to the array of the kernel's parameter pointers, `begin..end` is a range of the parallel loop. The
 function proper is `@NAME.body`, which takes the pointers as arguments, because that is where LLVM lets us say that they
 do not alias. Two parameters may still be the same memory (a donated input) if each element is read, by whatever is
-computed from it, before the element is overwritten and not after.
+computed from it, before the element is overwritten and not after; or without being computed from it if the kernel says
+so (`Kernel.aliased`).
 
 Statements are here; expressions, memory accesses and registers are in the modules that the class inherits from.
 """
@@ -83,7 +84,8 @@ class KernelEmitter(Tiles):
         arguments, loads, passed = [], [], []
         for n, p in enumerate(kernel.params):
             readonly = "" if p in self.analysis.stored else " readonly"
-            arguments.append(f"ptr noalias{readonly} %p{n}")
+            apart = "" if p in kernel.aliased else " noalias"
+            arguments.append(f"ptr{apart}{readonly} %p{n}")
             loads += [f"  %a{n} = getelementptr ptr, ptr %args, i64 {n}", f"  %p{n} = load ptr, ptr %a{n}, align 8"]
             passed.append(f"ptr %p{n}")
             self.pointers[p] = Value(f"%p{n}")
@@ -498,7 +500,5 @@ class KernelEmitter(Tiles):
 
     _STATEMENTS: ClassVar = {Seq: _seq, For: _for, If: _if, Alloc: _alloc, Store: _store, Sync: _sync,
                              Prefetch: _prefetch, TileMma: Tiles.tile_mma, Drain: Tiles.drain}
-
-
 
 

@@ -44,8 +44,6 @@ def identity(monoid: str, dtype: DType) -> Expr:
     return loops.const(value, dtype)
 
 
-
-
 class Body:
     """What the lowering of one kernel collects: parameters, writes, and expressions put into the kernel's axes."""
 
@@ -176,38 +174,6 @@ def rows_of(axis: Expr, per_task: int, total: int, inner: Callable[[Expr], Stmt]
 # ---------------------------------------------------------------------------------------------------- merging axes
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 # ------------------------------------------------------------------------------------------------------ family: map
-
-
-
-
-
-
-
-
-
-
-
-
 
 

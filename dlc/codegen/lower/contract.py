@@ -129,24 +129,6 @@ def _along(tile: Tile) -> Stmt:
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def _tiled(tile: Tile) -> Stmt:
     sched, parts = tile.sched, tile.parts
     lanes, mr, nr = sched.lanes, sched.mr, sched.nr
@@ -254,25 +236,5 @@ def _tiled(tile: Tile) -> Stmt:
 
     stmt = over_tiles(n_block, sched.nb, n_tiles, "nt", column)
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 

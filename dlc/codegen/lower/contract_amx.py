@@ -134,10 +134,6 @@ def lower_tiles(tile: Tile) -> Stmt:
     return loops.loop(task, body, "parallel") if task.op == "axis" else body
 
 
-
-
-
-
 def tile_of(value: Expr, at: dict[Expr, Expr], down: Expr, along: Expr) -> tuple[Expr, int]:
     """An operand's element, with axes replaced, as the first one of a tile whose lines follow `down` and whose words
     follow `along`, and the distance of its lines."""

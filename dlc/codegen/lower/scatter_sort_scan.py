@@ -181,8 +181,6 @@ def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
 
-
-
 def _pieces(prefix: int, n: int, far: int, wide: int, narrowest: int) -> tuple[int, int]:
     """(blocks of the suffix, ranges of the scattered axis) that give enough tasks.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from dlc.codegen.layout.cpu import layout
 from dlc.codegen.program.builder import Builder
-from dlc.codegen.program.donation import in_place
+from dlc.codegen.program.donation import Pair, in_place
 from dlc.codegen.program.launch_order import in_good_time
 from dlc.codegen.schedule import choice
 from dlc.codegen.target.cpu import CpuTarget
@@ -38,6 +38,7 @@ def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTa
     refs = {p: Ref(s) for p, s in zip(graph.params, inputs, strict=True)}
     roots = {memory_of(o): Ref(s) for o, s in zip(graph.outputs, outputs, strict=True)}
     builder.donated = {outputs[o] for _, o in donate}
+    builder.pairs = {outputs[o]: Pair(inputs[p], outputs[o], False) for p, o in donate}
     steps = builder.steps(graph, refs, roots, 0)
     if isinstance(target, CpuTarget):
         steps = in_good_time(steps, [(inputs[p], outputs[o]) for p, o in donate])

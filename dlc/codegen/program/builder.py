@@ -21,7 +21,7 @@ from dlc.codegen.lower.contract import lower_contract
 from dlc.codegen.lower.map import lower_map
 from dlc.codegen.lower.rows import lower_rows
 from dlc.codegen.lower.scatter_sort_scan import lower_ordered
-from dlc.codegen.program.donation import Steps, redirect, unnoticed
+from dlc.codegen.program.donation import Pair, Steps, fit, readers_first, redirect, unnoticed
 from dlc.codegen.program.memory import ALIGN
 from dlc.codegen.schedule import choice
 from dlc.codegen.schedule import cpu as schedules
@@ -52,16 +52,6 @@ LOWER: dict[str, Callable[..., Lowered]] = {
 REPEATED = ("map", "rows", "contract", "attention", "attention_grad")
 
 
-
-
-
-
-
-
-
-
-
-
 class Builder:
     """Programs for the CPU; `gpu_build` has the other half."""
 
@@ -77,6 +67,7 @@ class Builder:
         self.sizes: dict[int, Ref] = {}
         self.bodies: dict[Hashable, _Formal] = {}
         self.donated: set[Slot] = set()  # outputs that will be written over inputs
+        self.pairs: dict[Slot, Pair] = {}  # outputs and new carries, by their slots, with what they may be written over
         self.threads = 0  # that a kernel may use, if not all of the target's
 
     def slot(self, name: str, dtype, size: int) -> Slot:
@@ -85,6 +76,11 @@ class Builder:
 
     def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int,
               strides: dict[Node, tuple[int, ...]] | None = None) -> Steps:
+        """The launches of a graph, those of one kernel gathered; see `launches`."""
+        return self.gather_segments(self.launches(graph, refs, roots, depth, strides))
+
+    def launches(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int,
+                 strides: dict[Node, tuple[int, ...]] | None = None) -> Steps:
         """The launches of a graph whose parameters and outputs already have places; `strides` of those whose elements
         do not lie one after the other. `depth` is the number of counters of the enclosing Repeats."""
         fused = self.fuse(graph) if not strides else fuse(graph, strides)
@@ -104,7 +100,7 @@ class Builder:
                 out += self.each(group.units[0].node, refs, fused, depth)
             else:
                 out.append(self.launch(fused, group, refs))
-        return self.gather_segments(out)
+        return out
 
     def fuse(self, graph: Graph) -> Fused:
         return fuse(graph)
@@ -123,10 +119,11 @@ class Builder:
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-        known = lowered.kernel, self.streams(lowered.kernel, args)
+        fitted = fit(lowered.kernel, args, self.pairs)
+        known = fitted, self.streams(fitted, args)
         kernel = self.shared.get(known)
         if kernel is None:
-            kernel = self.shared[known] = self.share(replace(lowered.kernel, streams=known[1]))
+            kernel = self.shared[known] = self.share(replace(fitted, streams=known[1]))
         work = schedules.work_ns(fused, group, kernel.bytes)
         cut = isinstance(kernel.schedule, schedule.Contract)
         return Launch(kernel, args, lowered.tasks, self.grain(lowered.tasks, work, cut), work=work)
@@ -196,7 +193,14 @@ class Builder:
             return False
         if loops.RUNTIME not in (b.size for b in step.kernel.params):
             return False
+        if self._writes_over(step, goal) or self._writes_over(goal, step):
+            return False
         return may_wait(step, steps[at + 1 : later + 1])
+
+    def _writes_over(self, a: Launch, b: Launch) -> bool:
+        """Is `a` to write a new value over an old one that `b` reads? In one launch it could not, as it might come
+        first."""
+        return any(s in self.pairs and self.pairs[s].source in b.touched for s in a.written)
 
     def grain(self, tasks: int, work_ns: float, cut: bool = False) -> int:
         """Tasks that a thread takes at a time; see `turn`."""
@@ -261,13 +265,18 @@ class Builder:
             if k < n_carry:
                 place = Ref(self.slot("next", o.dtype, o.type.size))
                 new.append(place)
+                self.pairs[place.slot] = Pair(carries[k].slot, place.slot, True)
             elif k in items:
                 place = moving(self.ref(items[k], refs), o.type.size)
             else:
                 place = Ref(self.slot("unused", o.dtype, o.type.size))
             roots[memory_of(o)] = place
-        inside = self.steps(body, inner, roots, depth + 1)
-        inside += self.gather_segments(self.keep_carries(inside, new, carries))
+        inside = self.launches(body, inner, roots, depth + 1)
+        inside = readers_first(inside, [(b.slot, a.slot) for a, b in zip(new, carries, strict=True)])
+        inside += self.keep_carries(inside, new, carries)
+        for a in new:
+            del self.pairs[a.slot]
+        inside = self.gather_segments(inside)  # only now: what lies in one memory is known
         if length:
             steps.append(Repeat(length, tuple(inside)))
         return steps
@@ -432,10 +441,6 @@ def _each_outputs(body: Graph, gives: Sequence[Sequence[int]]) -> tuple[
             pieces.append((k, axis, position))
             position += part.shape[axis] if len(parts) > 1 else 0
     return own_outputs(Graph((*body.params, *sums.values()), outputs, body.name)), sums, pieces
-
-
-
-
 
 
 def lowered_group(fused: Fused, group: Group, target: CpuTarget) -> Lowered:

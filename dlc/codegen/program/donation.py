@@ -1,20 +1,21 @@
 """Memory that a result takes over: donated outputs in their inputs' memory, a loop's new carries in the old ones'.
 
 That is allowed where nobody can tell: nothing reads the old value after the first write of the new one, or only the
-same kernel does, each element before it writes it.
+same kernel does, each element before it writes it. A kernel that only moves the old value elsewhere computes the new
+one without it: it must know that the two may be one memory (`fit`).
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from dlc.base.errors import VerifyError
+from dlc.ir.loops import instructions, traverse
 from dlc.ir.loops import ir as loops
-from dlc.ir.loops import traverse
 from dlc.ir.loops.ir import Buffer, Kernel
 from dlc.ir.program.program import Launch, Program, Ref, Repeat, Slot, may_wait
 
@@ -31,7 +32,13 @@ def in_place(program: Program, donate: Sequence[tuple[int, int]], aside: Callabl
     for p, o in donate:
         source, goal = program.inputs[p], program.outputs[o]
         _after_readers(steps, touched, source, goal)
-        if unnoticed(steps, touched, source, goal):
+        free = unnoticed(steps, touched, source, goal)
+        if not free:
+            ordered = readers_first(steps, [(source, goal)])
+            free = unnoticed(ordered, [s.touched for s in ordered], source, goal)
+            if free:
+                steps, touched = ordered, [s.touched for s in ordered]
+        if free:
             goal.alias = source
             continue
         new = aside(source, goal)
@@ -44,13 +51,34 @@ def in_place(program: Program, donate: Sequence[tuple[int, int]], aside: Callabl
 
 def verify_aliases(program: Program) -> None:
     """Raise VerifyError where a launch, in the order in which they now stand, would find a new value in the place of
-    the old one that it reads."""
+    the old one that it reads; of a loop's carries, whose two values are one slot by now, within a launch."""
     steps = list(program.steps)
     touched = [s.touched for s in steps]
     for goal in program.outputs:
         if goal.alias is not None and goal.size and not unnoticed(steps, touched, goal.alias, goal):
             raise VerifyError(f"program {program.name}: {goal.name} is written over {goal.alias.name}, which is still "
                               "read afterwards, or by another part of the same launch")
+    for step in _launches(steps):
+        for segment in step.segments:
+            _verify_segment(program.name, step.kernel, segment.args)
+
+
+def _launches(steps: Sequence[Launch | Repeat]) -> Iterator[Launch]:
+    for step in steps:
+        if isinstance(step, Repeat):
+            yield from _launches(step.body)
+        else:
+            yield step
+
+
+def _verify_segment(program: str, kernel: Kernel, args: Sequence[Ref]) -> None:
+    places: dict[Hashable, list[Buffer]] = {}
+    for b, r in zip(kernel.params, args, strict=True):
+        places.setdefault((r.slot.memory, r.start, r.steps), []).append(b)
+    for (slot, *_), params in places.items():
+        reading, writing = [b for b in params if b not in kernel.writes], [b for b in params if b in kernel.writes]
+        if reading and writing and slot.size and not _in_turn(kernel, reading, writing, False):
+            raise VerifyError(f"program {program}: {kernel.name} writes over {slot.name}, but may read it after that")
 
 
 def redirect(steps: Steps, touched: list[set[Slot]], old: Slot, new: Slot) -> None:
@@ -74,6 +102,53 @@ def _after_readers(steps: Steps, touched: list[set[Slot]], source: Slot, goal: S
             row.insert(last, row.pop(at))
 
 
+def readers_first(steps: Steps, pairs: Sequence[tuple[Slot, Slot]]) -> Steps:
+    """The steps in an order in which whatever reads an old value comes before what writes the new one (the second of a
+    pair), where what they compute for each other allows that; apart from it in the order that they have."""
+    wishes = [0] * len(steps)  # the steps that each should come after, as bits
+    for source, goal in pairs:
+        readers = sum(1 << k for k, s in enumerate(steps) if source in s.touched)
+        for k, s in enumerate(steps):
+            if goal in s.written:
+                wishes[k] |= readers & ~(1 << k)
+    if all(w < 1 << k for k, w in enumerate(wishes)):
+        return steps
+    before = _needs(steps)
+    for k, needs in enumerate(before):  # no step waits for those that need it
+        for j in _bits(needs):
+            wishes[j] &= ~(1 << k)
+    left, waiting, out = (1 << len(steps)) - 1, list(range(len(steps))), []
+    while waiting:
+        ready = [k for k in waiting if not before[k] & left]
+        k = next((k for k in ready if not wishes[k] & left), ready[0])
+        waiting.remove(k)
+        left &= ~(1 << k)
+        out.append(steps[k])
+    return out
+
+
+def _needs(steps: Steps) -> list[int]:
+    """For each step those that must be done before it, as bits."""
+    wrote: dict[Slot, int] = {}
+    read: dict[Slot, int] = {}
+    out: list[int] = []
+    for k, s in enumerate(steps):
+        written = {slot.memory for slot in s.written}
+        direct = 0
+        for slot in {slot.memory for slot in s.touched}:
+            direct |= wrote.get(slot, 0) | (read.get(slot, 0) if slot in written else 0)
+            row = wrote if slot in written else read
+            row[slot] = row.get(slot, 0) | 1 << k
+        out.append(functools.reduce(int.__or__, (out[j] for j in _bits(direct)), direct))
+    return out
+
+
+def _bits(x: int) -> Iterator[int]:
+    while x:
+        yield x.bit_length() - 1
+        x ^= 1 << x.bit_length() - 1
+
+
 def unnoticed(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
     """Is writing `goal` into the memory of `source` unnoticeable? `strict`: also to a kernel that runs as written,
     each load where it stands."""
@@ -89,6 +164,56 @@ def unnoticed(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Sl
     return isinstance(step, Launch) and _elementwise(step, source, goal, strict)
 
 
+class Pair(NamedTuple):
+    """A new value that is to be written over the old one; `strict`: see `unnoticed`."""
+
+    source: Slot
+    goal: Slot
+    strict: bool
+
+
+def fit(kernel: Kernel, args: tuple[Ref, ...], pairs: Mapping[Slot, Pair]) -> Kernel:
+    """The kernel as it can run with the values of `pairs` (by the new ones' slots) in place, as many as there are: what
+    it needs for that is to write the new value after it has read the old one, or to know that the two are one memory,
+    or both. The same kernel if it needs neither, or if that is not enough."""
+    slots = {r.slot for r in args}
+    met = [p for r in args if (p := pairs.get(r.slot)) is not None and p.source in slots]
+    for n, pair in enumerate(met):
+        if _fits(kernel, args, pair):
+            continue
+        both, goals = (frozenset(b for b, r in zip(kernel.params, args, strict=True) if r.slot in wanted)
+                       for wanted in ((pair.source, pair.goal), (pair.goal,)))
+        body, aliased = _written_last(kernel.body, goals), kernel.aliased | both
+        kept = [p for p in met[:n] if _fits(kernel, args, p)]
+        ways = replace(kernel, body=body), replace(kernel, aliased=aliased), replace(kernel, body=body, aliased=aliased)
+        kernel = next((way for way in ways if all(_fits(way, args, p) for p in (pair, *kept))), kernel)
+    return kernel
+
+
+def _fits(kernel: Kernel, args: tuple[Ref, ...], pair: Pair) -> bool:
+    return _elementwise(Launch(kernel, args), pair.source, pair.goal, pair.strict)
+
+
+def _read(stmts: Sequence[loops.Stmt]) -> set[Buffer]:
+    return {e.attr for s in stmts for e in traverse.loads_of(*traverse.exprs(s))}
+
+
+def _written_last(body: loops.Stmt, goals: frozenset[Buffer]) -> loops.Stmt:
+    """The statements with the stores to `goals` behind the other stores beside them, where these have nothing to do
+    with each other."""
+
+    def rule(s: loops.Stmt) -> loops.Stmt:
+        if not isinstance(s, loops.Seq) or not all(isinstance(x, loops.Store) for x in s.body):
+            return s
+        last = [x for x in s.body if x.buffer in goals]
+        rest = [x for x in s.body if x.buffer not in goals]
+        if _read(last) & {x.buffer for x in rest} or _read(rest) & goals:
+            return s
+        return loops.Seq((*rest, *last))
+
+    return traverse.map_stmt(body, lambda e: e, rule)
+
+
 def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     """Does the kernel read `source` only at the very place of `goal` that it writes, and before it writes it? All of it
     on one set of tensors: the segments of a launch run in any order and at the same time, so that what one of them
@@ -99,11 +224,9 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     than it stands there (as an operand from memory). So what is written must be computed from the element, perhaps by
     way of registers; equal loads of it in that nest are one, which therefore comes first (not if `strict`: there a
     statement after the write may not load it). A load under another condition is another load. What a loop reads that
-    is over before the write does not matter either.
+    is over before the write does not matter either. Of parameters that the kernel knows to be one memory (`aliased`)
+    compilers keep the text's order.
     """
-    if step.kernel.meta.get("custom"):
-        return False
-    accesses = _accesses(step.kernel)
     reading = [s for s in step.segments if any(r.slot is source for r in s.args)]
     writing = [s for s in step.segments if any(r.slot is goal for r in s.args)]
     if len(reading) != 1 or len(writing) != 1 or reading[0] is not writing[0]:
@@ -111,8 +234,18 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     pairs = list(zip(step.kernel.params, writing[0].args, strict=True))
     if len({(r.start, r.steps) for _, r in pairs if r.slot is source or r.slot is goal}) != 1:
         return False
-    reads = [x for b, r in pairs if r.slot is source for x in accesses.reads.get(b, ())]
-    writes = [x for b, r in pairs if r.slot is goal for x in accesses.writes.get(b, ())]
+    old, new = ([b for b, r in pairs if r.slot is slot] for slot in (source, goal))
+    return _in_turn(step.kernel, old, new, strict)
+
+
+def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer], strict: bool) -> bool:
+    """May the parameters `new`, which are written, be the memory of the `old` ones, which are read? See above."""
+    if kernel.custom:
+        return False
+    accesses = _accesses(kernel.body)
+    aliased = kernel.aliased.issuperset((*old, *new))
+    reads = [x for b in old for x in accesses.reads.get(b, ())]
+    writes = [x for b in new for x in accesses.writes.get(b, ())]
     # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
     if not writes or any(a.place is not b.place and _together(a, b) for a in writes for b in writes):
         return False
@@ -123,14 +256,17 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
         for w in along:
             fed = any(x.load is r.load and x.nest is r.nest for x in w.feeds)
             over = r.order < w.order and any(s not in w.inside for s in r.inside)
-            if not (fed or over) or (strict and r.order > w.order):
+            if not (fed or over or (aliased and _first(r, w))) or ((strict or aliased) and r.order > w.order):
                 return False
     return True
 
 
+_ONE_THREAD = ("serial", "unroll", "vector")  # loops whose iterations one thread runs
+
+
 class _Access(NamedTuple):
-    """One load or store of a global buffer: its place in the text, its offset, its innermost loop, its branches; of a
-    store, the loads that it is computed from."""
+    """One load or store of a global buffer: its place in the text, its offset and its condition, its innermost loop,
+    its branches; of a store, the loads that it is computed from."""
 
     load: loops.Expr | None  # of a store, and of a statement that copies: None
     order: int
@@ -138,6 +274,8 @@ class _Access(NamedTuple):
     nest: loops.Stmt | None
     branches: tuple[tuple[loops.Stmt, int], ...]
     inside: tuple[loops.Stmt, ...]  # loops that are run one iteration after the other
+    around: tuple[loops.Stmt, ...]  # all that it stands in
+    predicate: loops.Expr | None
     feeds: tuple[_Access, ...] = ()
 
 
@@ -151,20 +289,38 @@ def _together(a: _Access, b: _Access) -> bool:
     return not any(x is y and i != j for x, i in a.branches for y, j in b.branches)
 
 
+def _first(r: _Access, w: _Access) -> bool:
+    """Does the thread that writes an element read it before, if anybody reads it? The loops that their place (the same)
+    depends on have the same ranges, those that threads share are the same; and where an element is read, it is also
+    written, so that it is no other iteration's. Not where the value comes later than the statement that loads it."""
+    if r.order >= w.order or r.place is None or any(isinstance(s, instructions.Async) for s in r.around):
+        return False
+    if r.branches[: len(w.branches)] != w.branches or w.predicate not in (None, r.predicate):
+        return False
+    axes = r.place.axes
+
+    def turns(x: _Access) -> tuple[dict[loops.Expr, loops.Expr], list[loops.Stmt]]:
+        around = [s for s in x.around if isinstance(s, loops.For)]
+        return {s.axis: s.extent for s in around if s.axis in axes}, [s for s in around if s.kind not in _ONE_THREAD]
+
+    return turns(r) == turns(w)
+
+
 @functools.lru_cache(maxsize=1024)
-def _accesses(kernel: Kernel) -> _Accesses:
+def _accesses(body: loops.Stmt) -> _Accesses:
+    """Of a kernel's body, which it keeps under another name."""
     reads: dict[Buffer, list[_Access]] = {}
     writes: dict[Buffer, list[_Access]] = {}
     held: dict[Buffer, dict[_Access, None]] = {}  # what is in registers and shared memory was computed from these
     order = itertools.count()
 
     def visit(stmt: loops.Stmt, nest: loops.Stmt | None, branches: tuple[tuple[loops.Stmt, int], ...],
-              inside: tuple[loops.Stmt, ...]) -> None:
+              inside: tuple[loops.Stmt, ...], around: tuple[loops.Stmt, ...]) -> None:
         now = next(order)
         feeds: dict[_Access, None] = {}
         for load in traverse.loads_of(*traverse.exprs(stmt)):
             if load.attr.space == "global":
-                access = _Access(load, now, load.args[0], nest, branches, inside)
+                access = _Access(load, now, load.args[0], nest, branches, inside, around, loops.load_parts(load)[2])
                 reads.setdefault(load.attr, []).append(access)
                 feeds[access] = None
             else:
@@ -173,18 +329,19 @@ def _accesses(kernel: Kernel) -> _Accesses:
             if buffer.space != "global":
                 held.setdefault(buffer, {}).update(feeds)
             elif isinstance(stmt, loops.Store):
-                write = _Access(None, now, stmt.index[0], nest, branches, inside, tuple(feeds))
+                write = _Access(None, now, stmt.index[0], nest, branches, inside, around, stmt.predicate, tuple(feeds))
                 writes.setdefault(buffer, []).append(write)
             elif not isinstance(stmt, loops.Prefetch):  # a statement that copies a part of a buffer
-                reads.setdefault(buffer, []).append(_Access(None, now, None, nest, branches, inside))
+                reads.setdefault(buffer, []).append(_Access(None, now, None, nest, branches, inside, around, None))
         if isinstance(stmt, loops.For):
             nest = stmt
             if stmt.kind == "serial" and stmt.axis.attr[1] > 1:
                 inside = (*inside, stmt)
         for k, child in enumerate(traverse.children(stmt)):
-            visit(child, nest, (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches, inside)
+            inner = (*branches, (stmt, k)) if isinstance(stmt, loops.If) else branches
+            visit(child, nest, inner, inside, (*around, stmt))
 
-    visit(kernel.body, None, (), ())
+    visit(body, None, (), (), ())
     return _Accesses(reads, writes)
 
 

@@ -1,7 +1,7 @@
 """Programs for a GPU: the same launches over slots as on the CPU, with the GPU's schedules and kernels.
 
 A GPU has no unaligned vector access, so a kernel knows which of its parameters may start off a 16-byte boundary (rows
-of a stacked tensor in a scan): `kernel.meta["unaligned"]`. Every slot starts on one.
+of a stacked tensor in a scan): `Kernel.unaligned`. Every slot starts on one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dlc.codegen.lower.gpu.rows import lower_rows
 from dlc.codegen.lower.gpu.scatter_sort_scan import lower_ordered
 from dlc.codegen.lower.gpu.skinny import lower_skinny
 from dlc.codegen.program.builder import Builder
-from dlc.codegen.program.donation import Steps
+from dlc.codegen.program.donation import Steps, fit
 from dlc.codegen.schedule import choice
 from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.codegen.target.gpu import GpuTarget
@@ -29,10 +29,10 @@ from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Graph, Node
 from dlc.ir.loops import ir as loops
-from dlc.ir.loops import schedule, traverse
+from dlc.ir.loops import schedule
 from dlc.ir.loops.guard import for_gpu
 from dlc.ir.loops.ir import Buffer, Kernel
-from dlc.ir.loops.text import print_kernel
+from dlc.ir.loops.key import kernel_key
 from dlc.ir.program.program import Launch, Ref
 from dlc.ir.program.tensor_map import tensor_maps
 from dlc.passes.fuse.fuse import Fused, Group, fuse
@@ -75,9 +75,10 @@ class GpuBuilder(Builder):
         self.gpu = target
         self.in_loop = False  # is the graph that comes next a loop's body?
 
-    def steps(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int) -> Steps:
+    def launches(self, graph: Graph, refs: dict[Node, Ref], roots: dict[Node, Ref], depth: int,
+                 strides: dict[Node, tuple[int, ...]] | None = None) -> Steps:
         self.in_loop = depth > 0
-        return super().steps(graph, refs, roots, depth)
+        return super().launches(graph, refs, roots, depth, strides)
 
     def fuse(self, graph: Graph) -> Fused:
         enough = gpu_schedule.enough_rows(self.gpu)
@@ -86,11 +87,13 @@ class GpuBuilder(Builder):
     def launch(self, fused: Fused, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = self.lowered(fused, group)
         args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
-        known = lowered.kernel, _off_boundary(lowered.kernel, args)
+        fitted = fit(lowered.kernel, args, self.pairs)
+        known = fitted, _off_boundary(fitted, args)
         kernel = self.shared.get(known)
         if kernel is None:
             kernel = _aligned(*known)
-            if any(m.param in _loose(kernel) for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
+            loose = [k for k, p in enumerate(kernel.params) if p in kernel.unaligned]
+            if any(m.param in loose for m in tensor_maps(kernel).values()):  # bulk copies start on 16 bytes
                 lowered = lower_mma(fused, group, replace(kernel.schedule, bulk=False))
                 args = tuple(self.size(n) if isinstance(n, int) else self.ref(n, refs) for n in lowered.nodes)
                 other = replace(lowered.kernel, tuned=kernel.tuned)
@@ -115,9 +118,8 @@ class GpuBuilder(Builder):
 
     def share(self, kernel: Kernel) -> Kernel:
         """Equal kernels are compiled once; different ones get different names."""
-        loose = _loose(kernel)
-        text = f"{print_kernel(traverse.canonical(kernel))}{loose}"
-        found = self.kernels.get(text)
+        key = kernel_key(kernel)
+        found = self.kernels.get(key)
         if found is None:
             needed = launch_shape(kernel).shared_bytes
             if needed > self.target.shared_bytes:
@@ -126,18 +128,13 @@ class GpuBuilder(Builder):
                                   f"{self.target.arch} has {self.target.shared_bytes}{at}")
             n = self.names.get(kernel.name, 0)
             self.names[kernel.name] = n + 1
-            found = self.kernels[text] = replace(kernel, name=f"{kernel.name}_{n}")
+            found = self.kernels[key] = replace(kernel, name=f"{kernel.name}_{n}")
         return found
 
     def copy(self, source: Ref, goal: Ref) -> Launch:
         args = (source, goal, self.size(goal.slot.size))
         kernel = copy_kernel(goal.slot.dtype)
         return Launch(self.share(_aligned(kernel, _off_boundary(kernel, args))), args)
-
-
-def _loose(kernel: Kernel) -> list[int]:
-    """The numbers of the parameters that may start off a 16-byte boundary."""
-    return [k for k, p in enumerate(kernel.params) if p in kernel.meta.get("unaligned", ())]
 
 
 def _off_boundary(kernel: Kernel, args: tuple[Ref, ...]) -> frozenset[Buffer]:
@@ -148,7 +145,7 @@ def _off_boundary(kernel: Kernel, args: tuple[Ref, ...]) -> frozenset[Buffer]:
 
 def _aligned(kernel: Kernel, loose: frozenset[Buffer]) -> Kernel:
     """The kernel with a note of the parameters that may start off a boundary."""
-    return replace(kernel, meta={**kernel.meta, "unaligned": loose}) if loose else kernel
+    return replace(kernel, unaligned=loose) if loose else kernel
 
 
 def copy_kernel(dtype: DType) -> Kernel:

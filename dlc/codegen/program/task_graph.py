@@ -59,10 +59,6 @@ def find_dependencies(program: Program) -> Program:
     return program
 
 
-
-
-
-
 def _ordered(steps: Sequence[Launch | Repeat], threads: int, numbers: Iterator[int]) -> list[Launch | Repeat]:
     out: list[Launch | Repeat] = []
     row: list[Launch] = []

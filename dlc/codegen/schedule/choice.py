@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from dlc.codegen.cost import cpu_contract
 from dlc.codegen.lower.body import Lowered
-from dlc.codegen.schedule.tuned_text import contract_key, kernel_key
+from dlc.codegen.schedule.tuned_text import contract_key, kernel_digest
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.codegen.target.tuned import Tuned
 from dlc.ir.graph.graph import Node
@@ -40,7 +40,7 @@ def fitted(found: schedule.Contract, first: schedule.Contract, node: Node) -> sc
 
 def measured(first: Lowered, tuned: Tuned, lower: Callable[[schedule.Schedule], Lowered]) -> Lowered:
     """The kernel with the schedule that was measured for it; `first`, which has the chosen one, where there is none."""
-    found = tuned.kernels.get(kernel_key(first.kernel))
+    found = tuned.kernels.get(kernel_digest(first.kernel))
     return first if found is None else noted(lower(found))
 
 

@@ -79,30 +79,6 @@ def _rows(fused: Fused, group: Group, target: CpuTarget) -> schedule.Schedule:
     return schedule.Rows(lanes, unroll, per)
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def work_ns(fused: Fused, group: Group, nbytes: int) -> float:
     """Estimated single-thread time of a group."""
     if group.kind == "contract":

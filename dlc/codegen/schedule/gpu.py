@@ -112,9 +112,3 @@ def _rows(fused: Fused, group: Group, target: GpuTarget) -> schedule.Schedule:
     return schedule.GpuRows(block, group_size, lanes, keep)
 
 
-
-
-
-
-
-

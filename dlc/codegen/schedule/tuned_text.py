@@ -25,10 +25,7 @@ FAMILIES: dict[str, type] = {family.__name__: family for family in typing.get_ar
 def alone(node: Node) -> tuple[Graph, list[Node]]:
     """A graph of one contraction over parameters that stand for the memory that it reads, and what they stand for."""
     bases = list(dict.fromkeys(base_of(i) for i in node.inputs))
-    params = [param(b.type) for b in bases]
-    for p, b in zip(params, bases, strict=True):
-        if "strides" in b.attrs:
-            p.attrs["strides"] = b.attrs["strides"]
+    params = [param(b.type, **{k: v for k, v in b.attrs.items() if k == "strides"}) for b in bases]
     return Graph(params, substitute([node], dict(zip(bases, params, strict=True)))), bases
 
 
@@ -38,9 +35,9 @@ def contract_key(node: Node) -> str:
     return digest(repr((structure(graph), [p.attrs.get("strides") for p in graph.params])))
 
 
-def kernel_key(kernel: Kernel) -> str:
+def kernel_digest(kernel: Kernel) -> str:
     """What a kernel with the chosen schedule is known by."""
-    loose = [k for k, p in enumerate(kernel.params) if p in kernel.meta.get("unaligned", ())]
+    loose = [k for k, p in enumerate(kernel.params) if p in kernel.unaligned]
     return digest(f"{print_kernel(traverse.canonical(kernel))}{loose}")
 
 

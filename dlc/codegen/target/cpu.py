@@ -1,7 +1,7 @@
 """What the CPU emitter and the schedules may know about the machine that they generate code for.
 
 A `CpuTarget` is plain data: the emitter reads it and never asks the machine itself, so that a kernel for another host
-can be generated, printed and (where the features allow it) run in a test. `dlc.runtime.host.detect` fills one in.
+can be generated, printed and (where the features allow it) run in a test. `dlc.runtime.cpu.host.detect` fills one in.
 """
 
 from __future__ import annotations

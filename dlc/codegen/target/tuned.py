@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """Measured schedules: `contracts` by `tuned_text.contract_key`, `kernels` by `tuned_text.kernel_key`."""
+    """Measured schedules: `contracts` by `tuned_text.contract_key`, `kernels` by `tuned_text.kernel_digest`."""
 
     contracts: Mapping[str, schedule.Contract]
     kernels: Mapping[str, schedule.Schedule]

@@ -31,7 +31,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-
 def _numbers(name: str, *operands) -> list[Node]:
     return _not_bool(name, promote(*operands))
 

@@ -31,22 +31,6 @@ from dlc.ir.graph.graph import Node
 # -- shapes, axes and broadcasting: what every other array function uses -----------------------------------------
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 # -- public functions ----------------------------------------------------------------------------------------------
 
 
@@ -58,8 +42,6 @@ def reshape(x, shape, *, copy: bool | None = None) -> Tensor:
     """
     n, want = as_node(x), shape_tuple("reshape", shape)
     return wrap(b.reshape(n, infer_extent("reshape", n.shape, want)))
-
-
 
 
 @user_errors
@@ -195,8 +177,6 @@ def concat(arrays, axis: int | None = 0) -> Tensor:
     return wrap(concat_nodes(nodes, a))
 
 
-
-
 cat = concatenate = concat
 
 
@@ -222,8 +202,6 @@ def unstack(x, axis: int = 0) -> tuple[Tensor, ...]:
     a = normalize_axis("unstack", axis, n.ndim)
     shape = n.shape[:a] + n.shape[a + 1 :]
     return tuple(wrap(b.reshape(cut(n, a, k, k + 1), shape)) for k in range(n.shape[a]))
-
-
 
 
 @user_errors
@@ -331,29 +309,5 @@ def repeat(x, repeats, axis: int | None = None) -> Tensor:
 
 
 repeat_interleave = repeat
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 

@@ -109,8 +109,6 @@ def signbit(x) -> Tensor:
     return wrap(signbit_of(as_node(x)))
 
 
-
-
 @user_errors
 def square(x) -> Tensor:
     """x * x."""
@@ -167,8 +165,6 @@ def isfinite(x) -> Tensor:
     """bool: whether x is neither NaN nor infinite; True for integers."""
     n = as_node(x)
     return wrap(finite_of(n))
-
-
 
 
 @user_errors

@@ -38,14 +38,14 @@ _pending: dict[int, weakref.ref[Cell]] = {}
 _recent: list[weakref.ref[Cell]] = []
 
 
-def leaf(buffer: Buffer, type: TensorType) -> Node:
-    """A leaf node whose value is in `buffer`."""
-    node = param(type, data=buffer)
+def leaf(buffer: Buffer, type: TensorType, follows: bool = False) -> Node:
+    """A leaf node whose value is in `buffer`. `follows`: it is brought to where it is computed with."""
+    attrs: dict[str, Any] = {"follows": True} if follows else {}
     if buffer.owner is not None:
         # Memory that belongs to somebody else. This second reference keeps it from ever looking exclusively ours, so
         # that it is never written in place.
-        node.attrs["borrowed"] = buffer
-    return node
+        attrs["borrowed"] = buffer
+    return param(type, data=buffer, **attrs)
 
 
 def array_node(array: np.ndarray, shared: bool, device: str | None = None) -> Node:
@@ -77,9 +77,7 @@ def array_buffer(array: np.ndarray, device: str = "cpu") -> Buffer:
 
 def following(array: np.ndarray) -> Node:
     """A leaf with a copy of `array` in host memory, which is computed with wherever the rest of the operands is."""
-    node = leaf(array_buffer(array), TensorType(dtypes.from_numpy(array.dtype), array.shape))
-    node.attrs["follows"] = True
-    return node
+    return leaf(array_buffer(array), TensorType(dtypes.from_numpy(array.dtype), array.shape), follows=True)
 
 
 def mark_pending(cell: Cell) -> None:
@@ -169,9 +167,7 @@ def settle(cell: Cell) -> None:
         cell._node = leaf(node.data, node.type)
         register_leaf(cell._node, cell)
     elif not tracing.differentiable(node):
-        cell._node = leaf(node.data, node.type)
-        if places.floats(node) and node.data.device == "cpu":
-            cell._node.attrs["follows"] = True
+        cell._node = leaf(node.data, node.type, follows=places.floats(node) and node.data.device == "cpu")
 
 
 # A second reference to the Buffer of each computed node that is not a leaf: such a Buffer never looks exclusively

@@ -29,10 +29,7 @@ def check(x: Cell, what: str) -> None:
 def stopped(node: Node) -> Node:
     """The value of `node` with no gradient to what it came from; a value at hand becomes a leaf without history."""
     if node.data is not None:
-        out = eager.leaf(node.data, node.type)
-        if "follows" in node.attrs:
-            out.attrs["follows"] = True
-        return out
+        return eager.leaf(node.data, node.type, "follows" in node.attrs)
     return node if node.op == "stop_gradient" else make("stop_gradient", (node,), here())
 
 

@@ -61,8 +61,7 @@ def move(cell: Cell, target: str) -> None:
 
 def follow(cell: Cell, target: str) -> None:
     """Bring a 0-d Tensor or random state to the device of the program that is about to update it."""
-    cell._node = eager.leaf(devices.copied(cell._node.data, target), cell._node.type)
-    cell._node.attrs["follows"] = True
+    cell._node = eager.leaf(devices.copied(cell._node.data, target), cell._node.type, follows=True)
     if cell._requires_grad:
         tracing.register_leaf(cell._node, cell)
 

@@ -202,9 +202,3 @@ def on(buffers: list[Buffer], device: str) -> list[Buffer]:
     return [b if b.device in (device, CPU) else devices.copied(b, device) for b in buffers]
 
 
-
-
-
-
-
-

@@ -42,7 +42,7 @@ state = _State()
 # Held while anything runs or a buffer is looked up, so that no thread reads a buffer while another writes it in place.
 execution = forks.lock()
 
-# Called with each placeholder and the cell that it stands for, once there are several devices (dlc.frontend.placement).
+# Called with each placeholder and its cell, once there are several devices (dlc.frontend.core.places).
 lifted: Callable[[Node, Cell], None] | None = None
 
 
@@ -150,14 +150,14 @@ class Trace:
             trace = trace.parent
         return trace is other
 
-    def lift(self, cell: Cell, source: Any = None) -> CellRead:
+    def lift(self, cell: Cell, source: Any = None, name: str = "") -> CellRead:
         """The record of a Cell from outside; a placeholder is made at its first use."""
         found = self.cells.get(id(cell))
         if found is None:
             if not self.within(cell._owner):
                 raise leaked(cell)
             loc = here()
-            placeholder = param(cell._node.type, loc=loc)
+            placeholder = param(cell._node.type, name, loc)
             if lifted is not None:
                 lifted(placeholder, cell)
             found = self.cells[id(cell)] = CellRead(cell, placeholder, source, loc)

@@ -313,10 +313,7 @@ def _unshare(nodes: list[Node], buffers: list[Buffer], n: int) -> list[int]:
 
 def _put(cell: Tensor, buffer: Buffer, type_: TensorType) -> None:
     """The cell's value is in `buffer` from now on."""
-    follows = "follows" in cell._node.attrs
-    cell._node = eager.leaf(buffer, type_)
-    if follows:
-        cell._node.attrs["follows"] = True
+    cell._node = eager.leaf(buffer, type_, "follows" in cell._node.attrs)
     if cell._requires_grad:
         register_leaf(cell._node, cell)
 

@@ -14,6 +14,7 @@ from typing import Any
 from dlc.frontend import random
 from dlc.frontend.core.tensor import Tensor
 from dlc.frontend.jit.entry import Entry
+from dlc.ir.graph.graph import rename
 
 MAX_DEPTH = 12
 
@@ -29,12 +30,12 @@ def name_parameters(entry: Entry, function: Callable, args: tuple, kwargs: dict[
     for node, ref in zip(params[start:], entry.cells, strict=False):
         cell = ref()
         if id(cell) in names.of and not node.attrs.get("name"):
-            node.attrs["name"] = names.of[id(cell)]
+            rename(node, names.of[id(cell)])
     start += len(entry.cells)
     for node, ref in zip(params[start:], (*entry.held_grads, *entry.grad_targets), strict=False):
         owner = ref if isinstance(ref, int) else ref()
         if id(owner) in names.of:
-            node.attrs["name"] = f"{names.of[id(owner)]}.grad"
+            rename(node, f"{names.of[id(owner)]}.grad")
 
 
 def _is_module(value: Any) -> bool:

@@ -88,7 +88,6 @@ _GENERATED = {
 }
 
 
-
 class Space:
     """A namespace, `table(owner())`, and what of it is looked at."""
 
@@ -379,46 +378,6 @@ class Reach:
 
 
 # --- kinds of objects ---
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def _names_of_bases(cls: type) -> frozenset[str]:

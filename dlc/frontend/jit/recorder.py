@@ -96,8 +96,7 @@ class Recorder:
                 if inside is None and k not in self.pinned and original._home is original:
                     inside = stand_in(original)
                     inside._grad = original._grad
-                    record = trace.lift(inside, ("arg", k))
-                    record.placeholder.attrs["name"] = name
+                    record = trace.lift(inside, ("arg", k), name)
                     self.tensor_params.append(record.placeholder)
                 else:  # the same Tensor again, or one that is another's cell or reached in another way, too
                     inside = inside if inside is not None else original
@@ -185,12 +184,14 @@ class Recorder:
         read = [r for r in direct if not r.assigned and r.placeholder in used]
         read_grads = [r for r in by_grad if not r.assigned and r.placeholder in used]
         arrays = [(a, n) for a, n in trace.arrays if n in used]
+        made: dict[Node, Node] = {}
         for array, node in [*arrays]:
             # nobody but the trace holds it (list, tuples, loop): it was made in the function, and cannot change
             if array.base is None and getrefcount(array) <= _ARRAY_FREE:
-                node.data = eager.array_buffer(array)
-                node.attrs["follows"] = True  # it is needed wherever the function runs
-                arrays = [(a, n) for a, n in arrays if n is not node]
+                made[node] = eager.leaf(eager.array_buffer(array), node.type, follows=True)
+        if made:
+            outputs = substitute(outputs, made)
+            arrays = [(a, n) for a, n in arrays if n not in made]
         targets = [param(node.type, "grad") for _, node in grad_values]
 
         entry.arg_slots = [k for k, p in enumerate(self.tensor_params) if p is not None and (p in used)]

@@ -45,7 +45,7 @@ def kernel_of(text: str) -> Kernel:
     """The kernel that a graph's text stands for. Raises ParseError or VerifyError."""
     kernel = guard(parse_kernel(text))
     return replace(kernel, flops=flops(kernel.body), bytes=sum(b.nbytes for b in kernel.params),
-                   meta={"custom": True})
+                   custom=True)
 
 
 def flops(stmt: Stmt) -> int:

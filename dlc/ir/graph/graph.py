@@ -146,14 +146,19 @@ def _made(op: str, inputs: tuple[Node, ...], loc: Loc | None, attrs: dict[str, A
     return node
 
 
-def param(type: TensorType, name: str = "", loc: Loc | None = None, data: Any = None) -> Node:
+def param(type: TensorType, name: str = "", loc: Loc | None = None, data: Any = None, **attrs: Any) -> Node:
     """A new leaf with an identity of its own."""
     node = Node()
     node.op, node.inputs, node.type, node.loc, node.data = "param", (), type, loc, data
     node.dtype, node.shape = type
-    node.attrs = {"name": name}
+    node.attrs = {"name": name, **attrs}
     node.serial = next(_serials)
     return node
+
+
+def rename(parameter: Node, name: str) -> None:
+    """Call a parameter otherwise: for people, and no part of what it is. All else of a node stays as it was made."""
+    parameter.attrs["name"] = name
 
 
 _unique = itertools.count()

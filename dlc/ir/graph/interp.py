@@ -4,7 +4,7 @@ Half floats are computed in float32 and rounded after each elementwise operation
 sums of floats accumulate in float64 and are rounded once. Integers wrap. With `wide=True` every float type is computed
 and kept in float64, which gives the value that an infinitely careful backend would approach.
 
-`vjp` nodes have no meaning of their own here: expand them first (`dlc.passes.vjp.expand`).
+`vjp` nodes have no meaning of their own here: expand them first (`dlc.passes.autodiff.vjp.expand`).
 """
 
 from __future__ import annotations
@@ -258,13 +258,11 @@ def _each(node: Node, mode: _Mode, *ins: Array) -> tuple[Array, ...]:
 
 
 def _vjp(node: Node, mode: _Mode, *ins: Array) -> Array:
-    raise VerifyError("interpreter: the graph has a vjp node; expand it first (dlc.passes.vjp.expand)")
+    raise VerifyError("interpreter: the graph has a vjp node; expand it first (dlc.passes.autodiff.vjp.expand)")
 
 def _by_row(node: Node, mode: Any, *ins: np.ndarray) -> Any:
     row = OPS[node.op]
     return row.evaluate(node, ins) if row.evaluate else tuple(_run(row.plain(node), ins, mode))  # type: ignore[misc]
-
-
 
 
 MEANING: dict[str, Callable[..., Any]] = {

@@ -225,10 +225,11 @@ class _Parser:
         line = self.token.line
         name = self.take("value")
         self.take("mark", ":")
-        node = param(self.tensor_type(), name[1:])
+        type_, attrs = self.tensor_type(), {}
         if self.accept("strides"):
             self.take("mark", "=")
-            node.attrs["strides"] = self.value()
+            attrs["strides"] = self.value()
+        node = param(type_, name[1:], **attrs)
         return self.define(values, name, node, line)
 
     def define(self, values: dict[str, Node], name: str, node: Node, line: int) -> Node:

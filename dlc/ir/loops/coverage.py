@@ -56,14 +56,6 @@ def check(kernel: Kernel, sizes: Mapping[Buffer, int] | None = None,
     return checked.notes
 
 
-
-
-
-
-
-
-
-
 def _sized(kernel: Kernel, sizes: Mapping[Buffer, int]) -> Kernel:
     """The kernel with numbers for the sizes that it reads when it runs."""
     numbers = {loops.load(b, loops.const(0)): loops.const(n) for b, n in sizes.items() if b.size == 1}
@@ -115,7 +107,7 @@ class _Check:
         self._extents()
         for at in self.all:
             self._inside(at)
-        if self.kernel.meta.get("custom"):
+        if self.kernel.custom:
             return
         private = {b for b in self.found.scopes if b.space in ("reg", "shared")}
         for b in sorted(self.kernel.writes, key=lambda b: b.name):

@@ -52,7 +52,7 @@ def for_gpu(kernel: Kernel) -> bool:
 
 
 def _fail(kernel: Kernel, stmt: Stmt | None, message: str) -> VerifyError:
-    line = kernel.meta.get("lines", {}).get(stmt)
+    line = kernel.lines.get(stmt)
     text = "" if stmt is None else "\n    " + print_stmt(stmt).split("\n", 1)[0].strip()
     return VerifyError(f"kernel {kernel.name}: {message}{text}" + (f"  # line {line}" if line else ""))
 
@@ -166,13 +166,13 @@ class _Guard:
 
     def kernel_(self) -> Kernel:
         body = self.stmt(self.kernel.body, _Facts())
-        return replace(self.kernel, body=body, meta={**self.kernel.meta, "lines": self.lines})
+        return replace(self.kernel, body=body, lines=self.lines)
 
     # statements
 
     def stmt(self, s: Stmt, facts: _Facts) -> Stmt:
         new = self.rebuilt(s, facts)
-        line = self.kernel.meta.get("lines", {}).get(s)
+        line = self.kernel.lines.get(s)
         if line:
             self.lines[new] = line
         return new

@@ -82,7 +82,7 @@ out, and its axis may stand in any reg index.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -338,31 +338,15 @@ class Fold(Stmt):
     lanes: int
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One generated function. `params` are global buffers in argument order; those in `writes` are written. Those in
-    `streams`, some of these, would have left the cache before anybody reads them: they are written past it. `tuned`:
-    a measurement chose the schedule."""
+    `streams`, some of these, would have left the cache before anybody reads them: they are written past it. Those in
+    `aliased` may be one memory, of which the kernel's text reads each element before it writes it; all others are
+    apart, or what is written over an element is computed from it. Those in `unaligned` may start off the boundary that
+    a GPU's vector accesses want. `blocks_per_sm` is how many blocks of a GPU are to be resident at once (0: as they
+    fit). `tuned`: a measurement chose the schedule. `custom`: the user wrote it. `lines`: where the parser read its
+    statements."""
 
     name: str
     params: tuple[Buffer, ...]
@@ -372,9 +356,13 @@ class Kernel:
     locs: tuple[Loc, ...] = ()
     flops: int = 0
     bytes: int = 0
-    meta: dict = field(default_factory=dict)
     streams: frozenset[Buffer] = frozenset()
+    aliased: frozenset[Buffer] = frozenset()
+    unaligned: frozenset[Buffer] = frozenset()
+    blocks_per_sm: int = 0
     tuned: bool = False
+    custom: bool = False
+    lines: Mapping[Stmt, int] = field(default_factory=dict)
 
     @property
     def scheduled(self) -> str:
@@ -424,33 +412,5 @@ def kind_of(annotation: str) -> tuple[str, bool]:
     if held not in ("Expr", "Stmt", "Buffer", "View", "str", "int", "bool"):
         raise TypeError(f"what a field of type {annotation} holds would not be found in a statement")
     return held, several
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 

@@ -20,8 +20,9 @@ def kernel_key(kernel: Kernel) -> Hashable:
     params = tuple(map(walk.buffer, kernel.params))
     body = walk.part(kernel.body)
     writes = frozenset(map(walk.buffer, kernel.writes))
-    streams = frozenset(map(walk.buffer, kernel.streams))
-    return params, writes, streams, body, kernel.scheduled, tuple(walk.rows), tuple(walk.buffers.values())
+    marked = (kernel.streams, kernel.aliased, kernel.unaligned)
+    marks = tuple(frozenset(map(walk.buffer, some)) for some in marked)
+    return params, writes, marks, body, kernel.scheduled, tuple(walk.rows), tuple(walk.buffers.values())
 
 
 class Numbering:

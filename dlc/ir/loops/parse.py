@@ -34,7 +34,8 @@ from dlc.ir.loops.syntax import COMBINE_SIGN, RESERVED, TYPES, Quoted
 
 _HEADER = re.compile(r"kernel (\w+)\((.*?)\)(?:\s+# ?(.*))?$")
 _NOTE = re.compile(r"\s+# (\w+): (.*)$")
-_BUFFER = re.compile(r"(\w+)\s*:\s*(?:(\w+) )?(\w+)\[([^\]]*)\](?:( writes| streams| swizzled))?(?:\s+# ?(.*))?$")
+_MARKS = "((?: writes| streams| aliased| swizzled)*)"
+_BUFFER = re.compile(rf"(\w+)\s*:\s*(?:(\w+) )?(\w+)\[([^\]]*)\]{_MARKS}(?:\s+# ?(.*))?$")
 _MMA = re.compile(r"mma\((\d+)x(\d+)x(\d+) of (\d+), (mk|km|sums), (nk|kn)\) (.*)$")
 _TILEMMA = re.compile(r"tilemma\((\d+), (\d+), (\d+)\) (.*\]) \+= (.*)$")
 _DRAIN = re.compile(r"drain (.*\]) = (.*)$")
@@ -110,9 +111,10 @@ class _Parser:
         body = self.block({b.name: b for b in buffers}, 1)
         if self.at < len(self.lines):
             raise self.fail("unexpected indentation")
-        writes = frozenset(b for b in buffers if marks[b] in (" writes", " streams"))
-        streams = frozenset(b for b in buffers if marks[b] == " streams")
-        return Kernel(name, tuple(buffers), writes, body, meta={"lines": self.line_of}, streams=streams, **extra)
+        streams, aliased = (frozenset(b for b in buffers if mark in marks[b]) for mark in ("streams", "aliased"))
+        writes = streams | {b for b in buffers if "writes" in marks[b]}
+        return Kernel(name, tuple(buffers), writes, body, lines=self.line_of, streams=streams,
+                      aliased=aliased, **extra)
 
     def facts(self, text: str) -> dict:
         found: dict = {}
@@ -141,15 +143,15 @@ class _Parser:
             raise self.fail(f"expected a size up to 2**40, found {text.strip()!r}", column)
         return int(text)
 
-    def buffer(self, text: str, notes: dict[str, str], column: int) -> tuple[Buffer, str | None]:
+    def buffer(self, text: str, notes: dict[str, str], column: int) -> tuple[Buffer, list[str]]:
         match = _BUFFER.match(text.strip())
         if not match or match[3] not in TYPES:
             raise self.fail(f"expected 'name: type[shape]', got {text!r}", column)
-        name, space, short, shape, mark, note = match.groups()
+        name, space, short, shape, marks, note = match.groups()
         dims = tuple(RUNTIME if n == "n" else self.extent(n, column) for n in shape.split(",") if n or "," in shape)
         self.name(name, column)
-        buffer = Buffer(name, TYPES[short], dims, space or "global", note or notes.get(name, ""), mark == " swizzled")
-        return buffer, mark
+        buffer = Buffer(name, TYPES[short], dims, space or "global", note or notes.get(name, ""), "swizzled" in marks)
+        return buffer, marks.split()
 
     def block(self, scope: dict[str, Buffer | Expr], least: int) -> Stmt:
         """The statements indented as the first of them, by `least` or more; a body of one statement is that."""

@@ -12,7 +12,9 @@
         else:
           out[r] = x[r + 1 if r < 9]         # a predicated load
 
-A parameter that `streams` is written, past the cache. `fold(32) m[0] max= x` is a Fold over groups of 32 threads,
+A parameter that `streams` is written, past the cache; those that are `aliased` may be one memory.
+
+`fold(32) m[0] max= x` is a Fold over groups of 32 threads,
 `mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]` an Mma by groups of 128 (with `=` a fresh one),
 `tilemma(16, 512, 32) acc[0, 0] += x[i*512] * w[j]` a TileMma over 16 pairs with rows 512 and 32 elements apart,
 `drain sums[0, 0] = acc[0, 0]` a Drain, `prefetch x[i]` a Prefetch, `async:` an Async, `wait copy 2` a Wait,
@@ -24,7 +26,8 @@ Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the o
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
 an integer is int64 and a float is float32. Names are unique among those in scope. Subexpressions that a large
 statement uses more than once are named by `let` lines before it: they share by identity, so they parse as they were.
-`scope:` is a nested Seq that bounds the life of its Allocs. Not printed: `meta`, and the function of a Loc.
+`scope:` is a nested Seq that bounds the life of its Allocs. Not printed: `unaligned`, `blocks_per_sm`,
+`custom`, `lines`, and the function of a Loc.
 
 Read but not printed, for kernels written by hand: `-x`, `a > b`, `a >= b`, any deeper indentation, `# comments`. What
 is wrong with a text is said with line and column.

@@ -40,7 +40,7 @@ def print_kernel(kernel: Kernel) -> str:
     """The kernel as a page of text."""
     names = _Names({}, set(RESERVED))
     params = ", ".join(
-        f"{names.add(b, b.name)}: {_type(b)}{_written(b, kernel)}" for b in kernel.params
+        f"{names.add(b, b.name)}: {_type(b)}{_marks(b, kernel)}" for b in kernel.params
     )
     facts = []
     if kernel.schedule is not None:
@@ -57,8 +57,9 @@ def print_kernel(kernel: Kernel) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _written(b: Buffer, kernel: Kernel) -> str:
-    return " streams" if b in kernel.streams else " writes" if b in kernel.writes else ""
+def _marks(b: Buffer, kernel: Kernel) -> str:
+    written = " streams" if b in kernel.streams else " writes" if b in kernel.writes else ""
+    return written + " aliased" * (b in kernel.aliased)
 
 
 def print_stmt(stmt: Stmt) -> str:

@@ -149,5 +149,7 @@ def replace_buffers(kernel: Kernel, names: dict[Buffer, Buffer], **changes: Any)
 
     body = map_stmt(kernel.body, lambda e: map_expr(e, rule, memo), statement)
     params = tuple(names.get(b, b) for b in kernel.params)
-    writes, streams = (frozenset(names.get(b, b) for b in some) for some in (kernel.writes, kernel.streams))
-    return replace(kernel, params=params, writes=writes, streams=streams, body=body, **changes)
+    writes, streams, aliased, unaligned = (frozenset(names.get(b, b) for b in some)
+                                for some in (kernel.writes, kernel.streams, kernel.aliased, kernel.unaligned))
+    return replace(kernel, params=params, writes=writes, streams=streams, aliased=aliased,
+                   unaligned=unaligned, body=body, **changes)

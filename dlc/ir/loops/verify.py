@@ -70,7 +70,7 @@ class _Verifier:
         except (AssertionError, AttributeError, TypeError):  # too broken to print
             text = f"\n    {type(self.stmt).__name__}"
         after = f" after {self.where}" if self.where else ""
-        if (line := self.kernel.meta.get("lines", {}).get(self.stmt)) is not None:
+        if (line := self.kernel.lines.get(self.stmt)) is not None:
             text += f"  # line {line}"
         return VerifyError(f"kernel {self.kernel.name}{after}: {message}{text}")
 
@@ -84,6 +84,8 @@ class _Verifier:
             raise self.fail(f"{b.name} is in writes but not a parameter")
         for b in self.kernel.streams - self.kernel.writes:
             raise self.fail(f"{b.name} is in streams but not in writes")
+        for b in self.kernel.aliased - set(self.kernel.params):
+            raise self.fail(f"{b.name} is in aliased but not a parameter")
         self.outermost = self.kernel.parallel
         self.allocated: set[Buffer] = set()
         self.visit(self.kernel.body, {}, set(self.kernel.params), guarded=False)

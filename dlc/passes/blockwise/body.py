@@ -296,7 +296,5 @@ def unfolded(node: Node) -> Node | None:
 
 def strided(type: TensorType, strides: tuple[int, ...], name: str) -> Node:
     """A parameter of the body of `each` whose elements lie at these strides."""
-    p = param(type, name)
-    if any(d > 1 and s != c for d, s, c in zip(type.shape, strides, contiguous(type.shape), strict=True)):
-        p.attrs["strides"] = strides
-    return p
+    apart = any(d > 1 and s != c for d, s, c in zip(type.shape, strides, contiguous(type.shape), strict=True))
+    return param(type, name, strides=strides) if apart else param(type, name)

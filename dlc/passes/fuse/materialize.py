@@ -26,14 +26,6 @@ LARGE = 1 << 12  # elements from which that matters
 _DEPTH = 120  # longest chain of operations computed on the spot
 
 
-
-
-
-
-
-
-
-
 def own_outputs(graph: Graph) -> Graph:
     """Give every output memory of its own: parameters, constants and repeated outputs are copied by a `barrier`."""
     outputs, taken = [], set()
@@ -166,8 +158,6 @@ def cuts_runs(n: Node) -> bool:
     if n.op != "pad" or n.shape[-1] >= SHORT_RUN or n.type.size < LARGE:
         return False
     return any(n.attrs[side][-1] for side in ("low", "high", "interior"))
-
-
 
 
 class UnitTable:

@@ -24,7 +24,6 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 HUGE_PAGE = 2 << 20  # bytes: blocks from this size on are aligned to it and ask for transparent huge pages
 
 
-
 class _SizeClass(list):
     """The addresses of the free blocks of one capacity."""
 

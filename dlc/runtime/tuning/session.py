@@ -169,7 +169,7 @@ class Session:
                     continue
                 lowered = self.lower(fused, group, self.choose(fused, group, machine))
                 work = self.work_ns(fused, group, lowered)
-                key = tuned_text.kernel_key(lowered.kernel)
+                key = tuned_text.kernel_digest(lowered.kernel)
                 if key not in seen and work:
                     seen.add(key)
                     yield self.group(fused, group, machine, key, lowered.kernel.name, work)

@@ -53,33 +53,7 @@ from dlc.passes.fuse.fuse import Fused, Group
 # ------------------------------------------------------------------------------------------------------------ masks
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 # ------------------------------------------------------------------------------------------------------- the kernel
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 class Streaming:
@@ -265,7 +239,7 @@ class Streaming:
             scores //= 2
         flops = 2 * products * scores * max(self.sizes[self.labels.inner], self.sizes[self.labels.value])
         lowered = self.body.finish(launch(self.b, self.t, body, shared), self.sched, flops)
-        return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": self.sched.blocks}))
+        return replace(lowered, kernel=replace(lowered.kernel, blocks_per_sm=self.sched.blocks))
 
     def item(self, k: int) -> Node | None:
         """The node of result number k, if somebody reads it."""

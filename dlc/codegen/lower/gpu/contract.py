@@ -174,7 +174,7 @@ def lower_contract(fused: Fused, group: Group, sched: schedule.GpuContract) -> L
     tile = GpuTile(body, sched)
     flops = 2 * product_of(label_sizes(tile.unit.node).values())
     lowered = body.finish(_tiled(tile, sched), sched, flops)
-    return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": sched.blocks}))
+    return replace(lowered, kernel=replace(lowered.kernel, blocks_per_sm=sched.blocks))
 
 
 def blocks_of(tile: GpuTile, bm: int, bn: int) -> tuple[Expr, Expr, Expr]:

@@ -123,7 +123,7 @@ def lower_mma(fused: Fused, group: Group, sched: schedule.GpuMma) -> Lowered:
         tile.sched = sched  # type: ignore[assignment]
         code = _ring(tile, sched)
     lowered = body.finish(code, sched, flops)
-    return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": sched.blocks}))
+    return replace(lowered, kernel=replace(lowered.kernel, blocks_per_sm=sched.blocks))
 
 
 def _ring(tile: GpuTile, sched: schedule.GpuMma) -> Stmt:

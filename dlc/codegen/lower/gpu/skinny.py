@@ -27,10 +27,6 @@ from dlc.passes.views.contraction import label_sizes
 _ZERO = loops.const(0)
 
 
-
-
-
-
 @dataclass
 class _Chunk:
     """The travel of one operand's chunks: global memory, registers, shared memory."""
@@ -113,7 +109,7 @@ def lower_skinny(fused: Fused, group: Group, sched: schedule.GpuSkinny) -> Lower
     flops = 2 * product_of(label_sizes(tile.unit.node).values())
     lowered = body.finish(_skinny(tile, sched), sched, flops)
     # blocks are fewer than multiprocessors; not told so, the compiler saves registers for a second one, and spills
-    return replace(lowered, kernel=replace(lowered.kernel, meta={"blocks_per_sm": 1}))
+    return replace(lowered, kernel=replace(lowered.kernel, blocks_per_sm=1))
 
 
 def _skinny(tile: GpuTile, sched: schedule.GpuSkinny) -> Stmt:
