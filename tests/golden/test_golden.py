@@ -25,6 +25,11 @@ def test_every_pass_has_cases():
     assert {case.folder for case in CASES} == set(PASSES)
 
 
+def test_the_page_has_every_folder():
+    page = (FOLDER.parents[1] / "docs" / "golden.md").read_text(encoding="utf-8")
+    assert not [folder for folder in PASSES if f"`{folder}`" not in page]
+
+
 def test_a_case_says_what_it_shows(tmp_path):
     path = tmp_path / "case.txt"
     path.write_text("target: avx2\n\n--- in\n")
