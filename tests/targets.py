@@ -15,7 +15,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from dlc.codegen.target.cpu import _LEVEL_CPU, _LEVEL_FEATURES, LEVELS, CpuTarget
+from dlc.codegen.target.cpu import LEVEL_CPU, LEVEL_FEATURES, LEVELS, CpuTarget
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.graph.graph import Graph
 
@@ -27,7 +27,7 @@ _HOST = dict(llvm.get_host_cpu_features())
 
 
 def _features(name: str) -> dict[str, bool]:
-    return {f: True for n in CPUS[: CPUS.index(name) + 1] for f in (*_LEVEL_FEATURES.get(n, ()), *_MORE.get(n, ()))}
+    return {f: True for n in CPUS[: CPUS.index(name) + 1] for f in (*LEVEL_FEATURES.get(n, ()), *_MORE.get(n, ()))}
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def cpu(name: str, threads: int = 2) -> CpuTarget:
     triple = llvm.get_process_triple()
     if not triple.startswith(("x86_64", "amd64")):
         triple = "x86_64-unknown-linux-gnu"
-    return CpuTarget.from_features(triple, _LEVEL_CPU.get(name, "x86-64-v4"), _features(name), **_CACHES,
+    return CpuTarget.from_features(triple, LEVEL_CPU.get(name, "x86-64-v4"), _features(name), **_CACHES,
                                    threads=threads)
 
 
@@ -51,7 +51,7 @@ def runs(target: CpuTarget) -> bool:
         return False
     wanted = {f[1:] for f in target.features.split(",") if f.startswith("+")}
     # what every x86-64 has, LLVM does not report of all of them
-    return all(_HOST.get(f, f in _LEVEL_FEATURES["sse2"]) for f in wanted)
+    return all(_HOST.get(f, f in LEVEL_FEATURES["sse2"]) for f in wanted)
 
 
 class InterpretedProgram:
@@ -82,7 +82,7 @@ def executable(graph: Graph, target: CpuTarget, donate: Sequence[tuple[int, int]
         return compile_graph(graph, tuple(donate), target=target)
     from dlc.runtime import compile as compiler
 
-    program = compiler.lower(graph, tuple(donate), "main", target, lambda stage, result: None)
+    program = compiler.lower(graph, compiler.Job(target, "main", tuple(donate)))
     return InterpretedProgram(program, [p.type for p in graph.params])
 
 
@@ -98,6 +98,7 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
     """Let this process take its host for the processor `name`. AMX that the host lacks is emulated, instruction by
     instruction; programs for vectors that it lacks are interpreted."""
     from dlc.runtime import compile as compiler
+    from dlc.runtime import watch
     from dlc.runtime.cpu import host, threads
     from dlc.runtime.cpu import llvm as native
 
@@ -122,7 +123,7 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
         return
 
     def interpreted(graph, donate, name, target, key, profile, observe):
-        program = compiler.lower(graph, donate, name, target, compiler._Watch(observe, True))
+        program = compiler.lower(graph, compiler.Job(target, name, donate), watch.Watch(observe, True))
         return InterpretedProgram(program, [p.type for p in graph.params])
 
     patch.setattr(compiler, "for_cpu", interpreted)

@@ -8,7 +8,6 @@ Their operands are (x, near, limit): where |x| is below `limit`, infinite or NaN
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
 
@@ -31,9 +30,10 @@ def split(x: float) -> tuple[float, float, float]:
     numerator, denominator = x.as_integer_ratio()
     quarters, one = numerator * TWO_OVER_PI, denominator << DIGITS
     k = (2 * quarters + one) // (2 * one)
-    exact = Fraction((quarters - k * one) * HALF_PI, one << DIGITS)
-    angle = float(exact)
-    return MAGIC + k % 4, angle, float(exact - Fraction(angle))
+    left, unit = (quarters - k * one) * HALF_PI, one << DIGITS
+    angle = left / unit  # a quotient of whole numbers is rounded once, however large they are
+    top, bottom = angle.as_integer_ratio()
+    return MAGIC + k % 4, angle, (left * bottom - top * unit) / (unit * bottom)
 
 
 def pio2(name: str, x: np.ndarray, near: np.ndarray, limit: np.ndarray) -> np.ndarray:

@@ -500,3 +500,30 @@ def test_a_compiled_update_of_a_value_that_has_a_history_by_now():
     with pytest.raises(dlc.TraceError, match="closes over carries gradient history"):
         h = w * 2.0
         dlc.jit(lambda: h + 1.0).lower()
+
+
+@pytest.mark.parametrize("under_jit", [False, True])
+@pytest.mark.parametrize("update", [
+    *("y.zero_()", "y.fill_(2.0)", "y.copy_(v)", "y.copy_(z * 2)", "y[...] = 0", "y[:] = 1.0", "y.copy_(y.detach())"),
+])
+def test_an_update_that_does_not_depend_on_the_old_value_passes_zeros_back(update, under_jit):
+    def gradients(L, w, z, v):
+        y = w * 3
+        exec(update, {"y": y, "z": z, "v": v})
+        y.sum().backward()
+        return w.grad
+
+    def given(L):
+        a = [L.tensor([1.0, 2.0, 3.0]) for _ in range(3)]
+        a[0].requires_grad = a[1].requires_grad = True
+        return a
+
+    want = gradients(TORCH, *given(TORCH)).numpy()
+    args = given(dlc)
+    if under_jit:
+        dlc.jit(lambda: gradients(dlc, *args))()
+        got = args[0].grad
+    else:
+        got = gradients(dlc, *args)
+    np.testing.assert_array_equal(got.numpy(), want)
+    np.testing.assert_array_equal(want, 0)

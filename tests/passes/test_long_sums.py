@@ -72,16 +72,17 @@ def test_the_loops():
   scope:
     alloc acc_block: shared f32[4]
     for i in 4 vector(4):
-      acc_block[i] = 0.0
+      acc_block[i] = acc[i]
     for c_block in 10:
+      for i in 4 vector(4):
+        acc[i] = 0.0
       for c in 64:
         for l in 4 vector(4):
           acc[l] += x[l + c_block*256 + c*4]
       for i in 4 vector(4):
         acc_block[i] += acc[i]
-        acc[i] = 0.0
     for i in 4 vector(4):
-      acc[i] += acc_block[i]
+      acc[i] = acc_block[i]
   for l in 4 vector(4):
     y[l] = acc[l]"""
 
@@ -89,7 +90,7 @@ def test_the_loops():
 def test_many_blocks_are_compensated():
     text = body(blocked(column(64 * 1000)))
     assert "for c_block_total in 100:\n" in text and "for c_block in 10:\n" in text and "for c in 64:\n" in text
-    assert "acc_block_rest[i] = select(" in text and text.count("acc[i] += acc_block[i]") == 1
+    assert "acc_block_rest[i] = select(" in text and text.count("acc[i] = acc_block[i]") == 1
 
 
 @pytest.mark.parametrize("n", [96, 97, 100, 641, 1009, 4001, 64 * 64 + 1, 20011])
@@ -155,6 +156,24 @@ def test_nested_loops_are_cut_where_a_block_fits(a, b, loop):
     assert loop in print_kernel(kernel)
 
 
+@pytest.mark.parametrize("n", [300, 64 * 500])
+@pytest.mark.parametrize("stray", ["", "    acc[0] += 2.0\n"])
+def test_what_else_is_added_and_what_stood_there_before(n, stray):
+    """Blocks start at 0 only where nothing is added between them; the register's first value counts in any case."""
+    text = f"""
+kernel k(x: f32[{2 * n}], y: f32[1] writes)
+  alloc acc: reg f32[1]
+  acc[0] = 5.0
+  for a in 2:
+{stray}    for b in {n}:
+      acc[0] += x[a*{n} + b]
+{stray}  y[0] = acc[0]
+"""
+    x, y = np.random.default_rng(n).integers(-8, 9, 2 * n).astype(np.float32), np.zeros(1, np.float32)
+    run(blocked(text), [x, y])
+    assert y[0] == 5 + x.sum() + (8 if stray else 0)
+
+
 def test_a_loop_of_unknown_length():
     text = """
 kernel k(n: i64[1], x: f32[5000], y: f32[1] writes)
@@ -193,11 +212,10 @@ def test_whole_numbers_stay():
 
 def longest(kernel: Kernel) -> int:
     """The most float terms that any loop in order adds to one register before that is read or cleared."""
-    terms = [0]
+    terms, sums = [0], long_sums.Sums()
     for s in walk(kernel.body):
         if isinstance(s, For) and s.kind == "serial":
-            terms += [adds.terms for b, adds in long_sums._sums(s).items()
-                      if adds is not None and b.space == "reg" and b.dtype.is_float]
+            terms += [adds.terms for b, adds in sums(s).items() if b.space == "reg" and b.dtype.is_float]
     return max(terms)
 
 

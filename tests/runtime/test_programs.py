@@ -7,6 +7,14 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from dlc.codegen.llvm.kernel import Module
+from dlc.ir.loops.parse import parse_kernel
+from dlc.runtime.compile import MachineCode
+from dlc.runtime.cpu import host
+from dlc.runtime.cpu import llvm as native
+
 PROGRAM = """
 import json, sys
 import numpy as np
@@ -37,3 +45,18 @@ def test_a_stored_program_needs_no_compiler(tmp_path):
     *warm, compiler = run()
     assert warm == cold and compiler == []
     assert [len(run(verify="1")[2]) for _ in range(2)] == [4, 0]
+
+
+@pytest.mark.parametrize("large, sizes", [(1 << 30, [8, 2]), (1, [1] * 10)])
+def test_modules_are_of_few_kernels_and_fewer_large_ones(monkeypatch, large, sizes):
+    texts: list[str] = []
+    monkeypatch.setattr(native.ObjectPool, "submit", lambda pool, text: texts.append(text))
+    monkeypatch.setattr(MachineCode, "LARGE", large)
+    code, module = MachineCode(host.detect()), Module(host.detect())
+    for k in range(10):
+        kernel = parse_kernel(f"kernel k{k}(x: f32[4] writes)\n  x[0] = {k}.0\n")
+        code.kernel(kernel)
+        module.add(kernel)
+    code.flush()
+    defined = [[name for name in module.kernels if f"define void @{name}(" in text] for text in texts]
+    assert [len(names) for names in defined] == sizes and sum(defined, []) == list(module.kernels)

@@ -82,9 +82,10 @@ class Builder:
         value = self._numbered.get(key)
         if value is None:
             self._serial += 1
-            name = f"%v{self._serial}"
-            self.scopes[depth].lines.append(f"  {name} = {text}")
-            value = self.number(key, Value(name, lanes, depth))
+            name, scope = f"%v{self._serial}", self.scopes[depth]
+            scope.lines.append(f"  {name} = {text}")
+            scope.numbered.append(key)
+            value = self._numbered[key] = Value(name, lanes, depth)
         return value
 
     def numbered(self, key: str) -> Value | None:

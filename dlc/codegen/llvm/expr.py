@@ -57,9 +57,12 @@ class Expressions(Builder):
     # bindings and what is remembered under them
 
     def bind(self, axis: Expr, value: Value) -> None:
-        """From here to the end of the current frame `axis` is `value`."""
+        """From here to the end of the current frame `axis` is `value`; that of a vector loop is made by `_axis`."""
         self._axes[axis] = value
         self._axis_frame[axis] = len(self._frames) - 1
+        if not value.lanes:
+            self._memo[axis] = value
+            self._frames[-1].append(axis)
 
     def push_frame(self) -> None:
         self._frames.append([])

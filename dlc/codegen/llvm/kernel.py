@@ -14,7 +14,7 @@ Statements are here; expressions, memory accesses and registers are in the modul
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import ClassVar
 
@@ -30,6 +30,7 @@ from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType, bool_, int32, int64
 from dlc.ir.loops.instructions import Drain, TileMma
+from dlc.ir.loops.interval import interval
 from dlc.ir.loops.ir import Alloc, Buffer, For, If, Kernel, Prefetch, Seq, Stmt, Store, Sync
 
 PASSES = "none"  # the pipeline of runtime/native that generated code needs: it is in SSA form, hoisted and unrolled
@@ -46,24 +47,38 @@ def emit_kernel(kernel: Kernel, target: CpuTarget) -> str:
     return KernelEmitter(kernel, target).function()
 
 
-def emit_module(kernels: list[Kernel] | tuple[Kernel, ...], target: CpuTarget, entry_text: str = "") -> str:
+def emit_module(kernels: Iterable[Kernel], target: CpuTarget, entry_text: str = "") -> str:
     """A module of all kernels and, for a program, its entry function's text (`llvm_program.emit_entry`)."""
-    parts, declared = [], {}
-    if len({kernel.name for kernel in kernels}) != len(kernels):
-        raise EmitError(f"kernels of one module need different names: {', '.join(sorted(k.name for k in kernels))}")
+    module = Module(target)
     for kernel in kernels:
-        emitter = KernelEmitter(kernel, target)
-        parts.append(emitter.function())
-        declared.update(emitter.declared)
-    if entry_text:
-        parts.append(entry_text)
-    attributes = 'attributes #0 = { nounwind nofree "no-builtins"'
-    if target.vector_bytes >= 64:
-        attributes += ' "prefer-vector-width"="512"'
-    return (
-        "\n\n".join([*parts, "\n".join(declared[name] for name in sorted(declared)), attributes + " }", _METADATA])
-        + "\n"
-    )
+        module.add(kernel)
+    return module.text(entry_text)
+
+
+class Module:
+    """The text of an LLVM module, kernel after kernel. `size` is its characters so far."""
+
+    def __init__(self, target: CpuTarget):
+        self.target, self.size = target, 0
+        self.kernels: dict[str, str] = {}  # name -> text
+        self._declared: dict[str, str] = {}
+
+    def add(self, kernel: Kernel) -> None:
+        if kernel.name in self.kernels:
+            raise EmitError(f"kernels of one module need different names: {kernel.name}")
+        emitter = KernelEmitter(kernel, self.target)
+        self.kernels[kernel.name] = text = emitter.function()
+        self._declared.update(emitter.declared)
+        self.size += len(text)
+
+    def text(self, entry_text: str = "") -> str:
+        """The whole module, perhaps with another function."""
+        attributes = 'attributes #0 = { nounwind nofree "no-builtins"'
+        if self.target.vector_bytes >= 64:
+            attributes += ' "prefer-vector-width"="512"'
+        parts = [*self.kernels.values(), *((entry_text,) if entry_text else ())]
+        declared = "\n".join(self._declared[name] for name in sorted(self._declared))
+        return "\n\n".join([*parts, declared, attributes + " }", _METADATA]) + "\n"
 
 
 class KernelEmitter(Tiles):
@@ -179,21 +194,17 @@ class KernelEmitter(Tiles):
             mask = None
         if mask is not None and mask.const is False:
             return
-        registers = self.in_registers(s.buffer)
-        if self.index.vector is not None and not self._moves(s, registers):
+        registers, vector = self.in_registers(s.buffer), self.index.vector
+        moves = vector is None or any([vector.axis in i.axes for i in s.index])  # may lanes store to different places?
+        place = self.place(s.buffer, s.index) if moves and not registers else None
+        if not moves or (vector is not None and place is not None and not place.varies):
             if s.combine is None:
                 raise EmitError(f"{self.kernel.name}: a store to {s.buffer.name} that all lanes share must combine")
             self._fold(s, mask)
-        elif registers:
+        elif place is None:
             self.store_register(s, mask)
         else:
-            self.store_memory(s, mask)
-
-    def _moves(self, s: Store, registers: bool) -> bool:
-        """Whether lanes store to different places."""
-        along = self.index.vector.axis
-        moves = any([along in i.axes for i in s.index])
-        return moves and (registers or self.place(s.buffer, s.index).varies)
+            self.store_memory(s, place, mask)
 
     # folds across lanes: a combining store to one place under a vector axis
 
@@ -278,7 +289,8 @@ class KernelEmitter(Tiles):
         elif extent.const == 1:
             self._body(s, self.const(0, int64))
         else:
-            self.loop(s, self.const(0, int64), extent, 1, extent.const is not None, lambda i: self._body(s, i))
+            certain = interval(s.extent)[0] > 0
+            self.loop(s, self.const(0, int64), extent, 1, certain, lambda i: self._body(s, i))
 
     def _body(self, s: For, i: Value) -> None:
         """The loop's body for one value of its axis."""

@@ -61,7 +61,7 @@ class Memory(Registers):
         return self._place(buffer, self.index.flat(index, buffer.shape))
 
     def _place(self, buffer: Buffer, total: Linear) -> Place:
-        const, terms, vectors = total.const, [], []
+        const, terms, vectors, memo = total.const, [], [], self._memo
         atoms = list(total.terms.items())
         for atom, factor in atoms:
             one = self._settled(atom) if atom.op in ("min", "max") else None
@@ -72,7 +72,7 @@ class Memory(Registers):
             elif self.index.is_vector(atom):
                 vectors.append((atom, factor))
             else:
-                v = self.expr(atom)
+                v = memo.get(atom) or self.expr(atom)
                 if v.const is not None:
                     const += factor * v.const
                 else:
@@ -328,9 +328,8 @@ class Memory(Registers):
 
     # stores
 
-    def store_memory(self, s: Store, mask: Value | None) -> None:
-        """A store outside registers; `mask`: the lanes (or the condition) under which it happens."""
-        place = self.place(s.buffer, s.index)
+    def store_memory(self, s: Store, place: Place, mask: Value | None) -> None:
+        """A store outside registers to `place`; `mask`: the lanes (or the condition) under which it happens."""
         if not place.varies:
             self._store_scalar(place, s, mask)
         else:

@@ -84,13 +84,13 @@ class Registers(Expressions):
         """(constant indices with None for the dimension along the lanes, that dimension)."""
         if buffer not in self.homes:
             raise EmitError(f"{self.kernel.name}: {buffer.name} is used outside its Alloc")
-        along, found = None, []
+        along, found, vector, memo = None, [], self.index.vector, self._memo
         for d, i in enumerate(index):
-            if self.index.vector is not None and i is self.index.vector.axis:
+            if vector is not None and i is vector.axis:
                 along = d
                 found.append(None)
                 continue
-            v = self.expr(i)
+            v = memo.get(i) or self.expr(i)
             if v.const is None or not 0 <= v.const < buffer.shape[d]:
                 raise EmitError(
                     f"{self.kernel.name}: index {d} of reg buffer {buffer.name} must be a constant inside it"

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from dlc.codegen.cost import cpu_contract
 from dlc.codegen.lower.body import Lowered
-from dlc.codegen.schedule.tuned_text import contract_key, kernel_digest
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.codegen.target.tuned import Tuned
 from dlc.ir.graph.graph import Node
@@ -21,7 +20,11 @@ from dlc.passes.views.contraction import row_run
 def contract(node: Node, target: CpuTarget) -> schedule.Contract:
     """The schedule of a contraction: the measured one, or else what `codegen/schedule.py` chooses."""
     first = cpu_contract.contract(node, target)
-    found = target.tuned.contract(contract_key(node), node) if target.tuned else None
+    if not target.tuned:
+        return first
+    from dlc.codegen.schedule.tuned_text import contract_key  # only where something was measured
+
+    found = target.tuned.contract(contract_key(node), node)
     return first if found is None else fitted(found, first, node)
 
 
@@ -40,6 +43,8 @@ def fitted(found: schedule.Contract, first: schedule.Contract, node: Node) -> sc
 
 def measured(first: Lowered, tuned: Tuned, lower: Callable[[schedule.Schedule], Lowered]) -> Lowered:
     """The kernel with the schedule that was measured for it; `first`, which has the chosen one, where there is none."""
+    from dlc.codegen.schedule.tuned_text import kernel_digest
+
     found = tuned.kernels.get(kernel_digest(first.kernel))
     return first if found is None else noted(lower(found))
 

@@ -16,7 +16,7 @@ LINE, PAGE = 64, 4096  # bytes that a cache fetches at once, and inside which it
 LEVELS = ("sse2", "avx2", "avx512")
 
 # LLVM feature names per x86-64 level; each level contains the ones before it (the psABI's v1, v3 and v4).
-_LEVEL_FEATURES = {
+LEVEL_FEATURES = {
     "sse2": ("64bit", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2"),
     "avx2": (
         *("avx", "avx2", "bmi", "bmi2", "crc32", "cx16", "f16c", "fma", "lzcnt"),
@@ -24,7 +24,7 @@ _LEVEL_FEATURES = {
     ),
     "avx512": ("avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"),
 }
-_LEVEL_CPU = {"sse2": "x86-64", "avx2": "x86-64-v3", "avx512": "x86-64-v4"}
+LEVEL_CPU = {"sse2": "x86-64", "avx2": "x86-64-v3", "avx512": "x86-64-v4"}
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ class CpuTarget:
             raise ValueError(f"CPU level {level!r} exists only on x86-64; this target is {self.triple}")
         if level == self.level:
             return self
-        names = [name for step in LEVELS[: LEVELS.index(level) + 1] for name in _LEVEL_FEATURES[step]]
+        names = [name for step in LEVELS[: LEVELS.index(level) + 1] for name in LEVEL_FEATURES[step]]
         sizes = {name: getattr(self, name) for name in ("l1d_bytes", "l2_bytes", "l3_bytes", "threads")}
-        return CpuTarget.from_features(self.triple, _LEVEL_CPU[level], dict.fromkeys(names, True), **sizes)
+        return CpuTarget.from_features(self.triple, LEVEL_CPU[level], dict.fromkeys(names, True), **sizes)
 
     def with_threads(self, threads: int) -> CpuTarget:
         """The same target used by another number of threads."""

@@ -11,6 +11,7 @@ from dlc.base.errors import GradientError
 from dlc.frontend.core import eager
 from dlc.frontend.core.location import here
 from dlc.frontend.core.trace import Cell, leaf_cell, register_leaf, state, within
+from dlc.ir.dtypes import bool_
 from dlc.ir.graph import nodes as b
 from dlc.ir.graph.graph import Node, TensorType, make, topological, unique
 
@@ -52,6 +53,18 @@ def without_recording(new: Node, old: Node) -> Node:
     nothing = b.op("sub", stopped(old), old, loc=here())
     nothing = b.select(b.op("eq", nothing, nothing), nothing, b.like(old, 0))
     return b.op("sub", stopped(new), nothing, loc=here())
+
+
+def recorded(new: Node, old: Node) -> Node:
+    """What a computed value `old` becomes when it is updated to `new`: gradients of that reach what `old` came from.
+
+    They are zeros where `new` doesn't depend on `old` (`y.zero_()`): then a choice that is never made keeps the way.
+    """
+    if not old.dtype.is_float or new.op != "stop_gradient" and old in new.inputs or not may_differentiate(old):
+        return new
+    if old in topological([new], stop=_ends):
+        return new
+    return b.select(b.const(True, bool_, old.shape), new, old, loc=here())
 
 
 def may_differentiate(node: Node) -> bool:

@@ -78,6 +78,8 @@ class Tensor(Cell):
         node = self._fitted(value, what)
         if state.no_grad and not self._requires_grad:
             node = in_place.without_recording(node, self._read())
+        elif not self._requires_grad:
+            node = in_place.recorded(node, self._read())
         self._write(node)
         return self
 

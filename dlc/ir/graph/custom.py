@@ -29,8 +29,6 @@ from dlc.ir.loops.text import print_kernel
 from dlc.ir.loops.traverse import children, exprs, replace_buffers, subexpressions, walk
 from dlc.ir.scalar import SCALAR_OPS
 
-LATER = ("vjp", "jvp", "batching")  # attributes that matter only until derivatives are expanded
-
 
 def canonical(kernel: Kernel) -> str:
     """The text that stands for a kernel in a graph: made safe, without what is only for people."""

@@ -51,6 +51,7 @@ from dlc.ir.scalar import SCALAR_OPS, scalar_result
 
 MONOIDS = ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")
 COMBINES = ("set", "add", "mul", "max", "min")
+CALL_RULES = ("vjp", "jvp", "batching")  # attributes of `call` that matter only until derivatives are expanded
 
 
 def _same_shape(op: str, ins: Types) -> tuple[int, ...]:

@@ -90,8 +90,12 @@ def _add_linear(e: Expr, factor: int, terms: dict[Expr, int]) -> int:
             terms[x] = terms.get(x, 0) + k
         elif op == "const":
             constant += k * x.attr
+        elif op == "add":  # as `addends` has it, and most often
+            stack.append((x.args[0], k))
+            stack.append((x.args[1], k))
         elif (parts := addends(x)) is not None:
-            stack += [(part, k * by) for part, by in parts]
+            for part, by in parts:
+                stack.append((part, k * by))
         else:
             s = _atom(x)
             if s is x:
@@ -102,12 +106,19 @@ def _add_linear(e: Expr, factor: int, terms: dict[Expr, int]) -> int:
 
 
 def _reduced(terms: dict[Expr, int]) -> dict[Expr, int]:
-    """The terms that are not 0 modulo 2**64."""
+    """The terms that are not 0 modulo 2**64; `terms` itself if that is all of them."""
+    for c in terms.values():
+        if not c or not -HIGHEST <= c <= HIGHEST:
+            break
+    else:
+        return terms
     return {t: r for t, c in terms.items() if (r := c if -HIGHEST <= c <= HIGHEST else _wrapped(c))}
 
 
 def _wrapped(k: int) -> int:
     """The int64 that is equal to `k` modulo 2**64."""
+    if -HIGHEST <= k <= HIGHEST:
+        return k
     return (k + HIGHEST + 1) % (2 * HIGHEST + 2) - HIGHEST - 1
 
 
@@ -127,15 +138,15 @@ def from_linear(terms: dict[Expr, int], constant: int) -> Expr:
     """The expression of a linear form, terms in a fixed order (outer axes first)."""
     out: Expr | None = None
     for atom in sorted(terms, key=_order) if len(terms) > 1 else terms:
-        k = terms[atom]
+        k = _wrapped(terms[atom])
         if out is None:
-            out = atom if k == 1 else loops.op("mul", atom, loops.const(_wrapped(k)))
+            out = atom if k == 1 else loops.op("mul", atom, loops.const(k))
         elif k == 1:
             out = loops.op("add", out, atom)
         elif k == -1:
             out = loops.op("sub", out, atom)
         else:
-            out = loops.op("add", out, loops.op("mul", atom, loops.const(_wrapped(k))))
+            out = loops.op("add", out, loops.op("mul", atom, loops.const(k)))
     constant = _wrapped(constant)
     if out is None:
         return loops.const(constant)
@@ -150,7 +161,7 @@ def linear_interval(terms: dict[Expr, int], constant: int) -> Interval:
     """The interval of a linear form, as a whole number: nothing wraps here."""
     lo = hi = constant
     for atom, k in terms.items():
-        a, b = interval(atom)
+        a, b = atom.bounds or interval(atom)
         if k < 0:
             a, b = b, a
         lo, hi = lo + k * a, hi + k * b

@@ -412,5 +412,3 @@ def kind_of(annotation: str) -> tuple[str, bool]:
     if held not in ("Expr", "Stmt", "Buffer", "View", "str", "int", "bool"):
         raise TypeError(f"what a field of type {annotation} holds would not be found in a statement")
     return held, several
-
-

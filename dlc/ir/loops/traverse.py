@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
+from dlc.ir.loops import instructions  # noqa: F401  all statements are to be known here
 from dlc.ir.loops.ir import Alloc, Buffer, Expr, For, Kernel, Stmt, kind_of, make
 
 _FIELDS = {cls: tuple((f.name, *kind_of(f.type)) for f in fields(cls)) for cls in Stmt.__subclasses__()}
@@ -28,14 +29,17 @@ def _held(stmt: Stmt, where: tuple[tuple[str, bool], ...]) -> tuple:
 
 def children(stmt: Stmt) -> tuple[Stmt, ...]:
     """The statements that stand directly in one."""
-    return _held(stmt, _STMTS[type(stmt)])
+    where = _STMTS[type(stmt)]
+    return _held(stmt, where) if where else ()
 
 
 def walk(stmt: Stmt) -> Iterator[Stmt]:
     """All statements, outermost first."""
-    yield stmt
-    for child in children(stmt):
-        yield from walk(child)
+    stack = [stmt]
+    while stack:
+        top = stack.pop()
+        yield top
+        stack += reversed(children(top))
 
 
 def exprs(stmt: Stmt) -> tuple[Expr, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dlc.ir.graph import custom
 from dlc.ir.graph.graph import Graph, Node, inline, make, map_bodies, remade
+from dlc.ir.graph.ops import CALL_RULES
 
 
 def remove_markers(graph: Graph) -> Graph:
@@ -20,7 +20,7 @@ def remove_markers(graph: Graph) -> Graph:
         elif node.op == "item" and isinstance(ins[0], list):
             done[node] = ins[0][node.attrs["index"]]
         elif node.op == "call":
-            kept = {k: v for k, v in node.attrs.items() if k not in custom.LATER}
+            kept = {k: v for k, v in node.attrs.items() if k not in CALL_RULES}
             done[node] = make("call", ins, node.loc, **kept)
         else:
             done[node] = remade(node, ins)
