@@ -9,12 +9,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from dlc.codegen.layout.gpu import gpu_layout
-from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.lower.long_sums import in_blocks
-from dlc.codegen.program import builder as cpu_program
-from dlc.codegen.program import gpu_builder as gpu_program
-from dlc.codegen.program.build import target_layout
+from dlc.codegen.program import gpu_lowering, lowering
+from dlc.codegen.program.regions import fuse_program
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.graph.graph import Graph, TensorType, structure
@@ -27,19 +24,12 @@ from dlc.ir.loops.parse import parse_kernel
 from dlc.ir.loops.schedule import Schedule
 from dlc.ir.loops.text import print_kernel
 from dlc.ir.loops.verify import verify as verify_kernel
-from dlc.passes.attention.find import find_attention
 from dlc.passes.autodiff.vjp import expand
-from dlc.passes.blockwise.blocks import cut_blocks
-from dlc.passes.convolution.padding_taps import drop_taps
 from dlc.passes.convolution.polyphase import split_phases
 from dlc.passes.convolution.push_slices import trim_contractions
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.materialize import own_outputs
 from dlc.passes.fuse.unit import Unit
-from dlc.passes.simplify.markers import remove_markers
-from dlc.passes.simplify.prune import prune_scans
-from dlc.passes.simplify.simplify import simplify
-from dlc.passes.simplify.windows import lower_unwindow
+from dlc.runtime.compile import STAGES, Job
 from tests import targets
 from tests.random_graphs import arguments
 
@@ -68,13 +58,8 @@ def graph_text(graph: Graph) -> str:
     return re.sub(r"\buid=\d+", lambda m: numbers.setdefault(m[0], f"uid={len(numbers)}"), text) + "\n"
 
 
-def of_graph(run: Callable[[Graph], Graph]) -> Pass:
+def of_graph(run: Callable[[Graph, Target], Graph]) -> Pass:
     """The pass from text to text; what it gives is sound and has the same values, and its text can be read back."""
-    return of_graph_for(lambda graph, target: run(graph))
-
-
-def of_graph_for(run: Callable[[Graph, Target], Graph]) -> Pass:
-    """The same of a pass that asks for the target."""
 
     def to_text(text: str, options: Options) -> str:
         graph = parse_graph(text)
@@ -97,15 +82,10 @@ def same_values(before: Graph, after: Graph) -> None:
         np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), 1e-5, 1e-5)
 
 
-def blocks(graph: Graph, target: Target) -> Graph:
-    """For a cache as small as the cases."""
-    assert isinstance(target, CpuTarget)
-    return cut_blocks(graph, target.l2_bytes, target.threads)
-
-
-def attention(graph: Graph, target: Target) -> Graph:
-    assert isinstance(target, GpuTarget)
-    return find_attention(graph, target.tf32)
+def of_stage(name: str) -> Pass:
+    """A stage of the compiler that makes a graph of a graph."""
+    stage = dict(STAGES)[name]
+    return of_graph(lambda graph, target: stage(graph, Job(target)))
 
 
 # ------------------------------------------------------------------------------------------------- loops to loops
@@ -131,9 +111,7 @@ def long_sums(text: str, options: Options) -> str:
 
 
 def fused(text: str, options: Options) -> Fused:
-    graph, target = own_outputs(parse_graph(text)), target_of(options)
-    program = gpu_program.GpuBuilder if isinstance(target, GpuTarget) else cpu_program.Builder
-    return program(target).fuse(graph)  # type: ignore[arg-type]
+    return fuse_program(parse_graph(text), target_of(options)).fused
 
 
 def groups(text: str, options: Options) -> str:
@@ -158,13 +136,13 @@ def lowered(is_family: Callable[[Schedule | None], bool]) -> Pass:
 
     def to_text(text: str, options: Options) -> str:
         found, target = fused(text, options), target_of(options)
-        program = gpu_program if isinstance(target, GpuTarget) else cpu_program
+        way = gpu_lowering if isinstance(target, GpuTarget) else lowering
         named = eval(options["schedule"], {}, vars(schedule)) if "schedule" in options else None
         kernels = []
         for group in found.groups:
-            kernel = program.lowered_group(found, group, target).kernel
+            kernel = way.lowered_group(found, group, target).kernel
             if named is not None and (len(found.groups) == 1 or type(named) is type(kernel.schedule)):
-                kernel = program.LOWER[group.kind](found, group, named).kernel
+                kernel = way.LOWER[group.kind](found, group, named).kernel
             if is_family(kernel.schedule):
                 kernels.append(kernel_text(kernel))
         assert kernels, "no kernel is of this family"
@@ -177,24 +155,20 @@ def scheduled_as(*kinds: type) -> Pass:
     return lowered(lambda s: isinstance(s, kinds))
 
 
-SIMPLIFY = dict.fromkeys(("scalars", "views", "sums", "finite", "windows", "empty"), of_graph(simplify))
-
 PASSES: dict[str, Pass] = {
-    "padding_taps": of_graph(drop_taps),
-    "grad": of_graph(expand),
-    "markers": of_graph(remove_markers),
-    "pruned_loops": of_graph(prune_scans),
-    **{f"simplify/{rules}": run for rules, run in SIMPLIFY.items()},
-    "windows": of_graph(lower_unwindow),
-    "transposes": of_graph(sink_permutes),
-    "push_slices": of_graph(trim_contractions),
-    "polyphase": of_graph(split_phases),
-    "attention": of_graph_for(attention),
-    "blocks": of_graph_for(blocks),
-    "layout/cpu": of_graph_for(target_layout),
-    "layout/cpu_pairs": of_graph_for(target_layout),
-    "layout/cpu_amx": of_graph_for(target_layout),
-    "layout/gpu": of_graph_for(gpu_layout),
+    "padding_taps": of_stage("padding-taps"),
+    "grad": of_stage("grad"),
+    "strip_markers": of_stage("strip-markers"),
+    "pruned": of_stage("pruned"),
+    **{f"simplify/{rules}": of_stage("simplified")
+       for rules in ("scalars", "views", "sums", "finite", "windows", "empty")},
+    "windows": of_stage("windows"),
+    "transposes": of_stage("transposes"),
+    "attention": of_stage("target-ops"),
+    "blocks": of_stage("blocks"),
+    "push_slices": of_graph(lambda graph, target: trim_contractions(graph)),
+    "polyphase": of_graph(lambda graph, target: split_phases(graph)),
+    **{f"layout/{kind}": of_stage("layout") for kind in ("cpu", "cpu_pairs", "cpu_amx", "gpu")},
     "long_sums": long_sums,
     "fuse": groups,
     "lower/map": scheduled_as(schedule.Map),

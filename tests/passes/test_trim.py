@@ -12,7 +12,7 @@ from dlc.ir.graph.verify import verify
 from dlc.ir.program.interp import run_program
 from dlc.passes.autodiff.vjp import expand, vjp
 from dlc.passes.convolution.push_slices import cut, trim_contractions
-from dlc.runtime.compile import lower
+from dlc.runtime.compile import Job, lower
 from tests.passes.programs import tensor
 from tests.random_graphs import arguments
 from tests.targets import cpu
@@ -86,7 +86,7 @@ def test_windows_over_windows_and_their_derivatives_are_compiled(axes, sizes, st
     whole = vjp([y], [B.op("sin", y)], [x, w])
     cut_off = B.slice_(y, (1, 0, 0), (y.shape[0], y.shape[1], 2))
     graph = Graph((x, w), [y, cut_off, view, *whole])
-    program = lower(graph, (), "main", cpu("avx2"), lambda *_: None)
+    program = lower(graph, Job(cpu("avx2")))
     args = arguments(graph)
     for got, want in zip(run_program(program, args), graph_interp.evaluate(expand(graph), args), strict=True):
         np.testing.assert_allclose(got, want, 1e-4, 1e-4)
