@@ -201,7 +201,7 @@ def expanded(roots: list[Node]) -> list[Node]:
     at leaves, so the history of a parameter that was computed (the last update) is not walked again."""
     if not any(n.op == "vjp" for n in topological(roots, stop=_known)):
         return roots
-    from dlc.passes.autodiff.vjp import expand
+    from dlc.passes.autodiff.vjp import expand  # `import dlc` need not pay for it
 
     def ends(node: Node) -> bool:
         return node.data is not None and node.op != "param" and leaf_cell(node) is not None
