@@ -27,7 +27,7 @@ import numpy as np
 from dlc.codegen.cuda.kernel import emit_module, symbol
 from dlc.codegen.cuda.launch import launch_shape
 from dlc.codegen.program.build import target_layout
-from dlc.codegen.program.gpu_builder import LOWER
+from dlc.codegen.program.gpu_lowering import LOWER
 from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir import dtypes

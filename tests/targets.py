@@ -82,7 +82,7 @@ def executable(graph: Graph, target: CpuTarget, donate: Sequence[tuple[int, int]
         return compile_graph(graph, tuple(donate), target=target)
     from dlc.runtime import compile as compiler
 
-    program = compiler.lower(graph, tuple(donate), "main", target, lambda stage, result: None)
+    program = compiler.lower(graph, compiler.Job(target, "main", tuple(donate)))
     return InterpretedProgram(program, [p.type for p in graph.params])
 
 
@@ -98,6 +98,7 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
     """Let this process take its host for the processor `name`. AMX that the host lacks is emulated, instruction by
     instruction; programs for vectors that it lacks are interpreted."""
     from dlc.runtime import compile as compiler
+    from dlc.runtime import watch
     from dlc.runtime.cpu import host, threads
     from dlc.runtime.cpu import llvm as native
 
@@ -122,7 +123,7 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
         return
 
     def interpreted(graph, donate, name, target, key, profile, observe):
-        program = compiler.lower(graph, donate, name, target, compiler._Watch(observe, True))
+        program = compiler.lower(graph, compiler.Job(target, name, donate), watch.Watch(observe, True))
         return InterpretedProgram(program, [p.type for p in graph.params])
 
     patch.setattr(compiler, "for_cpu", interpreted)

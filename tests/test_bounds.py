@@ -18,9 +18,11 @@ ROOT = Path(dlc.__file__).parent
 
 # Tables without a bound, and what bounds them: a name in a file -> a reason.
 BOUNDED_BY = {
+    "base/texts.py": {"sections": "the package's files"},
     "runtime/cpu/host.py": {"detect": "the one host"},
     "runtime/cpu/stored.py": {"compiler_version": "the one compiler"},
     "codegen/llvm/types.py": dict.fromkeys(("type_text", "memory_type", "suffix"), "dtypes and lengths of vectors"),
+    "codegen/llvm/quadrants.py": {"_functions": "two texts"},
     "codegen/program/build.py": {"": "lives as long as one compilation"},
 }
 

@@ -34,7 +34,7 @@ def dump(target: str, stage: str, device: str | None, kernel: int | None, diff: 
     grad        derivatives written out          the others up to layout: after each graph pass
     fused       the kernels: what each computes, reads and writes
     loops       the kernels as plain loops       scheduled: tiled and vectorised for this machine
-    program     the launches in order, and where every tensor lives
+    program     the launches in order, and where every tensor lives; ordered, donated, side-by-side and memory: before
     llvm, asm   the generated code for the CPU
     cuda, ptx, sass   and for a GPU
     """

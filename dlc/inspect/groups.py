@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dlc.codegen.lower.body import Lowered
-from dlc.codegen.program import gpu_builder
-from dlc.codegen.program.builder import lowered_group
+from dlc.codegen.program import gpu_lowering
+from dlc.codegen.program.lowering import lowered_group
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.inspect.machine import Machine
 from dlc.ir.graph.graph import TensorType
@@ -42,7 +42,7 @@ def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | N
 
 def _lowered(fused: Fused, group: Group, machine: Machine) -> Lowered:
     if isinstance(machine, GpuTarget):
-        return gpu_builder.lowered_group(fused, group, machine)
+        return gpu_lowering.lowered_group(fused, group, machine)
     return lowered_group(fused, group, machine.with_threads(fused.threads or machine.threads))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dlc.codegen.program.builder import LOWER
+from dlc.codegen.program.lowering import LOWER
 from dlc.inspect.groups import origins
 from dlc.inspect.machine import Machine
 from dlc.ir.loops import schedule

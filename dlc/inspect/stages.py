@@ -17,15 +17,17 @@ from dlc.ir.loops.ir import Kernel
 from dlc.ir.loops.text import print_kernel
 from dlc.ir.program.program import Program
 from dlc.runtime import compile as compiler
-from dlc.runtime.cpu import llvm
+from dlc.runtime.cpu import llvm, machine_code
 from dlc.runtime.cuda import compile as cuda_compile
 from dlc.runtime.cuda import modules as cuda_modules
 from dlc.runtime.tuning import tune
 
-GRAPH_STAGES = ("graph", "operations", *(name for name, _ in compiler.GRAPH_PASSES), "blocks", "layout")
+_ROWS = tuple(stage for stage, _ in compiler.STAGES)
+GRAPH_STAGES = ("graph", *_ROWS[: _ROWS.index("fused")])
+PROGRAM_STAGES = _ROWS[_ROWS.index("donated") :]
 KERNEL_STAGES = ("loops", "scheduled")
 CPU_STAGES, GPU_STAGES = ("llvm", "asm"), ("cuda", "ptx", "sass")
-STAGES = (*GRAPH_STAGES, "fused", *KERNEL_STAGES, "program", *CPU_STAGES, *GPU_STAGES)
+STAGES = (*GRAPH_STAGES, "fused", *KERNEL_STAGES, "ordered", *PROGRAM_STAGES, *CPU_STAGES, *GPU_STAGES)
 LANGUAGE = dict.fromkeys(GRAPH_STAGES, "graph") | dict.fromkeys(KERNEL_STAGES, "loops")
 LANGUAGE |= {"llvm": "llvm", "asm": "asm", "cuda": "cuda", "ptx": "ptx"}
 
@@ -59,10 +61,14 @@ class Stages:
 
         if last not in self.seen:
             try:
-                compiler.lower(self.graph, self.donate, self.name, self.machine, watch)
+                compiler.lower(self.graph, compiler.Job(self.machine, self.name, self.donate), watch)
             except _Reached:
                 pass
         return self.seen[last]
+
+    def _alone(self, stage: str) -> Any:
+        """The result of a stage that later ones would change."""
+        return compiler.lower(self.graph, compiler.Job(self.machine, self.name, self.donate), last=stage)
 
     def graph_at(self, stage: str) -> Graph:
         """The graph after a graph stage."""
@@ -70,7 +76,7 @@ class Stages:
 
     def program(self) -> Program:
         """Scheduled kernels in a memory plan."""
-        return self._run("memory")
+        return self._run("program")
 
     def kernels(self, stage: str) -> list[Kernel]:
         """The kernels at a kernel stage, in the order of their first launch."""
@@ -79,7 +85,7 @@ class Stages:
 
     def llvm(self) -> str:
         """The LLVM module."""
-        return compiler.emit(self.program(), self.machine)
+        return machine_code.emit(self.program(), self.machine)
 
     def cuda(self) -> str:
         """The CUDA C of all kernels."""
@@ -106,6 +112,8 @@ class Stages:
             return "\n".join(map(print_kernel, self.kernels(stage)))
         texts: dict[str, Callable[[], str]] = {
             "fused": lambda: print_fused(self.program(), self.machine),
+            "ordered": lambda: print_program(self._alone("ordered").program),
+            **{name: lambda name=name: print_program(self._alone(name)) for name in PROGRAM_STAGES},
             "program": lambda: print_program(self.program()),
             "llvm": self.llvm,
             "asm": self.asm,

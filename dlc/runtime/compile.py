@@ -1,35 +1,27 @@
-"""The compile driver: the whole compiler as one list of passes. Read this file first. (`programs.py` comes here for
-what is not in the disk cache.)
+"""The whole compiler as one list: every stage from the traced graph to loaded code, with the function that does it.
 
-    trace           (frontend) the user's function as a Graph
-    operations      what the target has one kernel for (attention on a GPU) becomes one node
-    taps            convolutions without the part of a kernel that only meets padding
-    differentiate   `vjp` nodes become plain operations
-    simplify        fold, merge, normalise
-    blocks          attention and its like as loops over blocks that fit the cache
-    layout          contractions into forms that run well; operands packed
-    fuse            units of computation into kernels
-    lower, schedule each group as Loop IR, tiled and vectorised for the target
-    plan memory     one arena for everything temporary
-    expand          transcendental functions into polynomials
-    emit            LLVM IR text: every kernel as soon as it is lowered, and one entry function
-    compile         machine code, on other threads meanwhile
-    load            machine code; the disk cache remembers whole programs by the structure of the traced graph
+Read this file first. (`programs.py` comes here for what is not in the disk cache.)
+
+A stage takes the result of the one before it and the `Job`, and gives its own; nothing else changes a program. They are
+the stages that `dlc dump --stage` shows. Both targets have the same stages up to `program`: a function that has nothing
+to do for a target gives back what it got.
+
+Kernels do not wait for the end of the list: on a CPU each is expanded, emitted and given to LLVM on other threads as
+soon as `scheduled` has made it (`Job.on_kernel`), and `objects` collects the machine code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dlc.base import settings
 from dlc.codegen.layout.sink_transposes import sink_permutes
-from dlc.codegen.llvm import kernel as llvm_kernel
-from dlc.codegen.llvm.launch.program import emit_entry
-from dlc.codegen.llvm.types import symbol
-from dlc.codegen.math.expand import expand
-from dlc.codegen.program.build import build_program, target_layout, target_operations
+from dlc.codegen.program.build import donate, order_updates, target_layout, target_operations
+from dlc.codegen.program.launches import Draft, lower_program
 from dlc.codegen.program.memory import plan_memory
+from dlc.codegen.program.regions import Region, fuse_program
 from dlc.codegen.program.task_graph import find_dependencies, order_launches
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.codegen.target.gpu import GpuTarget
@@ -44,29 +36,95 @@ from dlc.passes.simplify.prune import prune_scans
 from dlc.passes.simplify.simplify import simplify
 from dlc.passes.simplify.windows import lower_unwindow
 from dlc.runtime.cpu import llvm, stored, threads
-from dlc.runtime.cpu.executable import Executable, Frame
+from dlc.runtime.cpu.executable import Executable
+from dlc.runtime.cpu.machine_code import MachineCode, frame_of
 from dlc.runtime.watch import Observer, Watch
 
 if TYPE_CHECKING:
     from dlc.runtime.cuda.executable import CudaExecutable
 
-GRAPH_PASSES: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
-    ("taps", drop_taps),
-    ("grad", differentiate),
-    ("markers", remove_markers),
-    ("pruned", prune_scans),
-    ("simplified", simplify),
-    ("windows", lower_unwindow),
-    ("order", sink_permutes),
+Donated = tuple[tuple[int, int], ...]  # (parameter, output) pairs
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is compiled, and for what. `donate`: which outputs are to be written over which parameters."""
+
+    target: CpuTarget | GpuTarget
+    name: str = "main"
+    donate: Donated = ()
+    on_kernel: Callable[[Kernel], None] = lambda kernel: None
+
+
+Stage = tuple[str, Callable[[Any, Job], Any]]
+
+
+def graph_pass(function: Callable[[Graph], Graph]) -> Callable[[Graph, Job], Graph]:
+    """A pass over graphs, which are the same for all targets, as the function of a stage."""
+    return lambda graph, job: function(graph)
+
+
+def _blocks(graph: Graph, job: Job) -> Graph:
+    return cut_blocks(graph, job.target.l2_bytes, job.target.threads) if isinstance(job.target, CpuTarget) else graph
+
+
+def _scheduled(region: Region, job: Job) -> Draft:
+    return lower_program(region, job.donate, job.name, job.on_kernel)
+
+
+def _side_by_side(program: Program, job: Job) -> Program:
+    return order_launches(program, job.target.threads) if isinstance(job.target, CpuTarget) else program
+
+
+def _tasks(program: Program, job: Job) -> Program:
+    return find_dependencies(program) if isinstance(job.target, CpuTarget) else program
+
+
+STAGES: tuple[Stage, ...] = (
+    # Graph -> Graph
+    ("target-ops", lambda graph, job: target_operations(graph, job.target)),  # what the target has one kernel for
+    ("padding-taps", graph_pass(drop_taps)),  # convolutions without what only meets padding
+    ("grad", graph_pass(differentiate)),  # `vjp` nodes become plain operations
+    ("strip-markers", graph_pass(remove_markers)),  # what only differentiation needed
+    ("pruned", graph_pass(prune_scans)),  # dead carries and outputs of loops
+    ("simplified", graph_pass(simplify)),  # folded, merged, normalised
+    ("windows", graph_pass(lower_unwindow)),  # transposes of sliding windows
+    ("transposes", graph_pass(sink_permutes)),  # to where they cost nothing
+    ("blocks", _blocks),  # attention and its like as loops over blocks that fit the cache
+    ("layout", lambda graph, job: target_layout(graph, job.target)),  # contractions in forms that run well
+    # Graph -> Region: groups of nodes, one kernel each
+    ("fused", lambda graph, job: fuse_program(graph, job.target)),
+    # Region -> Draft: each group scheduled, lowered to Loop IR and launched on slots
+    ("scheduled", _scheduled),
+    # Draft -> Draft -> Program: the order of updates; outputs in the memory of inputs
+    ("ordered", lambda draft, job: order_updates(draft)),
+    ("donated", lambda draft, job: donate(draft)),
+    # Program -> Program: small launches beside one another, one arena for all that is temporary, what waits for what
+    ("side-by-side", _side_by_side),
+    ("memory", lambda program, job: plan_memory(program)),
+    ("program", _tasks),
 )
 
 
-def for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget, key: str, profile: bool,
+def lower(graph: Graph, job: Job, watch: Callable[[str, Any], None] = lambda stage, result: None,
+          last: str = "program") -> Any:
+    """The result of the stage `last` for a traced graph; `watch` is told of each stage's."""
+    watch("graph", graph)
+    result: Any = graph
+    for stage, function in STAGES:
+        result = function(result, job)
+        watch(stage, result)
+        if stage == last:
+            return result
+    raise ValueError(f"no stage {last!r}; there are {', '.join(stage for stage, _ in STAGES)}")
+
+
+def for_cpu(graph: Graph, donate: Donated, name: str, target: CpuTarget, key: str, profile: bool,
             observe: Observer | None) -> Executable:
-    """Compile for a CPU, and keep the machine code in the disk cache under `key`, if there is one."""
+    """All stages, and machine code: kept in the disk cache under `key`, if there is one."""
     watch = Watch(observe, settings.switch("DLC_VERIFY"))
     code = MachineCode(target)
-    program = lower(graph, donate, name, target, watch, code.kernel)
+    program = lower(graph, Job(target, name, donate, code.kernel), watch)
     objects = code.finish(program, profile)
     watch("objects", objects)
     frame = frame_of(program)
@@ -77,91 +135,11 @@ def for_cpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target
     return Executable(frame, library, program if profile else None, profile)
 
 
-def for_gpu(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: GpuTarget, index: int, key: str,
-            profile: bool, observe: Observer | None) -> CudaExecutable:
+def for_gpu(graph: Graph, donate: Donated, name: str, target: GpuTarget, index: int, key: str, profile: bool,
+            observe: Observer | None) -> CudaExecutable:
     """The same for a GPU: CUDA C instead of LLVM IR from the same kernels' other schedules."""
-    from dlc.runtime.cuda import compile as cuda_compile
+    from dlc.runtime.cuda import compile as cuda_compile  # programs for a CPU need none of it
 
     watch = Watch(observe, settings.switch("DLC_VERIFY"))
-    program = lower(graph, donate, name, target, watch)
+    program = lower(graph, Job(target, name, donate), watch)
     return cuda_compile.load(program, target, index, key, profile, watch)
-
-
-def frame_of(program: Program) -> Frame:
-    """What a call needs to know of a program."""
-    into = {output: param for param, output in program.donate}
-    sizes = tuple(t.nbytes for t in program.output_types)
-    return Frame(tuple(into.get(k, -1) for k in range(len(sizes))), sizes, program.arena_bytes)
-
-
-class MachineCode:
-    """Object code of a program, made on other threads while this one still lowers: a few kernels a module, fewer where
-    these are large, so that the last modules do not leave all threads but one without work."""
-
-    BATCH = 8
-    LARGE = 100_000  # characters of text
-
-    def __init__(self, target: CpuTarget):
-        self.target = target
-        self.pool = llvm.ObjectPool(target, target.threads, opt_level=llvm_kernel.OPT_LEVEL,
-                                      passes=llvm_kernel.PASSES)
-        self.module = llvm_kernel.Module(target)
-
-    def kernel(self, kernel: Kernel) -> None:
-        self.module.add(expand(kernel, self.target))
-        if len(self.module.kernels) == self.BATCH or self.module.size >= self.LARGE:
-            self.flush()
-
-    def flush(self) -> None:
-        if self.module.kernels:
-            self.pool.submit(self.module.text())
-            self.module = llvm_kernel.Module(self.target)
-
-    def finish(self, program: Program, profile: bool) -> list[bytes]:
-        self.flush()
-        self.pool.submit(emit_entry_module(program, self.target, profile))
-        return self.pool.results()
-
-
-def lower(graph: Graph, donate: tuple[tuple[int, int], ...], name: str, target: CpuTarget | GpuTarget,
-          watch: Callable[[str, Any], None], on_kernel: Callable[[Kernel], None] = lambda kernel: None) -> Program:
-    """From the traced graph to scheduled kernels in a memory plan; `on_kernel` hears of each kernel at once."""
-    graph = target_layout(prepared(graph, target, watch), target)
-    watch("layout", graph)
-    program = build_program(graph, donate, target, name, on_kernel)
-    watch("program", program)
-    if isinstance(target, CpuTarget):
-        program = order_launches(program, target.threads)
-    program = plan_memory(program)
-    if isinstance(target, CpuTarget):
-        program = find_dependencies(program)
-    watch("memory", program)
-    return program
-
-
-def prepared(graph: Graph, target: CpuTarget | GpuTarget, watch: Callable[[str, Any], None]) -> Graph:
-    """The traced graph after all passes that do not depend on schedules."""
-    watch("graph", graph)
-    graph = target_operations(graph, target)
-    watch("operations", graph)
-    for stage, graph_pass in GRAPH_PASSES:
-        graph = graph_pass(graph)
-        watch(stage, graph)
-    if isinstance(target, CpuTarget):
-        graph = cut_blocks(graph, target.l2_bytes, target.threads)
-    watch("blocks", graph)
-    return graph
-
-
-def emit(program: Program, target: CpuTarget, profile: bool = False) -> str:
-    """The whole program as one LLVM module, to be read."""
-    kernels = [expand(k, target) for k in program.kernels()]
-    return llvm_kernel.emit_module(kernels, target, emit_entry(program, target, profile))
-
-
-def emit_entry_module(program: Program, target: CpuTarget, profile: bool) -> str:
-    """The entry function alone, its kernels declared."""
-    declared = "\n".join(f"declare void @{symbol(k.name)}(ptr, i64, i64)" for k in program.kernels())
-    return llvm_kernel.emit_module((), target, f"{declared}\n{emit_entry(program, target, profile)}")
-
-

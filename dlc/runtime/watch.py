@@ -25,14 +25,14 @@ class Watch:
             from dlc.ir.graph.verify import verify as verify_graph
 
             verify_graph(result, stage)
-        if self.check and stage == "program":
+        if self.check and stage == "donated":
             from dlc.ir.loops.verify import verify as verify_kernel
             from dlc.ir.program.coverage import check_program
 
             for k in result.kernels():
                 verify_kernel(k, stage)
             check_program(result)
-        if self.check and stage == "memory":
+        if self.check and stage == "program":
             from dlc.codegen.program.donation import verify_aliases
 
             verify_aliases(result)

@@ -9,7 +9,7 @@ import pytest
 
 from dlc.codegen.cost import cpu_contract
 from dlc.codegen.program.build import build_program, target_layout
-from dlc.codegen.program.builder import LOWER
+from dlc.codegen.program.lowering import LOWER
 from dlc.codegen.schedule import cpu as schedules
 from dlc.codegen.schedule import cpu_candidates as candidates
 from dlc.codegen.schedule.tuned_text import contract_key, decode, encode, kernel_digest

@@ -84,14 +84,15 @@ y[threadIdx.x] = s[4 * threadIdx.x];"""
 
 
 def test_copies_come_when_they_are_waited_for():
-    from dlc.codegen.cuda.mma import ASYNC
+    from dlc.codegen.cuda.mma import matrix_functions
 
     x, y = arrays(256)
+    before = matrix_functions("copy_async")
     for late in (False, True):
-        assert run(COPY.format(wait="wait_copies<0>();"), x, y, late=late, before=ASYNC) == ""
+        assert run(COPY.format(wait="wait_copies<0>();"), x, y, late=late, before=before) == ""
         np.testing.assert_array_equal(y[:64], x[::4])
-    assert run(COPY.format(wait="wait_copies<1>();"), x, y, before=ASYNC) == "" and np.isnan(y[:64]).all()
-    assert "off 16 bytes" in run(COPY.replace("x + 4", "x + 1").format(wait=""), x, y, before=ASYNC)
+    assert run(COPY.format(wait="wait_copies<1>();"), x, y, before=before) == "" and np.isnan(y[:64]).all()
+    assert "off 16 bytes" in run(COPY.replace("x + 4", "x + 1").format(wait=""), x, y, before=before)
 
 
 def test_instructions_without_emulation_are_named():
@@ -102,21 +103,24 @@ def test_instructions_without_emulation_are_named():
 
 
 def test_all_inline_ptx_of_the_compiler_is_emulated():
-    from dlc.codegen.cuda import mbarrier, mma
-    from dlc.codegen.cuda import prelude as cuda_prelude
-    from dlc.codegen.cuda import tf32 as cuda_tf32
+    from dlc.base.texts import sections
+    from dlc.codegen.cuda import mma
+    from dlc.codegen.cuda.prelude import prelude
 
-    text = "\n".join([*cuda_prelude._FUNCTIONS.values(), *(t for _, t in mma._FUNCTIONS), cuda_tf32.TF32,
-                      mbarrier.bulk_function(3), mma._wgmma(64), mma._wgmma_held(128)])
-    assert sum("asm" in d for d in definitions(text)) > 30
+    calls = [call for calls in mma.CALLS.values() for call in calls]
+    matrices = mma.matrix_functions(" ".join([*calls, "gate_", "bulk_copy_3(", "wgmma_64x64", "wgmma_held_64x128"]))
+    text = prelude(" ".join(sections("dlc.codegen.cuda", "device_functions.cuh"))) + "\n" + matrices
+    known = [d for file in ("device_functions.cuh", "mma.cuh", "mbarrier.cuh")
+             for d in definitions("\n".join(sections("dlc.codegen.cuda", file).values()))]
+    assert sum("asm" in d for d in definitions(text)) == sum("asm" in d for d in known) + 2 > 30  # wgmma: half, bf16
     assert "asm" not in translated(text)
 
 
 def test_conversions_are_the_hardware_s():
     import ml_dtypes
 
+    from dlc.base.texts import sections
     from dlc.codegen.cuda.prelude import prelude
-    from dlc.codegen.cuda.tf32 import TF32
     from dlc.ir.loops.interp.values import tf32
 
     rng = np.random.default_rng(0)
@@ -128,7 +132,8 @@ def test_conversions_are_the_hardware_s():
         y[12800 + i] = __uint_as_float(tf32_of(__float_as_uint(x[i])));
     }"""
     y = np.zeros(3 * 6400, np.float32)
-    before = prelude(body) + TF32[: TF32.index("__device__ __forceinline__ void load_words")]
+    products = sections("dlc.codegen.cuda", "mma.cuh")["mma_tf32"]
+    before = prelude(body) + products[: products.index("__device__ __forceinline__ void load_words")]
     assert run(body, x, y, before=before) == ""
     with np.errstate(all="ignore"):
         for got, want in zip(y.reshape(3, -1), (x.astype(np.float16), x.astype(ml_dtypes.bfloat16), tf32(x)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dlc.codegen.cuda.kernel import emit_module
 from dlc.codegen.program.build import build_program, target_layout
-from dlc.codegen.program.gpu_builder import LOWER
+from dlc.codegen.program.gpu_lowering import LOWER
 from dlc.codegen.program.memory import plan_memory
 from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.codegen.target.gpu import GpuTarget

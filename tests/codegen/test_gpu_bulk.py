@@ -9,7 +9,7 @@ import pytest
 from dlc.codegen.cuda.kernel import emit_module
 from dlc.codegen.cuda.launch import launch_shape
 from dlc.codegen.layout import gpu_aligned_operands
-from dlc.codegen.program import gpu_builder
+from dlc.codegen.program import gpu_kernels, gpu_lowering
 from dlc.codegen.schedule import choice
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float32
@@ -149,8 +149,8 @@ def test_an_epilogue_that_reads_much_takes_turns(monkeypatch, bulk):
 def test_the_fallback_of_a_measured_schedule_is_noted_too(monkeypatch):
     """Rows of a stacked tensor that start off 16-byte boundaries cannot be copied in bulk."""
     forced(monkeypatch, "contract", ONE)
-    lowered = gpu_builder.lowered_group
-    monkeypatch.setattr(gpu_builder, "lowered_group", lambda *args: choice.noted(lowered(*args)))
+    lowered = gpu_lowering.lowered_group
+    monkeypatch.setattr(gpu_kernels, "lowered_group", lambda *args: choice.noted(lowered(*args)))
     w, x = tensor("w", 72, 80, dtype=bfloat16), tensor("x", 3, 70 * 72 + 1, dtype=bfloat16)
     row = tensor("row", 70 * 72 + 1, dtype=bfloat16)
     taken = B.reshape(B.slice_(row, (0,), (70 * 72,)), (70, 72))

@@ -11,8 +11,7 @@ import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
 from dlc.codegen.lower.gpu.attention import lower_attention
-from dlc.codegen.program import builder as build
-from dlc.codegen.program import gpu_builder
+from dlc.codegen.program import gpu_lowering, kernels
 from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.frontend.core import eager
@@ -50,20 +49,20 @@ def _convolutions() -> tuple[nn.Module, dlc.Tensor]:
 
 @pytest.mark.parametrize("make", [_transformer, _convolutions])
 def test_a_reused_kernel_is_what_lowering_gives(make, monkeypatch):
-    taken = build.Builder.lowered
+    taken = kernels.Kernels.lowered
     counts = {"all": 0, "new": 0}
 
-    def checked(self, fused, group):
-        got = taken(self, fused, group)
+    def checked(self, region, group):
+        got = taken(self, region, group)
         counts["all"] += 1
-        if group.kind in build.REPEATED:
-            again = self.lower(fused, group)
+        if group.kind in kernels.REPEATED:
+            again = self.lower(region.fused, group, region.target)
             assert kernel_key(again.kernel) == kernel_key(got.kernel), f"{group.units} becomes a kernel of its own"
             assert (again.nodes, again.tasks) == (got.nodes, got.tasks)
         counts["new"] = len(self.kernels)
         return got
 
-    monkeypatch.setattr(build.Builder, "lowered", checked)
+    monkeypatch.setattr(kernels.Kernels, "lowered", checked)
     monkeypatch.setenv("DLC_CACHE", "0")
     eager._executables.clear()
     model, x = make()
@@ -112,8 +111,8 @@ def test_attention_of_equal_layers_is_lowered_once(arch, monkeypatch):
         lowered.append(group.units[0].node.op)
         return lower_attention(fused, group, sched)
 
-    monkeypatch.setitem(gpu_builder.LOWER, "attention", counted)
-    monkeypatch.setitem(gpu_builder.LOWER, "attention_grad", counted)
+    monkeypatch.setitem(gpu_lowering.LOWER, "attention", counted)
+    monkeypatch.setitem(gpu_lowering.LOWER, "attention_grad", counted)
 
     def layers(x: dlc.Tensor, causal: tuple[bool, ...], keys: tuple[int, ...]) -> dlc.Tensor:
         for c, k in zip(causal, keys, strict=True):
@@ -125,7 +124,7 @@ def test_attention_of_equal_layers_is_lowered_once(arch, monkeypatch):
         x = dlc.zeros((2, 3, 40, 32), dtype=dlc.bfloat16)
         loss = dlc.grad(lambda x: dlc.sum(dlc.sin(layers(dlc.sin(x), causal, keys))))
         graph = dlc.jit(lambda x: loss(x)).lower(x).graph
-        program = compiler.lower(graph, (), "step", GpuTarget.of(arch), lambda *_: None)
+        program = compiler.lower(graph, compiler.Job(GpuTarget.of(arch), "step", ()))
         runs = [k for k in program.kernels() if "attention" in k.name]
         assert len(runs) == len(lowered)
         return Counter(lowered)
@@ -138,21 +137,21 @@ def test_attention_of_equal_layers_is_lowered_once(arch, monkeypatch):
 @pytest.mark.parametrize("make", [_transformer, _convolutions])
 def test_on_a_gpu_too(make, monkeypatch):
     """There the kernel is shared after lowering, so equal ones are compared by their text."""
-    taken, compared = build.Builder.lowered, []
+    taken, compared = kernels.Kernels.lowered, []
 
-    def checked(self, fused, group):
+    def checked(self, region, group):
         known = len(self.known)
-        got = taken(self, fused, group)
-        if group.kind in build.REPEATED and len(self.known) == known:
-            again = self.lower(fused, group)
+        got = taken(self, region, group)
+        if group.kind in kernels.REPEATED and len(self.known) == known:
+            again = self.lower(region.fused, group, region.target)
             assert print_kernel(traverse.canonical(again.kernel)) == print_kernel(traverse.canonical(got.kernel))
             assert (again.nodes, again.tasks, again.kernel.schedule) == (got.nodes, got.tasks, got.kernel.schedule)
             compared.append(group)
         return got
 
-    monkeypatch.setattr(build.Builder, "lowered", checked)
+    monkeypatch.setattr(kernels.Kernels, "lowered", checked)
     model, x = make()
     target = GpuTarget.of("sm_90a")
     graph = dlc.jit(lambda x: dlc.grad(lambda x: (model(x) ** 2).sum())(x)).graph(x)
-    compiler.lower(graph, (), "step", target, lambda *_: None)
+    compiler.lower(graph, compiler.Job(target, "step", ()))
     assert compared

@@ -92,7 +92,7 @@ def test_outputs_in_the_places_of_other_inputs(target, arithmetic, seed):
     sources = [int(s) for s in (rng.permutation(count) if seed % 2 else rng.integers(0, count, count))]
     graph = traded(sources, ((3, 5), (70,), (1,), (40, 33))[seed], arithmetic)
     donate = tuple((k, k) for k in range(count))
-    program = compiler.lower(graph, donate, "trade", target, lambda stage, result: None)
+    program = compiler.lower(graph, compiler.Job(target, "trade", donate))
     verify_aliases(program)
     arrays = [rng.standard_normal(p.shape).astype(np.float32) for p in graph.params]
     for want, got in zip(evaluate(graph, arrays), run_program(program, arrays), strict=True):
@@ -106,14 +106,14 @@ def test_a_product_is_not_written_over_its_operand(target, dtype):
     """Whatever copies the operand: vectors, the matrix unit's loads, asynchronous copies, bulk ones."""
     w = param(TensorType(dtype, (256, 256)), "w")
     graph = Graph([w], [b.cast(b.contract(w, w, "mk,kn->mn", float32), dtype)])
-    program = compiler.lower(graph, ((0, 0),), "square", target, lambda stage, result: None)
+    program = compiler.lower(graph, compiler.Job(target, "square", ((0, 0),)))
     writers = [s for s in program.steps if program.outputs[0] in s.written]
     assert writers and not any(program.inputs[0] in s.touched for s in writers)
 
 
 def test_what_a_launch_writes_over_is_found():
     graph = traded([1, 0], (40,), True)
-    program = compiler.lower(graph, ((0, 0), (1, 1)), "trade", cpu("avx2"), lambda stage, result: None)
+    program = compiler.lower(graph, compiler.Job(cpu("avx2"), "trade", ((0, 0), (1, 1))))
     program.steps = tuple(s for s in program.steps if not s.kernel.name.startswith("copy"))
     program.outputs[0].alias, program.outputs[1].alias = program.inputs
     first = program.steps[0]

@@ -86,7 +86,7 @@ def values(graph: Graph, seed: int = 0) -> list[np.ndarray]:
 
 
 def lowered(graph: Graph, to: str, donate: Sequence[tuple[int, int]] = ()) -> Program:
-    program = driver.lower(graph, tuple(donate), "main", target(to), lambda stage, result: None)
+    program = driver.lower(graph, driver.Job(target(to), "main", tuple(donate)))
     verify_aliases(program)
     for kernel in program.kernels():
         verify(kernel)

@@ -12,6 +12,7 @@ from dlc.codegen.cost import cpu_amx
 from dlc.codegen.cost.cpu_amx import Tiles
 from dlc.codegen.cost.cpu_contract import contract, on_tiles
 from dlc.codegen.layout.sink_transposes import sink_permutes
+from dlc.codegen.llvm import kernel as llvm_kernel
 from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.program.memory import plan_memory
 from dlc.codegen.schedule import cpu_candidates as candidates
@@ -27,7 +28,6 @@ from dlc.ir.loops.text import print_kernel
 from dlc.ir.loops.traverse import walk
 from dlc.ir.loops.verify import verify
 from dlc.ir.program.interp import run_program
-from dlc.runtime import compile as compiler
 from dlc.runtime.cpu import threads
 from dlc.runtime.cpu.memory import allocate, as_ndarray
 from dlc.runtime.programs import compile_graph
@@ -71,7 +71,7 @@ def check_tiles(monkeypatch):
             buffers.append(allocate(a.nbytes))
             as_ndarray(buffers[-1], a.shape, a.dtype)[...] = a
         unit = Unit()
-        module, symbols = compiler.llvm_kernel.Module, {**threads.pool_symbols(), **unit.symbols()}
+        module, symbols = llvm_kernel.Module, {**threads.pool_symbols(), **unit.symbols()}
         written = module.text
         with monkeypatch.context() as patch:
             patch.setattr(module, "text", lambda *a: emulated(written(*a)))

@@ -17,8 +17,8 @@ from dlc.codegen.lower.gpu.contract import lower_contract as gpu_contract
 from dlc.codegen.lower.gpu.mma import Ring, lower_mma
 from dlc.codegen.lower.map import lower_map
 from dlc.codegen.lower.rows import lower_rows
-from dlc.codegen.program.builder import lowered_group
-from dlc.codegen.program.gpu_builder import lowered_group as gpu_lowered_group
+from dlc.codegen.program.gpu_lowering import lowered_group as gpu_lowered_group
+from dlc.codegen.program.lowering import lowered_group
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as b
 from dlc.ir.graph.graph import Graph, Node, TensorType, make, param

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dlc.codegen.program.launch_order import in_good_time
+from dlc.codegen.program.launch_order import reorder
 from dlc.codegen.program.memory import plan_memory
 from dlc.ir.dtypes import float32
 from dlc.ir.loops.ir import Kernel, Seq
@@ -29,7 +29,7 @@ def touched(step: Launch) -> set[Slot]:
 
 
 def ordered(steps: list[Launch], donated: list[tuple[Slot, Slot]] = (), **options) -> list[str]:
-    out = in_good_time(steps, donated, **options)
+    out = reorder(steps, donated, **options)
     assert sorted(map(id, out)) == sorted(map(id, steps))
     return [s.kernel.name for s in out]
 
@@ -63,7 +63,7 @@ def test_updates_follow_the_last_reader_of_their_weight():
 def test_activations_go_as_the_backward_pass_comes():
     steps, donated = layers(8)
     sizes = []
-    for order in (steps, in_good_time(steps, donated)):
+    for order in (steps, reorder(steps, donated)):
         sizes.append(plan_memory(Program("p", (), (), tuple(order))).arena_bytes / (4 * N))
     late, early = sizes
     assert late >= 16 and early <= 11
@@ -107,7 +107,7 @@ def test_dependencies_hold_in_any_program(seed):
         goal = rng.choice([*slots[:6], *outs])
         reads = [s for s in rng.sample(slots, 2) if s is not goal]
         steps.append(launch(f"k{k}", reads, [goal]))
-    out = in_good_time(steps, [(slots[6], outs[0])], 1)
+    out = reorder(steps, [(slots[6], outs[0])], 1)
     at = {id(s): k for k, s in enumerate(out)}
     assert len(at) == len(steps) == len(out)
     for a, b in itertools.combinations(steps, 2):

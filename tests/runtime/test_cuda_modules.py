@@ -42,7 +42,7 @@ def test_mistakes_are_shown_with_their_line():
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_programs_compile(arch):
     target = GpuTarget.of(arch)
-    program = compiler.lower(scan_graph(), (), "scan", target, lambda *_: None)
+    program = compiler.lower(scan_graph(), compiler.Job(target, "scan", ()))
     texts = cuda_compile.sources(cuda_compile.modules_of(program), target)
     assert all(c.startswith(b"\x7fELF") for c in cuda_modules.cubins(texts, arch))
 

@@ -25,7 +25,7 @@ def f32(*shape, name=""):
 
 
 def plan_of(graph, donate=()):
-    program = driver.lower(graph, donate, "test", TARGET, lambda *_: None)
+    program = driver.lower(graph, driver.Job(TARGET, "test", donate))
     return program, cuda_translate.translate(program, [program.kernels()])
 
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,3 +97,51 @@ def test_damaged_tables_of_schedules_are_measured_again(data):
         tuned_text.decode(data.decode())
     with pytest.raises(ValueError):
         Winner.decode(data)
+
+
+COMPILER = ("base", "ir", "passes", "codegen", "runtime")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Path:
+    """A copy of the package, to be changed."""
+    return Path(shutil.copytree(Path(dlc.__file__).parent, tmp_path_factory.mktemp("copy") / "dlc"))
+
+
+def test_a_byte_changed_in_any_compiler_file_changes_the_key(package):
+    """Python, LLVM IR and CUDA C alike, in every sub-package."""
+    before = stored.source_digest(package)
+    assert before == stored.compiler_version()
+    files = [path for folder in COMPILER for path in (package / folder).rglob("*")
+             if path.is_file() and path.suffix != ".pyc"]
+    assert {path.suffix for path in files} == {".py", ".ll", ".cuh"}
+    assert {path.parent for path in files} > {package / folder for folder in COMPILER}
+    for path in files:
+        source = path.read_bytes()
+        at = len(source) // 2
+        path.write_bytes(source[:at] + bytes([source[at] ^ 1]) + source[at + 1 :] if source else b"#")
+        assert stored.source_digest(package) != before, path
+        path.write_bytes(source)
+    assert stored.source_digest(package) == before
+
+
+def test_files_that_come_go_or_move_change_the_key_and_users_side_does_not(package):
+    before = stored.source_digest(package)
+    new, old = package / "passes" / "fuse" / "new.ll", package / "codegen" / "cuda" / "mma.cuh"
+    new.write_text("")
+    assert stored.source_digest(package) != before
+    new.unlink()
+    for place in (old.with_name("other.cuh"), old.parents[1] / "llvm" / "mma.cuh", package / "mma.cuh"):
+        old.rename(place)
+        assert stored.source_digest(package) != before
+        place.rename(old)
+    (package / "nn" / "module.py").write_text("")
+    (package / "runtime" / "notes.txt").write_text("")
+    assert stored.source_digest(package) == before
+
+
+def test_the_key_of_a_program_has_the_compiler_s_digest(monkeypatch):
+    graph = dlc.jit(lambda x: x * 7 + 1).graph(dlc.asarray(np.arange(20, dtype=np.float32)))
+    before = stored.program_key(graph, (), host.detect())
+    monkeypatch.setattr(stored, "compiler_version", lambda: "another")
+    assert stored.program_key(graph, (), host.detect()) != before

@@ -13,7 +13,7 @@ import pytest
 
 import dlc
 from dlc.codegen.cost import cpu_contract
-from dlc.codegen.program.builder import LOWER
+from dlc.codegen.program.lowering import LOWER
 from dlc.codegen.schedule import cpu as schedules
 from dlc.codegen.schedule import cpu_candidates as candidates
 from dlc.codegen.schedule import tuned_text
@@ -156,7 +156,7 @@ def test_winners_become_the_programs_schedules(last_wins):
     target = tuning.tuned_target(graph(), TARGET, "f")
     programs = []
     for t in (TARGET, target):
-        program = compiler.lower(graph(), (), "f", t, lambda stage, result: None)
+        program = compiler.lower(graph(), compiler.Job(t, "f", ()))
         programs.append([k.scheduled for k in program.kernels()])
     assert programs[0] != programs[1]
     assert not any("tuned" in s for s in programs[0])
@@ -274,7 +274,7 @@ def test_time_is_bounded(monkeypatch):
 
 def test_results_compare_equal_up_to_the_rounding_of_sums():
     x = param(TensorType(dtypes.float32, (64, 128)))
-    program = compiler.lower(Graph([x], [b.sum_(x, [0])]), (), "f", TARGET, lambda stage, result: None)
+    program = compiler.lower(Graph([x], [b.sum_(x, [0])]), compiler.Job(TARGET, "f", ()))
     terms = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32)
     terms[1::2] = -terms[::2]  # sums of nothing but rounding
 
@@ -296,13 +296,13 @@ def test_kernels_of_a_parallel_loop_are_timed_on_one_thread():
     q, k, v = (dlc.ones(4, 8, 256, 64) for _ in range(3))
     attention = dlc.jit(lambda q, k, v: dlc.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
     session = session_module.Session(TARGET.with_threads(2), "f")
-    prepared = compiler.prepared(attention.graph(q, k, v), session.target, lambda stage, result: None)
+    prepared = compiler.lower(attention.graph(q, k, v), compiler.Job(session.target), last="blocks")
     subjects = list(session.contractions(prepared, set()))
     assert subjects
     for subject in subjects:
         program = subject.trial(subject.schedules[0]).program
         assert all(x.grain >= x.all_tasks for x in trials.launches(program))
-    alone = compiler.prepared(graph(512, 512, 512), session.target, lambda stage, result: None)
+    alone = compiler.lower(graph(512, 512, 512), compiler.Job(session.target), last="blocks")
     (subject, *_) = session.contractions(alone, set())
     assert any(x.grain < x.all_tasks for x in trials.launches(subject.trial(subject.schedules[0]).program))
 
@@ -313,7 +313,7 @@ def test_inputs_are_the_same_whatever_order_a_schedule_reads_them_in():
     out = b.op("exp", b.op("mul", b.op("add", x, b.broadcast(total, (200, 300), (1,))), b.like(x, 1e-3)))
     g = Graph([x, y, z], [out, total])
     session = session_module.Session(TARGET.with_threads(2), "f")
-    fused = compiler.lower(g, (), "f", session.target, lambda stage, result: None).fused
+    fused = compiler.lower(g, compiler.Job(session.target, "f", ())).fused
     for subject in session.groups(fused):
         first, *others = [subject.trial(s) for s in subject.schedules]
         sizes = [[(s.dtype, s.size) for s in (*t.program.inputs, *t.program.outputs)] for t in (first, *others)]

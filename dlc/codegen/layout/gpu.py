@@ -1,8 +1,8 @@
 """Layout for a GPU: contractions and reductions in forms that give all of its threads work.
 
     degenerate   a contraction without rows, columns or inner range becomes a multiplication and a sum
-    trim         a contraction of which a slice is used computes only that (`trim.py`)
-    vectors      operands that cannot be read as vectors are copied (`gpu_operands.py`)
+    trim         a contraction of which a slice is used computes only that (`passes/convolution/push_slices.py`)
+    vectors      operands that cannot be read as vectors are copied (`codegen/layout/gpu_aligned_operands.py`)
     deal out     a scatter into few rows becomes one into several tables and their sum (`gpu_scatter.py`)
     split        few results over a long range: the range is cut into pieces, whose results are summed by another kernel
 

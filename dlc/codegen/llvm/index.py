@@ -1,4 +1,4 @@
-"""The linear form of an index expression, as addresses are made of it: modulo 2**64 (see `dlc.ir.loops.index`).
+"""The linear form of an index expression, as addresses are made of it: modulo 2**64 (see `ir/loops/index.py`).
 
 Under a vector axis v the lane number is split off: v = base + lane, so `coefficient of lane` says how a vector access
 walks through memory.

@@ -1,7 +1,6 @@
 """Groups of units to Loop IR kernels, in the form that a schedule asks for.
 
-This file holds what all families share and the `map` and `rows` families; contractions are in `lower_contract.py`,
-scatter, sort and cumulative in `lower_ordered.py`.
+This file holds what all families share; each family has a file beside it.
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ sums go through scratch memory, where the epilogue takes them row by row as vect
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dlc.base.errors import VerifyError
 from dlc.codegen.cost.cpu_amx import step_of
 from dlc.codegen.lower.body import nest, split_axis
+from dlc.codegen.lower.contraction import LIGHT, Tile, columns_left, in_bounds, over_tiles, runs_of
+from dlc.codegen.lower.prefetch import prefetches
 from dlc.ir import dtypes
 from dlc.ir.loops import instructions, traverse
 from dlc.ir.loops import ir as loops
@@ -19,17 +19,11 @@ from dlc.ir.loops.index import coefficient, simplify, unflatten
 from dlc.ir.loops.ir import TILE, Buffer, Expr, Stmt
 from dlc.passes.fuse.access import product_of
 
-if TYPE_CHECKING:
-    from dlc.codegen.lower.contraction import Tile
-
 ROWS_AT_ONCE = 4  # of a light epilogue
 
 
 def lower_tiles(tile: Tile) -> Stmt:
     """The kernel's body."""
-    from dlc.codegen.lower.contraction import LIGHT, columns_left, in_bounds, over_tiles, runs_of
-    from dlc.codegen.lower.prefetch import prefetches
-
     sched, parts = tile.sched, tile.parts
     stack, wide, high = sched.stack, sched.nr // TILE, sched.mr // sched.stack
     count = tile.tile_columns(results=False)

@@ -1,4 +1,8 @@
-"""`build_program`: the prepared graph of either target as a Program."""
+"""What a target makes of a graph: its own operations, its layout, its groups as a Program.
+
+These are the steps of `runtime/compile.py` from the traced graph to launches; `build_program` does the last of them in
+a row.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +10,19 @@ import functools
 from collections.abc import Callable, Hashable, Sequence
 
 from dlc.codegen.layout.cpu import layout
-from dlc.codegen.program.builder import Builder
-from dlc.codegen.program.donation import Pair, in_place
-from dlc.codegen.program.launch_order import in_good_time
+from dlc.codegen.program.donation import donate_inputs
+from dlc.codegen.program.launch_order import reorder
+from dlc.codegen.program.launches import Draft, lower_program
+from dlc.codegen.program.regions import fuse_program
 from dlc.codegen.schedule import choice
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.graph.graph import Graph, Node, settings
 from dlc.ir.loops import schedule
-from dlc.ir.loops.ir import Kernel
-from dlc.ir.program.program import Program, Ref, Slot
+from dlc.ir.program.program import Program
 from dlc.passes.convolution.polyphase import split_phases
 from dlc.passes.convolution.push_slices import trim_contractions
-from dlc.passes.fuse.materialize import own_outputs
 from dlc.passes.views.strides import view_key
-from dlc.passes.views.views import memory_of
-
-
-def build_program(graph: Graph, donate: Sequence[tuple[int, int]], target: CpuTarget | GpuTarget, name: str,
-                  on_kernel: Callable[[Kernel], None] = lambda kernel: None) -> Program:
-    """The program of a graph after `layout`; its memory is not yet planned. Sizes and kinds of slots are final.
-
-    `on_kernel` is told of every kernel as soon as it is known, so that machine code can be made meanwhile.
-    """
-    builder = _builder(target)
-    builder.on_kernel = on_kernel
-    graph = own_outputs(graph)
-    inputs = tuple(Slot(_slot_name(p, k), p.dtype, p.type.size, "input", k) for k, p in enumerate(graph.params))
-    outputs = tuple(Slot(f"out{k}", o.dtype, o.type.size, "output", k) for k, o in enumerate(graph.outputs))
-    refs = {p: Ref(s) for p, s in zip(graph.params, inputs, strict=True)}
-    roots = {memory_of(o): Ref(s) for o, s in zip(graph.outputs, outputs, strict=True)}
-    builder.donated = {outputs[o] for _, o in donate}
-    builder.pairs = {outputs[o]: Pair(inputs[p], outputs[o], False) for p, o in donate}
-    steps = builder.steps(graph, refs, roots, 0)
-    if isinstance(target, CpuTarget):
-        steps = in_good_time(steps, [(inputs[p], outputs[o]) for p, o in donate])
-    program = Program(name, inputs, outputs, tuple(steps), tuple(o.type for o in graph.outputs),
-                      (*inputs, *outputs, *builder.arena), donate=tuple(donate), fused=tuple(builder.fused))
-    program = in_place(program, donate, lambda source, goal: builder.slot(f"new_{source.name}", goal.dtype, goal.size),
-                       builder.copy)
-    program.slots = (*inputs, *outputs, *builder.arena)
-    return program
-
-
-def _slot_name(p: Node, k: int) -> str:
-    return p.attrs.get("name") or f"p{k}"
-
-
-def _builder(target: CpuTarget | GpuTarget) -> Builder:
-    if isinstance(target, GpuTarget):
-        from dlc.codegen.program.gpu_builder import GpuBuilder
-
-        return GpuBuilder(target)
-    return Builder(target)
 
 
 def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
@@ -73,7 +37,7 @@ def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
 def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with contractions and reductions in forms that the target's schedules run well."""
     if isinstance(target, GpuTarget):
-        from dlc.codegen.layout.gpu import gpu_layout
+        from dlc.codegen.layout.gpu import gpu_layout  # programs for a CPU need none of it
 
         return gpu_layout(graph, target)
     graph = split_phases(trim_contractions(graph))
@@ -97,3 +61,27 @@ def tile_rule(target: CpuTarget) -> Callable[[Node], schedule.Contract]:
         return known[key]
 
     return functools.cache(lambda node: choice.contract(node, target) if target.tuned else tile_of(node))
+
+
+def order_updates(draft: Draft) -> Draft:
+    """On a CPU, large updates as early as they can be, and copies of parameters late."""
+    if isinstance(draft.target, CpuTarget):
+        program = draft.program
+        donated = [(program.inputs[p], program.outputs[o]) for p, o in program.donate]
+        program.steps = tuple(reorder(program.steps, donated))
+    return draft
+
+
+def donate(draft: Draft) -> Program:
+    """The program with its donated outputs in the memory of their inputs."""
+    program, places = draft.program, draft.places
+    program = donate_inputs(program, lambda source, goal: places.slot(f"new_{source.name}", goal.dtype, goal.size),
+                            lambda source, goal: draft.kernels.copy(source, goal, draft.target))
+    program.slots = (*program.inputs, *program.outputs, *places.arena)
+    return program
+
+
+def build_program(graph: Graph, donated: Sequence[tuple[int, int]], target: CpuTarget | GpuTarget,
+                  name: str) -> Program:
+    """The program of a graph after `layout`; its memory is not yet planned."""
+    return donate(order_updates(lower_program(fuse_program(graph, target), donated, name)))

@@ -22,20 +22,20 @@ from dlc.ir.program.program import Launch, Program, Ref, Repeat, Slot, may_wait
 Steps = list[Launch | Repeat]
 
 
-def in_place(program: Program, donate: Sequence[tuple[int, int]], aside: Callable[[Slot, Slot], Slot],
-             copy: Callable[[Ref, Ref], Launch]) -> Program:
+def donate_inputs(program: Program, aside: Callable[[Slot, Slot], Slot],
+                  copy: Callable[[Ref, Ref], Launch]) -> Program:
     """Let donated outputs live in their inputs where nothing reads the input afterwards; elsewhere the output is made
     in a slot of its own, which `aside(input, output)` gives, and copied at the end."""
     steps = list(program.steps)
     touched = [s.touched for s in steps]
     copies: Steps = []
-    for p, o in donate:
+    for p, o in program.donate:
         source, goal = program.inputs[p], program.outputs[o]
         _after_readers(steps, touched, source, goal)
-        free = unnoticed(steps, touched, source, goal)
+        free = may_alias(steps, touched, source, goal)
         if not free:
             ordered = readers_first(steps, [(source, goal)])
-            free = unnoticed(ordered, [s.touched for s in ordered], source, goal)
+            free = may_alias(ordered, [s.touched for s in ordered], source, goal)
             if free:
                 steps, touched = ordered, [s.touched for s in ordered]
         if free:
@@ -55,7 +55,7 @@ def verify_aliases(program: Program) -> None:
     steps = list(program.steps)
     touched = [s.touched for s in steps]
     for goal in program.outputs:
-        if goal.alias is not None and goal.size and not unnoticed(steps, touched, goal.alias, goal):
+        if goal.alias is not None and goal.size and not may_alias(steps, touched, goal.alias, goal):
             raise VerifyError(f"program {program.name}: {goal.name} is written over {goal.alias.name}, which is still "
                               "read afterwards, or by another part of the same launch")
     for step in _launches(steps):
@@ -149,7 +149,7 @@ def _bits(x: int) -> Iterator[int]:
         x ^= 1 << x.bit_length() - 1
 
 
-def unnoticed(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
+def may_alias(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
     """Is writing `goal` into the memory of `source` unnoticeable? `strict`: also to a kernel that runs as written,
     each load where it stands."""
     writers = [k for k, slots in enumerate(touched) if goal in slots]
@@ -165,7 +165,7 @@ def unnoticed(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Sl
 
 
 class Pair(NamedTuple):
-    """A new value that is to be written over the old one; `strict`: see `unnoticed`."""
+    """A new value that is to be written over the old one; `strict`: see `may_alias`."""
 
     source: Slot
     goal: Slot

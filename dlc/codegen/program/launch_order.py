@@ -22,7 +22,7 @@ LARGE = 1 << 20  # bytes of temporary memory read, or written, by a launch that 
 Step = TypeVar("Step", bound=Launch | Repeat)
 
 
-def in_good_time(steps: Sequence[Step], donated: Sequence[tuple[Slot, Slot]], large: int = LARGE) -> list[Step]:
+def reorder(steps: Sequence[Step], donated: Sequence[tuple[Slot, Slot]], large: int = LARGE) -> list[Step]:
     """The steps in an order in which large updates come early, and large copies of inputs late. `donated` has pairs
     (input, output): the output is to take the input's memory."""
     slots, writes = [s.touched for s in steps], [s.written for s in steps]

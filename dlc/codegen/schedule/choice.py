@@ -1,6 +1,6 @@
 """Which schedule a kernel gets: the one that was measured for it on this machine, or else the one that is chosen.
 
-Nothing here measures: `dlc/runtime/tuning.py` does, and leaves what it found in the target's `tuned` table.
+Nothing here measures: `dlc/runtime/tuning/tune.py` does, and leaves what it found in the target's `tuned` table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dlc.passes.views.contraction import row_run
 
 
 def contract(node: Node, target: CpuTarget) -> schedule.Contract:
-    """The schedule of a contraction: the measured one, or else what `codegen/schedule.py` chooses."""
+    """The schedule of a contraction: the measured one, or else what `codegen/schedule/cpu.py` chooses."""
     first = cpu_contract.contract(node, target)
     if not target.tuned:
         return first

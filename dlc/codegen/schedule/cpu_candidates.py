@@ -1,6 +1,6 @@
 """Schedules worth measuring: for each kernel at most 16, the chosen one first, the likeliest to be better next.
 
-The order is that of the estimates in `codegen/schedule.py` and, where these say nothing, of how much may be gained.
+The order is that of the estimates in `codegen/schedule/cpu.py` and, where these say nothing, of how much may be gained.
 Every candidate computes the same; nothing here knows whether it is fast.
 """
 

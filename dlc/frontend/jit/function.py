@@ -126,7 +126,7 @@ class JitFunction:
         """What the function becomes for these arguments: `.text("fused")` and the other stages of `dlc dump`,
         `.kernels()`, `.profile()`. The function is traced, and nothing changes.
         """
-        from dlc.frontend.jit.lowered import Lowered
+        from dlc.frontend.jit.lowered import Lowered  # with the compiler, which a program from the cache does without
 
         return Lowered(self.name, self.fn, self.tuned, self._trace(args, kwargs), (args, kwargs))
 

@@ -173,7 +173,7 @@ class _Places:
         lines = "".join(f"    if {c}:\n        return True\n" for c in self._conditions())
         self._names = {**self._names, "differ": _differ, "same": operator.is_}
         exec(f"def changed():\n{lines}    return False\n", self._names)
-        self._changed = self._names["changed"]
+        self._changed = self._names.pop("changed")  # which would hold itself
 
     def change(self) -> str:
         """What has changed, in the user's names, or ''. Equal numbers and strings are taken for what was there."""

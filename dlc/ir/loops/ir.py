@@ -133,7 +133,7 @@ class Expr:
     attr: Any  # const: value; axis: (name, extent, uid); load: Buffer
     dtype: DType
     axes: frozenset[Expr]  # the axes it depends on
-    bounds: tuple[int, int] | None  # remembered by `loops_index.py`, as is `simple`
+    bounds: tuple[int, int] | None  # remembered by `ir/loops/index.py`, as is `simple`
     simple: Expr | str | None
     chain: int  # the longest chain of operations in it
 
@@ -241,7 +241,7 @@ def load_parts(expr: Expr) -> tuple[Buffer, tuple[Expr, ...], Expr | None]:
 
 
 def op(name: str, *args: Expr, dtype: DType | None = None) -> Expr:
-    """A scalar operation; `dtype` only for cast and bitcast. No simplification: see `loops_index.py`."""
+    """A scalar operation; `dtype` only for cast and bitcast. No simplification: see `ir/loops/index.py`."""
     row = SCALAR_OPS.get(name)
     if row is not None:
         result = args[0].dtype if row.result == "same" else dtypes.by_name(row.result)

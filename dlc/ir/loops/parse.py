@@ -1,4 +1,4 @@
-"""Loop IR read from text: `parse_kernel`, kernels and statements. The syntax is in `loops_syntax.py`."""
+"""Loop IR read from text: `parse_kernel`, kernels and statements. The syntax is in `ir/loops/syntax.py`."""
 
 from __future__ import annotations
 

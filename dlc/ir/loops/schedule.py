@@ -1,4 +1,4 @@
-"""Schedules: how a kernel's loops are tiled, vectorised and shared out. Data only; chosen in `codegen/schedule.py`.
+"""Schedules: how a kernel's loops are tiled, vectorised and shared out. Data only; chosen in `codegen/schedule/cpu.py`.
 
 `lanes` is the vector width in elements; 0 asks for the plain serial loops that the `loops` dump shows and the
 interpreter takes as the meaning of the scheduled kernel.

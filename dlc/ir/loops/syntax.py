@@ -1,4 +1,4 @@
-"""The syntax of Loop IR as text, which `loops_text.py` prints and `loops_parse.py` reads: what is printed parses back.
+"""The syntax of Loop IR as text, which `text.py` prints and `parse.py` reads: what is printed parses back.
 
     kernel softmax_0(x: f32[64], out: f32[64] writes)  # schedule: RowReduce(lanes=16); flops: 320; at train.py:12
       # x: %x f32[4,16]

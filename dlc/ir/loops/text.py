@@ -1,5 +1,5 @@
-"""Loop IR as text: `print_kernel`, `print_stmt`, `print_expr`. The syntax is in `loops_syntax.py`, the reader in
-`loops_parse.py`.
+"""Loop IR as text: `print_kernel`, `print_stmt`, `print_expr`. The syntax is in `ir/loops/syntax.py`, the reader in
+`ir/loops/parse.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The description of a tensor in memory that a GPU's bulk copies read by (see `codegen/cuda_gates.py`)."""
+"""The description of a tensor in memory that a GPU's bulk copies read by (see `codegen/cuda/mbarrier.py`)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Blocks: attention, and whatever is built like it, runs block by block, so that its large tensors stay in the cache.
 
-A region (`blocks_region.py`) becomes a parallel `each` over its independent loops (batch, heads). Where the rows of its
-wide tensors can be cut, the body is an `each` in order over blocks of them; results that are sums over the rows are
-added up. What the body computes are ordinary nodes (`blocks_body.py`), which the schedules see as they see all others;
-its wide tensors are as large as one block, and stay in the second-level cache of the thread that computes them.
+A region (`region.py`) becomes a parallel `each` over its independent loops (batch, heads). Where the rows of its wide
+tensors can be cut, the body is an `each` in order over blocks of them; results that are sums over the rows are
+added up. What the body computes are ordinary nodes (`body.py`), which the schedules see as they see all others; its
+wide tensors are as large as one block, and stay in the second-level cache of the thread that computes them.
 """
 
 from __future__ import annotations

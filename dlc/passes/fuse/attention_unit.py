@@ -10,6 +10,7 @@ from dlc.ir.graph.graph import Graph, Node
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
 from dlc.ir.loops.ir import Buffer, Expr
+from dlc.passes.fuse.materialize import UNITS
 from dlc.passes.fuse.unit import Unit
 from dlc.passes.views.elements import Elements, Index
 from dlc.passes.views.views import fresh_index
@@ -91,3 +92,4 @@ def unrounded(e: Expr) -> Expr:
     return traverse.map_expr(e, rule, {})
 
 
+UNITS["attention"] = UNITS["attention_grad"] = attention_unit

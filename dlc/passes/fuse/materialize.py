@@ -8,7 +8,7 @@ would cost more than a round trip through memory. Everything else is computed on
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dlc.ir.graph.graph import Graph, Node, TensorType, make, unique
 from dlc.ir.graph.ops import split_spec
@@ -18,6 +18,8 @@ from dlc.passes.fuse.unit import Unit
 from dlc.passes.views.elements import INLINE, Elements, Index, reach
 from dlc.passes.views.views import VIEWS, base_of, fresh_index, memory_of
 
+# Operations whose units are made elsewhere: their files add themselves.
+UNITS: dict[str, Callable[[Node, Elements], Unit]] = {}
 HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan", "call", "each", "attention",
                    "attention_grad"})
 EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
@@ -218,10 +220,8 @@ class UnitTable:
             unit = self._with_loads(unit)
             unit.loads.update(self._loads(unit.base[1]))
             return unit
-        if n.op in ("attention", "attention_grad"):
-            from dlc.passes.fuse.attention_unit import attention_unit
-
-            return self._with_loads(attention_unit(n, els))
+        if n.op in UNITS:
+            return self._with_loads(UNITS[n.op](n, els))
         if n.op in ("sort", "cumulative"):
             src = n.inputs[0]
             index = fresh_index(src.shape)

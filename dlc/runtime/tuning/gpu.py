@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlc.codegen.lower.body import Lowered
-from dlc.codegen.program.gpu_builder import LOWER
+from dlc.codegen.program.gpu_lowering import LOWER
 from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.codegen.schedule import gpu_candidates
 from dlc.codegen.target.gpu import GpuTarget

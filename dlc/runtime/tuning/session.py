@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from dlc.codegen.cost import cpu_contract
+from dlc.codegen.cost.cpu_blocking import turn
 from dlc.codegen.lower.body import Lowered
 from dlc.codegen.program.build import build_program, target_layout
-from dlc.codegen.program.builder import LOWER, Builder
+from dlc.codegen.program.lowering import LOWER
 from dlc.codegen.schedule import cpu as schedules
 from dlc.codegen.schedule import cpu_candidates as candidates
 from dlc.codegen.schedule import tuned_text
@@ -73,7 +74,7 @@ class Session:
 
     def tune(self, graph: Graph) -> Tuned:
         """The best schedules of all kernels of the graph."""
-        graph = compiler.prepared(graph, self.target, lambda stage, result: None)
+        graph = compiler.lower(graph, compiler.Job(self.target), last="blocks")
         contracts: dict[str, Any] = {}
         known: set[str] = set()
         for subject in self.contractions(graph, known):
@@ -213,7 +214,7 @@ class Session:
     def grain(self, lowered: Lowered, work: float, machine: Any) -> int:
         """Tasks that a thread takes at a time."""
         cut = isinstance(lowered.kernel.schedule, Contract)
-        return Builder(machine).grain(lowered.tasks, work, cut)
+        return turn(lowered.tasks, work, machine.threads, cut)
 
     def key(self, kind: str, what: str, threads: int) -> str:
         """All that a winner depends on."""

@@ -25,9 +25,8 @@ from dlc.ir.loops.schedule import Schedule
 from dlc.ir.loops.text import print_stmt
 from dlc.ir.program.program import Launch, Program, Ref, Repeat, Slot
 from dlc.passes.fuse.unit import Unit
-from dlc.runtime import compile as compiler
 from dlc.runtime import devices
-from dlc.runtime.cpu import llvm, threads
+from dlc.runtime.cpu import llvm, machine_code, threads
 from dlc.runtime.cpu.executable import Executable
 from dlc.runtime.cpu.memory import Buffer
 
@@ -118,13 +117,13 @@ def compile_all(trials: Sequence[Trial], target: CpuTarget) -> None:
     """Machine code for some trials, made at the same time."""
     codes = []
     for t in trials:
-        codes.append(compiler.MachineCode(target))
+        codes.append(machine_code.MachineCode(target))
         for kernel in t.program.kernels():
             codes[-1].kernel(kernel)
         codes[-1].flush()
     for t, code in zip(trials, codes, strict=True):
         library = llvm.Library.load(code.finish(t.program, True), threads.pool_symbols(), ("dlc_entry",))
-        t.executable = Executable(compiler.frame_of(t.program), library, t.program, profile=True)
+        t.executable = Executable(machine_code.frame_of(t.program), library, t.program, profile=True)
 
 
 def race(entrants: Sequence[Trial], inputs: list[Buffer], deadline: float) -> None:

@@ -8,7 +8,7 @@ the order of `launches`; elapsed nanoseconds are added to it, in a parallel Repe
 
 The body of a parallel Repeat is a function of its own, run once by each worker: it takes iterations from a shared
 counter until there are none left. A flow is one call of a function that every thread runs once. Launches and their
-arguments are tables (`llvm_tables`).
+arguments are tables (`tables.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 
+from dlc.base import texts
 from dlc.codegen.llvm.expr import EmitError
 from dlc.codegen.llvm.launch import tables as frame
 from dlc.codegen.llvm.launch.tables import Tables
@@ -27,18 +28,6 @@ from dlc.ir.program.program import Launch, Program, Repeat, Slot, Workers, piece
 SHARED = 64  # arguments of a launch of a flow from which on they are found once, not by each thread
 
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
-
-_NOW = f"""define internal i64 @dlc_now() nounwind {{
-  %t = alloca {{ i64, i64 }}, align 8
-  %r = call i32 @clock_gettime(i32 {_CLOCK_MONOTONIC}, ptr %t)
-  %s = load i64, ptr %t, align 8
-  %p = getelementptr i64, ptr %t, i64 1
-  %n = load i64, ptr %p, align 8
-  %b = mul i64 %s, 1000000000
-  %c = add i64 %b, %n
-  ret i64 %c
-}}
-declare i32 @clock_gettime(i32, ptr)"""
 
 
 def launches(program: Program) -> list[Launch]:
@@ -96,7 +85,7 @@ class _Entry:
         if self.parallel:
             parts.append("declare void @dlc_parallel(ptr, ptr, i64, i64)")
         if self.profile:
-            parts.append(_NOW)
+            parts.append(_text("now", clock=_CLOCK_MONOTONIC))
         return "\n".join(parts)
 
     def begin(self, fields: dict[int, str], counters: Sequence[str] = ()) -> None:
@@ -197,38 +186,9 @@ class _Entry:
         starts = [0]
         for part in launch.segments:
             starts.append(starts[-1] + part.tasks)
-        n, width, name = len(starts) - 1, len(launch.args), f"dlc_segments{self._launch}"
-        table = ", ".join(f"i64 {s}" for s in starts)
-        self.helpers.append(f"""@{name}_starts = internal constant [{n + 1} x i64] [{table}]
-define internal void @{name}(ptr %args, i64 %begin, i64 %end) nounwind {{
-entry:
-  br label %segment
-segment:
-  %s = phi i64 [ 0, %entry ], [ %next, %done ]
-  %next = add nuw nsw i64 %s, 1
-  %lowp = getelementptr i64, ptr @{name}_starts, i64 %s
-  %highp = getelementptr i64, ptr @{name}_starts, i64 %next
-  %low = load i64, ptr %lowp, align 8
-  %high = load i64, ptr %highp, align 8
-  %after = icmp sgt i64 %begin, %low
-  %from = select i1 %after, i64 %begin, i64 %low
-  %before = icmp slt i64 %end, %high
-  %to = select i1 %before, i64 %end, i64 %high
-  %some = icmp slt i64 %from, %to
-  br i1 %some, label %run, label %done
-run:
-  %b = sub i64 %from, %low
-  %e = sub i64 %to, %low
-  %at = mul i64 %s, {width}
-  %own = getelementptr ptr, ptr %args, i64 %at
-  call void @{kernel}(ptr %own, i64 %b, i64 %e)
-  br label %done
-done:
-  %more = icmp slt i64 %next, {n}
-  br i1 %more, label %segment, label %leave
-leave:
-  ret void
-}}""")
+        name = f"dlc_segments{self._launch}"
+        self.helpers.append(_text("segments", name=name, kernel=kernel, width=len(launch.args), bounds=len(starts),
+                                  starts=", ".join(f"i64 {s}" for s in starts), count=len(launch.segments)))
         return name
 
     def repeat(self, repeat: Repeat) -> None:
@@ -311,6 +271,10 @@ def pause_of(target: CpuTarget) -> tuple[str, str]:
     names = {"x86_64": "llvm.x86.sse2.pause()", "aarch64": "llvm.aarch64.hint(i32 1)"}
     name = names.get(target.triple.partition("-")[0])
     return ("", "") if name is None else (f"declare void @{name.replace('i32 1', 'i32')}", f"call void @{name}")
+
+
+def _text(section: str, /, **values: object) -> str:
+    return texts.section(__package__, "program.ll", section, **values)
 
 
 def _plain(row: Sequence[Launch | Repeat]) -> bool:

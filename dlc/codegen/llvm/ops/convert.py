@@ -109,6 +109,11 @@ def to_half(b: Builder, x: Value, dtype: DType) -> Value:
     f, h = lt.type_text(float32, n), lt.type_text(dtype, n)
     if dtype is float16 and _converts_f16(b) or dtype is not float16 and b.target.has_avx512bf16:
         kind = _ir_half("half" if dtype is float16 else "bfloat", n)
+        if dtype is not float16:
+            # Were LLVM to learn, after it has made all types legal, that `x` is constant (as under a mask that no lane
+            # passes), it would fold this into bfloat constants, which are not legal, and abort. The fence hides what
+            # `x` is, and costs no instruction.
+            x = b.pure_call(float32, "llvm.arithmetic.fence", x)
         rounded = b.ins(f"fptrunc {f} {x.text} to {kind}", n, x)
         return b.ins(f"bitcast {kind} {rounded.text} to {h}", n, rounded)
     bits = _as_bits(b, x)

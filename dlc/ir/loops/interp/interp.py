@@ -1,5 +1,5 @@
-"""The Loop IR's meaning, executed: `run(kernel, arrays)`. Operations are in `loops_values.py`, threads in
-`loops_threads.py`, matrix instructions in `loops_matrix.py`, programs in `program_interp.py`.
+"""The Loop IR's meaning, executed: `run(kernel, arrays)`. Operations are in `ir/loops/interp/values.py`, threads in
+`ir/loops/interp/threads.py`, matrix instructions in `ir/loops/interp/matrix.py`, programs in `ir/program/interp.py`.
 
 `run` is the oracle for schedules and emitters. It turns a kernel once into a Python function, one line an operation,
 and runs that: integers are Python ints wrapped to their type, floats NumPy scalars of their type (so halves round
