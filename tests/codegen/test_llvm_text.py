@@ -110,13 +110,6 @@ def test_the_same_text_every_time():
     assert emit_kernel(register_tile(), target("avx2")) == emit_kernel(register_tile(), target("avx2"))
 
 
-def refused(body) -> str:
-    x = buffer("x", "f32", 64)
-    with pytest.raises(EmitError) as error:
-        emit_kernel(kernel("k", [x], body(x)), target("avx2"))
-    return str(error.value)
-
-
 @pytest.mark.parametrize("make", CASES, ids=lambda f: f.__name__)
 def test_an_emitter_is_gone_with_its_text(make):
     """No cycles among its parts: the compiler runs without the collector."""
@@ -130,6 +123,13 @@ def test_an_emitter_is_gone_with_its_text(make):
         assert [part() for part in parts] == [None] * len(parts)
     finally:
         gc.enable()
+
+
+def refused(body) -> str:
+    x = buffer("x", "f32", 64)
+    with pytest.raises(EmitError) as error:
+        emit_kernel(kernel("k", [x], body(x)), target("avx2"))
+    return str(error.value)
 
 
 def test_errors():
