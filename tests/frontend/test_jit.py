@@ -400,7 +400,7 @@ def test_debug_checks_compiled_functions():
     table, index = t(1.0, 2.0), t(5)
     g = dlc.jit(lambda i: dlc.take(table, i))
     assert g(index).tolist() == [2]
-    with dlc.debug(), pytest.raises(dlc.IndexOutOfRange, match=r"index 5 is outside axis 0.*\n  at .*test_jit.py"):
+    with dlc.debug(), pytest.raises(dlc.IndexOutOfRange, match=r"index: 5 is outside axis 0.*\n  at .*test_jit.py"):
         g(index)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from dlc.base.errors import DTypeError, IndexOutOfRange, ShapeError, TraceError
 from dlc.frontend.array.axes import broadcast_shape, spread
 from dlc.frontend.array.operands import host_constant
-from dlc.frontend.core import eager
+from dlc.frontend.core import eager, positions
 from dlc.frontend.core.location import here
 from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -232,8 +232,8 @@ def _add_mask(plan: Plan, mask: np.ndarray | Tensor) -> None:
         plan.view_shape.append(1)
         plan.arrays.append(np.zeros(int(values), np.int64))
         return
-    for positions in np.nonzero(values):
-        _add_array(plan, positions)
+    for found in np.nonzero(values):
+        _add_array(plan, found)
 
 
 def concrete_mask(mask: np.ndarray | Tensor) -> np.ndarray:
@@ -271,26 +271,18 @@ def checked_index(index: np.ndarray | Tensor, extent: int, axis: int, shape: tup
             raise DTypeError(f"index: an index holds integers or bools, not {index.dtype.name}")
         node = index.node
         if state.trace is None and index.size:
-            _check_range(eager.view(index, "index"), extent, axis, shape)
+            positions.check(eager.view(index, "index"), -extent, extent, axis, shape)
         elif node.op == "const":
             return checked_index(np.full(node.shape, node.attrs["value"]), extent, axis, shape)
     else:
-        _check_range(index, extent, axis, shape)
+        positions.check(index, -extent, extent, axis, shape)
         if isinstance(index, _Literal) or not _under_jit():
             whole = np.asarray(index, np.int64)
             return np.where(whole < 0, whole + extent, whole)
         node = as_node(index)
     if not extent and node.type.size:
         raise out_of_range(f"axis {axis} of shape {shape} has no elements")
-    return node
-
-
-def _check_range(values: np.ndarray, extent: int, axis: int, shape: tuple[int, ...]) -> None:
-    if not values.size:
-        return
-    for worst in (int(values.min()), int(values.max())):
-        if not -extent <= worst < extent:
-            raise out_of_range(f"{worst} is outside axis {axis} of extent {extent} (shape {shape})")
+    return node if state.trace is None else positions.marked(node, extent, axis, shape)
 
 
 def wrapped(index: Node, extent: int) -> Node:

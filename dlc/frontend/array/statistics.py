@@ -15,6 +15,7 @@ from dlc.frontend.array.manipulation import broadcast_to, matrix_transpose
 from dlc.frontend.array.operands import wide
 from dlc.frontend.array.reductions import max, mean, min, prod, std, sum, var
 from dlc.frontend.array.unary import sqrt
+from dlc.frontend.core import positions
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -124,4 +125,5 @@ def bincount(x, minlength: int) -> Tensor:
         raise ShapeError(f"bincount: needs a vector of integers and a length, got {got}")
     base = b.const(0, dtypes.int64, (minlength,))
     ones = b.const(1, dtypes.int64, n.shape)
-    return wrap(b.make("scatter", (base, n, ones), axis=0, combine="add"))
+    at = positions.marked(n, minlength, 0, (minlength,), low=0)
+    return wrap(b.make("scatter", (base, at, ones), axis=0, combine="add"))

@@ -7,13 +7,15 @@ through the update; under `no_grad` the value changes, and its gradient is what 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from dlc.base.errors import GradientError
 from dlc.frontend.core import eager
 from dlc.frontend.core.location import here
 from dlc.frontend.core.trace import Cell, leaf_cell, register_leaf, state, within
 from dlc.ir.dtypes import bool_
 from dlc.ir.graph import nodes as b
-from dlc.ir.graph.graph import Node, TensorType, make, topological, unique
+from dlc.ir.graph.graph import Node, TensorType, make, unique
 
 
 def check(x: Cell, what: str) -> None:
@@ -50,9 +52,22 @@ def without_recording(new: Node, old: Node) -> Node:
     """
     if not old.dtype.is_float or not may_differentiate(old):
         return stopped(new)
-    nothing = b.op("sub", stopped(old), old, loc=here())
-    nothing = b.select(b.op("eq", nothing, nothing), nothing, b.like(old, 0))
+    if old.op == "sub" and old.inputs[0].op == "stop_gradient" and _is_nothing(old.inputs[1]):
+        nothing = old.inputs[1]  # of the update before: however many there are, the way back is as long as after one
+    else:
+        nothing = _nothing(old)
     return b.op("sub", stopped(new), nothing, loc=here())
+
+
+def _nothing(old: Node) -> Node:
+    """Zeros whose gradient is that of -old."""
+    zero = b.op("sub", stopped(old), old, loc=here())
+    return b.select(b.op("eq", zero, zero), zero, b.like(old, 0))
+
+
+def _is_nothing(node: Node) -> bool:
+    zero = node.inputs[1] if node.op == "select" else node
+    return zero.op == "sub" and zero.inputs[0] is stopped(zero.inputs[1]) and node is _nothing(zero.inputs[1])
 
 
 def recorded(new: Node, old: Node) -> Node:
@@ -60,18 +75,28 @@ def recorded(new: Node, old: Node) -> Node:
 
     They are zeros where `new` doesn't depend on `old` (`y.zero_()`): then a choice that is never made keeps the way.
     """
-    if not old.dtype.is_float or new.op != "stop_gradient" and old in new.inputs or not may_differentiate(old):
+    if not old.dtype.is_float or _depends(new, old) or not may_differentiate(old):
         return new
-    if old in topological([new], stop=_ends):
-        return new
-    return b.select(b.const(True, bool_, old.shape), new, old, loc=here())
+    always = b.const(True, bool_, old.shape)
+    while old.op == "select" and old.inputs[0] is always and not may_differentiate(old.inputs[1]):
+        old = old.inputs[2]  # such an update, too: to what was put there no gradient goes
+    return b.select(always, new, old, loc=here())
+
+
+def _depends(new: Node, old: Node) -> bool:
+    """Whether gradients of `new` go through `old`. What was made before `old` is not looked at: this costs what the
+    update costs, however long the past."""
+    return any(n is old for n in _nearest(new, lambda n: n.serial >= old.serial))
 
 
 def may_differentiate(node: Node) -> bool:
-    """Whether a gradient of `node` may be asked for: it reaches a leaf, or what a transform differentiates."""
+    """Whether a gradient of `node` may be asked for: it reaches a leaf, or what a transform differentiates.
+
+    The nearest nodes come first: of a value that a loop adds to, the last step says it, not the whole past.
+    """
     trace = state.trace
     own = {} if trace is None or trace.kind == "jit" else {r.placeholder: r.cell for r in trace.cells.values()}
-    for n in topological([node], stop=_ends):
+    for n in _nearest(node):
         if isinstance(n.type, TensorType) and not n.dtype.is_float:
             continue
         if n.op == "tag" or leaf_cell(n) is not None:
@@ -83,6 +108,16 @@ def may_differentiate(node: Node) -> bool:
                 if own[n].requires_grad:
                     return True
     return False
+
+
+def _nearest(root: Node, wanted: Callable[[Node], bool] = lambda n: True) -> Iterator[Node]:
+    """The nodes that a gradient of `root` passes through, and those where it ends, by their distance."""
+    seen, row = {root}, [root]
+    while row:
+        yield from row
+        inputs = dict.fromkeys(i for n in row if not _ends(n) for i in n.inputs)
+        row = [i for i in inputs if i not in seen and wanted(i)]
+        seen.update(row)
 
 
 def _ends(node: Node) -> bool:

@@ -52,6 +52,11 @@ def here() -> Loc:
     return Loc("<dlc>", 0)
 
 
+def number_text(x: int) -> str:
+    """An integer as text, however large it is (Python itself refuses some)."""
+    return str(x) if x.bit_length() <= 128 else f"of {x.bit_length()} bits"
+
+
 def describe(value: Any, place: bool = False) -> str:
     """How an operand appears in an error: `float32 (3, 4)` for a tensor, the value itself for a number.
 
@@ -64,6 +69,8 @@ def describe(value: Any, place: bool = False) -> str:
         return f"{kind_of(value)} {text}" if is_foreign(value) else text
     if isinstance(value, (list, tuple)) and value and any(hasattr(v, "shape") for v in value):
         return "[" + ", ".join(describe(v, place) for v in value) + "]"
+    if type(value) is int:
+        return number_text(value)
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."
 

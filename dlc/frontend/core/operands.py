@@ -9,7 +9,7 @@ import numpy as np
 
 from dlc.base.errors import DTypeError, ShapeError, is_foreign, no_operand
 from dlc.frontend.core import eager, foreign, moving, places
-from dlc.frontend.core.location import here, user_errors
+from dlc.frontend.core.location import here, number_text, user_errors
 from dlc.frontend.core.trace import Cell, make_cell, state
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
@@ -17,6 +17,7 @@ from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import Node, make
 
 _PYTHON_DEFAULT = {"b": dtypes.bool_, "i": dtypes.int64, "f": dtypes.float32}
+_TOO_LARGE = (1 << 1024) - (1 << 970)  # Python makes no float of an integer from here on
 _RANK = {"b": 0, "i": 1, "u": 1, "f": 2}
 
 
@@ -123,8 +124,11 @@ def _kind(x: Any) -> str:
 def _check_fits(x: int, dtype: DType) -> None:
     if dtype.is_int:
         low, high = dtypes.limits(dtype)
-        if not low <= x <= high:
-            raise DTypeError(f"tensor: the number {x} does not fit {dtype.name}")
+        fits = low <= x <= high
+    else:
+        fits = -_TOO_LARGE < x < _TOO_LARGE
+    if not fits:
+        raise DTypeError(f"tensor: the number {number_text(x)} does not fit {dtype.name}")
 
 
 def _number(x: Any, dtype: DType) -> Node:

@@ -16,7 +16,7 @@ from dlc.frontend.core.tensor import Tensor, bare
 from dlc.frontend.core.trace import state
 from dlc.frontend.core.tree import TreeDef
 
-NUMBERS = (int, float)
+_INT64 = 1 << 63
 COROUTINES = (types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType)
 
 
@@ -67,6 +67,14 @@ class Signature(NamedTuple):
     leaves: list[Any]
     treedef: TreeDef
     paths: list[str]
+
+
+def is_number(leaf: Any) -> bool:
+    """Whether a leaf of the arguments is an input by itself. What no int64 holds is not: it is static, and means what
+    it means without `jit`."""
+    if isinstance(leaf, int):
+        return not isinstance(leaf, bool) and -_INT64 <= leaf < _INT64
+    return isinstance(leaf, float)
 
 
 def is_leaf(x: Any) -> bool:

@@ -31,12 +31,12 @@ from dlc.frontend.core.tree import TreeDef, paths, tree_flatten
 from dlc.frontend.jit import retraces
 from dlc.frontend.jit.calls import (
     COROUTINES,
-    NUMBERS,
     Call,
     Signature,
     Static,
     check_static,
     is_leaf,
+    is_number,
     name_of,
     of_array,
     static,
@@ -210,7 +210,7 @@ class JitFunction:
                 tensors.append(leaf)
             elif type(leaf) is Static:
                 key.append(static(leaf.value))
-            elif isinstance(leaf, NUMBERS) and not isinstance(leaf, bool):
+            elif is_number(leaf):
                 key.append(int if isinstance(leaf, int) else float)
                 numbers.append(leaf)
             else:

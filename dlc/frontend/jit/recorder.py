@@ -16,7 +16,7 @@ from dlc.frontend.core.location import here
 from dlc.frontend.core.tensor import Tensor, bare
 from dlc.frontend.core.trace import UNSET, Trace, stand_in, state
 from dlc.frontend.core.tree import TreeDef, tree_flatten, tree_unflatten
-from dlc.frontend.jit.calls import COROUTINES, NUMBERS, Call, Signature, Static
+from dlc.frontend.jit.calls import COROUTINES, Call, Signature, Static, is_number
 from dlc.frontend.jit.entry import Entry, NeedsHistory, computed
 from dlc.frontend.jit.guards import Guards
 from dlc.ir import dtypes
@@ -106,7 +106,7 @@ class Recorder:
                 out.append(inside)
             elif type(leaf) is Static:
                 out.append(leaf.value)
-            elif isinstance(leaf, NUMBERS) and not isinstance(leaf, bool):
+            elif is_number(leaf):
                 dtype = dtypes.int64 if isinstance(leaf, int) else dtypes.float64
                 node = param(TensorType(dtype, ()), name, here())
                 self.number_params.append(node)

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlc.frontend.core.location import number_text
 from dlc.frontend.core.precision import get_float32_matmul_precision
 from dlc.frontend.core.tensor import Tensor
 from dlc.frontend.core.trace import state
-from dlc.frontend.jit.calls import NUMBERS, Static
+from dlc.frontend.jit.calls import Static, is_number
 
 AUTOCAST, PRECISION = "dlc.autocast", "float32_matmul_precision"  # parts of the signature
 
@@ -56,9 +57,9 @@ def _leaf(leaf: Any) -> Described:
         return Described(f"{getattr(leaf.dtype, 'name', leaf.dtype)} {tuple(leaf.shape)}{where}{flags}")
     if type(leaf) is Static:
         leaf = leaf.value
-    elif isinstance(leaf, NUMBERS) and not isinstance(leaf, bool):
+    elif is_number(leaf):
         return Described(type(leaf).__name__)
-    text = repr(leaf)
+    text = number_text(leaf) if type(leaf) is int else repr(leaf)
     try:
         kept = weakref.ref(leaf)
     except TypeError:  # numbers, strings, tuples: their text tells

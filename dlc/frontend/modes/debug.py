@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dlc.base.errors import DlcError, IndexOutOfRange
-from dlc.frontend.core import labels
+from dlc.frontend.core import labels, positions
 from dlc.frontend.core.trace import state
 from dlc.ir.graph.graph import Graph, Node, TensorType, make, param
 from dlc.ir.graph.nodes import item
@@ -97,15 +97,15 @@ def _has_nan(x: object) -> bool:
 
 
 def _check_indices(node: Node, ins: list) -> None:
-    if node.op == "stop_gradient" and "below" in node.attrs:
-        labels.check(ins[0], node.attrs["below"], node.attrs.get("but"), after=_at(node))
-    if node.op not in ("gather", "scatter"):
+    """What the user gives as positions and class numbers is marked; what functions compute from them is theirs."""
+    if node.op != "stop_gradient" or "below" not in node.attrs:
         return
-    axis, index = node.attrs["axis"], ins[1]
-    extent = node.inputs[0].shape[axis]
-    bad = (index < 0) | (index >= extent)
-    if bad.any():
-        value = int(index[tuple(np.argwhere(bad)[0])])
-        raise IndexOutOfRange(
-            f"index {value} is outside axis {axis} of a tensor of shape {node.inputs[0].shape}{_at(node)}"
-        )
+    try:
+        if "axis" in node.attrs:
+            low, below, axis, of = (node.attrs[k] for k in ("low", "below", "axis", "of"))
+            positions.check(ins[0], low, below, axis, of, after=_at(node))
+        else:
+            labels.check(ins[0], node.attrs["below"], node.attrs.get("but"), after=_at(node))
+    except IndexOutOfRange as error:
+        error.loc = node.loc  # it says its line: the operation that asked for the value is not at fault
+        raise
