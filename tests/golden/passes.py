@@ -28,7 +28,7 @@ from dlc.passes.autodiff.vjp import expand
 from dlc.passes.convolution.polyphase import split_phases
 from dlc.passes.convolution.push_slices import trim_contractions
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 from dlc.runtime.compile import STAGES, Job
 from tests import targets
 from tests.random_graphs import arguments
@@ -118,7 +118,7 @@ def groups(text: str, options: Options) -> str:
     """A group a line: its kind, the extents of its rows, its units in order; `*` marks what is stored."""
     found = fused(text, options)
 
-    def word(u: Unit) -> str:
+    def word(u: Realization) -> str:
         name = u.node.attrs["monoid"] if u.node.op == "reduce" else u.node.op
         shape = ",".join(map(str, u.node.shape)) if isinstance(u.node.type, TensorType) else ""
         return f"{name}[{shape}]{'*' if u.node in found.stored else ''}"

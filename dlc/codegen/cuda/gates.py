@@ -7,14 +7,14 @@ import math
 from dlc.codegen.cuda.expr import Expressions
 from dlc.codegen.cuda.launch import shared_buffers
 from dlc.codegen.cuda.writer import Writer
-from dlc.ir.loops.instructions import Arrive, Await, Bulk
+from dlc.ir.loops.instructions import Arrive, Await, TmaCopy
 from dlc.ir.loops.ir import Kernel
 from dlc.ir.loops.traverse import exprs
 from dlc.ir.program.tensor_map import arrivals, tensor_maps
 
 
 class Gates:
-    """Writes Arrive, Await and Bulk."""
+    """Writes Arrive, Await and TmaCopy."""
 
     def __init__(self, writer: Writer, expressions: Expressions, kernel: Kernel) -> None:
         self.w, self.x, self.kernel = writer, expressions, kernel
@@ -39,7 +39,7 @@ class Gates:
         self.w.close()
         self.w.line("__syncthreads();")
 
-    def write(self, s: Arrive | Await | Bulk) -> None:
+    def write(self, s: Arrive | Await | TmaCopy) -> None:
         self.x.count(exprs(s))
         gate = f"&{self.w.names[s.gate]}[{self.bare(s.slot)}]"
         if isinstance(s, Arrive):

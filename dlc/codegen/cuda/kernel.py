@@ -28,8 +28,8 @@ from dlc.codegen.cuda.stores import Stores
 from dlc.codegen.cuda.types import comment, ctype, identifier
 from dlc.codegen.cuda.writer import Writer
 from dlc.codegen.target.gpu import GpuTarget
-from dlc.ir.loops.instructions import Arrive, Async, Await, Bulk, Mma, Registers, Wait
-from dlc.ir.loops.ir import Alloc, Expr, Fold, For, If, Kernel, Seq, Stmt, Store, Sync
+from dlc.ir.loops.instructions import Arrive, Async, Await, Mma, SetMaxNReg, TmaCopy, Wait
+from dlc.ir.loops.ir import Alloc, AllReduce, Expr, For, If, Kernel, Seq, Stmt, Store, Sync
 from dlc.ir.loops.traverse import exprs, walk
 
 
@@ -155,14 +155,14 @@ class KernelEmitter:
     def _mma(self, s: Mma) -> None:
         self.products.multiply(s)
 
-    def _gate(self, s: Arrive | Await | Bulk) -> None:
+    def _gate(self, s: Arrive | Await | TmaCopy) -> None:
         self.gates.write(s)
 
-    def _registers(self, s: Registers) -> None:
+    def _registers(self, s: SetMaxNReg) -> None:
         more = s.count > REGISTERS // self.launch.block
         self.w.line(f"{'more' if more else 'fewer'}_registers<{s.count}>();")
 
-    def _fold(self, s: Fold) -> None:
+    def _fold(self, s: AllReduce) -> None:
         self.x.count(exprs(s))
         value = self.bare(s.value, ctype(s.buffer.dtype))
         place = self.x.place(s.buffer, s.index)
@@ -195,7 +195,7 @@ class KernelEmitter:
         self.x.count((s.extent,))
         outer = self._bound
         self._bound |= {s.axis}
-        written = [x.buffer for x in walk(s.body) if isinstance(x, (Store, Fold))]
+        written = [x.buffer for x in walk(s.body) if isinstance(x, (Store, AllReduce))]
         self.x.forget(written)
         self.products.in_flight |= unfinished(s.body)  # of the iteration before
         if s.kind in ("grid", "parallel"):
@@ -249,5 +249,6 @@ class KernelEmitter:
         self.w.close()
         self._serial -= not written_out
 
-    _STATEMENTS: ClassVar = {Seq: _seq, For: _for, If: _if, Alloc: _alloc, Sync: _sync, Fold: _fold, Async: _async,
-                             Wait: _wait, Mma: _mma, Arrive: _gate, Await: _gate, Bulk: _gate, Registers: _registers}
+    _STATEMENTS: ClassVar = {Seq: _seq, For: _for, If: _if, Alloc: _alloc, Sync: _sync, AllReduce: _fold, Async: _async,
+                             Wait: _wait, Mma: _mma, Arrive: _gate, Await: _gate, TmaCopy: _gate,
+                              SetMaxNReg: _registers}

@@ -12,7 +12,7 @@ from dlc.codegen.llvm import types as lt
 from dlc.codegen.llvm.builder import Builder, Value
 from dlc.codegen.llvm.environment import Environment
 from dlc.codegen.llvm.expr import Expressions
-from dlc.codegen.llvm.index import Linear
+from dlc.codegen.llvm.index import LinearAddress
 from dlc.codegen.llvm.index_values import IndexValues
 from dlc.codegen.llvm.ops import scalar
 from dlc.ir.dtypes import DType, int32, int64
@@ -47,7 +47,7 @@ class Addresses:
         """The element of `buffer` at `index`."""
         return self.place_of(buffer, self.index.flat(index, buffer.shape))
 
-    def place_of(self, buffer: Buffer, total: Linear) -> Place:
+    def place_of(self, buffer: Buffer, total: LinearAddress) -> Place:
         """The element of `buffer` that is `total` elements from its first one."""
         const, terms, vectors, memo = total.const, [], [], self.env.memo
         atoms = list(total.terms.items())

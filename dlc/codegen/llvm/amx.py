@@ -9,19 +9,19 @@ is not loaded again while it is there, so the order of the TileMmas decides what
 from __future__ import annotations
 
 from dlc.codegen.llvm.address import Addresses
-from dlc.codegen.llvm.builder import Builder, Scope, Value
+from dlc.codegen.llvm.builder import Builder, LlvmScope, Value
 from dlc.codegen.llvm.environment import Environment
 from dlc.codegen.llvm.expr import EmitError, Expressions
 from dlc.codegen.llvm.memory import Memory
-from dlc.ir.loops.instructions import Drain, TileMma
+from dlc.ir.loops.instructions import StoreTile, TileMma
 from dlc.ir.loops.ir import Buffer, Expr, load_parts
 
 REGISTERS = 8
 _NAME = "llvm.x86."
 
 
-class Tiles:
-    """Emission of TileMma and Drain."""
+class AmxEmitter:
+    """Emission of TileMma and StoreTile."""
 
     def __init__(self, b: Builder, env: Environment, expressions: Expressions, addresses: Addresses, memory: Memory):
         self.b, self.env = b, env
@@ -75,7 +75,7 @@ class Tiles:
         self._do("tileloadd64", ("i8", str(register)), *arguments)
         return register
 
-    def drain(self, s: Drain) -> None:
+    def drain(self, s: StoreTile) -> None:
         p: Value = self.addresses.pointer(self.addresses.place(s.buffer, s.index), self.b.depth)
         stride = s.buffer.shape[-1] * s.buffer.dtype.itemsize
         self._do("tilestored64", ("i8", str(self._sum(s.source, s.at))), ("ptr", p.text), ("i64", str(stride)))
@@ -121,5 +121,5 @@ def _count(buffer: Buffer) -> int:
     return buffer.size // (m * n)
 
 
-def _here(what: tuple, scope: Scope) -> bool:
+def _here(what: tuple, scope: LlvmScope) -> bool:
     return what[0] is scope and what[1] == scope.label

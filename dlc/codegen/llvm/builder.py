@@ -29,7 +29,7 @@ class Value:
         return self.text
 
 
-class Scope:
+class LlvmScope:
     """A region of code that is entered and left as a whole: the function, a loop body, a branch."""
 
     __slots__ = ("counter", "crossable", "entry", "inmost", "label", "lines", "loop", "multiples", "numbered", "phis",
@@ -55,7 +55,7 @@ class Builder:
 
     def __init__(self, target: CpuTarget) -> None:
         self.target = target
-        self.scopes = [Scope("entry", False, True, frozenset())]
+        self.scopes = [LlvmScope("entry", False, True, frozenset())]
         self.declared: dict[str, str] = {}
         self._numbered: dict[str, Value] = {}
         self._serial = 0
@@ -155,12 +155,12 @@ class Builder:
 
     def push(
         self, label: str, *, loop: bool = False, crossable: bool = False, writes: frozenset = frozenset()
-    ) -> Scope:
-        scope = Scope(label, loop, crossable, writes)
+    ) -> LlvmScope:
+        scope = LlvmScope(label, loop, crossable, writes)
         self.scopes.append(scope)
         return scope
 
-    def pop(self) -> Scope:
+    def pop(self) -> LlvmScope:
         scope = self.scopes.pop()
         for key in scope.numbered:
             del self._numbered[key]

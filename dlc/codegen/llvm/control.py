@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dlc.codegen.llvm import types as lt
-from dlc.codegen.llvm.builder import Builder, Scope, Value
+from dlc.codegen.llvm.builder import Builder, LlvmScope, Value
 from dlc.codegen.llvm.environment import Environment
 from dlc.codegen.llvm.memory import Memory
-from dlc.codegen.llvm.registers import Registers, Slot
+from dlc.codegen.llvm.registers import Registers, RegisterSlot
 from dlc.ir.loops.ir import Buffer, For
 
 _LOOP = "!llvm.loop !0"
@@ -57,7 +57,7 @@ class Control:
         parent.label = leave
         self._leave_loop(scope, enter, certain)
 
-    def _multiples(self, scope: Scope, start: Value, enter: str, step: int) -> tuple[list[str], list[str]]:
+    def _multiples(self, scope: LlvmScope, start: Value, enter: str, step: int) -> tuple[list[str], list[str]]:
         """What a loop does first and last for the multiples of its counter: the innermost one counts in them, too."""
         heads, steps = [], []
         for factor, value in scope.multiples.items():
@@ -70,14 +70,14 @@ class Control:
                 heads.append(f"  {value.text} = mul i64 {scope.counter.text}, {factor}")
         return heads, steps
 
-    def _phi_lines(self, scope: Scope, enter: str) -> list[str]:
+    def _phi_lines(self, scope: LlvmScope, enter: str) -> list[str]:
         lines = []
         for slot, (phi, before) in scope.phis.items():
             t, last = lt.type_text(slot.buffer.dtype, phi.lanes), scope.slots[slot]
             lines.append(f"  {phi.text} = phi {t} [ {before.text}, %{enter} ], [ {last.text}, %{scope.label} ]")
         return lines
 
-    def _leave_loop(self, scope: Scope, enter: str, certain: bool) -> None:
+    def _leave_loop(self, scope: LlvmScope, enter: str, certain: bool) -> None:
         """Slots that the loop changed hold its last values from here on."""
         parent, depth = self.b.scopes[-1], self.b.depth
         for slot, last in scope.slots.items():
@@ -92,7 +92,7 @@ class Control:
                 before = phi[1] if phi is not None else self.registers.read_slot(slot, last.lanes)
                 parent.slots[slot] = self._merge(slot, [(before, enter), (last, scope.label)])
 
-    def _merge(self, slot: Slot, sources: list[tuple[Value, str]]) -> Value:
+    def _merge(self, slot: RegisterSlot, sources: list[tuple[Value, str]]) -> Value:
         lanes = sources[0][0].lanes
         merged = Value(self.b.name(), lanes, self.b.depth)
         incoming = ", ".join(f"[ {v.text}, %{block} ]" for v, block in sources)
@@ -104,7 +104,7 @@ class Control:
     ) -> None:
         """`body` where `cond` (a scalar) holds, else `other`."""
         parent = self.b.scopes[-1]
-        sides: list[Scope] = []
+        sides: list[LlvmScope] = []
         for prefix, emit in (("then", body), ("else", other)):
             if emit is not None:
                 sides.append(self._push(self.b.block(prefix), writes=writes))
@@ -131,7 +131,7 @@ class Control:
                     values.append(before)
                 parent.slots[slot] = self._merge(slot, list(zip(values, blocks, strict=True)))
 
-    def _push(self, label: str, *, writes: frozenset[Buffer], loop: bool = False, crossable: bool = False) -> Scope:
+    def _push(self, label: str, *, writes: frozenset[Buffer], loop: bool = False, crossable: bool = False) -> LlvmScope:
         self.env.push_scope()
         return self.b.push(label, loop=loop, crossable=crossable, writes=writes)
 

@@ -15,7 +15,7 @@ from dlc.codegen.llvm.environment import Environment
 from dlc.codegen.llvm.expr import Expressions
 from dlc.codegen.llvm.memory import Memory
 from dlc.codegen.llvm.ops import scalar
-from dlc.codegen.llvm.registers import Registers, Slot
+from dlc.codegen.llvm.registers import Registers, RegisterSlot
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType, bool_
 from dlc.ir.loops.ir import For, Store
@@ -30,7 +30,8 @@ class Folds:
         self.expr, self.combined = expressions.expr, expressions.combined
         self.addresses, self.registers, self.memory, self.control = addresses, registers, memory, control
         self._folding: dict[int, int] = {}  # id of a combining store -> depth of the scope around its vector loop
-        self._folds: dict[Slot, tuple[Place | Slot, str]] = {}  # fold slot -> (where the result goes, combine)
+        # fold slot -> (where the result goes, combine)
+        self._folds: dict[RegisterSlot, tuple[Place | RegisterSlot, str]] = {}
 
     def begin(self, s: For) -> None:
         """Before the vector loop `s`."""
@@ -53,8 +54,9 @@ class Folds:
                 self.control.branch(some, lambda: self._deliver(self._target(s), s.combine, result), writes)
             return
         target = self._target(s)
-        where = target.index if isinstance(target, Slot) else (target.const, *((v.text, c) for v, c in target.terms))
-        slot = Slot(s.buffer, where, s.combine)
+        there = isinstance(target, RegisterSlot)
+        where = target.index if there else (target.const, *((v.text, c) for v, c in target.terms))
+        slot = RegisterSlot(s.buffer, where, s.combine)
         if slot not in self._folds:
             self._folds[slot] = (target, s.combine)
             self.registers.homes[slot] = (home, _identity(self.b, s.combine, dtype, lanes))
@@ -76,13 +78,13 @@ class Folds:
             del self.registers.homes[slot]
             self._deliver(target, combine, _fold_lanes(self.b, combine, slot.buffer.dtype, lanes))
 
-    def _target(self, s: Store) -> Place | Slot:
+    def _target(self, s: Store) -> Place | RegisterSlot:
         if not self.registers.in_registers(s.buffer):
             return self.addresses.place(s.buffer, s.index)
         where, _ = self.registers.locate(s.buffer, s.index)
-        return Slot(s.buffer, where)
+        return RegisterSlot(s.buffer, where)
 
-    def _deliver(self, target: Place | Slot, combine: str, value: Value) -> None:
+    def _deliver(self, target: Place | RegisterSlot, combine: str, value: Value) -> None:
         """target = combine(target, value) with a scalar value."""
         if isinstance(target, Place):
             self.memory.add_to(target, combine, value)

@@ -12,7 +12,7 @@ from dlc.codegen.llvm import types as lt
 from dlc.codegen.llvm.builder import Builder, Value
 from dlc.codegen.llvm.environment import Environment
 from dlc.codegen.llvm.expr import Expressions
-from dlc.codegen.llvm.index import Linear
+from dlc.codegen.llvm.index import LinearAddress
 from dlc.codegen.llvm.ops import convert, scalar
 from dlc.ir.dtypes import int32, int64
 from dlc.ir.loops.interval import interval
@@ -44,7 +44,7 @@ class IndexValues:
         lanes = Value(lt.lane_numbers(self.index.vector.lanes, int64, linear.lane), self.index.vector.lanes)
         return scalar.RULES["add"](self.b, int64, self.b.splat(value, int64, lanes.lanes), lanes)
 
-    def _linear_value(self, linear: Linear) -> Value:
+    def _linear_value(self, linear: LinearAddress) -> Value:
         """const + terms (not the lanes) as an int64 scalar."""
         total, add, mul = linear.const, scalar.RULES["add"], scalar.RULES["mul"]
         parts = []
@@ -144,11 +144,11 @@ class IndexValues:
             return scalar.apply(self.b, e.op, int32, [self.expr32(a), self.expr32(b)])
         return None
 
-    def _compare_lane(self, op: str, difference: Linear) -> Value:
+    def _compare_lane(self, op: str, difference: LinearAddress) -> Value:
         """difference OP 0 as a comparison of the lane number with one scalar."""
         lanes, up = self.index.vector.lanes, difference.lane == 1
         # lane OP -s for a difference of s + lane, s OP lane for one of s - lane
-        bound = Linear(difference.const, difference.terms).times(-1 if up else 1)
+        bound = LinearAddress(difference.const, difference.terms).times(-1 if up else 1)
         if op in ("lt", "le"):
             # lane < t, or not (lane < t)
             shift = (0 if op == "lt" else 1) if up else (1 if op == "lt" else 0)
@@ -156,7 +156,7 @@ class IndexValues:
             low = 0
         else:
             shift, predicate, low = 0, op, -1
-        bound = Linear(bound.const + shift, bound.terms)
+        bound = LinearAddress(bound.const + shift, bound.terms)
         t = self._linear_value(bound)
         if t.const is not None:
             test: Callable[[int], bool] = {

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from dlc.codegen.llvm import types as lt
 from dlc.codegen.llvm.address import Addresses
-from dlc.codegen.llvm.amx import Tiles
+from dlc.codegen.llvm.amx import AmxEmitter
 from dlc.codegen.llvm.builder import Builder, Value
 from dlc.codegen.llvm.control import LOOP_METADATA, Control
 from dlc.codegen.llvm.environment import Environment
@@ -34,7 +34,7 @@ from dlc.codegen.llvm.registers import Registers
 from dlc.codegen.llvm.types import one_line, symbol
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir.dtypes import int32, int64
-from dlc.ir.loops.instructions import Drain, TileMma
+from dlc.ir.loops.instructions import StoreTile, TileMma
 from dlc.ir.loops.interval import interval
 from dlc.ir.loops.ir import Alloc, For, If, Kernel, Prefetch, Seq, Stmt, Store, Sync
 
@@ -49,13 +49,13 @@ def emit_kernel(kernel: Kernel, target: CpuTarget) -> str:
 
 def emit_module(kernels: Iterable[Kernel], target: CpuTarget, entry_text: str = "") -> str:
     """A module of all kernels and, for a program, its entry function's text (`launch.program.emit_entry`)."""
-    module = Module(target)
+    module = LlvmModule(target)
     for kernel in kernels:
         module.add(kernel)
     return module.text(entry_text)
 
 
-class Module:
+class LlvmModule:
     """The text of an LLVM module, kernel after kernel. `size` is its characters so far."""
 
     def __init__(self, target: CpuTarget):
@@ -95,7 +95,7 @@ class KernelEmitter:
         self.addresses = addresses = Addresses(b, env, expressions, indices)
         self.registers = registers = Registers(b, env, expressions)
         self.memory = memory = Memory(b, env, expressions, addresses, registers)
-        self.tiles = Tiles(b, env, expressions, addresses, memory)
+        self.tiles = AmxEmitter(b, env, expressions, addresses, memory)
         self.control = control = Control(b, env, registers, memory)
         self.folds = Folds(b, env, expressions, addresses, registers, memory, control)
         self._allocas: list[str] = []
@@ -185,7 +185,7 @@ class KernelEmitter:
     def _tile_mma(self, s: TileMma) -> None:
         self.tiles.multiply(s)
 
-    def _drain(self, s: Drain) -> None:
+    def _drain(self, s: StoreTile) -> None:
         self.tiles.drain(s)
 
     def _alloc(self, s: Alloc) -> None:
@@ -346,4 +346,4 @@ class KernelEmitter:
             self.env.mask = outer
 
     _STATEMENTS: ClassVar = {Seq: _seq, For: _for, If: _if, Alloc: _alloc, Store: _store, Sync: _sync,
-                             Prefetch: _prefetch, TileMma: _tile_mma, Drain: _drain}
+                             Prefetch: _prefetch, TileMma: _tile_mma, StoreTile: _drain}

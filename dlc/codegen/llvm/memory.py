@@ -7,14 +7,14 @@ from dlc.codegen.llvm.address import Addresses, Place
 from dlc.codegen.llvm.builder import Builder, Value
 from dlc.codegen.llvm.environment import Environment
 from dlc.codegen.llvm.expr import Expressions
-from dlc.codegen.llvm.index import Linear
+from dlc.codegen.llvm.index import LinearAddress
 from dlc.codegen.llvm.ops import convert, masks, scalar
 from dlc.codegen.llvm.registers import Registers
 from dlc.codegen.target.cpu import LINE
 from dlc.ir.dtypes import DType, bfloat16, bool_, float32, uint8, uint32
 from dlc.ir.loops.ir import RUNTIME, Buffer, Expr, Store, load_parts
 
-_ONE = Linear(1, {})
+_ONE = LinearAddress(1, {})
 WHOLE = (16, 32, 64)  # bytes that one instruction stores past the cache
 
 
@@ -102,7 +102,7 @@ class Memory:
             words = self._words[buffer] = Buffer(buffer.name, uint32, (buffer.size // 2,))
             self._alignment[words] = buffer.dtype.itemsize
             self.pointers[words] = self.pointers[buffer]
-        half = Linear(at.const // 2, {a: f // 2 for a, f in at.terms.items()}, at.lane // 2)
+        half = LinearAddress(at.const // 2, {a: f // 2 for a, f in at.terms.items()}, at.lane // 2)
         return self._load_at(self.addresses.place_of(words, half), None if predicate is None else self.expr(predicate))
 
     def _load_rounded(self, low: Expr, high: Expr) -> Value | None:

@@ -19,7 +19,7 @@ from dlc.ir.dtypes import DType
 from dlc.ir.loops.ir import Buffer, Expr, Store
 
 
-class Slot(NamedTuple):
+class RegisterSlot(NamedTuple):
     """A register: part of a reg buffer, or (with `fold`) the lanes that a combining store collects in."""
 
     buffer: Buffer
@@ -51,10 +51,10 @@ class Registers:
 
     # the value of a slot at this point
 
-    def read_slot(self, slot: Slot, lanes: int) -> Value:
+    def read_slot(self, slot: RegisterSlot, lanes: int) -> Value:
         return self._read_slot(slot, lanes, self.b.depth)
 
-    def _read_slot(self, slot: Slot, lanes: int, depth: int) -> Value:
+    def _read_slot(self, slot: RegisterSlot, lanes: int, depth: int) -> Value:
         scope = self.b.scopes[depth]
         found = scope.slots.get(slot)
         if found is not None:
@@ -71,10 +71,10 @@ class Registers:
         scope.slots[slot] = phi
         return phi
 
-    def write_slot(self, slot: Slot, value: Value) -> None:
+    def write_slot(self, slot: RegisterSlot, value: Value) -> None:
         self.b.scopes[-1].slots[slot] = value
 
-    def lives_outside(self, slot: Slot, depth: int) -> bool:
+    def lives_outside(self, slot: RegisterSlot, depth: int) -> bool:
         """Whether the slot's value matters to the scope around the one at `depth`."""
         home = self.homes.get(slot if slot.fold else slot.buffer)
         return home is not None and home[0] < depth
@@ -103,10 +103,10 @@ class Registers:
         where, along = self.locate(buffer, index)
         rows = self.env.analysis.layout[buffer]
         if along == rows:
-            return self.read_slot(Slot(buffer, where), 0 if rows is None else buffer.shape[rows])
+            return self.read_slot(RegisterSlot(buffer, where), 0 if rows is None else buffer.shape[rows])
         lanes = buffer.shape[rows]
         if along is None:
-            row = self.read_slot(Slot(buffer, _with(where, rows, None)), lanes)
+            row = self.read_slot(RegisterSlot(buffer, _with(where, rows, None)), lanes)
             return self.b.extract(row, where[rows], buffer.dtype)
         return self._column(buffer, where, along, rows)
 
@@ -117,7 +117,8 @@ class Registers:
         columns = self._transposed.setdefault(buffer, {}).get(key)
         if columns is None:
             lanes, base = buffer.shape[rows], _with(where, rows, None)
-            tile = [self.read_slot(Slot(buffer, _with(base, along, r)), lanes) for r in range(buffer.shape[along])]
+            slots = [RegisterSlot(buffer, _with(base, along, r)) for r in range(buffer.shape[along])]
+            tile = [self.read_slot(slot, lanes) for slot in slots]
             columns = self._transposed[buffer][key] = transpose(self.b, tile, buffer.dtype)
         return columns[position]
 
@@ -134,10 +135,10 @@ class Registers:
         rows = self.env.analysis.layout[buffer]
         lanes = 0 if rows is None else buffer.shape[rows]
         if along == rows:
-            slot = Slot(buffer, where)
+            slot = RegisterSlot(buffer, where)
             self.write_slot(slot, self._stored(s, mask, lambda: self.read_slot(slot, lanes), lanes, dtype))
         elif along is None:  # one lane of a row
-            slot = Slot(buffer, _with(where, rows, None))
+            slot = RegisterSlot(buffer, _with(where, rows, None))
             row = self.read_slot(slot, lanes)
             old = self.b.extract(row, where[rows], dtype)
             value = self._stored(s, mask, lambda: old, 0, dtype)
@@ -145,20 +146,20 @@ class Registers:
         else:  # a column of the tile, lane by lane
             value = self._stored(s, mask, lambda: self._column(buffer, where, along, rows), buffer.shape[along], dtype)
             for r in range(buffer.shape[along]):
-                slot = Slot(buffer, _with(_with(where, rows, None), along, r))
+                slot = RegisterSlot(buffer, _with(_with(where, rows, None), along, r))
                 row = self.b.insert(self.read_slot(slot, lanes), self.b.extract(value, r, dtype), where[rows], dtype)
                 self.write_slot(slot, row)
         self.env.forget(buffer)
         self.forget_transposes(buffer)
 
-    def combine_element(self, element: Slot, combine: str, value: Value) -> None:
+    def combine_element(self, element: RegisterSlot, combine: str, value: Value) -> None:
         """element = combine(element, value); all its indices are constants."""
         buffer, rows = element.buffer, self.env.analysis.layout[element.buffer]
         if rows is None:
             old = self.read_slot(element, 0)
             self.write_slot(element, scalar.apply(self.b, combine, buffer.dtype, [old, value]))
         else:
-            slot, at = Slot(buffer, _with(element.index, rows, None)), element.index[rows]
+            slot, at = RegisterSlot(buffer, _with(element.index, rows, None)), element.index[rows]
             row = self.read_slot(slot, buffer.shape[rows])
             value = scalar.apply(self.b, combine, buffer.dtype, [self.b.extract(row, at, buffer.dtype), value])
             self.write_slot(slot, self.b.insert(row, value, at, buffer.dtype))

@@ -26,7 +26,7 @@ from dlc.frontend.jit.objects import (
     MAX_ELEMENTS,
     MISSING,
     SCALARS,
-    Cell,
+    ClosureCell,
     bases_of,
     by_content,
     dict_of,
@@ -103,7 +103,7 @@ class _SpacePlace(_Place):
             names[f"get{j}_{k}"] = get
             if isinstance(get, operator.attrgetter):
                 read.append(f"o.{get.__reduce__()[1][0]}")
-            elif isinstance(get, Cell):
+            elif isinstance(get, ClosureCell):
                 read.append(f"o.__closure__[{get.k}].cell_contents")
             else:
                 read.append(f"get{j}_{k}(o)")

@@ -24,7 +24,7 @@ class MachineCode:
         self.target = target
         self.pool = llvm.ObjectPool(target, target.threads, opt_level=llvm_kernel.OPT_LEVEL,
                                       passes=llvm_kernel.PASSES)
-        self.module = llvm_kernel.Module(target)
+        self.module = llvm_kernel.LlvmModule(target)
 
     def kernel(self, kernel: Kernel) -> None:
         self.module.add(expand(kernel, self.target))
@@ -34,7 +34,7 @@ class MachineCode:
     def flush(self) -> None:
         if self.module.kernels:
             self.pool.submit(self.module.text())
-            self.module = llvm_kernel.Module(self.target)
+            self.module = llvm_kernel.LlvmModule(self.target)
 
     def finish(self, program: Program, profile: bool) -> list[bytes]:
         self.flush()
