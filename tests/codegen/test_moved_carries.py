@@ -35,19 +35,19 @@ TARGETS = ("avx2", "avx512", "sm_90a")
 # What becomes of some tensors c and an x: the new tensors, and what is kept of each step. How many of the new ones have
 # to be copied in a loop on a CPU and on a GPU, where one launch makes all; and where a call updates them (moves of a
 # queue that are gathered into one launch are done at the same time).
-MOVES: dict[str, tuple[Callable, int, tuple[int, int], int]] = {
-    "saved": (lambda c, x: ([x * x], c[0]), 1, (0, 0), 0),
-    "read": (lambda c, x: ([x * x], c[0] * 2), 1, (0, 0), 0),
-    "previous": (lambda c, x: ([c[0] * 2 + x, c[0]], c[1]), 2, (0, 0), 0),
-    "previous first": (lambda c, x: ([c[1], c[1] * 2 + x], c[0]), 2, (0, 0), 0),
-    "queue": (lambda c, x: ([x - 1, c[0], c[1], c[2]], c[3]), 4, (0, 0), 1),
-    "queue backwards": (lambda c, x: ([c[1], c[2], c[3], x - 1], c[0]), 4, (0, 0), 1),
-    "one for two": (lambda c, x: ([x * c[1], c[1] + 1, c[0]], c[2]), 3, (0, 0), 0),
-    "sum of two": (lambda c, x: ([c[1], c[0] + c[1]], x * 1), 2, (1, 0), 0),
-    "swap": (lambda c, x: ([c[1], c[0]], x * 1), 2, (1, 0), 1),
-    "swap, computed": (lambda c, x: ([c[1] * 2, c[0] + x], c[0]), 2, (1, 0), 1),
-    "rotated": (lambda c, x: ([c[1], c[2], c[0]], x * 1), 3, (1, 0), 1),
-    "two swaps": (lambda c, x: ([c[1], c[0], c[3], c[2]], x * 1), 4, (2, 0), 2),
+MOVES: dict[str, tuple[Callable, int, tuple[int, int], tuple[int, int]]] = {
+    "saved": (lambda c, x: ([x * x], c[0]), 1, (0, 0), (0, 0)),
+    "read": (lambda c, x: ([x * x], c[0] * 2), 1, (0, 0), (0, 0)),
+    "previous": (lambda c, x: ([c[0] * 2 + x, c[0]], c[1]), 2, (0, 0), (0, 0)),
+    "previous first": (lambda c, x: ([c[1], c[1] * 2 + x], c[0]), 2, (0, 0), (0, 0)),
+    "queue": (lambda c, x: ([x - 1, c[0], c[1], c[2]], c[3]), 4, (0, 0), (1, 1)),
+    "queue backwards": (lambda c, x: ([c[1], c[2], c[3], x - 1], c[0]), 4, (0, 0), (1, 1)),
+    "one for two": (lambda c, x: ([x * c[1], c[1] + 1, c[0]], c[2]), 3, (0, 0), (0, 0)),
+    "sum of two": (lambda c, x: ([c[1], c[0] + c[1]], x * 1), 2, (1, 0), (1, 0)),
+    "swap": (lambda c, x: ([c[1], c[0]], x * 1), 2, (1, 0), (1, 1)),
+    "swap, computed": (lambda c, x: ([c[1] * 2, c[0] + x], c[0]), 2, (1, 0), (1, 1)),
+    "rotated": (lambda c, x: ([c[1], c[2], c[0]], x * 1), 3, (1, 0), (1, 1)),
+    "two swaps": (lambda c, x: ([c[1], c[0], c[3], c[2]], x * 1), 4, (2, 0), (2, 2)),
 }
 NETS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -63,8 +63,8 @@ def traced_loop(name: str, shape: tuple[int, ...], dtype: dlc.DType = dlc.float3
     return loop.lower(dlc.zeros((length, *shape), dtype=dtype).realize(), *cells)._entry.graph
 
 
-def traced_net(kind: str, train: bool, layers: int = 1, both: bool = False) -> Graph:
-    net = NETS[kind](7, 12, layers, bidirectional=both)
+def traced_net(kind: str, train: bool, layers: int = 1, both: bool = False, hidden: int = 12) -> Graph:
+    net = NETS[kind](7, hidden, layers, bidirectional=both)
 
     @dlc.jit
     def step(x):
@@ -157,6 +157,18 @@ def test_moved_carries_as_machine_code(name, size, dtype, to):
           evaluate(graph, arrays), True)
 
 
+@pytest.mark.parametrize("to", ["sse2", "avx2", "avx512"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("hidden", [1, 5, 6])
+def test_recurrent_layers_as_machine_code(kind, hidden, to):
+    """Whole vectors and a rest of one lane: on sse2 LLVM loads c of the rest twice, once for each place it goes to."""
+    graph = traced_net(kind, True, hidden=hidden)
+    arrays = values(graph)
+    out = executable(graph, cpu(to)).run([from_array(a) for a in arrays])
+    agree([as_ndarray(b, o.shape, o.dtype.np) for b, o in zip(out, graph.outputs, strict=True)],
+          evaluate(expand(graph), arrays), False)
+
+
 @pytest.mark.skipif(bool(cuda_on_cpu.why_not()), reason=cuda_on_cpu.why_not() or "-")
 @pytest.mark.parametrize("name", MOVES)
 @pytest.mark.parametrize("size", [3, 2500])
@@ -191,7 +203,7 @@ def test_cells_that_a_call_moves(name, to):
 
     entry = step.lower(x)._entry
     program = lowered(entry.graph, to, entry.donate)
-    assert copies(program, False) == wanted
+    assert copies(program, False) == wanted[to.startswith("sm")]
     arrays = values(entry.graph)
     agree(run_program(program, arrays), evaluate(entry.graph, arrays), True)
 
@@ -223,7 +235,7 @@ def fitted(text: str) -> Kernel:
     kernel = parse_kernel(text)
     slots = {p: Slot(p.name, p.dtype, p.size, "arena") for p in kernel.params}
     of = {p.name: s for p, s in slots.items()}
-    pair = Pair(of["c"], of["new"], True)
+    pair = Pair(of["c"], of["new"])
     out = fit(kernel, tuple(Ref(slots[p]) for p in kernel.params), {pair.goal: pair})
     assert not out.aliased or {p.name for p in out.aliased} == {"c", "new"}
     return out
@@ -250,12 +262,14 @@ def test_what_is_written_over_an_element_comes_after_it_has_been_read():
     assert text.index("kept[t") < text.index("new[t")
 
 
-def test_what_is_computed_from_the_element_needs_only_to_come_last():
-    """The compiler need not be told: every store is computed from the one load of c."""
+def test_what_another_result_is_computed_from_too_is_told():
+    """LLVM may load it once for each result, and then after the new value was stored."""
     text = MOVED.replace("= x[t*16 + v] + 1", "= c[t*16 + v] + 1")
     lines = text.splitlines()
     kernel = fitted("\n".join([*lines[:3], lines[4], lines[3]]) + "\n")
-    assert print_kernel(kernel) == print_kernel(parse_kernel(text)) and not kernel.aliased
+    assert {b.name for b in kernel.aliased} == {"c", "new"}
+    told = print_kernel(kernel)
+    assert told.index("kept[t") < told.index("new[t")
 
 
 @pytest.mark.parametrize(("what", "to"), [
