@@ -1,18 +1,16 @@
-"""What the language models share: texts, the options of their commands, the training loop, drawing tokens."""
+"""What the language models share: texts, the options of their commands, drawing tokens."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import click
 import numpy as np
-from rich.console import Console
 
 import dlc
 from dlc import Tensor, nn, optim
@@ -25,7 +23,8 @@ from dlc.data import (
     read_text,
     tiny_shakespeare,
 )
-from models import checkpoint, training
+from models import loop
+from models.loop import History, Loop
 from models.options import Number, change_defaults, check_outputs, placed, reported, resumed, run_options
 
 EVALUATIONS = 10  # in a run
@@ -90,7 +89,7 @@ class Run(Protocol):
         """Train on one batch; its loss, in nats a token."""
 
     def evaluate(self) -> float:
-        """The mean loss on the held-out text, in nats a token."""
+        """The mean loss on the held-out text, in nats a token; the model is in eval mode."""
 
     def generate(self, prompt: np.ndarray, temperature: float, top_k: int) -> Iterator[int]:
         """Tokens that go on from `prompt`, without end."""
@@ -126,7 +125,7 @@ def command(presets: Presets, start: Start) -> click.Command:
             with place:
                 trained, history = train(start, options, text, save=save, resume=resume)
             if plot:
-                training.draw(history, plot)
+                loop.draw(history, plot)
         if sample and len(history["loss"]) == options["steps"]:
             with placed(device):
                 tokens = list(itertools.islice(trained.generate(beginning, temperature, top_k), sample))
@@ -157,7 +156,7 @@ def _started(start: Start, options: dict[str, Any], text: Text) -> Run:
 
 
 def train(start: Start, options: dict[str, Any], text: Text, *, save: str | None = None,
-          resume: str | None = None) -> tuple[Run, dict[str, list[float]]]:
+          resume: str | None = None) -> tuple[Run, History]:
     """Train and evaluate; returns the run, and the loss of each step and the held-out loss ten times in between.
 
     Ctrl-C ends it early. Raises DatasetError if the text is not the one that a resumed run was started with.
@@ -175,52 +174,30 @@ def train(start: Start, options: dict[str, Any], text: Text, *, save: str | None
         run.optimizer, options["lr"], total_steps=steps, pct_start=0.05, cycle_momentum=False, div_factor=10,
         final_div_factor=10,
     )  # fmt: skip
-    parts = {"model": run.model, "optimizer": run.optimizer, "scheduler": scheduler, "loader": run.loader,
-             "carried": run.carried}
-    history: dict[str, list[float]] = {"loss": [], "nats": []}
-    if resume:
-        history = checkpoint.load(resume, parts, history)
-    losses, every = history["loss"], max(1, -(-steps // EVALUATIONS))
-    console = Console(highlight=False)
+    every = max(1, -(-steps // EVALUATIONS))
+
+    def report(history: History, rate: float) -> str:
+        losses, nats = history["loss"], history["nats"][-1]
+        perplexity = math.exp(min(nats, 100.0))
+        return (f"step {len(losses):{len(str(steps))}}/{steps}  loss {np.mean(losses[-every:]):.4f}  "
+                f"validation {nats:.4f} nats, perplexity {perplexity:,.2f}  {rate:,.0f} tokens/s")
+
     size = sum(math.prod(p.shape) for p in run.model.parameters())
-    console.print(f"{size:,} parameters; {len(text.train):,} tokens to train on, {len(text.valid):,} held out, "
-                  f"{len(text.vocabulary):,} different", soft_wrap=True)
-    with (
-        training.Interrupt() as interrupt,
-        training.autocast(options["autocast"]),
-        training.ProgressBar(console, steps, len(losses), "tokens") as progress,
-    ):
-        start_time, done = time.perf_counter(), 0
-        for x, y in _endless(run.loader) if len(losses) < steps else ():
-            losses.append(run.step(x, y).item())
-            scheduler.step()
-            done += math.prod(x.shape)
-            rate = done / (time.perf_counter() - start_time)
-            progress(losses, rate)
-            is_evaluation = len(losses) % every == 0 or len(losses) == steps
-            if is_evaluation:
-                history["nats"].append(run.evaluate())
-                console.print(_report(history, every, steps, rate), soft_wrap=True)
-                start_time, done = time.perf_counter(), 0
-            if save and (is_evaluation or interrupt):
-                checkpoint.save(save, options, parts, history)
-            if interrupt or len(losses) == steps:
-                break
-    if interrupt:
-        console.print("stopped" + (f"; go on with --resume {save}" if save else ""), soft_wrap=True)
+    history = loop.run(Loop(
+        parts={"model": run.model, "optimizer": run.optimizer, "scheduler": scheduler, "loader": run.loader,
+               "carried": run.carried},
+        step=run.step,
+        steps=steps,
+        every=every,
+        metric="nats",
+        measure=run.evaluate,
+        report=report,
+        unit="tokens",
+        count=lambda x: math.prod(x.shape),
+        opening=f"{size:,} parameters; {len(text.train):,} tokens to train on, {len(text.valid):,} held out, "
+                f"{len(text.vocabulary):,} different",
+    ), options, save=save, resume=resume)  # fmt: skip
     return run, history
-
-
-def _endless(loader: DataLoader) -> Iterator[Any]:
-    while True:
-        yield from loader
-
-
-def _report(history: dict[str, list[float]], every: int, steps: int, rate: float) -> str:
-    losses, nats = history["loss"], history["nats"][-1]
-    perplexity = math.exp(min(nats, 100.0))
-    return (f"step {len(losses):{len(str(steps))}}/{steps}  loss {np.mean(losses[-every:]):.4f}  "
-            f"validation {nats:.4f} nats, perplexity {perplexity:,.2f}  {rate:,.0f} tokens/s")
 
 
 def choose(scores: Tensor, temperature: float, top_k: int = 0) -> int:

@@ -120,12 +120,10 @@ class Run:
         return loss
 
     def evaluate(self) -> float:
-        self.model.eval()
         losses, state = [], self.model.start(self.columns)
         for x, y in self.valid:
             loss, state = evaluate(self.model, x, y, state)
             losses.append(loss.item())
-        self.model.train()
         return float(np.mean(losses))
 
     def generate(self, prompt: np.ndarray, temperature: float, top_k: int) -> Iterator[int]:

@@ -223,9 +223,7 @@ class Run:
         return train_step(self.model, self.optimizer, x, y)
 
     def evaluate(self) -> float:
-        self.model.eval()
         losses = [evaluate(self.model, x, y).item() for x, y in self.valid]
-        self.model.train()
         return float(np.mean(losses))
 
     def generate(self, prompt: np.ndarray, temperature: float, top_k: int) -> Iterator[int]:

@@ -17,6 +17,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the output of every case of tests/golden")
+
+
 def pytest_configure() -> None:
     """Before any test module asks what the host is."""
     name = os.environ.get("DLC_TEST_CPU")

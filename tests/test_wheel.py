@@ -49,8 +49,8 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_has_all_files_of_the_package(wheel):
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "dlc").rglob("*") if path.suffix in SOURCES}
     with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if name.startswith("dlc/")}
-        assert names == files
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert names == files  # and nothing else: users have packages called `models`
         assert all(archive.read(name) == (ROOT / name).read_bytes() for name in files)
 
 

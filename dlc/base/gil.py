@@ -1,9 +1,9 @@
 """dlc runs on CPython with its global interpreter lock only; importing this says so where there is none.
 
-Which memory may be written in place follows from reference counts (`frontend/entry.py`), and the free lists of the
-allocator and many tables are changed by single steps of the interpreter. A free-threaded build keeps neither exactly
-(counts of objects that several threads share are split, and some objects are not counted at all), also when its lock
-is switched on.
+Which memory may be written in place follows from reference counts (`frontend/jit/compiled.py`), and the free lists of
+the allocator and many tables are changed by single steps of the interpreter. A free-threaded build keeps neither
+exactly (counts of objects that several threads share are split, and some objects are not counted at all), also when
+its lock is switched on.
 """
 
 from __future__ import annotations

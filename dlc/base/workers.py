@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Job(Generic[T]):
+class WorkerTask(Generic[T]):
     """A call that some thread makes; `result` waits for it."""
 
     def __init__(self, fn: Callable[..., T], args: tuple):
@@ -61,9 +61,9 @@ class Workers:
         self._refused = False
         self._pid = os.getpid()
 
-    def submit(self, fn: Callable[..., T], *args: Any) -> Job[T]:
+    def submit(self, fn: Callable[..., T], *args: Any) -> WorkerTask[T]:
         """Have `fn(*args)` called."""
-        job = Job(fn, args)
+        job = WorkerTask(fn, args)
         if not self._refused and os.getpid() == self._pid:
             try:
                 self._pool.submit(job.run)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlc.base.errors import kind_of
-from dlc.base.workers import Job, Workers
+from dlc.base.workers import Workers, WorkerTask
 from dlc.data.collate import default_collate, numpy_collate, to_tensors
 from dlc.data.dataset import fetch
 from dlc.frontend.core.location import Located
@@ -177,7 +177,7 @@ class DataLoader(Located):
         """Load in threads, deliver in order. Closing this generator (also by `break`) ends the threads."""
         workers = Workers(self.num_workers, "dlc-data")
         try:
-            pending: deque[Job[Any]] = deque()
+            pending: deque[WorkerTask[Any]] = deque()
             for job in jobs:
                 pending.append(workers.submit(self._load, *job))
                 if len(pending) > self.num_workers * self.prefetch_factor:

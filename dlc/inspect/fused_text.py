@@ -16,7 +16,7 @@ from dlc.ir.loops.ir import Expr
 from dlc.ir.program.program import Program
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.fuse.fuse import Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 
 
 def print_fused(program: Program, machine: Machine) -> str:
@@ -73,13 +73,13 @@ def _members(group: Group) -> list[str]:
     return out
 
 
-def _operation(u: Unit) -> str:
+def _operation(u: Realization) -> str:
     if u.node.op == "reduce":
         return f"{u.node.attrs['monoid']} over {list(u.node.attrs['axes'])}"
     return f"contract {u.node.attrs['spec']}" if u.node.op == "contract" else u.node.op
 
 
-def _inlined(u: Unit) -> list[str]:
+def _inlined(u: Realization) -> list[str]:
     """The scalar operations computed on the spot for this member, inputs first, its own left out."""
     names: dict[str, None] = {}
     seen: set[Expr] = set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.program import gpu_lowering
 from dlc.codegen.program.lowering import lowered_group
 from dlc.codegen.target.gpu import GpuTarget
@@ -26,7 +26,7 @@ class Origin(NamedTuple):
 
     fused: Fused
     group: Group
-    lowered: Lowered
+    lowered: LoweredKernel
 
 
 def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | None]]:
@@ -40,7 +40,7 @@ def origins(program: Program, machine: Machine) -> list[tuple[Kernel, Origin | N
     return [(kernel, found.get(_key(kernel))) for kernel in program.kernels()]
 
 
-def _lowered(fused: Fused, group: Group, machine: Machine) -> Lowered:
+def _lowered(fused: Fused, group: Group, machine: Machine) -> LoweredKernel:
     if isinstance(machine, GpuTarget):
         return gpu_lowering.lowered_group(fused, group, machine)
     return lowered_group(fused, group, machine.with_threads(fused.threads or machine.threads))

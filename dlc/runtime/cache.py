@@ -213,7 +213,7 @@ def default() -> DiskCache:
 
 
 def tuned() -> DiskCache:
-    """What was measured about kernels (`runtime/tuning.py`): a small cache inside the user's."""
+    """What was measured about kernels (`runtime/tuning/tune.py`): a small cache inside the user's."""
     return _caches(*map(settings.text, _VARIABLES))[1]
 
 

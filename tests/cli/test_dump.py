@@ -154,7 +154,7 @@ def test_diff_does_not_mind_renumbering():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([f"{FILE}:train_step", "--stage", "fuse"], "no stage 'fuse'; there are graph, operations, taps, grad, "),
+        ([f"{FILE}:train_step", "--stage", "fuse"], "no stage 'fuse'; there are graph, target-ops, padding-taps, "),
         ([f"{FILE}:train_step", "--diff", "graph", "llvm"], "--diff compares graphs, and llvm is none"),
         ([f"{FILE}:train_step", "--diff", "graph", "nope"], "no stage 'nope'"),
         ([f"{FILE}:train_step", "--kernel", "1"], "--kernel needs --stage loops or scheduled"),

@@ -35,4 +35,4 @@ def test_the_dump_is_real(stage: str, weights: str):
 
 def test_every_stage_is_listed():
     table = re.findall(r"^\| (`[^|]*) \|", README.partition("| `--stage` |")[2], re.MULTILINE)
-    assert set(STAGES) <= set(re.findall(r"`([a-z]+)`", " ".join(table)))
+    assert set(STAGES) <= set(re.findall(r"`([a-z-]+)`", " ".join(table)))

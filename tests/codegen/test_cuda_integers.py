@@ -11,6 +11,7 @@ import pytest
 from dlc.codegen.cuda.expr import Expressions
 from dlc.codegen.cuda.prelude import prelude
 from dlc.codegen.cuda.types import ctype
+from dlc.codegen.cuda.writer import Writer
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.scalar import SCALAR_OPS
@@ -40,11 +41,12 @@ def values(dtype):
 
 def function(name, expr, params):
     """C++ that computes `expr`, which loads element 0 of the buffers `params`, for arrays of them."""
-    writer = Expressions()
+    writer = Writer()
+    expressions = Expressions(writer)
     for p in params:
         writer.name(p, p.name)
-    writer.count([expr])
-    result = writer.bare(expr, ctype(expr.dtype))
+    expressions.count([expr])
+    result = expressions.bare(expr, ctype(expr.dtype))
     head = ", ".join(f"const {ctype(p.dtype)}* {p.name}" for p in params)
     moved = ", ".join(f"{p.name} + k" for p in params)
     lines = "\n".join(writer.scopes[-1].lines)

@@ -21,7 +21,7 @@ from dlc.ir.graph import interp as graph_interp
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph, make
 from dlc.ir.loops import schedule
-from dlc.ir.loops.ir import Fold, Store, Sync
+from dlc.ir.loops.ir import AllReduce, Store, Sync
 from dlc.ir.loops.parse import parse_kernel
 from dlc.ir.loops.text import print_kernel
 from dlc.ir.loops.traverse import walk
@@ -403,7 +403,7 @@ def test_random_graphs(graph, seed):
 def test_every_family_has_a_lowering():
     assert set(LOWER) == {"map", "rows", "contract", "scatter", "sort", "cumulative", "attention", "attention_grad"}
     program = program_of(programs.softmax((2, 300)))
-    assert any(isinstance(s, Fold) for k in program.kernels() for s in walk(k.body))
+    assert any(isinstance(s, AllReduce) for k in program.kernels() for s in walk(k.body))
 
 
 def test_registers_are_computed_before_memory_is_overwritten():

@@ -16,7 +16,7 @@ from dlc.ir.dtypes import bfloat16, float32
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph, make
 from dlc.ir.loops import schedule
-from dlc.ir.loops.instructions import Bulk, Mma, Registers
+from dlc.ir.loops.instructions import Mma, SetMaxNReg, TmaCopy
 from dlc.ir.loops.ir import For, Store
 from dlc.ir.loops.traverse import walk
 from tests.codegen.test_cuda_programs import TARGET, check, forced, program_of
@@ -29,7 +29,7 @@ FEW = replace(ONE, persistent=3, stages=2)
 
 
 def bulks(program) -> int:
-    return sum(isinstance(s, Bulk) for k in program.kernels() for s in walk(k.body))
+    return sum(isinstance(s, TmaCopy) for k in program.kernels() for s in walk(k.body))
 
 
 def product(spec: str, a, b) -> Graph:
@@ -119,7 +119,7 @@ def test_tiles_that_are_no_squares(monkeypatch, bm, bn, bulk):
 def test_many_sums_take_the_registers_of_threads_that_copy(monkeypatch, gm, bm):
     forced(monkeypatch, "contract", schedule.GpuMma(bm, 192, 64, 3, gm, 1, bulk=True))
     (kernel,) = [k for k in program_of(product("mk,kn->mn", (384, 256), (256, 384))).kernels() if "contract" in k.name]
-    more, fewer = (s.count for s in walk(kernel.body) if isinstance(s, Registers))
+    more, fewer = (s.count for s in walk(kernel.body) if isinstance(s, SetMaxNReg))
     block = launch_shape(kernel).block
     assert block == kernel.schedule.block == 128 * (gm + 1)
     start = (1 << 16) // block // 8 * 8  # what a thread has before; none can wait for what there is not
@@ -141,7 +141,7 @@ def test_an_epilogue_that_reads_much_takes_turns(monkeypatch, bulk):
     (kernel,) = check(graph, seeds=(1,)).kernels()
     (turns,) = [s for s in walk(kernel.body) if isinstance(s, For) and s.kind == "serial" and s.extent.op == "const"
                 and s.extent.attr > 1 and any(isinstance(w, Store) for w in walk(s.body))
-                and not any(isinstance(w, (Mma, Bulk)) for w in walk(s.body))]
+                and not any(isinstance(w, (Mma, TmaCopy)) for w in walk(s.body))]
     assert "#pragma unroll 1" in emit_module([kernel], TARGET)
     assert turns.extent.attr == 2  # eight vectors of 26 words each
 

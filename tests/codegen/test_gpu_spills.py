@@ -15,7 +15,7 @@ from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.dtypes import bfloat16, float32
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph
-from dlc.ir.loops.instructions import Registers
+from dlc.ir.loops.instructions import SetMaxNReg
 from dlc.ir.loops.traverse import walk
 from tests.codegen.test_cuda_programs import program_of
 from tests.passes.programs import tensor
@@ -56,7 +56,7 @@ def test_long_epilogues(others, arch):
     (kernel,) = program_of(Graph((x, y, *more), [z]), target=GpuTarget.of(arch)).kernels()
     code = gpu_code.compiled(emit_module([kernel], GpuTarget.of(arch)), arch)
     assert (code.spills, code.local, code.warnings) == (0, 0, "")
-    counts = [s.count for s in walk(kernel.body) if isinstance(s, Registers)]
+    counts = [s.count for s in walk(kernel.body) if isinstance(s, SetMaxNReg)]
     assert bool(counts) == (arch == "sm_90a")
     if counts:  # the block starts with as many as its threads ask for later, or they wait for ever
         more_, fewer = counts

@@ -11,7 +11,7 @@ import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
 from dlc.codegen.lower.gpu.attention import lower_attention
-from dlc.codegen.program import gpu_lowering
+from dlc.codegen.program import gpu_lowering, kernels
 from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.frontend.core import eager

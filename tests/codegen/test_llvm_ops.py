@@ -1,19 +1,24 @@
 """Every scalar operation and cast against its NumPy meaning, as vectors with a masked tail and as scalars."""
 
 import re
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from dlc.codegen.llvm import ops as llvm_ops
+from dlc.codegen.llvm.builder import Builder, Value
 from dlc.codegen.llvm.kernel import OPT_LEVEL, PASSES, emit_module
+from dlc.codegen.llvm.ops import scalar
+from dlc.codegen.llvm.ops.convert import to_half
 from dlc.codegen.target.cpu import LEVELS
 from dlc.ir import dtypes
 from dlc.ir.loops.ir import axis, cast, const, load, loop, op, seq, store
 from dlc.ir.loops.parse import parse_kernel
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.runtime.cpu.llvm import assembly
+from tests import targets
 from tests.codegen.llvm_run import Compiled, buffer, kernel, target
 
 INTS = [d for d in dtypes.ALL if d.is_int]
@@ -43,7 +48,7 @@ def finite(x: np.ndarray) -> np.ndarray:
 
 
 def operations(dtype: dtypes.DType) -> list[str]:
-    return [name for name in llvm_ops.RULES if name in SCALAR_OPS and dtype.kind in SCALAR_OPS[name].kinds]
+    return [name for name in scalar.RULES if name in SCALAR_OPS and dtype.kind in SCALAR_OPS[name].kinds]
 
 
 def same(got: np.ndarray, want: np.ndarray, ulps: int = 0) -> bool:
@@ -202,3 +207,45 @@ def test_products_under_a_condition_are_not_fused_with_each_other(level):
     )
     code = assembly(emit_module([k], target(level)), target(level), passes=PASSES, opt_level=OPT_LEVEL)
     assert "mulps" in code and not re.search(r"vfn?m(add|sub)", code)
+
+
+# Compiles the module that it reads, for a processor with AVX512-BF16.
+_COMPILE = """
+import sys
+from dlc.codegen.llvm.kernel import OPT_LEVEL, PASSES
+from dlc.runtime.cpu.llvm import compile_object
+from tests.targets import cpu
+for text in sys.stdin.read().split("; next"):
+    compile_object(text, cpu("avx512-bf16"), opt_level=OPT_LEVEL, passes=PASSES)
+"""
+
+
+def _rounded_under_a_mask_of_no_lanes(lanes: int) -> str:
+    """A module that rounds floats to bfloat16 of which all are 0, as LLVM finds out late: min(max((r & 1) - 15, 0),
+    lanes) is 0."""
+    b = Builder(targets.cpu("avx512-bf16"))
+    result = to_half(b, Value("%chosen", lanes), dtypes.bfloat16)
+    floats, words = f"<{lanes} x float>", f"<{lanes} x i32>"
+    numbers = ", ".join(f"i32 {k}" for k in range(lanes))
+    rounding = "\n".join(b.scopes[0].lines)
+    return "\n".join([
+        f'target triple = "{b.target.triple}"', *b.declared.values(),
+        "declare i64 @llvm.smax.i64(i64, i64)", "declare i64 @llvm.smin.i64(i64, i64)",
+        f"define void @f(ptr %p, ptr %q, i64 %r) {{\n%x = load {floats}, ptr %p",
+        "%bit = and i64 %r, 1\n%less = add i64 %bit, -15",
+        "%max = call i64 @llvm.smax.i64(i64 %less, i64 0)",
+        f"%min = call i64 @llvm.smin.i64(i64 %max, i64 {lanes})\n%end = trunc i64 %min to i32",
+        f"%one = insertelement {words} poison, i32 %end, i64 0",
+        f"%ends = shufflevector {words} %one, {words} poison, {words} zeroinitializer",
+        f"%mask = icmp ult {words} <{numbers}>, %ends",
+        f"%chosen = select <{lanes} x i1> %mask, {floats} %x, {floats} zeroinitializer",
+        rounding,
+        f"store <{lanes} x i16> {result.text}, ptr %q\nret void\n}}"])
+
+
+def test_rounding_what_llvm_finds_constant_late():
+    """LLVM would fold it into constants of a type that it has no registers for, and abort the process."""
+    modules = [_rounded_under_a_mask_of_no_lanes(lanes) for lanes in (2, 4, 8, 16, 32)]
+    done = subprocess.run([sys.executable, "-c", _COMPILE], input="; next\n".join(modules), capture_output=True,
+                          text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

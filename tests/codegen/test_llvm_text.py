@@ -3,13 +3,15 @@
 `DLC_UPDATE_GOLDEN=1 pytest tests/codegen/test_llvm_text.py` rewrites the files in llvm_golden/.
 """
 
+import gc
 import os
+import weakref
 from pathlib import Path
 
 import pytest
 
 from dlc.codegen.llvm.expr import EmitError
-from dlc.codegen.llvm.kernel import emit_kernel, emit_module
+from dlc.codegen.llvm.kernel import KernelEmitter, emit_kernel, emit_module
 from dlc.ir.dtypes import float32
 from dlc.ir.loc import Loc
 from dlc.ir.loops.ir import Alloc, If, Kernel, Seq, axis, cast, const, load, loop, op, seq, store
@@ -91,7 +93,10 @@ def test_what_cannot_be_beyond_the_end_is_not_clamped():
     assert text.count("phi i64") == 3  # two counters, and 8 k
 
 
-@pytest.mark.parametrize("make", [pointwise, row_sum, register_tile, branches, clamped_rows], ids=lambda f: f.__name__)
+CASES = [pointwise, row_sum, register_tile, branches, clamped_rows]
+
+
+@pytest.mark.parametrize("make", CASES, ids=lambda f: f.__name__)
 def test_golden(make):
     text = emit_module([make()], target("avx2"))
     path = GOLDEN / f"{make.__name__}.ll"
@@ -103,6 +108,21 @@ def test_golden(make):
 
 def test_the_same_text_every_time():
     assert emit_kernel(register_tile(), target("avx2")) == emit_kernel(register_tile(), target("avx2"))
+
+
+@pytest.mark.parametrize("make", CASES, ids=lambda f: f.__name__)
+def test_an_emitter_is_gone_with_its_text(make):
+    """No cycles among its parts: the compiler runs without the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        emitter = KernelEmitter(make(), target("avx2"))
+        emitter.function()
+        parts = [weakref.ref(x) for x in (emitter, emitter.b, emitter.env, emitter.memory, emitter.folds)]
+        del emitter
+        assert [part() for part in parts] == [None] * len(parts)
+    finally:
+        gc.enable()
 
 
 def refused(body) -> str:

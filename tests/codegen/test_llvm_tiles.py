@@ -36,7 +36,7 @@ kernel square(x: bf16[6144], w: u32[2560], out: f32[1024] writes)
   alloc sums: shared f32[32,32]
   for u in 2 unroll:
     for t in 2 unroll:
-      drain sums[t*16, u*16] = acc[t, u, 0, 0]
+      store_tile sums[t*16, u*16] = acc[t, u, 0, 0]
   for i in 32:
     for j in 32 vector(16):
       out[i*32 + j] = sums[i, j] + 1.0
@@ -50,7 +50,7 @@ kernel narrow(x: u32[180], w: u32[140], out: f32[126] writes)
       for k in 2:
         tilemma(5, 20, 7) acc[0, 0, 0] += x[min(t*60, 40) + r*10 + k*5] * w[r*70 + k*35]
     alloc sums: shared f32[8,7]
-    drain sums[2, 0] = acc[0, 0, 0]
+    store_tile sums[2, 0] = acc[0, 0, 0]
     for i in 6:
       for j in 7 vector(8):
         out[t*42 + i*7 + j] = sums[i + 2, j]
@@ -65,7 +65,7 @@ kernel crowded(x: u32[512], w: u32[768], out: f32[1536] writes)
   alloc sums: shared f32[32,48]
   for u in 3 unroll:
     for t in 2 unroll:
-      drain sums[t*16, u*16] = acc[t, u, 0, 0]
+      store_tile sums[t*16, u*16] = acc[t, u, 0, 0]
   for i in 32:
     for j in 48 vector(16):
       out[i*48 + j] = sums[i, j]

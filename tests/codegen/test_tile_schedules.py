@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlc.codegen.cost import cpu_amx
-from dlc.codegen.cost.cpu_amx import Tiles
+from dlc.codegen.cost.cpu_amx import AmxTiles
 from dlc.codegen.cost.cpu_contract import contract, on_tiles
 from dlc.codegen.layout.sink_transposes import sink_permutes
 from dlc.codegen.llvm import kernel as llvm_kernel
@@ -20,7 +20,7 @@ from dlc.ir import dtypes
 from dlc.ir.graph import nodes as b
 from dlc.ir.graph.graph import Graph, Node
 from dlc.ir.graph.interp import evaluate
-from dlc.ir.loops.instructions import Drain, TileMma
+from dlc.ir.loops.instructions import StoreTile, TileMma
 from dlc.ir.loops.ir import Kernel, Prefetch
 from dlc.ir.loops.parse import parse_kernel
 from dlc.ir.loops.schedule import Contract
@@ -71,7 +71,7 @@ def check_tiles(monkeypatch):
             buffers.append(allocate(a.nbytes))
             as_ndarray(buffers[-1], a.shape, a.dtype)[...] = a
         unit = Unit()
-        module, symbols = llvm_kernel.Module, {**threads.pool_symbols(), **unit.symbols()}
+        module, symbols = llvm_kernel.LlvmModule, {**threads.pool_symbols(), **unit.symbols()}
         written = module.text
         with monkeypatch.context() as patch:
             patch.setattr(module, "text", lambda *a: emulated(written(*a)))
@@ -188,7 +188,7 @@ def test_a_long_range_is_split(check_tiles):
     x, w = tensor("x", 20, 8192, dtype=BF16), tensor("w", 24, 8192, dtype=BF16)
     made = check_tiles(Graph([x, w], [b.contract(x, w, "mk,nk->mn", F32)]), tolerance=1e-4,
                        target=UNIT.with_threads(4))
-    assert all(sum(isinstance(s, Drain) for s in walk(k.body)) == 1 for k in made)
+    assert all(sum(isinstance(s, StoreTile) for s in walk(k.body)) == 1 for k in made)
 
 
 def node_of(m: int, n: int, k: int) -> Node:
@@ -225,7 +225,7 @@ def test_tiles_fit_the_registers(m, n, k, run):
     assert all(cost > 0 for _, cost in found)
 
 
-@pytest.mark.parametrize("tiles", [Tiles(1, 1), Tiles(2, 3), Tiles(3, 2), Tiles(4, 1), Tiles(1, 6)])
+@pytest.mark.parametrize("tiles", [AmxTiles(1, 1), AmxTiles(2, 3), AmxTiles(3, 2), AmxTiles(4, 1), AmxTiles(1, 6)])
 def test_other_tiles(check_tiles, monkeypatch, tiles):
     made = on_tiles(node_of(90, 100, 64), UNIT, False, tiles)
     assert (made.mr, made.nr) == (15 * tiles.stack, 16 * tiles.wide)

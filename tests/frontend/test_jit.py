@@ -528,3 +528,32 @@ def test_the_retrace_warning_names_a_changed_closure():
     scale = ""
     f = dlc.jit(lambda x: x * float(scale))
     assert "variable scale (in <lambda>) changed from '7' to '8'" in warned(call)
+
+
+def test_an_entry_is_a_record_that_running_does_not_change():
+    weight = nn.Parameter(dlc.ones(3))
+
+    @dlc.jit
+    def step(x):
+        loss = (weight * x).sum()
+        loss.backward()
+        return loss
+
+    def fields(entry):
+        return {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}
+
+    def shown(values):
+        return repr({**values, "guards": None, "graph": str(values["graph"])})
+
+    for _ in range(2):  # without a gradient, and with one
+        step(dlc.ones(3))
+    compiled = max((c for found in step._entries.values() for c in found), key=lambda c: c.used)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        compiled.entry.device = "cuda"
+    before, text = fields(compiled.entry), shown(fields(compiled.entry))
+    executable, used = compiled.executable, compiled.used
+    step(dlc.ones(3))
+    step.lower(dlc.ones(3)).profile(2)
+    assert compiled.executable is executable and compiled.used > used
+    assert all(value is before[name] for name, value in fields(compiled.entry).items())
+    assert shown(fields(compiled.entry)) == text

@@ -249,7 +249,7 @@ def test_amx_sums_drained_to_the_wrong_rows():
     is_right(kernel)
 
     def shifted(s: Stmt) -> Stmt | None:
-        return replace(s, index=(loops.const(0), s.index[1])) if isinstance(s, instructions.Drain) else None
+        return replace(s, index=(loops.const(0), s.index[1])) if isinstance(s, instructions.StoreTile) else None
 
     is_wrong(changed(kernel, stmt=shifted), "of tile is read where nothing was written")
 

@@ -8,7 +8,7 @@ import pytest
 from dlc.base.errors import InterpError, VerifyError
 from dlc.ir.dtypes import float32, int64
 from dlc.ir.loops import ir as loops
-from dlc.ir.loops.instructions import Arrive, Await, Bulk, Registers, View
+from dlc.ir.loops.instructions import Arrive, Await, SetMaxNReg, TmaCopy, View
 from dlc.ir.loops.interp.interp import run
 from dlc.ir.loops.ir import Alloc, Buffer, If, Kernel, Seq, Store, Sync
 from dlc.ir.loops.parse import parse_kernel
@@ -27,7 +27,7 @@ def ring(free: bool = True, wait: bool = True, arrive: bool = True, view: View |
     view = view or View(1, (STEPS, 3), (4, 1), (1, 4))  # the fourth element of each row is outside
     fill = loops.seq(
         *([Await(empty, s % STAGES, s // STAGES)] if free else []),
-        Bulk(tile, (s % STAGES, loops.const(0)), x, view, (s, loops.const(0)), full, s % STAGES),
+        TmaCopy(tile, (s % STAGES, loops.const(0)), x, view, (s, loops.const(0)), full, s % STAGES),
         Arrive(full, s % STAGES, 1),
     )
     use = loops.seq(
@@ -51,7 +51,7 @@ def test_a_ring(seed):
     verify(kernel)
     text = print_kernel(kernel)
     assert print_kernel(parse_kernel(text)) == text
-    assert "bulk full[s%2] tile[s%2, 0] = x(1; 1 of 5:4, 4 of 3:1) at s, 0" in text
+    assert "tma_copy full[s%2] tile[s%2, 0] = x(1; 1 of 5:4, 4 of 3:1) at s, 0" in text
     assert "await empty[s%2] s//2" in text and "arrive(4) empty[p%2]" in text and "sync 4" in text
     want = np.arange(28).reshape(7, 4)[:5] + 1
     want[:, 3] = 0
@@ -93,11 +93,11 @@ def test_registers_print_and_change_no_result():
 
     def kernel(count: int) -> Kernel:
         store = Store(x, (t,), loops.const(1.0, float32))
-        body = loops.seq(Registers(40), If(t < 2, loops.seq(Registers(count), store)))
+        body = loops.seq(SetMaxNReg(40), If(t < 2, loops.seq(SetMaxNReg(count), store)))
         return Kernel("k", (x,), frozenset((x,)), loops.loop(t, body, "lane"))
 
     text = print_kernel(kernel(232))
-    assert "registers 40" in text and "registers 232" in text and print_kernel(parse_kernel(text)) == text
+    assert "setmaxnreg 40" in text and "setmaxnreg 232" in text and print_kernel(parse_kernel(text)) == text
     verify(kernel(232))
     got = np.zeros(4, np.float32)
     run(kernel(232), [got])
@@ -106,4 +106,4 @@ def test_registers_print_and_change_no_result():
         with pytest.raises(VerifyError, match="registers"):
             verify(kernel(wrong))
     with pytest.raises(VerifyError, match="registers"):
-        verify(Kernel("k", (), frozenset(), Registers(40)))
+        verify(Kernel("k", (), frozenset(), SetMaxNReg(40)))

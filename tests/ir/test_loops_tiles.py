@@ -23,7 +23,7 @@ kernel product(x: bf16[120], w: u32[80], out: f32[192] writes)
       tilemma(5, 10, 16) acc[t, 0, 0] += x[t*60 + k*10] * w[k*80]
   alloc sums: shared f32[12,16]
   for t in 2 unroll:
-    drain sums[t*6, 0] = acc[t, 0, 0]
+    store_tile sums[t*6, 0] = acc[t, 0, 0]
   for i in 12:
     for j in 16 vector(16):
       out[i*16 + j] = sums[i, j]
@@ -46,7 +46,7 @@ def test_prints_and_parses():
     verify(kernel)
     assert print_kernel(kernel) == PRODUCT
     same = print_kernel(canonical(kernel))
-    assert "tilemma(5, 10, 16) a3[t, 0, 0] += p0[" in same and "drain a4[t*6, 0] = a3[t, 0, 0]" in same
+    assert "tilemma(5, 10, 16) a3[t, 0, 0] += p0[" in same and "store_tile a4[t*6, 0] = a3[t, 0, 0]" in same
 
 
 def test_multiplies_pairs():
@@ -80,11 +80,12 @@ def test_words_on_both_sides_and_several_steps():
     ("tilemma(5, 10,", "tilemma(5, 11,", "runs from 64 to 124, outside 0..119"),
     ("tilemma(5, 10, 16)", "tilemma(5, 10, 17)", "runs from 83 to 83, outside 0..79"),
     ("w[k*80]", "x[k*80]", "multiplies tiles of words"),
-    ("drain sums[t*6, 0]", "drain sums[t*7, 0]", "outside 0..11"),
-    ("drain sums[t*6, 0] = acc[t, 0, 0]", "drain acc[t, 0, 0] = acc[t, 0, 0]", "a Drain of acc to tile acc"),
-    ("    drain sums[t*6, 0] = acc[t, 0, 0]", "    sums[t*6, 0] = acc[t, 0, 0]", "must be drained to be read"),
-    ("    drain sums[t*6, 0] = acc[t, 0, 0]", "    acc[t, 0, 0] = 1.0", "which a Store cannot reach"),
-    ("for t in 2 unroll:\n    drain", "for t in 2:\n    drain", "neither constant after unrolling"),
+    ("store_tile sums[t*6, 0]", "store_tile sums[t*7, 0]", "outside 0..11"),
+    ("store_tile sums[t*6, 0] = acc[t, 0, 0]", "store_tile acc[t, 0, 0] = acc[t, 0, 0]",
+     "a StoreTile of acc to tile acc"),
+    ("    store_tile sums[t*6, 0] = acc[t, 0, 0]", "    sums[t*6, 0] = acc[t, 0, 0]", "must be drained to be read"),
+    ("    store_tile sums[t*6, 0] = acc[t, 0, 0]", "    acc[t, 0, 0] = 1.0", "which a Store cannot reach"),
+    ("for t in 2 unroll:\n    store_tile", "for t in 2:\n    store_tile", "neither constant after unrolling"),
     ("for k in 1:", "for k in 1 vector(1):", "in a vector loop"),
     ("= acc[t, 0, 0]", "= acc[t, 1, 0]", "the last two indices of a tile are 0"),
 ])

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import dlc
 from dlc.data import mnist
-from models import cnn, mlp, training
+from models import cnn, loop, mlp, training
 
 MODELS = [mlp, cnn]
 needs_mnist = pytest.mark.skipif(not (mnist.data_folder() / "mnist").is_dir(), reason="no MNIST under DLC_DATA")
@@ -122,7 +122,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def full(history: Any, path: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", path)
 
-    monkeypatch.setattr(training, "draw", full)
+    monkeypatch.setattr(loop, "draw", full)
     result = run("--epochs", "1", "--steps", "1", "--plot", str(tmp_path / "curve.png"))
     assert result.exit_code == 1 and "No space left on device" in result.output
     assert isinstance(result.exception, SystemExit)

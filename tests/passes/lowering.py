@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.lower.contract import lower_contract
 from dlc.codegen.lower.contraction import contiguous_columns
 from dlc.codegen.lower.map import lower_map
@@ -24,7 +24,7 @@ from dlc.passes.fuse.materialize import own_outputs
 from dlc.passes.views.contraction import label_sizes, parts_of
 from dlc.passes.views.views import memory_of
 
-LOWER: dict[str, Callable[..., Lowered]] = {
+LOWER: dict[str, Callable[..., LoweredKernel]] = {
     "map": lower_map, "rows": lower_rows, "contract": lower_contract, "scatter": lower_ordered,
     "cumulative": lower_ordered, "sort": lower_ordered,
 }  # fmt: skip
@@ -72,7 +72,7 @@ def vectors(seed: int) -> Choice:
     return lambda fused, group: pick.choice(options(fused, group))
 
 
-def lower(fused: Fused, group: Group, choice: Choice) -> Lowered:
+def lower(fused: Fused, group: Group, choice: Choice) -> LoweredKernel:
     lowered = LOWER[group.kind](fused, group, choice(fused, group))
     verify(lowered.kernel, "lowering")
     return lowered

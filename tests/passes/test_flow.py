@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.program.memory import LATER, SMALL, plan_memory
 from dlc.codegen.program.task_graph import LARGE_NS, LEAST_NS, LONGEST, _nanoseconds, find_dependencies, order_launches
 from dlc.codegen.schedule.choice import noted
@@ -120,7 +120,7 @@ def test_launches_go_to_threads_that_have_their_values():
 def test_a_measured_schedule_counts_as_the_chosen_one():
     """A contraction's time is the same whoever chose its schedule; other kernels' estimates are of one lane."""
     row = [run(X, t := temporary("t")), run(t, OUT[0]), run(Y, OUT[1])]
-    measured = [replace(step, kernel=noted(Lowered(COPY, (), 8)).kernel) for step in row]
+    measured = [replace(step, kernel=noted(LoweredKernel(COPY, (), 8)).kernel) for step in row]
     plain = [replace(step, kernel=replace(COPY, schedule=Map(16, 64))) for step in row]
     assert measured[0].kernel.tuned and measured[0].kernel.scheduled.endswith(" tuned")
     first, second, third = ([_nanoseconds(step) for step in some] for some in (row, measured, plain))

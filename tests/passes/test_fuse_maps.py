@@ -20,15 +20,6 @@ def gates(reads_between: bool = False) -> Graph:
     return Graph((x,), [a, b, c, B.op("add", B.op("mul", a, b), c)])
 
 
-def test_gates_that_meet_are_one_group():
-    fused = fuse(gates())
-    assert len(fused.groups) > 1
-    merged = merge_maps(fused)
-    (group,) = merged.groups
-    assert group.kind == "map" and len(group.units) == 4
-    assert merged.stored == {u.node for u in group.units}
-
-
 def test_no_group_waits_for_itself():
     graph = gates(reads_between=True)
     merged = merge_maps(fuse(graph, enough=lambda *_: False), in_loop=True)

@@ -11,7 +11,6 @@ from dlc.ir import dtypes
 from dlc.ir.graph import nodes as B
 from dlc.ir.graph.graph import Graph, TensorType, param
 from dlc.ir.graph.interp import evaluate
-from dlc.ir.graph.text import print_graph
 from dlc.ir.graph.verify import verify
 from dlc.passes.simplify.windows import lower_unwindow
 from dlc.runtime.cpu.memory import allocate, as_ndarray
@@ -70,26 +69,6 @@ def test_random_integer_graphs_compiled_exactly(graph):
     args = arguments(graph)
     for want, got in zip(evaluate(graph, args), run_compiled(graph, args), strict=True):
         np.testing.assert_array_equal(got, want)
-
-
-def test_convolutions_keep_channels_last():
-    x = param(TensorType(dtypes.float32, (2, 3, 6, 6)), "x")
-    w = param(TensorType(dtypes.float32, (4, 3, 3, 3)), "w")
-    y = B.contract(B.window(x, (2, 3), (3, 3)), w, "nchwrs,ocrs->nohw")
-    z = B.sum_(B.op("max", y, B.like(y, 0.0)), [0, 2, 3])
-    text = print_graph(sink_permutes(Graph([x, w], [z])), locs=False)
-    assert 'spec="nchwrs,ocrs->nhwo"' in text and "permute" not in text
-
-
-def test_updates_of_parameters_stay_in_their_order():
-    """A gradient that comes in another order is turned, not the parameter and its state."""
-    weight, state, x, y = (param(TensorType(dtypes.float32, s), n) for n, s in (
-        ("weight", (4, 3)), ("state", (4, 3)), ("x", (5, 3)), ("y", (5, 4))))
-    gradient = B.permute(B.op("exp", B.contract(x, y, "kc,ko->co")), (1, 0))
-    moved = B.op("add", B.op("mul", state, B.like(state, 0.9)), gradient)
-    sunk = sink_permutes(Graph([weight, state, x, y], [B.op("sub", weight, moved), moved]))
-    assert [n.inputs[0].op for n in sunk.nodes() if n.op == "permute"] == ["exp"]
-    agree(Graph([weight, state, x, y], [B.op("sub", weight, moved), moved]), sunk)
 
 
 def test_a_contraction_takes_the_order_of_what_it_meets():

@@ -10,7 +10,7 @@ import pytest
 
 from dlc.base.errors import DeviceError
 from dlc.runtime.cuda import api as cuda_api
-from dlc.runtime.cuda.api import Gpu, Kernel, KernelGraph, Module
+from dlc.runtime.cuda.api import Gpu, KernelGraph, LoadedKernel, LoadedModule
 
 P, U = ctypes.c_void_p, ctypes.c_uint
 STREAM = 77
@@ -94,7 +94,7 @@ class Arguments:
 
 def test_graphs(gpu):
     arguments = Arguments(11, 22, 33)
-    kernels = [Kernel(501, 128, 0), Kernel(502, 256, 70_000), Kernel(501, 128, 0)]
+    kernels = [LoadedKernel(501, 128, 0), LoadedKernel(502, 256, 70_000), LoadedKernel(501, 128, 0)]
     graph = KernelGraph(gpu, 0, kernels, [4, 5, 6], arguments.pointers, [[], [], [0, 1]])
     nodes = gpu.lib.named("cuGraphAddKernelNode_v2")
     assert [n[6] for n in nodes] == [
@@ -117,7 +117,7 @@ def test_graphs(gpu):
 
 def test_launches(gpu):
     arguments = Arguments(11, 22)
-    gpu.launch(0, [Kernel(501, 128, 0), Kernel(502, 32, 9)], [4, 70_000], arguments.pointers)
+    gpu.launch(0, [LoadedKernel(501, 128, 0), LoadedKernel(502, 32, 9)], [4, 70_000], arguments.pointers)
     assert gpu.lib.calls == [
         ("cuLaunchKernel", 501, 4, 1, 1, 128, 1, 1, 0, STREAM, arguments.pointers[0], None),
         ("cuLaunchKernel", 502, 70_000, 1, 1, 32, 1, 1, 9, STREAM, arguments.pointers[1], None),
@@ -165,10 +165,10 @@ def test_every_thread_gets_a_context(gpu, index):
     arguments = Arguments(11)
     made = gpu.load(b"", index)
     uses = [
-        lambda: gpu.launch(index, [Kernel(501, 128, 0)], [4], arguments.pointers),
+        lambda: gpu.launch(index, [LoadedKernel(501, 128, 0)], [4], arguments.pointers),
         lambda: gpu.load(b"", index),
         lambda: made.kernel("add_0", 64, 100),
-        lambda: gpu.graph(index, [Kernel(501, 128, 0)], [4], arguments.pointers, [[]]).launch(),
+        lambda: gpu.graph(index, [LoadedKernel(501, 128, 0)], [4], arguments.pointers, [[]]).launch(),
     ]
     for use in uses:
         failed = []
@@ -190,20 +190,20 @@ def test_modules(gpu):
     module = gpu.load(b"\x7fELF\0rest", 0)
     assert module.handle == 4001
     assert ctypes.string_at(gpu.lib.calls[0][2], 9) == b"\x7fELF\0rest"
-    assert module.kernel("add_0", 64, 100) == Kernel(5001, 64, 100)
+    assert module.kernel("add_0", 64, 100) == LoadedKernel(5001, 64, 100)
     assert gpu.lib.calls[-1][2:] == (4001, b"add_0")
     module.kernel("gemm_0", 128, 100_000)
     assert gpu.lib.calls[-1] == ("cuFuncSetAttribute", 5002, 8, 100_000)
     del module
     assert not gpu.lib.named("cuModuleUnload")  # its kernels may still run
     other = gpu.load(b"", 0)
-    assert gpu.lib.named("cuModuleUnload") == [("cuModuleUnload", 4001)] and isinstance(other, Module)
+    assert gpu.lib.named("cuModuleUnload") == [("cuModuleUnload", 4001)] and isinstance(other, LoadedModule)
 
 
 def test_failures_are_named(gpu):
     gpu.lib.status = 700
     with pytest.raises(DeviceError, match="CUDA could not launch a kernel: error 700"):
-        gpu.launch(0, [Kernel(501, 128, 0)], [1], Arguments(1).pointers)
+        gpu.launch(0, [LoadedKernel(501, 128, 0)], [1], Arguments(1).pointers)
 
 
 def test_layout_of_the_structure():

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from dlc.codegen.llvm.kernel import Module
+from dlc.codegen.llvm.kernel import LlvmModule
 from dlc.ir.loops.parse import parse_kernel
 from dlc.runtime.compile import MachineCode
 from dlc.runtime.cpu import host
@@ -52,7 +52,7 @@ def test_modules_are_of_few_kernels_and_fewer_large_ones(monkeypatch, large, siz
     texts: list[str] = []
     monkeypatch.setattr(native.ObjectPool, "submit", lambda pool, text: texts.append(text))
     monkeypatch.setattr(MachineCode, "LARGE", large)
-    code, module = MachineCode(host.detect()), Module(host.detect())
+    code, module = MachineCode(host.detect()), LlvmModule(host.detect())
     for k in range(10):
         kernel = parse_kernel(f"kernel k{k}(x: f32[4] writes)\n  x[0] = {k}.0\n")
         code.kernel(kernel)

@@ -2,7 +2,7 @@
 
     python -m tests.sweeps.schedules --minutes 10 --seed 1 [--target avx512] [--cases 2000] [--case N]
 
-draws programs of a few lines of dlc, chooses schedules, lowers them and checks every kernel (`ir/loops_coverage.py`).
+draws programs of a few lines of dlc, chooses schedules, lowers them and checks every kernel (`ir/loops/coverage.py`).
 A failure prints the program that shows it. Kernels whose places follow from what they compute themselves (sorts) are
 run by the interpreter on small sizes instead.
 """
@@ -21,8 +21,7 @@ import numpy as np
 
 import dlc
 import dlc.nn.functional as F
-from dlc.codegen.program import builder as build
-from dlc.codegen.program import gpu_lowering
+from dlc.codegen.program import gpu_lowering, lowering
 from dlc.codegen.schedule import cpu_candidates as candidates
 from dlc.codegen.schedule import gpu_candidates
 from dlc.codegen.target.cpu import CpuTarget
@@ -359,7 +358,7 @@ def alternatives(graph: Graph, machine: CpuTarget | GpuTarget, seed: int) -> lis
     """The kernels of a graph with one each of the other schedules that tuning might choose."""
     pick = random.Random(seed)
     gpu = isinstance(machine, GpuTarget)
-    lower = gpu_lowering.LOWER if gpu else build.LOWER
+    lower = gpu_lowering.LOWER if gpu else lowering.LOWER
     out: list[Run] = []
     for fused in compiler.lower(graph, compiler.Job(machine, "main", ())).fused:
         apart = {b: (n.shape, at) for n, at in fused.table.layout.items() if (b := fused.table.buffers.get(n))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -57,8 +58,9 @@ def _no_clamp(index: loops.Expr, extent: int) -> loops.Expr:
 
 
 def _no_rest(self, s, vector, extent):
-    whole = self.ins(f"and i64 {extent.text}, {-vector.lanes}", 0, extent)
-    self.loop(s, self.const(0, dtypes.int64), whole, vector.lanes, False, lambda i: self._group(s, vector, i, None))
+    whole = self.b.ins(f"and i64 {extent.text}, {-vector.lanes}", 0, extent)
+    body = partial(self._group, s, vector, mask=None)
+    self.control.loop(s, self.b.const(0, dtypes.int64), whole, vector.lanes, False, body)
 
 
 def _one_place(life) -> int:

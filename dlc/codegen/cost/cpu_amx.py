@@ -23,7 +23,7 @@ SHORT = 16  # pairs of the inner range
 NS_PER_FLOP = 1 / 1500  # with what memory and the epilogue take
 
 
-class Tiles(NamedTuple):
+class AmxTiles(NamedTuple):
     """`stack` x `wide` tiles of sums."""
 
     stack: int
@@ -35,12 +35,12 @@ def suits(m: int, n: int, k: int) -> bool:
     return min(m, n) >= LEAST and k >= SHORT
 
 
-def best(m: int, n: int, k: int, run: int) -> Tiles:
+def best(m: int, n: int, k: int, run: int) -> AmxTiles:
     """The tiles with the least estimated time for m rows, in runs of `run` rows at one stride."""
     return min(costs(m, n, k, run), key=lambda found: found[1])[0]
 
 
-def costs(m: int, n: int, k: int, run: int) -> Iterator[tuple[Tiles, float]]:
+def costs(m: int, n: int, k: int, run: int) -> Iterator[tuple[AmxTiles, float]]:
     """All tiles worth a thought with the estimated cycles of the whole contraction."""
     rows = height_of(run)
     down = -(-run // rows) * (m // run)
@@ -54,7 +54,7 @@ def costs(m: int, n: int, k: int, run: int) -> Iterator[tuple[Tiles, float]]:
             loads = stack * rows * again + wide * TILE  # two lines a cycle
             busy = max(sums * rows, loads / 2, LATENCY) + loads / 8 + (stack * rows + wide * TILE) / 2
             count = -(-down // stack) * -(-n // (wide * TILE))
-            yield Tiles(stack, wide), count * (-(-k // TILE) * busy + 4 * sums * rows + 100)
+            yield AmxTiles(stack, wide), count * (-(-k // TILE) * busy + 4 * sums * rows + 100)
 
 
 def height_of(run: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from dlc.codegen.cost import cpu_amx
 from dlc.codegen.cost.cpu_amx import SHORT_RUN as SHORT_RUN_OF_TILES
-from dlc.codegen.cost.cpu_amx import Tiles, height_of
+from dlc.codegen.cost.cpu_amx import AmxTiles, height_of
 from dlc.codegen.cost.cpu_blocking import blocks
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir.dtypes import DType
@@ -96,7 +96,7 @@ def tiled(node: Node, target: CpuTarget, swap: bool, tile: tuple[int, int] | Non
                              tail=narrowest(nr, lanes, target))
 
 
-def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: Tiles | None = None) -> schedule.Contract:
+def on_tiles(node: Node, target: CpuTarget, swap: bool, tiles: AmxTiles | None = None) -> schedule.Contract:
     """The schedule for a matrix unit, with the tiles that are given or estimated to be the best."""
     m, n, k, outer = product_sizes(node, swap)
     run = row_run(node, swap)

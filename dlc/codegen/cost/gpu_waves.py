@@ -29,7 +29,7 @@ MOST_STAGES = 6
 ABOUT = 1.05  # times that do not differ
 
 
-class Tile(NamedTuple):
+class MmaTile(NamedTuple):
     """Rows and columns, groups of threads along both, microseconds of a step and of a tile besides."""
 
     bm: int
@@ -40,15 +40,15 @@ class Tile(NamedTuple):
     tile_us: float
 
 
-WGMMA = (Tile(128, 256, 2, 1, 0.647, 3.9), Tile(128, 192, 2, 1, 0.473, 3.5), Tile(128, 128, 2, 1, 0.36, 3.0),
-         Tile(256, 64, 2, 1, 0.36, 3.0), Tile(128, 64, 2, 1, 0.31, 1.6), Tile(64, 64, 1, 1, 0.25, 1.5))
+WGMMA = (MmaTile(128, 256, 2, 1, 0.647, 3.9), MmaTile(128, 192, 2, 1, 0.473, 3.5), MmaTile(128, 128, 2, 1, 0.36, 3.0),
+         MmaTile(256, 64, 2, 1, 0.36, 3.0), MmaTile(128, 64, 2, 1, 0.31, 1.6), MmaTile(64, 64, 1, 1, 0.25, 1.5))
 # mma.sync, not measured: an A100's multiprocessor has half the multipliers
-MMA = (Tile(128, 128, 2, 4, 0.95, 4.0), Tile(64, 128, 2, 4, 0.6, 3.0), Tile(64, 64, 2, 2, 0.36, 2.0),
-       Tile(32, 64, 2, 2, 0.25, 1.5))
-HIGH = Tile(256, 128, 4, 2, 2.2, 4.0)
-TF32 = (Tile(128, 256, 2, 4, 2.2, 4.0), HIGH, Tile(128, 128, 2, 4, 1.2, 3.0),
-        Tile(256, 64, 4, 2, 1.2, 3.0), Tile(64, 128, 2, 4, 0.75, 2.5), Tile(128, 64, 4, 2, 0.75, 2.5),
-        Tile(64, 64, 2, 2, 0.55, 2.0))
+MMA = (MmaTile(128, 128, 2, 4, 0.95, 4.0), MmaTile(64, 128, 2, 4, 0.6, 3.0), MmaTile(64, 64, 2, 2, 0.36, 2.0),
+       MmaTile(32, 64, 2, 2, 0.25, 1.5))
+HIGH = MmaTile(256, 128, 4, 2, 2.2, 4.0)
+TF32 = (MmaTile(128, 256, 2, 4, 2.2, 4.0), HIGH, MmaTile(128, 128, 2, 4, 1.2, 3.0),
+        MmaTile(256, 64, 4, 2, 1.2, 3.0), MmaTile(64, 128, 2, 4, 0.75, 2.5), MmaTile(128, 64, 4, 2, 0.75, 2.5),
+        MmaTile(64, 64, 2, 2, 0.55, 2.0))
 
 
 class Simt(NamedTuple):
@@ -71,7 +71,7 @@ SIMT = (Simt(64, 128, 16, 8, 8, 2, 320, 1.4), Simt(128, 64, 16, 8, 8, 2, 320, 1.
         Simt(64, 32, 16, 8, 4, 6, 250, 0.95), Simt(32, 32, 16, 4, 2, 1, 150, 0.7))
 
 
-class Unit(Protocol):
+class MatrixUnit(Protocol):
     """What the choice of tiles needs to know of a target (codegen's GpuTarget)."""
 
     arch: str
@@ -80,21 +80,21 @@ class Unit(Protocol):
     tf32: bool
 
 
-def tiles_for(dtype: DType, target: Unit) -> Sequence[Tile]:
+def tiles_for(dtype: DType, target: MatrixUnit) -> Sequence[MmaTile]:
     """The tiles by which matrix instructions multiply `dtype`; none where there are no such instructions."""
     if dtype.is_half:
         return WGMMA if target.arch == "sm_90a" else MMA
     return [t for t in TF32 if stages_for(t, dtype, target) >= 3] if dtype is float32 and target.tf32 else ()
 
 
-def stages_for(tile: Tile, dtype: DType, target: Unit) -> int:
+def stages_for(tile: MmaTile, dtype: DType, target: MatrixUnit) -> int:
     """How many stages of a tile's ring fit beside its results."""
     stage = (tile.bm + tile.bn) * ROW + (0 if dtype.is_half else 2 * INNER * LONGER)
     return min(MOST_STAGES, (target.shared_bytes - 1024 - STAGED - 32 * tile.bm) // stage)
 
 
 def tile_times(m: int, n: int, k: int, batch: int, sm_count: int,
-               tiles: Sequence[Tile]) -> Iterator[tuple[float, Tile]]:
+               tiles: Sequence[MmaTile]) -> Iterator[tuple[float, MmaTile]]:
     """(microseconds, tile) of every tile."""
     for tile in tiles:
         if tile is HIGH and m % tile.bm:  # a condition for each of many pieces of rows: too many registers
@@ -103,7 +103,7 @@ def tile_times(m: int, n: int, k: int, batch: int, sm_count: int,
         yield waves * (math.ceil(k / INNER) * tile.step_us + tile.tile_us), tile
 
 
-def best_tile(m: int, n: int, k: int, batch: int, sm_count: int, tiles: Sequence[Tile]) -> tuple[float, Tile]:
+def best_tile(m: int, n: int, k: int, batch: int, sm_count: int, tiles: Sequence[MmaTile]) -> tuple[float, MmaTile]:
     """The fastest tile; of several about as fast the largest, which reads least."""
     found = list(tile_times(m, n, k, batch, sm_count, tiles))
     limit = ABOUT * min(us for us, _ in found)

@@ -7,16 +7,15 @@ written in `int`, which is much faster on a GPU. Loads and what a run of stateme
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from dlc.base.errors import DlcError
-from dlc.codegen.cuda.types import ctype, identifier, literal
+from dlc.codegen.cuda.types import ctype, literal
+from dlc.codegen.cuda.writer import Value, Writer
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.loops.interval import interval, wraps
 from dlc.ir.loops.ir import Buffer, Expr, load_parts, sums_products
-
-Value = tuple[str, str]  # C text, C type
 
 
 class EmitError(DlcError):
@@ -39,91 +38,53 @@ _FLOAT = {
 }  # fmt: skip
 
 
-class Scope:
-    """Lines of one C block and the values that it has named."""
-
-    def __init__(self, indent: int):
-        self.lines: list[str] = []
-        self.values: dict[Expr, Value] = {}
-        self.indent = indent
-
-
 class Expressions:
-    """Writes expressions; statements are written by the subclass."""
+    """Writes expressions."""
 
-    def __init__(self):
-        self.scopes: list[Scope] = [Scope(1)]
-        self.names: dict[Buffer | Expr, str] = {}
-        self.taken: set[str] = set()
-        self.uses: Counter[Expr] = Counter()
-        self.read: dict[Expr, frozenset[Buffer]] = {}
+    def __init__(self, writer: Writer) -> None:
+        self.w = writer
+        self._scopes = writer.scopes
         self.axis_type: dict[Expr, str] = {}
-
-    # lines and names
-
-    def line(self, text: str) -> None:
-        scope = self.scopes[-1]
-        scope.lines.append("    " * scope.indent + text if text else "")
-
-    def name(self, thing: Buffer | Expr | None, wanted: str) -> str:
-        """A fresh identifier like `wanted`; `thing` goes by it from here on."""
-        base = name = identifier(wanted)
-        count = 0
-        while name in self.taken:
-            count += 1
-            name = f"{base}_{count}"
-        self.taken.add(name)
-        if thing is not None:
-            self.names[thing] = name
-        return name
-
-    def open(self, head: str) -> None:
-        """Begin a C block `head {`."""
-        self.line(head + " {")
-        self.scopes.append(Scope(self.scopes[-1].indent + 1))
-
-    def close(self, tail: str = "}") -> None:
-        inner = self.scopes.pop()
-        self.scopes[-1].lines += inner.lines
-        self.line(tail)
+        self._uses: Counter[Expr] = Counter()
+        self._read: dict[Expr, frozenset[Buffer]] = {}
 
     # what is known
 
-    def known(self, e: Expr) -> Value | None:
-        for scope in reversed(self.scopes):
+    def _known(self, e: Expr) -> Value | None:
+        for scope in reversed(self._scopes):
             if e in scope.values:
                 return scope.values[e]
         return None
 
     def buffers_read(self, e: Expr) -> frozenset[Buffer]:
-        found = self.read.get(e)
+        found = self._read.get(e)
         if found is None:
             found = frozenset().union(*(self.buffers_read(a) for a in e.args))
             if e.op == "load":
                 found |= {e.attr}
-            self.read[e] = found
+            self._read[e] = found
         return found
 
     def forget(self, buffers: Iterable[Buffer]) -> None:
         """Values read from these buffers are no longer current."""
         gone = set(buffers)
-        for scope in self.scopes:
+        for scope in self._scopes:
             stale = [e for e in scope.values if not gone.isdisjoint(self.buffers_read(e))]
             for e in stale:
                 del scope.values[e]
 
     def count(self, roots: Iterable[Expr]) -> None:
         """Note how often the coming statements use each subexpression."""
-        self.uses = Counter()
+        self._uses = Counter()
         seen: set[Expr] = set()
         stack = list(roots)
-        self.uses.update(stack)
+        self._uses.update(stack)
         while stack:
             e = stack.pop()
             if e in seen:
                 continue
             seen.add(e)
-            self.uses.update(e.args)
+            self._uses.update(e.args)
             stack.extend(e.args)
 
     def ctype(self, e: Expr) -> str:
@@ -152,39 +113,36 @@ class Expressions:
         made: dict[Expr, Value] = {}
 
         def get(e: Expr) -> Value | None:
-            return made.get(e) or self.known(e)
+            return made.get(e) or self._known(e)
 
         while stack:
             e = stack[-1]
             if get(e) is not None:
                 stack.pop()
                 continue
-            missing = [a for a in self.operands(e) if get(a) is None]
+            missing = [a for a in e.args if get(a) is None]
             if missing:
                 stack.extend(missing)
                 continue
             stack.pop()
-            made[e] = self.named(e, self.write(e, get))
+            made[e] = self._named(e, self._write(e, get))
         found = get(root)
         assert found is not None
         return found
 
-    def operands(self, e: Expr) -> tuple[Expr, ...]:
-        return e.args
-
-    def named(self, e: Expr, value: Value) -> Value:
+    def _named(self, e: Expr, value: Value) -> Value:
         """Give the value a name if it is used again, long, or a load from memory."""
         text, type_ = value
         memory = e.op == "load" and e.attr.space != "reg"
-        again = self.uses[e] > 1 and e.op not in ("const", "axis") and not (e.op == "load" and not memory)
+        again = self._uses[e] > 1 and e.op not in ("const", "axis") and not (e.op == "load" and not memory)
         if not (memory or again or len(text) > _LONG):
             return value
-        name = self.name(None, f"{self.names.get(e.attr, 'x')}_" if memory else "t")
-        self.line(f"const {type_} {name} = {_bare(text)};")
-        self.scopes[-1].values[e] = (name, type_)
+        name = self.w.name(None, f"{self.w.names.get(e.attr, 'x')}_" if memory else "t")
+        self.w.line(f"const {type_} {name} = {_bare(text)};")
+        self._scopes[-1].values[e] = (name, type_)
         return name, type_
 
-    def write(self, e: Expr, get) -> Value:
+    def _write(self, e: Expr, get: Callable[[Expr], Value | None]) -> Value:
         """The C text of one operation on values that `get` knows."""
         type_ = self.ctype(e)
         if e.op == "const":
@@ -192,12 +150,12 @@ class Expressions:
                 return literal(e.attr, dtypes.int32), type_
             return literal(e.attr, e.dtype), type_
         if e.op == "axis":
-            return self.names[e], type_
+            return self.w.names[e], type_
         if e.op == "load":
-            return self.load(e, get), type_
+            return self._load(e, get), type_
         args = [get(a) for a in e.args]
         if e.op == "cast":
-            return self.cast(args[0], e.args[0].dtype, e.dtype, type_), type_
+            return self._cast(args[0], e.args[0].dtype, e.dtype, type_), type_
         if e.op == "bitcast":
             return f"bits<{type_}>({_bare(args[0][0])})", type_
         if e.op == "select":
@@ -210,7 +168,7 @@ class Expressions:
             return f"{fn}({', '.join(_bare(a[0]) for a in args)})", type_
         operand = e.args[0].dtype
         if operand is dtypes.int64:
-            return self.int64(e, args, type_), type_
+            return self._int64(e, args, type_), type_
         texts = [a[0] for a in args]
         if sums_products(e):  # these functions are not fused with their operands
             return _call(f"__{'f' if operand is dtypes.float32 else 'd'}{e.op}_rn", texts), type_
@@ -220,7 +178,7 @@ class Expressions:
             return _of_bool(e.op, texts), type_
         return _of_int(e.op, texts, operand), type_
 
-    def int64(self, e: Expr, args: list[Value], type_: str) -> str:
+    def _int64(self, e: Expr, args: list[Value], type_: str) -> str:
         """An operation on 64-bit integers, in `int` where its operands are."""
         narrow = all(t == "int" for _, t in args)
         within = "int" if narrow and (type_ == "int" or e.op in _COMPARE) else "long long"
@@ -244,7 +202,7 @@ class Expressions:
             out = _of_int(op, texts, dtypes.int64)
         return out if within == type_ or e.dtype is not dtypes.int64 else f"({type_}){out}"
 
-    def load(self, e: Expr, get) -> str:
+    def _load(self, e: Expr, get: Callable[[Expr], Value | None]) -> str:
         buffer, index, predicate = load_parts(e)
         place = self.place(buffer, index)
         if predicate is None:
@@ -255,9 +213,21 @@ class Expressions:
 
     def place(self, buffer: Buffer, index: tuple[Expr, ...]) -> str:
         """The element of a buffer; reg and shared ones are arrays of arrays."""
-        return self.names[buffer] + "".join(f"[{self.bare(i)}]" for i in index)
+        if buffer.swizzled and not (index[-1].op == "const" and index[-1].attr == 0):
+            return f"*({self.address(buffer, index)})"
+        return self.w.names[buffer] + self.subscripts(index)
 
-    def cast(self, x: Value, source: DType, target: DType, type_: str) -> str:
+    def address(self, b: Buffer, index: Sequence[Expr]) -> str:
+        """A pointer to an element."""
+        outer, last = self.subscripts(index[:-1]), self.bare(index[-1])
+        if b.swizzled:
+            last = f"swizzled({self.bare(index[-2])}, {last}, {ctype(b.dtype)}())"
+        return f"{self.w.names[b]}{outer} + {last}"
+
+    def subscripts(self, index: Sequence[Expr]) -> str:
+        return "".join(f"[{self.bare(i)}]" for i in index)
+
+    def _cast(self, x: Value, source: DType, target: DType, type_: str) -> str:
         text = x[0]
         if target.is_bool:
             if source.is_half:

@@ -19,7 +19,7 @@ STATIC_SHARED = 48 << 10  # bytes; more has to be asked for at launch
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchShape:
     """How to launch a kernel: `blocks` is a number, or an expression over parameters that hold run-time sizes."""
 
     blocks: int | Expr
@@ -35,14 +35,14 @@ class Launch:
         return int(evaluate_expr(self.blocks, env))
 
 
-def launch_shape(kernel: Kernel) -> Launch:
+def launch_shape(kernel: Kernel) -> LaunchShape:
     """Grid, block and shared memory of a kernel."""
     shared = sum(shared_bytes_of(b) for b in shared_buffers(kernel)) if dynamic(kernel) else 0
     if kernel.parallel is not None:
         extent = kernel.parallel.extent
         if extent.op == "const":
-            return Launch(max(1, -(-extent.attr // TASK_BLOCK)), TASK_BLOCK)
-        return Launch((extent + (TASK_BLOCK - 1)) // TASK_BLOCK, TASK_BLOCK)
+            return LaunchShape(max(1, -(-extent.attr // TASK_BLOCK)), TASK_BLOCK)
+        return LaunchShape((extent + (TASK_BLOCK - 1)) // TASK_BLOCK, TASK_BLOCK)
     blocks: int | Expr = 1
     threads = 1
     for s in walk(kernel.body):
@@ -50,7 +50,7 @@ def launch_shape(kernel: Kernel) -> Launch:
             blocks = int(s.extent.attr) if s.extent.op == "const" else s.extent
         elif isinstance(s, For) and s.kind == "lane":
             threads = max(threads, int(s.extent.attr))
-    return Launch(blocks, threads, shared, tuple(tensor_maps(kernel).values()))
+    return LaunchShape(blocks, threads, shared, tuple(tensor_maps(kernel).values()))
 
 
 def shared_buffers(kernel: Kernel) -> list[Buffer]:

@@ -1,4 +1,4 @@
-"""The device functions behind Arrive, Await and Bulk, and the tensor maps (`mbarrier.cuh`)."""
+"""The device functions behind Arrive, Await and TmaCopy, and the tensor maps (`mbarrier.cuh`)."""
 
 from __future__ import annotations
 

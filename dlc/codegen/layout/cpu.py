@@ -2,7 +2,7 @@
 
     degenerate   without rows or columns (dot products, outer products, matrix times vector) a contraction becomes a
                  multiplication and a sum, which the row and column reductions run at memory speed
-    pairs        bfloat16 operands become words of two, where the target multiplies such (`layout_pairs.py`)
+    pairs        bfloat16 operands become words of two, where the target multiplies such (`codegen/layout/cpu_pairs.py`)
     half         other two-byte floats are widened as they are packed
     split        few results over a long inner range: the range is cut into pieces that run in parallel
     wide         scatters with many updates of large tables combine them in a wider type

@@ -1,8 +1,8 @@
 """Layout for a GPU: contractions and reductions in forms that give all of its threads work.
 
     degenerate   a contraction without rows, columns or inner range becomes a multiplication and a sum
-    trim         a contraction of which a slice is used computes only that (`trim.py`)
-    vectors      operands that cannot be read as vectors are copied (`gpu_operands.py`)
+    trim         a contraction of which a slice is used computes only that (`passes/convolution/push_slices.py`)
+    vectors      operands that cannot be read as vectors are copied (`codegen/layout/gpu_aligned_operands.py`)
     deal out     a scatter into few rows becomes one into several tables and their sum (`gpu_scatter.py`)
     split        few results over a long range: the range is cut into pieces, whose results are summed by another kernel
 
@@ -16,7 +16,7 @@ from typing import Protocol
 
 from dlc.codegen.cost.gpu_scatter import is_binned
 from dlc.codegen.cost.gpu_skinny import is_skinny
-from dlc.codegen.cost.gpu_waves import Unit, best_simt, best_tile, tiles_for
+from dlc.codegen.cost.gpu_waves import MatrixUnit, best_simt, best_tile, tiles_for
 from dlc.codegen.layout.cpu import as_reduction, cut_reduce, in_pieces
 from dlc.codegen.layout.gpu_aligned_operands import vector_operands
 from dlc.codegen.layout.gpu_scatter import deal_out
@@ -39,7 +39,7 @@ WORTH = 0.75  # estimated time of a contraction in pieces, relative to the whole
 LAUNCH_US, BYTES_PER_US = 3.0, 2.5e6  # estimates after runs on an H100: a kernel more, memory
 
 
-class Sizes(Unit, Protocol):
+class Sizes(MatrixUnit, Protocol):
     """What layout needs to know of a target (codegen's GpuTarget)."""
 
     @property

@@ -8,46 +8,50 @@ is not loaded again while it is there, so the order of the TileMmas decides what
 
 from __future__ import annotations
 
-from dlc.codegen.llvm.builder import Scope, Value
-from dlc.codegen.llvm.expr import EmitError
+from dlc.codegen.llvm.address import Addresses
+from dlc.codegen.llvm.builder import Builder, LlvmScope, Value
+from dlc.codegen.llvm.environment import Environment
+from dlc.codegen.llvm.expr import EmitError, Expressions
 from dlc.codegen.llvm.memory import Memory
-from dlc.ir.loops.instructions import Drain, TileMma
+from dlc.ir.loops.instructions import StoreTile, TileMma
 from dlc.ir.loops.ir import Buffer, Expr, load_parts
 
 REGISTERS = 8
 _NAME = "llvm.x86."
 
 
-class Tiles(Memory):
-    """Emission of TileMma and Drain."""
+class AmxEmitter:
+    """Emission of TileMma and StoreTile."""
 
-    def __init__(self, kernel, target):
-        super().__init__(kernel, target)
+    def __init__(self, b: Builder, env: Environment, expressions: Expressions, addresses: Addresses, memory: Memory):
+        self.b, self.env = b, env
+        self.expr = expressions.expr
+        self.addresses, self.memory = addresses, memory
         self._sums: dict[Buffer, int] = {}  # the first register of each buffer of sums
         self._depth = 0  # pairs of a tile
         self._rooms: tuple[range, range] = (range(0), range(0))  # registers for the operands a and b
         self._held: dict[int, tuple] = {}  # what the operands' registers hold, the latest last
 
-    def allocate_tiles(self, buffer: Buffer) -> None:
+    def allocate(self, buffer: Buffer) -> None:
         """Sums of 0 in registers."""
-        if not self.target.has_amx_bf16:
-            raise EmitError(f"{self.kernel.name}: this processor has no matrix unit")
+        if not self.b.target.has_amx_bf16:
+            raise EmitError(f"{self.env.kernel.name}: this processor has no matrix unit")
         if buffer not in self._sums:
             if self._sums:
-                raise EmitError(f"{self.kernel.name}: sums in two buffers of tiles")
+                raise EmitError(f"{self.env.kernel.name}: sums in two buffers of tiles")
             count, across = _count(buffer), buffer.shape[0] if len(buffer.shape) > 2 else 1
             free = REGISTERS - count
             if free < 2:
-                raise EmitError(f"{self.kernel.name}: {count} tiles of sums leave no registers for operands")
+                raise EmitError(f"{self.env.kernel.name}: {count} tiles of sums leave no registers for operands")
             down = min(across, free - 1)
             self._sums[buffer] = 0
             self._rooms = range(count, count + down), range(count + down, REGISTERS)
         for n in range(_count(buffer)):
             self._do("tilezero", ("i8", str(n)))
 
-    def tile_mma(self, s: TileMma) -> None:
+    def multiply(self, s: TileMma) -> None:
         if self._depth not in (0, s.k):
-            raise EmitError(f"{self.kernel.name}: tiles of {self._depth} and of {s.k} pairs")
+            raise EmitError(f"{self.env.kernel.name}: tiles of {self._depth} and of {s.k} pairs")
         self._depth = s.k
         a = self._operand(s.a, s.a_stride, self._rooms[0])
         b = self._operand(s.b, s.b_stride, self._rooms[1])
@@ -56,9 +60,9 @@ class Tiles(Memory):
     def _operand(self, e: Expr, stride: int, room: range) -> int:
         """The register of a tile in memory."""
         buffer, index, _ = load_parts(e)
-        p = self.pointer(self.place(buffer, index), self.depth)
-        scope = self.scopes[-1]
-        what = (scope, scope.label, p.text, stride, self._versions.get(buffer, 0))
+        p = self.addresses.pointer(self.addresses.place(buffer, index), self.b.depth)
+        scope = self.b.scopes[-1]
+        what = (scope, scope.label, p.text, stride, self.memory.version(buffer))
         for register in room:
             if self._held.get(register) == what:
                 self._held[register] = self._held.pop(register)
@@ -71,25 +75,25 @@ class Tiles(Memory):
         self._do("tileloadd64", ("i8", str(register)), *arguments)
         return register
 
-    def drain(self, s: Drain) -> None:
-        p: Value = self.pointer(self.place(s.buffer, s.index), self.depth)
+    def drain(self, s: StoreTile) -> None:
+        p: Value = self.addresses.pointer(self.addresses.place(s.buffer, s.index), self.b.depth)
         stride = s.buffer.shape[-1] * s.buffer.dtype.itemsize
         self._do("tilestored64", ("i8", str(self._sum(s.source, s.at))), ("ptr", p.text), ("i64", str(stride)))
-        self.touch(s.buffer)
+        self.memory.touch(s.buffer)
 
     def _sum(self, buffer: Buffer, index: tuple[Expr, ...]) -> int:
         if buffer not in self._sums:
-            raise EmitError(f"{self.kernel.name}: {buffer.name} is used outside its Alloc")
+            raise EmitError(f"{self.env.kernel.name}: {buffer.name} is used outside its Alloc")
         number = 0
         for e, extent in zip(index[:-2], buffer.shape, strict=False):
             at = self.expr(e).const
             if at is None or not 0 <= at < extent:
-                raise EmitError(f"{self.kernel.name}: an index of {buffer.name} must be a constant inside it")
+                raise EmitError(f"{self.env.kernel.name}: an index of {buffer.name} must be a constant inside it")
             number = number * extent + at
         return self._sums[buffer] + number
 
     def _do(self, name: str, *arguments: tuple[str, str]) -> None:
-        self.do(self.call_text("void", f"{_NAME}{name}", list(arguments)))
+        self.b.do(self.b.call_text("void", f"{_NAME}{name}", list(arguments)))
 
     # the registers' shapes
 
@@ -108,8 +112,8 @@ class Tiles(Memory):
             layout[48 + register] = rows
         text = "".join(f"\\{byte:02X}" for byte in layout)
         before = [f'@"{name}" = internal constant [64 x i8] c"{text}", align 64']
-        begin = self.call_text("void", f"{_NAME}ldtilecfg", [("ptr", f'@"{name}"')])
-        return before, [f"  {begin}"], [f"  {self.call_text('void', f'{_NAME}tilerelease', [])}"]
+        begin = self.b.call_text("void", f"{_NAME}ldtilecfg", [("ptr", f'@"{name}"')])
+        return before, [f"  {begin}"], [f"  {self.b.call_text('void', f'{_NAME}tilerelease', [])}"]
 
 
 def _count(buffer: Buffer) -> int:
@@ -117,5 +121,5 @@ def _count(buffer: Buffer) -> int:
     return buffer.size // (m * n)
 
 
-def _here(what: tuple, scope: Scope) -> bool:
+def _here(what: tuple, scope: LlvmScope) -> bool:
     return what[0] is scope and what[1] == scope.label

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlc.ir.loops.instructions import Drain
+from dlc.ir.loops.instructions import StoreTile
 from dlc.ir.loops.ir import Buffer, Expr, For, If, Kernel, Stmt, Store, load_parts
 from dlc.ir.loops.traverse import children, exprs, inside_out, walk
 
@@ -30,7 +30,7 @@ class Analysis:
     def writes(self, stmt: Stmt) -> frozenset[Buffer]:
         found = self._writes.get(id(stmt))
         if found is None:
-            own = frozenset((stmt.buffer,)) if isinstance(stmt, (Store, Drain)) else EMPTY
+            own = frozenset((stmt.buffer,)) if isinstance(stmt, (Store, StoreTile)) else EMPTY
             found = self._writes[id(stmt)] = own.union(*(self.writes(c) for c in children(stmt)))
         return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dlc.codegen.llvm import types as lt
 from dlc.codegen.target.cpu import CpuTarget
-from dlc.ir.dtypes import DType
+from dlc.ir.dtypes import DType, bool_
 
 
 class Value:
@@ -29,7 +29,7 @@ class Value:
         return self.text
 
 
-class Scope:
+class LlvmScope:
     """A region of code that is entered and left as a whole: the function, a loop body, a branch."""
 
     __slots__ = ("counter", "crossable", "entry", "inmost", "label", "lines", "loop", "multiples", "numbered", "phis",
@@ -55,7 +55,7 @@ class Builder:
 
     def __init__(self, target: CpuTarget) -> None:
         self.target = target
-        self.scopes = [Scope("entry", False, True, frozenset())]
+        self.scopes = [LlvmScope("entry", False, True, frozenset())]
         self.declared: dict[str, str] = {}
         self._numbered: dict[str, Value] = {}
         self._serial = 0
@@ -155,12 +155,12 @@ class Builder:
 
     def push(
         self, label: str, *, loop: bool = False, crossable: bool = False, writes: frozenset = frozenset()
-    ) -> Scope:
-        scope = Scope(label, loop, crossable, writes)
+    ) -> LlvmScope:
+        scope = LlvmScope(label, loop, crossable, writes)
         self.scopes.append(scope)
         return scope
 
-    def pop(self) -> Scope:
+    def pop(self) -> LlvmScope:
         scope = self.scopes.pop()
         for key in scope.numbered:
             del self._numbered[key]
@@ -217,3 +217,18 @@ class Builder:
 
     def zero(self, dtype: DType, lanes: int = 0) -> Value:
         return self.splat(self.const(0, dtype), dtype, lanes)
+
+    def constant_mask(self, active: tuple[bool, ...]) -> Value:
+        """A mask known now; True or False where all lanes agree, so that selects and branches fold."""
+        const = active if any(active) and not all(active) else active[0]
+        return Value(lt.mask_text(active) if const is not False else "zeroinitializer", len(active), 0, const)
+
+    def any_lane(self, mask: Value) -> Value:
+        """Whether a mask holds anywhere, as a scalar."""
+        if not mask.lanes:
+            return mask
+        if mask.const is not None:
+            return self.const(mask.const is not False, bool_)
+        t = lt.type_text(bool_, mask.lanes)
+        name = f"llvm.vector.reduce.or.{lt.suffix(bool_, mask.lanes)}"
+        return self.ins(self.call_text("i1", name, [(t, mask.text)]), 0, mask)

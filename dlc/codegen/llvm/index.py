@@ -1,4 +1,4 @@
-"""The linear form of an index expression, as addresses are made of it: modulo 2**64 (see `loops_index.py`).
+"""The linear form of an index expression, as addresses are made of it: modulo 2**64 (see `ir/loops/index.py`).
 
 Under a vector axis v the lane number is split off: v = base + lane, so `coefficient of lane` says how a vector access
 walks through memory.
@@ -16,14 +16,14 @@ from dlc.ir.loops.ir import Expr, axis
 from dlc.ir.loops.traverse import map_expr
 
 
-class Linear(NamedTuple):
+class LinearAddress(NamedTuple):
     """const + sum of coefficient * atom + lane * (lane number). An atom is any expression that is not linear."""
 
     const: int
     terms: dict[Expr, int]
     lane: int = 0
 
-    def plus(self, other: Linear, factor: int = 1) -> Linear:
+    def plus(self, other: LinearAddress, factor: int = 1) -> LinearAddress:
         terms = dict(self.terms)
         for atom, c in other.terms.items():
             c = terms.get(atom, 0) + c * factor
@@ -31,12 +31,12 @@ class Linear(NamedTuple):
                 terms[atom] = c
             else:
                 terms.pop(atom, None)
-        return Linear(self.const + other.const * factor, terms, self.lane + other.lane * factor)
+        return LinearAddress(self.const + other.const * factor, terms, self.lane + other.lane * factor)
 
-    def times(self, factor: int) -> Linear:
+    def times(self, factor: int) -> LinearAddress:
         if factor == 0:
-            return Linear(0, {})
-        return Linear(self.const * factor, {a: c * factor for a, c in self.terms.items()}, self.lane * factor)
+            return LinearAddress(0, {})
+        return LinearAddress(self.const * factor, {a: c * factor for a, c in self.terms.items()}, self.lane * factor)
 
 
 class VectorAxis:
@@ -46,8 +46,8 @@ class VectorAxis:
         self.axis = axis_
         self.base = axis(f"{axis_.attr[0]}.base", axis_.attr[1])
         self.lanes = lanes
-        self.linear: dict[Expr, Linear] = {}
-        self.flat: dict[tuple, Linear] = {}
+        self.linear: dict[Expr, LinearAddress] = {}
+        self.flat: dict[tuple, LinearAddress] = {}
         self.narrow: dict[Expr, bool] = {}
         self.wraps: dict[Expr, bool] = {}
         self._memo: dict[Expr, Expr] = {axis_: self.base}
@@ -61,8 +61,8 @@ class IndexMath:
     """Linear forms, remembered for one kernel."""
 
     def __init__(self) -> None:
-        self._linear: dict[Expr, Linear] = {}
-        self._flat: dict[tuple, Linear] = {}
+        self._linear: dict[Expr, LinearAddress] = {}
+        self._flat: dict[tuple, LinearAddress] = {}
         self._vectors: dict[tuple[Expr, int], VectorAxis] = {}
         self.vector: VectorAxis | None = None
 
@@ -82,39 +82,39 @@ class IndexMath:
         vector = self.vector
         return vector is not None and vector.axis in expr.axes
 
-    def linear(self, e: Expr) -> Linear:
+    def linear(self, e: Expr) -> LinearAddress:
         memo = self.vector.linear if self.is_vector(e) else self._linear
         found = memo.get(e)
         if found is None:
             found = memo[e] = self._find_linear(e)
         return found
 
-    def flat(self, index: tuple[Expr, ...], shape: tuple[int, ...]) -> Linear:
+    def flat(self, index: tuple[Expr, ...], shape: tuple[int, ...]) -> LinearAddress:
         """The offset of an element in a row-major buffer of `shape`."""
         memo = self._flat if self.vector is None else self.vector.flat
         key = (index, shape)
         total = memo.get(key)
         if total is None:
-            total, stride = Linear(0, {}), 1
+            total, stride = LinearAddress(0, {}), 1
             for i, extent in zip(reversed(index), reversed(shape), strict=True):
                 total = total.plus(self.linear(i), stride)
                 stride *= extent
             memo[key] = total
         return total
 
-    def divisor(self, total: Linear) -> int:
+    def divisor(self, total: LinearAddress) -> int:
         """What divides the linear form in the first lane of every group."""
         vector = self.vector
         factors = (f * vector.lanes if vector is not None and a is vector.base else f for a, f in total.terms.items())
         return math.gcd(total.const, *factors)
 
-    def _find_linear(self, e: Expr) -> Linear:
+    def _find_linear(self, e: Expr) -> LinearAddress:
         op, args = e.op, e.args
         if op == "const":
-            return Linear(int(e.attr), {})
+            return LinearAddress(int(e.attr), {})
         if op == "axis":
             if self.vector is not None and e is self.vector.axis:
-                return Linear(0, {self.vector.base: 1}, 1)
+                return LinearAddress(0, {self.vector.base: 1}, 1)
         elif op in ("floordiv", "mod") and args[1].op == "const" and args[1].attr > 0 and self.is_vector(e):
             split = self._split_lanes(e)
             if split is not None:
@@ -125,9 +125,9 @@ class IndexMath:
             for part, factor in others:
                 total = total.plus(self.linear(part), factor)
             return total
-        return Linear(0, {e: 1})
+        return LinearAddress(0, {e: 1})
 
-    def _split_lanes(self, e: Expr) -> Linear | None:
+    def _split_lanes(self, e: Expr) -> LinearAddress | None:
         """x // c or x % c where all lanes of a group lie between the same two multiples of c."""
         x, c = self.linear(e.args[0]), e.args[1].attr
         vector = self.vector
@@ -141,5 +141,5 @@ class IndexMath:
         low, high = linear_interval(x.terms, x.const)
         if steps >= group or not fits(int64, (low, high + steps)):  # a form that might wrap knows no quotients
             return None
-        first = Linear(0, {vector.at_base(e): 1})
-        return first if e.op == "floordiv" else first.plus(Linear(0, {}, x.lane))
+        first = LinearAddress(0, {vector.at_base(e): 1})
+        return first if e.op == "floordiv" else first.plus(LinearAddress(0, {}, x.lane))

@@ -1,146 +1,56 @@
-"""Loads and stores: addresses, access patterns, masks.
-
-An address is a pointer plus terms plus a constant. The terms are added from the outermost scope inwards, so that each
-loop adds only what changes in it, and accesses that differ by a constant share everything else.
-"""
+"""Loads and stores: access patterns, masks, and what loads still see."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from dlc.codegen.llvm import convert as llvm_convert
-from dlc.codegen.llvm import ops as llvm_ops
 from dlc.codegen.llvm import types as lt
-from dlc.codegen.llvm.builder import Value
-from dlc.codegen.llvm.index import Linear
+from dlc.codegen.llvm.address import Addresses, Place
+from dlc.codegen.llvm.builder import Builder, Value
+from dlc.codegen.llvm.environment import Environment
+from dlc.codegen.llvm.expr import Expressions
+from dlc.codegen.llvm.index import LinearAddress
+from dlc.codegen.llvm.ops import convert, masks, scalar
 from dlc.codegen.llvm.registers import Registers
 from dlc.codegen.target.cpu import LINE
-from dlc.ir.dtypes import DType, bfloat16, bool_, float32, int32, int64, uint8, uint32
-from dlc.ir.loops.interval import interval, interval_where
+from dlc.ir.dtypes import DType, bfloat16, bool_, float32, uint8, uint32
 from dlc.ir.loops.ir import RUNTIME, Buffer, Expr, Store, load_parts
 
-_ONE = Linear(1, {})
+_ONE = LinearAddress(1, {})
 WHOLE = (16, 32, 64)  # bytes that one instruction stores past the cache
 
 
-class Place(NamedTuple):
-    """One element, or one a lane: base + const + sum(factor * value) + lane * (lane number) + vector, in elements."""
-
-    buffer: Buffer
-    const: int
-    terms: tuple[tuple[Value, int], ...]
-    lane: int = 0
-    vector: Value | None = None  # offsets that differ by lane in no simple way
-    vector_type: DType = int64
-
-    @property
-    def varies(self) -> bool:
-        return bool(self.lane) or self.vector is not None
-
-
-class Memory(Registers):
+class Memory:
     """Emission of loads and stores."""
 
-    def __init__(self, kernel, target):
-        super().__init__(kernel, target)
-        self.pointers: dict[Buffer, Value] = {}
+    def __init__(self, b: Builder, env: Environment, expressions: Expressions, addresses: Addresses,
+                 registers: Registers):
+        self.b, self.env, self.index = b, env, env.index
+        self.expr, self.combined = expressions.expr, expressions.combined
+        self.addresses, self.registers = addresses, registers
+        self.place, self.pointer, self.pointers = addresses.place, addresses.pointer, addresses.pointers
         self._versions: dict[Buffer, int] = {}
         self._words: dict[Buffer, Buffer] = {}  # two-byte elements read as words
         self._alignment: dict[Buffer, int] = {}  # of the words
         self.streamed = False  # has anything been stored past the cache?
+        expressions.rules |= {"load": self._load, "pair": self._load_pair}
 
     def touch(self, buffer: Buffer) -> None:
         """`buffer` may have changed: nothing loaded before stands for what it holds now."""
-        self._versions[buffer] = self._versions.get(buffer, 0) + 1
-        self.forget(buffer)
-        self.forget_transposes(buffer)
+        self._versions[buffer] = self.version(buffer) + 1
+        self.env.forget(buffer)
+        self.registers.forget_transposes(buffer)
 
-    # addresses
-
-    def place(self, buffer: Buffer, index: tuple[Expr, ...]) -> Place:
-        return self._place(buffer, self.index.flat(index, buffer.shape))
-
-    def _place(self, buffer: Buffer, total: Linear) -> Place:
-        const, terms, vectors, memo = total.const, [], [], self._memo
-        atoms = list(total.terms.items())
-        for atom, factor in atoms:
-            one = self._settled(atom) if atom.op in ("min", "max") else None
-            if one is not None:
-                more = self.index.linear(one).times(factor)
-                const += more.const
-                atoms += more.terms.items()
-            elif self.index.is_vector(atom):
-                vectors.append((atom, factor))
-            else:
-                v = memo.get(atom) or self.expr(atom)
-                if v.const is not None:
-                    const += factor * v.const
-                else:
-                    terms.append((v, factor))
-        if len(terms) > 1:
-            terms.sort(key=lambda t: t[0].depth)
-        if not vectors:
-            return Place(buffer, const, tuple(terms), total.lane)
-        vector, vector_type = self._offsets(vectors, total.lane)
-        return Place(buffer, const, tuple(terms), 0, vector, vector_type)
-
-    def _settled(self, e: Expr) -> Expr | None:
-        """Which operand a minimum or maximum is in this copy of an unrolled loop: a row that is clamped in one copy
-        only is addressed in the others as if there were no clamp."""
-        if e.dtype is not int64 or self.index.is_vector(e):
-            return None
-        (low, high), (least, most) = (interval_where(a, self._constant) for a in e.args)
-        if high <= least or most <= low:
-            return e.args[(high <= least) is (e.op == "max")]
-        return None
-
-    def _constant(self, axis: Expr) -> int | None:
-        value = self._axes.get(axis)
-        return None if value is None else value.const
-
-    def _offsets(self, atoms: list[tuple[Expr, int]], lane: int) -> tuple[Value, DType]:
-        """sum(factor * atom) + lane * (lane number) as a vector, of 32-bit integers where that cannot overflow."""
-        lanes = self.index.vector.lanes
-        reach = abs(lane) * lanes + sum(max(map(abs, interval(a))) * abs(f) for a, f in atoms)
-        dtype = int32 if reach < 1 << 31 and all(self.narrow(a) for a, _ in atoms) else int64
-        total = Value(lt.lane_numbers(lanes, dtype, lane), lanes) if lane else None
-        for atom, factor in atoms:
-            v = self.splat(self.expr32(atom) if dtype is int32 else self.expr(atom), dtype, lanes)
-            v = llvm_ops.apply(self, "mul", dtype, [v, self.const(factor, dtype)])
-            total = v if total is None else llvm_ops.apply(self, "add", dtype, [total, v])
-        return total, dtype
-
-    def pointer(self, place: Place, depth: int, extra: int = 0) -> Value:
-        """The address of lane 0 plus `extra` elements. The constant is added no further out than scope `depth`."""
-        element = lt.memory_type(place.buffer.dtype)
-        p = self.pointers[place.buffer]
-        for v, factor in place.terms:
-            if factor != 1:
-                v = self.multiple(v, lt.wrap(factor, int64))
-            p = self.ins(f"getelementptr {element}, ptr {p.text}, i64 {v.text}", 0, p, v)
-        offset = lt.wrap(place.const + extra, int64)
-        if offset:
-            p = self.emit(f"getelementptr {element}, ptr {p.text}, i64 {offset}", 0, max(depth, p.depth))
-        return p
-
-    def _pointers(self, place: Place, depth: int) -> Value:
-        """A vector of addresses."""
-        element, lanes = lt.memory_type(place.buffer.dtype), self.index.vector.lanes
-        p = self.pointer(place, depth)
-        vector, dtype = place.vector, place.vector_type
-        if vector is None:
-            vector, dtype = Value(lt.lane_numbers(lanes, int64, place.lane), lanes), int64
-        t = lt.type_text(dtype, lanes)
-        return self.ins(f"getelementptr {element}, ptr {p.text}, {t} {vector.text}", lanes, p, vector)
+    def version(self, buffer: Buffer) -> int:
+        """How often `buffer` may have changed so far."""
+        return self._versions.get(buffer, 0)
 
     def _load_depth(self, buffer: Buffer, speculate: bool) -> int:
         """The outermost scope where a load of `buffer` still sees the same contents.
 
         It leaves a loop that may not run at all only with `speculate`: the access is safe in any case.
         """
-        depth = self.depth
+        depth = self.b.depth
         while depth > 0:
-            scope = self.scopes[depth]
+            scope = self.b.scopes[depth]
             if buffer in scope.writes or not (scope.crossable or (speculate and scope.loop)):
                 break
             depth -= 1
@@ -148,38 +58,39 @@ class Memory(Registers):
 
     # loads
 
-    def load(self, e: Expr) -> Value:
+    def _load(self, e: Expr) -> Value:
         buffer, index, predicate = load_parts(e)
         pred = None if predicate is None else self.expr(predicate)
         if pred is not None and pred.const is False:
-            return self.zero(e.dtype)
+            return self.b.zero(e.dtype)
         if pred is not None and pred.const is True:
             pred = None
-        if self.in_registers(buffer):
-            value = self.load_register(buffer, index)
-            return value if pred is None else self.select(pred, value, self.zero(e.dtype), e.dtype)
+        if self.registers.in_registers(buffer):
+            value = self.registers.load(buffer, index)
+            return value if pred is None else self.b.select(pred, value, self.b.zero(e.dtype), e.dtype)
         if buffer.size == 0:
-            return self.zero(e.dtype)
+            return self.b.zero(e.dtype)
         return self._load_at(self.place(buffer, index), pred)
 
     def _load_at(self, place: Place, pred: Value | None) -> Value:
         if pred is not None and pred.const is not None:
             if pred.const is False:
-                return self.zero(place.buffer.dtype)
+                return self.b.zero(place.buffer.dtype)
             pred = None if pred.const is True else pred
         if not place.varies:
             return self._load_scalar(place, pred)
-        mask = self.both(self.mask, pred)
-        return self.load_lanes(place, None if mask is None else self.splat(mask, bool_, self.index.vector.lanes))
+        mask = masks.both(self.b, self.env.mask, pred)
+        return self._load_lanes(place, None if mask is None else self.b.splat(mask, bool_, self.index.vector.lanes))
 
-    def load_pair(self, low: Expr, high: Expr) -> Value | None:
+    def _load_pair(self, e: Expr) -> Value | None:
         """Two neighbours in memory that nobody writes, as one word; None where they are no such thing."""
+        low, high = e.args
         if low.op == high.op == "cast" and low.args[0].dtype is high.args[0].dtype is float32:
             return self._load_rounded(low.args[0], high.args[0])
         if low.op != "load" or high.op != "load" or low.attr is not high.attr or low.attr.space != "global":
             return None
         (buffer, index, predicate), (_, above, other) = load_parts(low), load_parts(high)
-        if buffer in self.analysis.stored or buffer.size < 2 or predicate is not other:
+        if buffer in self.env.analysis.stored or buffer.size < 2 or predicate is not other:
             return None
         at = self.index.flat(index, buffer.shape)
         if self.index.flat(above, buffer.shape).plus(at, -1) != _ONE:
@@ -191,8 +102,8 @@ class Memory(Registers):
             words = self._words[buffer] = Buffer(buffer.name, uint32, (buffer.size // 2,))
             self._alignment[words] = buffer.dtype.itemsize
             self.pointers[words] = self.pointers[buffer]
-        half = Linear(at.const // 2, {a: f // 2 for a, f in at.terms.items()}, at.lane // 2)
-        return self._load_at(self._place(words, half), None if predicate is None else self.expr(predicate))
+        half = LinearAddress(at.const // 2, {a: f // 2 for a, f in at.terms.items()}, at.lane // 2)
+        return self._load_at(self.addresses.place_of(words, half), None if predicate is None else self.expr(predicate))
 
     def _load_rounded(self, low: Expr, high: Expr) -> Value | None:
         """A word in each lane of two neighbouring float32 rounded to bfloat16, all of them side by side in memory."""
@@ -206,20 +117,20 @@ class Memory(Registers):
             return None
         if self.index.flat(above, buffer.shape).plus(self.index.flat(index, buffer.shape), -1) != _ONE:
             return None
-        lanes, mask = self.index.vector.lanes, self.mask
+        lanes, mask = self.index.vector.lanes, self.env.mask
         if mask is not None and mask.const is False:
-            return self.zero(uint32, lanes)
+            return self.b.zero(uint32, lanes)
         whole = mask is None or mask.const is True
         depth = self._load_depth(buffer, not whole and mask.const is None)
         p = self.pointer(place, depth)
         if whole:
             floats = self._read(p, float32, 2 * lanes, place, depth)
         else:
-            twice = self._turn(self.splat(mask, bool_, lanes), tuple(k // 2 for k in range(2 * lanes)))
+            twice = masks.turned(self.b, self.b.splat(mask, bool_, lanes), tuple(k // 2 for k in range(2 * lanes)))
             floats = self._read_masked(p, place, twice, depth)
-        halves = llvm_convert.to_half(self, floats, bfloat16)
+        halves = convert.to_half(self.b, floats, bfloat16)
         text = f"bitcast {lt.type_text(bfloat16, 2 * lanes)} {halves.text} to {lt.type_text(uint32, lanes)}"
-        return self.ins(text, lanes, halves)
+        return self.b.ins(text, lanes, halves)
 
     def _load_scalar(self, place: Place, pred: Value | None) -> Value:
         dtype = place.buffer.dtype
@@ -229,33 +140,28 @@ class Memory(Registers):
             depth = self._load_depth(place.buffer, fixed)
             return self._read(self.pointer(place, depth), dtype, 0, place, depth)
         # Where nobody wants the element, read the first one instead: a buffer is never empty.
-        depth, some = self._load_depth(place.buffer, True), self.any_lane(pred)
+        depth, some = self._load_depth(place.buffer, True), self.b.any_lane(pred)
         p, first = self.pointer(place, some.depth), self.pointers[place.buffer]
-        safe = self.ins(f"select i1 {some.text}, ptr {p.text}, ptr {first.text}", 0, some, p, first)
-        return self.select(pred, self._read(safe, dtype, 0, place, depth), self.zero(dtype), dtype)
-
-    def _version(self, place: Place) -> str:
-        return f"{self._versions.get(place.buffer, 0)}"
-
+        safe = self.b.ins(f"select i1 {some.text}, ptr {p.text}, ptr {first.text}", 0, some, p, first)
+        return self.b.select(pred, self._read(safe, dtype, 0, place, depth), self.b.zero(dtype), dtype)
     def _read(self, p: Value, dtype: DType, lanes: int, place: Place, depth: int) -> Value:
         """A plain load of one or of consecutive elements."""
         t = lt.memory_type(dtype, lanes)
-        value = self.emit(
-            f"load {t}, ptr {p.text}, align {self._align(place)}", lanes, max(depth, p.depth), self._version(place)
-        )
+        text = f"load {t}, ptr {p.text}, align {self._align(place)}"
+        value = self.b.emit(text, lanes, max(depth, p.depth), self.version(place.buffer))
         return self._from_memory(value, dtype)
 
     def _align(self, place: Place) -> int:
         return self._alignment.get(place.buffer, place.buffer.dtype.itemsize)
 
     def _from_memory(self, value: Value, dtype: DType) -> Value:
-        return llvm_convert.cast(self, value, uint8, bool_) if dtype.is_bool else value
+        return convert.cast(self.b, value, uint8, bool_) if dtype.is_bool else value
 
-    def load_lanes(self, place: Place, mask: Value | None) -> Value:
+    def _load_lanes(self, place: Place, mask: Value | None) -> Value:
         """One element for each lane; 0 where the mask is off, and memory is not touched there."""
         dtype, lanes = place.buffer.dtype, self.index.vector.lanes
         if mask is not None and mask.const is False:
-            return self.zero(dtype, lanes)
+            return self.b.zero(dtype, lanes)
         if mask is not None and mask.const is True:
             mask = None
         runtime = mask is not None and mask.const is None
@@ -267,29 +173,24 @@ class Memory(Registers):
             if mask is None:
                 value = self._read(p, dtype, lanes, place, depth)
             else:
-                value = self._read_masked(p, place, self._turn(mask, order) if backwards else mask, depth)
-            return self.shuffle(value, None, order, dtype) if backwards else value
+                value = self._read_masked(p, place, masks.turned(self.b, mask, order) if backwards else mask, depth)
+            return self.b.shuffle(value, None, order, dtype) if backwards else value
         if not runtime and place.vector is None:
             return self._gather_strided(place, mask, depth)
         return self._gather(place, mask, depth)
-
-    def _turn(self, mask: Value, order: tuple[int, ...]) -> Value:
-        if isinstance(mask.const, tuple):
-            return self.constant_mask(tuple(mask.const[i] for i in order))
-        return self.shuffle(mask, None, order, bool_)
 
     def _read_masked(self, p: Value, place: Place, mask: Value, depth: int) -> Value:
         dtype, lanes = place.buffer.dtype, mask.lanes
         stored = uint8 if dtype.is_bool else dtype
         t, m = lt.type_text(stored, lanes), lt.type_text(bool_, lanes)
-        value = self.call(
+        value = self.b.call(
             t,
             f"llvm.masked.load.{lt.suffix(stored, lanes)}.p0",
             [("ptr", p.text), (m, mask.text), (t, "zeroinitializer")],
             lanes,
             max(depth, p.depth, mask.depth),
             (f"align {self._align(place)} ", "", ""),
-            self._version(place),
+            self.version(place.buffer),
         )
         return self._from_memory(value, dtype)
 
@@ -304,7 +205,7 @@ class Memory(Registers):
                 continue
             p = self.pointer(place, depth, i * place.lane)
             one = self._read(p, stored, 0, place, depth)
-            vector = self.ins(
+            vector = self.b.ins(
                 f"insertelement {t} {vector.text}, {lt.type_text(stored)} {one.text}, i64 {i}", lanes, vector, one
             )
         return self._from_memory(vector, dtype)
@@ -312,59 +213,56 @@ class Memory(Registers):
     def _gather(self, place: Place, mask: Value | None, depth: int) -> Value:
         dtype, lanes = place.buffer.dtype, self.index.vector.lanes
         stored = uint8 if dtype.is_bool else dtype
-        pointers = self._pointers(place, depth)
+        pointers = self.addresses.lane_pointers(place, depth)
         t, m, p = lt.type_text(stored, lanes), lt.type_text(bool_, lanes), f"<{lanes} x ptr>"
-        active = self.splat(self.const(True, bool_), bool_, lanes) if mask is None else mask
-        value = self.call(
+        active = self.b.splat(self.b.const(True, bool_), bool_, lanes) if mask is None else mask
+        value = self.b.call(
             t,
             f"llvm.masked.gather.{lt.suffix(stored, lanes)}.v{lanes}p0",
             [(p, pointers.text), (m, active.text), (t, "zeroinitializer")],
             lanes,
             max(depth, pointers.depth, active.depth),
             (f"align {self._align(place)} ", "", ""),
-            self._version(place),
+            self.version(place.buffer),
         )
         return self._from_memory(value, dtype)
 
     # stores
 
-    def store_memory(self, s: Store, place: Place, mask: Value | None) -> None:
-        """A store outside registers to `place`; `mask`: the lanes (or the condition) under which it happens."""
+    def store(self, s: Store, place: Place, mask: Value | None) -> None:
+        """A store outside registers to `place`; `mask`: the lanes in which it happens."""
         if not place.varies:
-            self._store_scalar(place, s, mask)
+            self._store_scalar(place, s)
         else:
             self._store_lanes(place, s, mask)
         self.touch(s.buffer)
 
-    def _store_scalar(self, place: Place, s: Store, pred: Value | None) -> None:
-        if pred is not None and pred.const is None:
-            self.branch(pred, lambda: self._store_scalar(place, s, None), frozenset((s.buffer,)))
-            return
+    def _store_scalar(self, place: Place, s: Store) -> None:
         dtype = s.buffer.dtype
-        p = self.pointer(place, self.depth)
+        p = self.pointer(place, self.b.depth)
         if s.combine is None:
             value = self.expr(s.value)
         else:
-            value = self.combined(s.combine, dtype, self._read(p, dtype, 0, place, self.depth), s.value)
-        self.write_scalar(p, value, dtype)
+            value = self.combined(s.combine, dtype, self._read(p, dtype, 0, place, self.b.depth), s.value)
+        self._write_scalar(p, value, dtype)
 
-    def write_scalar(self, p: Value, value: Value, dtype: DType) -> None:
+    def _write_scalar(self, p: Value, value: Value, dtype: DType) -> None:
         if dtype.is_bool:
-            value = llvm_convert.cast(self, value, bool_, uint8)
-        self.do(f"store {lt.memory_type(dtype)} {value.text}, ptr {p.text}, align {dtype.itemsize}")
+            value = convert.cast(self.b, value, bool_, uint8)
+        self.b.do(f"store {lt.memory_type(dtype)} {value.text}, ptr {p.text}, align {dtype.itemsize}")
 
     def add_to(self, place: Place, combine: str, value: Value) -> None:
         """place = combine(place, value), a scalar."""
         dtype = place.buffer.dtype
-        p = self.pointer(place, self.depth)
-        old = self._read(p, dtype, 0, place, self.depth)
-        self.write_scalar(p, llvm_ops.apply(self, combine, dtype, [old, value]), dtype)
+        p = self.pointer(place, self.b.depth)
+        old = self._read(p, dtype, 0, place, self.b.depth)
+        self._write_scalar(p, scalar.apply(self.b, combine, dtype, [old, value]), dtype)
         self.touch(place.buffer)
 
     def _store_lanes(self, place: Place, s: Store, mask: Value | None) -> None:
         dtype, lanes = s.buffer.dtype, self.index.vector.lanes
         if mask is not None:
-            mask = self.splat(mask, bool_, lanes)
+            mask = self.b.splat(mask, bool_, lanes)
             if mask.const is False:
                 return
             if mask.const is True:
@@ -372,25 +270,25 @@ class Memory(Registers):
         if s.combine is None:
             value = self.expr(s.value)
         else:
-            value = self.combined(s.combine, dtype, self.load_lanes(place, mask), s.value)
-        value = self.splat(value, dtype, lanes)
+            value = self.combined(s.combine, dtype, self._load_lanes(place, mask), s.value)
+        value = self.b.splat(value, dtype, lanes)
         stored = uint8 if dtype.is_bool else dtype
         if dtype.is_bool:
-            value = llvm_convert.cast(self, value, bool_, uint8)
+            value = convert.cast(self.b, value, bool_, uint8)
         if place.vector is None and abs(place.lane) == 1:
             order = tuple(range(lanes - 1, -1, -1))
             if place.lane < 0:
-                value = self.shuffle(value, None, order, stored)
-                mask = None if mask is None else self._turn(mask, order)
-            p = self.pointer(place, self.depth, 1 - lanes if place.lane < 0 else 0)
+                value = self.b.shuffle(value, None, order, stored)
+                mask = None if mask is None else masks.turned(self.b, mask, order)
+            p = self.pointer(place, self.b.depth, 1 - lanes if place.lane < 0 else 0)
             past = mask is None and place.lane > 0 and self._streams(s)
             self.streamed = self.streamed or past
             self._write_lanes(p, value, stored, mask, past)
         elif place.vector is None and (mask is None or mask.const is not None):
             for i in range(lanes):
                 if mask is None or mask.const[i]:
-                    p = self.pointer(place, self.depth, i * place.lane)
-                    self.write_scalar(p, self.extract(value, i, stored), stored)
+                    p = self.pointer(place, self.b.depth, i * place.lane)
+                    self._write_scalar(p, self.b.extract(value, i, stored), stored)
         else:
             self._scatter(place, value, stored, mask)
 
@@ -398,7 +296,7 @@ class Memory(Registers):
         """Is this a store past the cache? It has to be of whole vectors at multiples of their size, in a loop that
         fills the lines: half a line costs more than one that is read first."""
         size, vector = s.buffer.dtype.itemsize, self.index.vector
-        if s.buffer not in self.kernel.streams or s.combine is not None or vector.lanes * size not in WHOLE:
+        if s.buffer not in self.env.kernel.streams or s.combine is not None or vector.lanes * size not in WHOLE:
             return False
         if vector.axis.attr[1] * size % LINE:
             return False
@@ -409,31 +307,19 @@ class Memory(Registers):
         t = lt.type_text(dtype, value.lanes)
         if mask is None:
             how = f"{value.lanes * dtype.itemsize}, !nontemporal !{{i32 1}}" if past else f"{dtype.itemsize}"
-            self.do(f"store {t} {value.text}, ptr {p.text}, align {how}")
+            self.b.do(f"store {t} {value.text}, ptr {p.text}, align {how}")
             return
         name = f"llvm.masked.store.{lt.suffix(dtype, value.lanes)}.p0"
         arguments = [(t, value.text), ("ptr", p.text), (lt.type_text(bool_, value.lanes), mask.text)]
-        self.do(self.call_text("void", name, arguments, ("", f"align {dtype.itemsize} ", "")))
+        self.b.do(self.b.call_text("void", name, arguments, ("", f"align {dtype.itemsize} ", "")))
 
     def _scatter(self, place: Place, value: Value, dtype: DType, mask: Value | None) -> None:
-        pointers, lanes = self._pointers(place, self.depth), value.lanes
-        active = self.splat(self.const(True, bool_), bool_, lanes) if mask is None else mask
+        pointers, lanes = self.addresses.lane_pointers(place, self.b.depth), value.lanes
+        active = self.b.splat(self.b.const(True, bool_), bool_, lanes) if mask is None else mask
         name = f"llvm.masked.scatter.{lt.suffix(dtype, lanes)}.v{lanes}p0"
         arguments = [
             (lt.type_text(dtype, lanes), value.text),
             (f"<{lanes} x ptr>", pointers.text),
             (lt.type_text(bool_, lanes), active.text),
         ]
-        self.do(self.call_text("void", name, arguments, ("", f"align {dtype.itemsize} ", "")))
-
-    def combined(self, combine: str, dtype: DType, old: Value, value: Expr) -> Value:
-        """combine(old, value), with a product fused into a sum."""
-        fused = combine == "add" and value.op == "mul" and dtype.is_float and not dtype.is_half
-        if fused and self.target.has_fma:
-            a, b = (self.expr(x) for x in value.args)
-            lanes = max(a.lanes, b.lanes, old.lanes)
-            return llvm_ops.fma(self, dtype, *(self.splat(x, dtype, lanes) for x in (a, b, old)))
-        return llvm_ops.apply(self, combine, dtype, [old, self.expr(value)])
-
-    def branch(self, cond: Value, body, writes: frozenset[Buffer]) -> None:
-        raise NotImplementedError
+        self.b.do(self.b.call_text("void", name, arguments, ("", f"align {dtype.itemsize} ", "")))

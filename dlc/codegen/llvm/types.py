@@ -1,4 +1,4 @@
-"""How the Loop IR's types and constants are spelled in LLVM IR.
+"""How the Loop IR's types, constants and names are spelled in LLVM IR.
 
 In registers a bool is `i1` and a half float is the `i16` of its bits (its arithmetic happens in `float`); in memory a
 bool is an `i8` that holds 0 or 1.
@@ -7,6 +7,7 @@ bool is an `i8` that holds 0 or 1.
 from __future__ import annotations
 
 import functools
+import re
 import struct
 
 import numpy as np
@@ -84,3 +85,13 @@ def mask_text(active: tuple[bool, ...]) -> str:
 def shuffle_text(order: tuple[int, ...]) -> str:
     """The mask operand of a shufflevector."""
     return f"<{len(order)} x i32> <" + ", ".join(f"i32 {i}" for i in order) + ">"
+
+
+def symbol(name: str) -> str:
+    """`name` as LLVM spells a global symbol, without the @."""
+    return name if re.fullmatch(r"[A-Za-z_.$][\w.$]*", name) else '"' + name.replace('"', "'") + '"'
+
+
+def one_line(text: str) -> str:
+    """A comment's text."""
+    return text.replace("\n", " ").rstrip()

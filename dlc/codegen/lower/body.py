@@ -1,7 +1,6 @@
 """Groups of units to Loop IR kernels, in the form that a schedule asks for.
 
-This file holds what all families share and the `map` and `rows` families; contractions are in `lower_contract.py`,
-scatter, sort and cumulative in `lower_ordered.py`.
+This file holds what all families share; each family has a file beside it.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from dlc.ir.loops.index import is_position, simplify
 from dlc.ir.loops.ir import Buffer, Expr, Kernel, Stmt
 from dlc.passes.fuse.access import cost_of
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 
 MONOIDS = {"sum": "add", "prod": "mul", "max": "max", "min": "min", "any": "or", "all": "and"}
 
-Reader = Callable[[Unit, tuple[Expr, ...]], Expr]
+Reader = Callable[[Realization, tuple[Expr, ...]], Expr]
 
 
 @dataclass(frozen=True)
-class Lowered:
+class LoweredKernel:
     """A kernel, what stands behind each of its parameters (a node, or a number for a run-time size), and its tasks."""
 
     kernel: Kernel
@@ -44,7 +43,7 @@ def identity(monoid: str, dtype: DType) -> Expr:
     return loops.const(value, dtype)
 
 
-class Body:
+class KernelBody:
     """What the lowering of one kernel collects: parameters, writes, and expressions put into the kernel's axes."""
 
     def __init__(self, fused: Fused, group: Group):
@@ -58,7 +57,7 @@ class Body:
         self.params.setdefault(b, node)
         return b
 
-    def put(self, unit: Unit, value: Expr, mapping: dict[Expr, Expr], read: Reader) -> Expr:
+    def put(self, unit: Realization, value: Expr, mapping: dict[Expr, Expr], read: Reader) -> Expr:
         """`value` (of `unit`) with its axes replaced; reads of members of the group go through `read`."""
         memo = dict(mapping)
 
@@ -88,7 +87,7 @@ class Body:
         at = simplify(self.fused.table.elements.offset(node, tuple(index)))
         return loops.store(b, (at,), store_value(value, node.dtype), predicate=predicate)
 
-    def finish(self, body: Stmt, sched: schedule.Schedule, flops: int = 0) -> Lowered:
+    def finish(self, body: Stmt, sched: schedule.Schedule, flops: int = 0) -> LoweredKernel:
         units = self.group.units
         if getattr(sched, "lanes", None) != 0:  # the plain form adds in order
             body = in_blocks(body, self.group.kind == "contract")
@@ -98,7 +97,7 @@ class Body:
         params = (*self.params, *self.sizes)
         kernel = Kernel(kernel_name(self.group), params, frozenset(self.writes), body, sched, locs,
                         flops or sum(u.size * max(1, sum(map(cost_of, u.values))) for u in units), nbytes)
-        return Lowered(kernel, (*self.params.values(), *self.sizes.values()), kernel.tasks)
+        return LoweredKernel(kernel, (*self.params.values(), *self.sizes.values()), kernel.tasks)
 
 
 def _load(buffer: Buffer, args: tuple[Expr, ...]) -> Expr:

@@ -2,21 +2,21 @@
 
 The labels of a contraction are batch (in both operands and the result), rows (first operand and result), columns
 (second operand and result) and inner (both operands only); `swap` exchanges the operands' parts. A task computes
-mb x nb register tiles of mr x nr results. A tile keeps all its sums in registers over the whole inner range, so the
-epilogue is computed on registers and every result is written once. Row operands are read one scalar at a time from
-wherever they are; column operands are read as vectors and must be contiguous along the last column label (the layout
-pass packs them into panels where they are not).
+block_m x block_n register tiles of mr x nr results. A tile keeps all its sums in registers over the whole inner range,
+so the epilogue is computed on registers and every result is written once. Row operands are read one scalar at a time
+from wherever they are; column operands are read as vectors and must be contiguous along the last column label (the
+layout pass packs them into panels where they are not).
 """
 
 from __future__ import annotations
 
 from dlc.base.errors import VerifyError
 from dlc.codegen.cost.cpu_contract import last_lanes
-from dlc.codegen.lower.body import Body, Lowered, guarded, nest, split_axis
+from dlc.codegen.lower.body import KernelBody, LoweredKernel, guarded, nest, split_axis
 from dlc.codegen.lower.contract_amx import lower_tiles
 from dlc.codegen.lower.contraction import (
     LIGHT,
-    Tile,
+    ContractionTile,
     columns_in_bounds,
     columns_left,
     in_bounds,
@@ -35,9 +35,9 @@ from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.views.contraction import label_sizes
 
 
-def lower_contract(fused: Fused, group: Group, sched: schedule.Contract) -> Lowered:
-    body = Body(fused, group)
-    tile = Tile(body, sched)
+def lower_contract(fused: Fused, group: Group, sched: schedule.Contract) -> LoweredKernel:
+    body = KernelBody(fused, group)
+    tile = ContractionTile(body, sched)
     sizes = label_sizes(tile.unit.node)
     flops = 2 * product_of(sizes.values()) * (2 if tile.pairs else 1)
     if not sched.lanes:
@@ -49,7 +49,7 @@ def lower_contract(fused: Fused, group: Group, sched: schedule.Contract) -> Lowe
     return body.finish(_tiled(tile), sched, flops)
 
 
-def _naive(tile: Tile) -> Stmt:
+def _naive(tile: ContractionTile) -> Stmt:
     parts = tile.parts
     out_labels = parts.batch + parts.rows + parts.columns
     axes = [loops.axis(x, e) for x, e in zip(out_labels, tile.extents(out_labels), strict=True)]
@@ -68,14 +68,14 @@ def _naive(tile: Tile) -> Stmt:
     return nest(axes, body)
 
 
-def _along(tile: Tile) -> Stmt:
+def _along(tile: ContractionTile) -> Stmt:
     """Few rows, a long inner range, and both operands contiguous along it: neither is worth packing. Every result is a
     vector of partial sums, folded at the end of the range."""
     sched, parts = tile.sched, tile.parts
     lanes, mr, nr = sched.lanes, sched.mr, sched.nr
     m, n = product_of(tile.extents(parts.rows)), product_of(tile.extents(parts.columns))
     m_tiles, n_tiles = -(-m // mr), -(-n // nr)
-    m_blocks, n_blocks = -(-m_tiles // sched.mb), -(-n_tiles // sched.nb)
+    m_blocks, n_blocks = -(-m_tiles // sched.block_m), -(-n_tiles // sched.block_n)
     task = split_axis(product_of(tile.extents(parts.batch)) * n_blocks * m_blocks, "t")
     *outer_at, n_block, m_block = unflatten(task, (*tile.extents(parts.batch), n_blocks, m_blocks))
     base = dict(zip(tile.axes(parts.batch), outer_at, strict=True))
@@ -124,12 +124,12 @@ def _along(tile: Tile) -> Stmt:
             loops.loop(r, out, "serial", columns_left(m, mr, mt)),
         ))
 
-    stmt = over_tiles(n_block, sched.nb, n_tiles, "nt",
-                       lambda nt: over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt)))
+    stmt = over_tiles(n_block, sched.block_n, n_tiles, "nt",
+                       lambda nt: over_tiles(m_block, sched.block_m, m_tiles, "mt", lambda mt: tiles(mt, nt)))
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
 
-def _tiled(tile: Tile) -> Stmt:
+def _tiled(tile: ContractionTile) -> Stmt:
     sched, parts = tile.sched, tile.parts
     lanes, mr, nr = sched.lanes, sched.mr, sched.nr
     if nr % lanes:
@@ -142,7 +142,7 @@ def _tiled(tile: Tile) -> Stmt:
     runs, m, n = product_of(tile.extents(lead)), product_of(tile.extents(last)), product_of(tile.extents(near))
     run_tiles, n_tiles = -(-m // mr), -(-n // nr)
     m_tiles = runs * run_tiles
-    m_blocks, n_blocks = -(-m_tiles // sched.mb), -(-n_tiles // sched.nb)
+    m_blocks, n_blocks = -(-m_tiles // sched.block_m), -(-n_tiles // sched.block_n)
     task = split_axis(product_of(tile.extents(outer)) * n_blocks * m_blocks, "t")
     *outer_at, n_block, m_block = unflatten(task, (*tile.extents(outer), n_blocks, m_blocks))
 
@@ -226,7 +226,7 @@ def _tiled(tile: Tile) -> Stmt:
 
     def column(nt: Expr) -> Stmt:
         def rows_of(wide: int, lanes: int, left: int, nt: Expr = nt) -> Stmt:
-            return over_tiles(m_block, sched.mb, m_tiles, "mt", lambda mt: tiles(mt, nt, wide, lanes, left))
+            return over_tiles(m_block, sched.block_m, m_tiles, "mt", lambda mt: tiles(mt, nt, wide, lanes, left))
 
         narrow = last_lanes(n, nr, lanes, sched.tail)
         if narrow == lanes:
@@ -234,7 +234,7 @@ def _tiled(tile: Tile) -> Stmt:
         last_one = rows_of(narrow, narrow, n % nr, loops.const(n // nr))
         return loops.If(loops.op("lt", nt, loops.const(n // nr)), rows_of(nr, lanes, 0), last_one)
 
-    stmt = over_tiles(n_block, sched.nb, n_tiles, "nt", column)
+    stmt = over_tiles(n_block, sched.block_n, n_tiles, "nt", column)
     return loops.loop(task, stmt, "parallel") if task.op == "axis" else stmt
 
 

@@ -7,11 +7,11 @@ sums go through scratch memory, where the epilogue takes them row by row as vect
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dlc.base.errors import VerifyError
 from dlc.codegen.cost.cpu_amx import step_of
 from dlc.codegen.lower.body import nest, split_axis
+from dlc.codegen.lower.contraction import LIGHT, ContractionTile, columns_left, in_bounds, over_tiles, runs_of
+from dlc.codegen.lower.prefetch import prefetches
 from dlc.ir import dtypes
 from dlc.ir.loops import instructions, traverse
 from dlc.ir.loops import ir as loops
@@ -19,17 +19,11 @@ from dlc.ir.loops.index import coefficient, simplify, unflatten
 from dlc.ir.loops.ir import TILE, Buffer, Expr, Stmt
 from dlc.passes.fuse.access import product_of
 
-if TYPE_CHECKING:
-    from dlc.codegen.lower.contraction import Tile
-
 ROWS_AT_ONCE = 4  # of a light epilogue
 
 
-def lower_tiles(tile: Tile) -> Stmt:
+def lower_tiles(tile: ContractionTile) -> Stmt:
     """The kernel's body."""
-    from dlc.codegen.lower.contraction import LIGHT, columns_left, in_bounds, over_tiles, runs_of
-    from dlc.codegen.lower.prefetch import prefetches
-
     sched, parts = tile.sched, tile.parts
     stack, wide, high = sched.stack, sched.nr // TILE, sched.mr // sched.stack
     count = tile.tile_columns(results=False)
@@ -41,7 +35,7 @@ def lower_tiles(tile: Tile) -> Stmt:
         raise VerifyError(f"no whole tiles for runs of {m} rows: {sched}")
     down = -(-m // high)  # tiles of a run
     stacks, panels = -(-runs * down // stack), -(-n // sched.nr)
-    m_blocks, n_blocks = -(-stacks // sched.mb), -(-panels // sched.nb)
+    m_blocks, n_blocks = -(-stacks // sched.block_m), -(-panels // sched.block_n)
     task = split_axis(product_of(tile.extents(outer)) * n_blocks * m_blocks, "t")
     *outer_at, n_block, m_block = unflatten(task, (*tile.extents(outer), n_blocks, m_blocks))
     base = dict(zip(tile.axes(outer), outer_at, strict=True))
@@ -89,7 +83,7 @@ def lower_tiles(tile: Tile) -> Stmt:
             *fetched(number, panel),
             nest((*ks, c), each(instructions.TileMma(acc, at, a, b, step, a_stride, b_stride))),
             loops.Alloc(sums),
-            each(instructions.Drain(sums, (simplify(t * high), simplify(u * TILE)), acc, at)),
+            each(instructions.StoreTile(sums, (simplify(t * high), simplify(u * TILE)), acc, at)),
             finish(number, panel, sums),
         ))
 
@@ -129,8 +123,8 @@ def lower_tiles(tile: Tile) -> Stmt:
         body = lines(high, extent, lambda r: line(where | row(first + r), t * high + again + r))
         return loops.loop(t, body, "serial", columns_left(runs * down, stack, number))
 
-    body = over_tiles(n_block, sched.nb, panels, "nt",
-                       lambda nt: over_tiles(m_block, sched.mb, stacks, "mt", lambda mt: tiles(mt, nt)))
+    body = over_tiles(n_block, sched.block_n, panels, "nt",
+                       lambda nt: over_tiles(m_block, sched.block_m, stacks, "mt", lambda mt: tiles(mt, nt)))
     return loops.loop(task, body, "parallel") if task.op == "axis" else body
 
 

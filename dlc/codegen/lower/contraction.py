@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlc.codegen.lower.body import Body, guarded
+from dlc.codegen.lower.body import KernelBody, guarded
 from dlc.ir.dtypes import DType, float32
 from dlc.ir.graph.ops import split_spec
 from dlc.ir.loops import ir as loops
@@ -12,18 +12,18 @@ from dlc.ir.loops.interval import interval
 from dlc.ir.loops.ir import Expr, Stmt
 from dlc.passes.fuse.access import cost_of, divides, product_of, spread
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 from dlc.passes.views.contraction import column_run, label_sizes, parts_of
 
 LIGHT = 6  # cost of an epilogue up to which it is unrolled over the register tile
 
 
-class Tile:
+class ContractionTile:
     """One contraction being lowered."""
 
-    def __init__(self, body: Body, sched: schedule.Contract):
+    def __init__(self, body: KernelBody, sched: schedule.Contract):
         self.body, self.sched = body, sched
-        self.unit: Unit = body.group.units[0]
+        self.unit: Realization = body.group.units[0]
         self.parts = parts_of(self.unit.node.attrs["spec"], label_sizes(self.unit.node), sched.swap)
         self.at = dict(zip(self.unit.labels, self.unit.index, strict=True))
         a, b = self.unit.values
@@ -54,11 +54,11 @@ class Tile:
         offs += [self._result_offset(u, mapping) for u in self.body.group.units if results]
         return not any(divides(off, j) for off in offs)
 
-    def _result_offset(self, u: Unit, mapping: dict[Expr, Expr]) -> Expr:
+    def _result_offset(self, u: Realization, mapping: dict[Expr, Expr]) -> Expr:
         index = self.result_index(u, mapping)
         return simplify(self.body.fused.table.elements.offset(u.node, index))
 
-    def result_index(self, u: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
+    def result_index(self, u: Realization, mapping: dict[Expr, Expr]) -> list[Expr]:
         """The index of u's element for a position of the anchor's axes."""
         if u is self.unit:
             out = split_spec(u.node.attrs["spec"])[2]
@@ -66,7 +66,7 @@ class Tile:
         own = self.unit_mapping(u, mapping)
         return [own.get(i, i) for i in u.index]
 
-    def unit_mapping(self, u: Unit, mapping: dict[Expr, Expr]) -> dict[Expr, Expr]:
+    def unit_mapping(self, u: Realization, mapping: dict[Expr, Expr]) -> dict[Expr, Expr]:
         """u's own axes in terms of the position of the anchor's axes."""
         anchors = self.body.group.row_axes[u]
         return {a: mapping.get(x, x) for a, x in zip(u.axes, anchors, strict=True)}
@@ -100,7 +100,7 @@ class Tile:
         """Everything computed from one result in registers."""
         node = self.unit.node
         rounded = loops.cast(loops.cast(result, node.dtype), node.dtype.compute)
-        values: dict[Unit, Expr] = {self.unit: rounded}
+        values: dict[Realization, Expr] = {self.unit: rounded}
         stores: list[Stmt] = []
         for u in self.body.group.units:
             if u is not self.unit:
@@ -143,7 +143,7 @@ def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
     return loops.op("add", loops.op("mul", a, b), c)
 
 
-def runs_of(rows: str, tile: Tile, run: int) -> tuple[str, str]:
+def runs_of(rows: str, tile: ContractionTile, run: int) -> tuple[str, str]:
     """The row labels before and inside the runs."""
     k = len(rows)
     while run and k and product_of(tile.extents(rows[k:])) < run:
@@ -197,7 +197,7 @@ def columns_in_bounds(value: Expr, inside: Expr | None) -> Expr:
 def contiguous_columns(fused: Fused, group: Group, swap: bool) -> bool:
     """Can the column operand be read as vectors where it lies?"""
     sched = schedule.Contract(lanes=1, nr=1, swap=swap)
-    tile = Tile(Body(fused, group), sched)
+    tile = ContractionTile(KernelBody(fused, group), sched)
     if not tile.parts.columns:
         return False
     axis = tile.at[tile.parts.columns[-1]]

@@ -46,7 +46,7 @@ def in_blocks(stmt: Stmt, contraction: bool) -> Stmt:
         return b.space == "reg" and b.dtype.is_float and not (on_gpu and contraction and b.dtype is float64)
 
     sums = Sums()
-    made = _Cut(block, whole, long, Plain, space, sums)
+    made = _Cut(block, whole, long, PlainFold, space, sums)
     stmt = made(stmt)
     partial = made.totals
     return _Cut(FOLDS, limit(FOLDS), partial.__contains__, Compensated, space, sums)(stmt) if partial else stmt
@@ -163,7 +163,7 @@ def _over(loop: For, b: Buffer, adds: _Adds) -> _Adds | None:
 class _Cut:
     """Cuts loops that add more than `whole` terms to some of the buffers in `among`; a block's are folded after it."""
 
-    def __init__(self, block: int, whole: int, among: Callable[[Buffer], bool], fold: type[Fold], space: str,
+    def __init__(self, block: int, whole: int, among: Callable[[Buffer], bool], fold: type[BlockFold], space: str,
                  sums: Sums):
         self.block, self.whole, self.among, self.fold, self.space, self.sums = block, whole, among, fold, space, sums
         self.totals: set[Buffer] = set()
@@ -189,7 +189,7 @@ class _Cut:
         return self.terms(stmt, long) > self.block and any(
             isinstance(s, For) and s.kind == "serial" and self.terms(s, long) > self.block for s in traverse.walk(stmt))
 
-    def cut(self, stmt: Stmt, long: Container[Buffer], folds: Sequence[Fold]) -> Stmt:
+    def cut(self, stmt: Stmt, long: Container[Buffer], folds: Sequence[BlockFold]) -> Stmt:
         """The loops of more terms than a block in blocks; where one has another inside, that one."""
         if isinstance(stmt, For) and stmt.kind == "serial" and self.terms(stmt, long) > self.block:
             if not self.inside(stmt.body, long):
@@ -214,7 +214,7 @@ def _with_children(stmt: Stmt, change: Callable[[Stmt], Stmt]) -> Stmt:
     return stmt
 
 
-def _split(loop: For, most: int, folds: Sequence[Fold]) -> Stmt:
+def _split(loop: For, most: int, folds: Sequence[BlockFold]) -> Stmt:
     """The loop in blocks of at most so many iterations, folded after each."""
     first, last = ([s for f in folds for s in part(f)] for part in (type(folds[0]).first, type(folds[0]).after_block))
     if most == 1:
@@ -262,7 +262,7 @@ def _moved(stmt: Stmt, axis: Expr, to: Expr) -> Stmt:
 # ------------------------------------------------------------------------------------------------- how blocks are added
 
 
-class Fold:
+class BlockFold:
     """Where the sums of blocks in `source` go, and how. `fresh`: nothing is added to it but in blocks, so that each
     block can start at 0, and what follows finds the total alone; else the rest of what was added is in it."""
 
@@ -310,7 +310,7 @@ class Fold:
         raise NotImplementedError
 
 
-class Plain(Fold):
+class PlainFold(BlockFold):
     """Added one to another."""
 
     word = "block"
@@ -323,7 +323,7 @@ class Plain(Fold):
         return self.each(lambda at: [loops.store(self.source, at, loops.load(self.total, *at), how)])
 
 
-class Compensated(Fold):
+class Compensated(BlockFold):
     """Added with compensation: `rest` is what the additions so far have rounded away. It is dropped where it is no
     number: then neither is the total, or it has overflowed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlc.codegen.lower.body import Body, Lowered, guarded, nest, rows_of, split_axis
+from dlc.codegen.lower.body import KernelBody, LoweredKernel, guarded, nest, rows_of, split_axis
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule, traverse
@@ -12,12 +12,12 @@ from dlc.ir.loops.index import coefficient, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
 from dlc.passes.fuse.access import Place, map_extents, product_of, reads, spread, transposed_axis
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 
 
-def lower_map(fused: Fused, group: Group, sched: schedule.Map) -> Lowered:
+def lower_map(fused: Fused, group: Group, sched: schedule.Map) -> LoweredKernel:
     """Element by element over one common domain."""
-    body = Body(fused, group)
+    body = KernelBody(fused, group)
     extents = map_extents(fused, group)
     if sched.tile:
         return _lower_tiles(body, extents, sched)
@@ -54,7 +54,7 @@ def lower_map(fused: Fused, group: Group, sched: schedule.Map) -> Lowered:
     return body.finish(stmt, sched)
 
 
-def _lower_flat(body: Body, n: int, sched: schedule.Map) -> Lowered:
+def _lower_flat(body: KernelBody, n: int, sched: schedule.Map) -> LoweredKernel:
     """One axis: the size is a parameter, so that one kernel serves tensors of every size (all parameters that an
     optimizer updates, in one launch)."""
     size = Buffer("n", dtypes.int64, (1,), note="elements")
@@ -71,13 +71,13 @@ def _lower_flat(body: Body, n: int, sched: schedule.Map) -> Lowered:
     body.sizes[size] = n
     lowered = body.finish(stmt, sched)
     flat = {b: Buffer(b.name, b.dtype, (loops.RUNTIME,), note=b.note) for b in lowered.kernel.params if b.size == n}
-    return Lowered(traverse.replace_buffers(lowered.kernel, flat), lowered.nodes, -(-n // sched.chunk))
+    return LoweredKernel(traverse.replace_buffers(lowered.kernel, flat), lowered.nodes, -(-n // sched.chunk))
 
 
-def map_stores(body: Body, places: Sequence[Place], predicate: Expr | None = None,
+def map_stores(body: KernelBody, places: Sequence[Place], predicate: Expr | None = None,
                 preset: dict[Expr, Expr] | None = None) -> Stmt:
     """Compute every unit at the loop positions and store those needed outside; `preset` replaces whole loads."""
-    values: dict[Unit, Expr] = {}
+    values: dict[Realization, Expr] = {}
     stores: list[Stmt] = []
     for u in body.group.units:
         mapping = spread(u.axes, places)
@@ -88,7 +88,7 @@ def map_stores(body: Body, places: Sequence[Place], predicate: Expr | None = Non
     return loops.seq(*stores)
 
 
-def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.Map) -> Lowered:
+def _lower_tiles(body: KernelBody, extents: tuple[int, ...], sched: schedule.Map) -> LoweredKernel:
     """Square tiles over the last axis and the axis that transposed reads run along, turned in registers."""
     fused, group, t = body.fused, body.group, sched.tile
     across = transposed_axis(fused, group, extents)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dlc.codegen.cost.cpu_contract import SCRATCH_LIMIT
-from dlc.codegen.lower.body import MONOIDS, Body, Lowered, guarded, identity, nest, rows_of, split_axis
+from dlc.codegen.lower.body import MONOIDS, KernelBody, LoweredKernel, guarded, identity, nest, rows_of, split_axis
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule, traverse
@@ -28,27 +28,27 @@ from dlc.passes.fuse.access import (
 )
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.materialize import EXPENSIVE
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 
 
 class Row:
     """The code of one row (or of one block of columns)."""
 
-    def __init__(self, body: Body, sched: schedule.Rows | schedule.Columns, rows: Sequence[Expr],
+    def __init__(self, body: KernelBody, sched: schedule.Rows | schedule.Columns, rows: Sequence[Expr],
                  lanes: Sequence[Expr] = (), predicate: Expr | None = None):
         self.body, self.group, self.sched = body, body.group, sched
         self.rows = tuple(rows)  # where the row axes stand
         self.lanes = tuple(lanes)  # columns: (unrolled axis, vector axis)
         self.predicate = predicate
-        self.locals: dict[Unit, Buffer] = {}
+        self.locals: dict[Realization, Buffer] = {}
         self.allocs: list[Stmt] = []
         self.level = levels(body.group)
 
-    def fixed(self, u: Unit) -> dict[Expr, Expr]:
+    def fixed(self, u: Realization) -> dict[Expr, Expr]:
         return dict(zip(self.group.row_axes[u], self.rows, strict=True))
 
     def stmts(self) -> list[Stmt]:
-        nests: dict[tuple, list[Unit]] = {}
+        nests: dict[tuple, list[Realization]] = {}
         for u in self.group.units:
             key = (self.level[u], extents_of(inner_axes(self.group, u)))
             nests.setdefault(key, []).append(u)
@@ -59,8 +59,8 @@ class Row:
 
     # -- reading members -------------------------------------------------------------------------------------------
 
-    def reader(self, here: dict[Unit, Expr]) -> Callable[[Unit, tuple[Expr, ...]], Expr]:
-        def read(m: Unit, index: tuple[Expr, ...]) -> Expr:
+    def reader(self, here: dict[Realization, Expr]) -> Callable[[Realization, tuple[Expr, ...]], Expr]:
+        def read(m: Realization, index: tuple[Expr, ...]) -> Expr:
             if m in here:
                 return here[m]
             if m in self.locals:
@@ -74,7 +74,7 @@ class Row:
 
         return read
 
-    def local_index(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...]:
+    def local_index(self, m: Realization, index: Sequence[Expr]) -> tuple[Expr, ...]:
         """Where a member's value stands in its local buffer."""
         if m.kind == "reduce":
             return self.lanes or (loops.const(0),)
@@ -91,7 +91,7 @@ class Row:
         u, lane = self.lanes
         return (simplify(flat), simplify(u * self.sched.lanes + lane))
 
-    def local(self, u: Unit) -> None:
+    def local(self, u: Realization) -> None:
         """Give u a local buffer if later nests read it and it is better kept than computed again."""
         later = any(
             self.group.member(n) is u and self.level[v] > self.level[u]
@@ -113,16 +113,16 @@ class Row:
             return
         self.allocs.append(loops.Alloc(self.locals[u]))
 
-    def name(self, u: Unit) -> str:
+    def name(self, u: Realization) -> str:
         word = u.node.attrs.get("monoid", u.node.op)
         return f"{word}{len(self.locals)}"
 
     # -- one loop nest ---------------------------------------------------------------------------------------------
 
-    def state(self, u: Unit, merged: tuple[int, ...]) -> State:
+    def state(self, u: Realization, merged: tuple[int, ...]) -> State:
         return State(self, u, merged)
 
-    def nest(self, units: list[Unit], extents: tuple[int, ...]) -> Stmt:
+    def nest(self, units: list[Realization], extents: tuple[int, ...]) -> Stmt:
         own = {u: inner_axes(self.group, u) for u in units}
         fixed = {u: self.fixed(u) for u in units}
         merged = merge_axes(self.body, units, own, extents, fixed) if extents else ()
@@ -141,10 +141,10 @@ class Row:
         body = self.columns(units, states, merged) if self.lanes else self.along(units, states, merged)
         return loops.seq(*before, body, *after)
 
-    def steps(self, units: Sequence[Unit], states: dict[Unit, State], places: Sequence[Place],
+    def steps(self, units: Sequence[Realization], states: dict[Realization, State], places: Sequence[Place],
               acc: tuple[Expr, ...], predicate: Expr | None) -> Stmt:
         """All units of a nest at one inner position: accumulate reductions, keep or store maps."""
-        here: dict[Unit, Expr] = {}
+        here: dict[Realization, Expr] = {}
         out: list[Stmt] = []
         read = self.reader(here)
         total = predicate
@@ -166,7 +166,7 @@ class Row:
                 out.append(self.body.store(u.node, index, value, total))
         return loops.seq(*out)
 
-    def columns(self, units: Sequence[Unit], states: dict[Unit, State], merged: tuple[int, ...]) -> Stmt:
+    def columns(self, units: Sequence[Realization], states: dict[Realization, State], merged: tuple[int, ...]) -> Stmt:
         """Inner axes in order, the lanes across rows."""
         axes = [loops.axis(f"c{k}", e) for k, e in enumerate(merged)]
         u, lane = self.lanes
@@ -180,7 +180,7 @@ class Row:
         u, lane = self.lanes
         return loops.loop(u, loops.loop(lane, body, "vector", None, self.sched.lanes), "unroll")
 
-    def along(self, units: Sequence[Unit], states: dict[Unit, State], merged: tuple[int, ...]) -> Stmt:
+    def along(self, units: Sequence[Realization], states: dict[Realization, State], merged: tuple[int, ...]) -> Stmt:
         """Vectors along the last inner axis."""
         if not merged:
             return self.steps(units, states, [], (loops.const(0),), None)
@@ -218,7 +218,7 @@ class Row:
 class State:
     """The running value of one reduction: `acc` for every lane, and for argmax and argmin the position too."""
 
-    def __init__(self, row: Row, u: Unit, inner: tuple[int, ...]):
+    def __init__(self, row: Row, u: Realization, inner: tuple[int, ...]):
         self.row, self.u = row, u
         self.monoid = u.node.attrs["monoid"]
         self.arg = self.monoid.startswith("arg")
@@ -335,8 +335,8 @@ class State:
         return [row.across(row.body.store(u.node, index, value, row.predicate))]
 
 
-def lower_rows(fused: Fused, group: Group, sched: schedule.Rows | schedule.Columns) -> Lowered:
-    body = Body(fused, group)
+def lower_rows(fused: Fused, group: Group, sched: schedule.Rows | schedule.Columns) -> LoweredKernel:
+    body = KernelBody(fused, group)
     extents = group.rows or ()
     if isinstance(sched, schedule.Columns):
         return _lower_columns(body, extents, sched)
@@ -353,7 +353,7 @@ def lower_rows(fused: Fused, group: Group, sched: schedule.Rows | schedule.Colum
     return body.finish(stmt, sched)
 
 
-def _lower_columns(body: Body, extents: tuple[int, ...], sched: schedule.Columns) -> Lowered:
+def _lower_columns(body: KernelBody, extents: tuple[int, ...], sched: schedule.Columns) -> LoweredKernel:
     n = extents[sched.axis]
     wide = sched.lanes * sched.unroll
     blocks = -(-n // wide)

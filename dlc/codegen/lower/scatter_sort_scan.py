@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from dlc.codegen.cost.cpu_contract import SCRATCH_LIMIT
 from dlc.codegen.cost.cpu_scatter import TASKS, is_long_scatter
-from dlc.codegen.lower.body import Body, Lowered, guarded, identity, nest, rows_of, split_axis, store_value
+from dlc.codegen.lower.body import KernelBody, LoweredKernel, guarded, identity, nest, rows_of, split_axis, store_value
 from dlc.codegen.lower.long_sums import Compensated, blocks_of
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
@@ -24,7 +24,7 @@ from dlc.ir.loops.ir import Buffer, Expr, Stmt
 from dlc.ir.sum_blocks import BLOCK
 from dlc.passes.fuse.access import divides, product_of
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 from dlc.passes.views.elements import clamped
 
 TASK_ELEMENTS = 1 << 12  # elements below which a task is not worth its start
@@ -36,13 +36,13 @@ _OF_BOOL = {"add": "or", "mul": "and", "max": "or", "min": "and"}
 _ZERO = loops.const(0)
 
 
-def lower_ordered(fused: Fused, group: Group, sched: schedule.Plain) -> Lowered:
-    body = Body(fused, group)
+def lower_ordered(fused: Fused, group: Group, sched: schedule.Plain) -> LoweredKernel:
+    body = KernelBody(fused, group)
     (unit,) = group.units
     return body.finish(_FAMILIES[unit.kind](body, unit, sched.lanes), sched)
 
 
-def index_at(body: Body, unit: Unit, value: Expr, index: Sequence[Expr], place: Sequence[Expr]) -> Expr:
+def index_at(body: KernelBody, unit: Realization, value: Expr, index: Sequence[Expr], place: Sequence[Expr]) -> Expr:
     """`value`, written for `index`, at `place`."""
     mapping = {i: p for i, p in zip(index, place, strict=True) if i.op == "axis"}
     return body.put(unit, value, mapping, lambda m, _: m)  # type: ignore[arg-type, return-value]
@@ -52,7 +52,7 @@ def combiner(name: str, dtype: DType) -> str:
     return _OF_BOOL[name] if dtype.is_bool else name
 
 
-def _flat(body: Body, unit: Unit, node: Node, parts: Sequence[tuple[Expr, Sequence[Expr]]], low: int,
+def _flat(body: KernelBody, unit: Realization, node: Node, parts: Sequence[tuple[Expr, Sequence[Expr]]], low: int,
           high: int) -> bool:
     """Can axes low..high-1 be walked as one without a division? `parts` are (value, its index), `node` is stored."""
     shape = tuple(node.shape[low:high])
@@ -71,7 +71,7 @@ def _flat(body: Body, unit: Unit, node: Node, parts: Sequence[tuple[Expr, Sequen
 # ------------------------------------------------------------------------------------------------------------- scatter
 
 
-def _scatter(body: Body, unit: Unit, lanes: int) -> Stmt:
+def _scatter(body: KernelBody, unit: Realization, lanes: int) -> Stmt:
     node = unit.node
     axis, shape = node.attrs["axis"], node.shape
     if node.type.size == 0:
@@ -199,7 +199,7 @@ def rest(total: int, per: int, start: Expr) -> Expr:
     return loops.op("min", loops.const(per), simplify(loops.op("sub", loops.const(total), start)))
 
 
-def combined(body: Body, node: Node, place: Sequence[Expr], value: Expr, combine: str) -> Stmt:
+def combined(body: KernelBody, node: Node, place: Sequence[Expr], value: Expr, combine: str) -> Stmt:
     stored = body.store(node, place, value)
     if combine == "set":
         return stored
@@ -214,7 +214,7 @@ def combined(body: Body, node: Node, place: Sequence[Expr], value: Expr, combine
 # ---------------------------------------------------------------------------------------------------------- cumulative
 
 
-def _cumulative(body: Body, unit: Unit, lanes: int) -> Stmt:
+def _cumulative(body: KernelBody, unit: Realization, lanes: int) -> Stmt:
     node = unit.node
     axis, shape = node.attrs["axis"], node.shape
     if node.type.size == 0:
@@ -267,7 +267,7 @@ class Running:
     `blocked`, are those of a block added to the sum of all blocks before; products of float32 run in float64, since
     blocks would not help them."""
 
-    def __init__(self, body: Body, unit: Unit, shape: tuple[int, ...], blocked: bool):
+    def __init__(self, body: KernelBody, unit: Realization, shape: tuple[int, ...], blocked: bool):
         self.body, self.unit = body, unit
         node = unit.node
         monoid, dtype = node.attrs["monoid"], node.dtype.compute
@@ -307,7 +307,7 @@ class Running:
 # ---------------------------------------------------------------------------------------------------------------- sort
 
 
-def _sort(body: Body, unit: Unit, lanes: int) -> Stmt:
+def _sort(body: KernelBody, unit: Realization, lanes: int) -> Stmt:
     node = unit.node
     if unit.size == 0:
         return loops.Seq(())
@@ -347,7 +347,7 @@ class _Scratch:
 class SortedRow:
     """One row being sorted. Of the results (values, positions), those that nobody uses have no buffer (None)."""
 
-    def __init__(self, body: Body, unit: Unit, row: Sequence[Expr], lanes: int):
+    def __init__(self, body: KernelBody, unit: Realization, row: Sequence[Expr], lanes: int):
         self.body, self.unit, self.row, self.lanes = body, unit, tuple(row), lanes
         self.axis, self.descending = unit.node.attrs["axis"], unit.node.attrs["descending"]
         self.n = unit.extents[self.axis]

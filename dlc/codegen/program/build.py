@@ -37,7 +37,7 @@ def target_operations(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
 def target_layout(graph: Graph, target: CpuTarget | GpuTarget) -> Graph:
     """The graph with contractions and reductions in forms that the target's schedules run well."""
     if isinstance(target, GpuTarget):
-        from dlc.codegen.layout.gpu import gpu_layout
+        from dlc.codegen.layout.gpu import gpu_layout  # programs for a CPU need none of it
 
         return gpu_layout(graph, target)
     graph = split_phases(trim_contractions(graph))

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from dlc.base.errors import DeviceError
 from dlc.codegen.cuda.launch import launch_shape
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.lower.gpu.map import launch
 from dlc.codegen.lower.gpu.mma import lower_mma
 from dlc.codegen.program.donation import fit
@@ -60,7 +60,7 @@ class GpuKernels(Kernels):
                 kernel = self.shared[known] = self.share(kernel)
         return Launch(kernel, args)
 
-    def lower(self, fused: Fused, group: Group, target: CpuTarget | GpuTarget) -> Lowered:
+    def lower(self, fused: Fused, group: Group, target: CpuTarget | GpuTarget) -> LoweredKernel:
         return lowered_group(fused, group, self.target)
 
     def grain(self, tasks: int, work_ns: float, target: CpuTarget | GpuTarget, cut: bool = False) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.lower.gpu.attention import lower_attention
 from dlc.codegen.lower.gpu.contract import lower_contract
 from dlc.codegen.lower.gpu.map import lower_map
@@ -20,13 +20,13 @@ from dlc.ir.loops import schedule
 from dlc.passes.fuse.fuse import Fused, Group
 
 
-def _contract(fused: Fused, group: Group, sched: schedule.Schedule) -> Lowered:
+def _contract(fused: Fused, group: Group, sched: schedule.Schedule) -> LoweredKernel:
     """As the schedule says."""
     ways = {schedule.GpuMma: lower_mma, schedule.GpuSkinny: lower_skinny}
     return ways.get(type(sched), lower_contract)(fused, group, sched)
 
 
-LOWER: dict[str, Callable[..., Lowered]] = {
+LOWER: dict[str, Callable[..., LoweredKernel]] = {
     "map": lower_map,
     "rows": lower_rows,
     "contract": _contract,
@@ -38,7 +38,7 @@ LOWER: dict[str, Callable[..., Lowered]] = {
 }
 
 
-def lowered_group(fused: Fused, group: Group, target: GpuTarget) -> Lowered:
+def lowered_group(fused: Fused, group: Group, target: GpuTarget) -> LoweredKernel:
     """The kernel of a group, with the schedule that was measured for it or else the chosen one."""
     lower = functools.partial(LOWER[group.kind], fused, group)
     first = lower(gpu_schedule.choose(fused, group, target))

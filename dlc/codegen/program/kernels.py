@@ -8,7 +8,7 @@ from dataclasses import replace
 from dlc.base.errors import DeviceError
 from dlc.codegen.cost import cpu_contract
 from dlc.codegen.cost.cpu_blocking import turn
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.program.donation import fit
 from dlc.codegen.program.lowering import lowered_group
 from dlc.codegen.program.memory import ALIGN
@@ -38,7 +38,7 @@ class Kernels:
         self.places, self.on_kernel = places, on_kernel
         self.kernels: dict[Hashable, Kernel] = {}
         self.shared: dict[Hashable, Kernel] = {}  # by the kernel, and what it may do with its arguments
-        self.known: dict[Hashable, tuple[Lowered, tuple[int, ...]]] = {}  # by `group_key`
+        self.known: dict[Hashable, tuple[LoweredKernel, tuple[int, ...]]] = {}  # by `group_key`
         self.names: dict[str, int] = {}
 
     def launch(self, region: Region, group: Group, refs: dict[Node, Ref]) -> Launch:
@@ -55,7 +55,7 @@ class Kernels:
         grain = self.grain(lowered.tasks, work, region.target, cut)
         return Launch(kernel, args, lowered.tasks, grain, work=work)
 
-    def lowered(self, region: Region, group: Group) -> Lowered:
+    def lowered(self, region: Region, group: Group) -> LoweredKernel:
         """The group's kernel with the tensors it works on; a group equal to an earlier one takes that one's kernel.
         It is shared once the arguments are known."""
         fused = region.fused
@@ -73,7 +73,7 @@ class Kernels:
         here = tuple(n if k < 0 else nodes[k] for n, k in zip(lowered.nodes, at, strict=True))
         return replace(lowered, nodes=here)
 
-    def lower(self, fused: Fused, group: Group, target: CpuTarget | GpuTarget) -> Lowered:
+    def lower(self, fused: Fused, group: Group, target: CpuTarget | GpuTarget) -> LoweredKernel:
         """Schedule and lower one group."""
         return lowered_group(fused, group, target)  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.lower.contract import lower_contract
 from dlc.codegen.lower.map import lower_map
 from dlc.codegen.lower.rows import lower_rows
@@ -15,7 +15,7 @@ from dlc.codegen.schedule import cpu as schedules
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.passes.fuse.fuse import Fused, Group
 
-LOWER: dict[str, Callable[..., Lowered]] = {
+LOWER: dict[str, Callable[..., LoweredKernel]] = {
     "map": lower_map,
     "rows": lower_rows,
     "contract": lower_contract,
@@ -25,7 +25,7 @@ LOWER: dict[str, Callable[..., Lowered]] = {
 }
 
 
-def lowered_group(fused: Fused, group: Group, target: CpuTarget) -> Lowered:
+def lowered_group(fused: Fused, group: Group, target: CpuTarget) -> LoweredKernel:
     """The kernel of a group, with the schedule that was measured for it or else the chosen one."""
     lower = functools.partial(LOWER[group.kind], fused, group)
     if not target.tuned:

@@ -3,8 +3,8 @@
 A slot is alive from the first to the last step that touches it; a Repeat is one step. Slots are placed largest first
 at the lowest offset that is free of all slots alive at the same time.
 
-In a flow (`passes/flow.py`) several launches run at the same time, so the memory of a small slot is not given away at
-once: the next launches would have to wait for its last reader.
+In a task graph (`task_graph.py`) several launches run at the same time, so the memory of a small slot is not given away
+at once: the next launches would have to wait for its last reader.
 
 The slots that only the body of a parallel Repeat touches are planned by themselves, in the workspace that each of its
 threads has. There the steps of loops inside the body count one by one, since every iteration computes anew what only

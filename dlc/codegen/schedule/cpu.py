@@ -1,4 +1,4 @@
-"""The choice of a schedule: from a group's shapes and the target's numbers to a record of `ir/schedule.py`.
+"""The choice of a schedule: from a group's shapes and the target's numbers to a record of `ir/loops/schedule.py`.
 
 Everything is decided by small cost formulas over the target's vector width, registers and caches. The choice for a
 contraction depends on shapes alone, because the layout pass packs operands for it before groups exist.

@@ -1,6 +1,6 @@
 """Schedules worth measuring: for each kernel at most 16, the chosen one first, the likeliest to be better next.
 
-The order is that of the estimates in `codegen/schedule.py` and, where these say nothing, of how much may be gained.
+The order is that of the estimates in `codegen/schedule/cpu.py` and, where these say nothing, of how much may be gained.
 Every candidate computes the same; nothing here knows whether it is fast.
 """
 
@@ -12,7 +12,7 @@ from itertools import chain, islice
 
 from dlc.codegen.cost import cpu_contract
 from dlc.codegen.cost.cpu_contract import lanes_for
-from dlc.codegen.lower.body import Body
+from dlc.codegen.lower.body import KernelBody
 from dlc.codegen.schedule import cpu as schedules
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir.graph.graph import Node
@@ -68,10 +68,10 @@ def _other_forms(node: Node, first: schedule.Contract, target: CpuTarget) -> Ite
 def _blockings(node: Node, s: schedule.Contract) -> Iterator[schedule.Contract]:
     """The same tile in tasks of other sizes."""
     m, n, _, _ = cpu_contract.product_sizes(node, s.swap)
-    most_m, most_n = max(s.mb, -(-m // s.mr)), max(s.nb, -(-n // s.nr))
+    most_m, most_n = max(s.block_m, -(-m // s.mr)), max(s.block_n, -(-n // s.nr))
     for down, across in ((2, 1), (1, 2), (0.5, 1), (1, 0.5), (2, 0.5), (0.5, 2), (4, 1), (1, 4), (0.25, 1), (2, 2)):
-        mb, nb = max(1, min(most_m, int(s.mb * down))), max(1, min(most_n, int(s.nb * across)))
-        yield replace(s, mb=mb, nb=nb)
+        mb, nb = max(1, min(most_m, int(s.block_m * down))), max(1, min(most_n, int(s.block_n * across)))
+        yield replace(s, block_m=mb, block_n=nb)
 
 
 def group_schedules(fused: Fused, group: Group, target: CpuTarget) -> list[schedule.Schedule]:
@@ -124,7 +124,7 @@ def _columns(group: Group, first: schedule.Columns) -> Iterator[schedule.Schedul
 
 def _across(fused: Fused, group: Group, target: CpuTarget) -> Iterator[schedule.Schedule]:
     """Vectors across each row axis along which memory is read or written with stride 1."""
-    body, rows = Body(fused, group), group.rows or ()
+    body, rows = KernelBody(fused, group), group.rows or ()
     axes = [loops.axis("q", e) for e in rows]
     places = {u: dict(zip(group.row_axes[u], axes, strict=True)) for u in group.units}
     for k in reversed(range(len(rows))):

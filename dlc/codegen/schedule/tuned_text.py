@@ -1,4 +1,4 @@
-"""Measured schedules (`codegen/tuned.py`): the keys by which kernels are known, and tables as text.
+"""Measured schedules (`codegen/target/tuned.py`): the keys by which kernels are known, and tables as text.
 
 A contraction is known by its structure down to the memory that it reads, because its register tile is chosen before
 its operands are packed; every other kernel is known by the text that it has with the schedule chosen by formulas.

@@ -1,6 +1,6 @@
-"""Schedules that were measured to be the best, as data: a target carries them, and `codegen/choice.py` asks it.
+"""Schedules that were measured to be the best, as data: a target carries them, and `schedule/choice.py` asks it.
 
-`codegen/tuned_text.py` says by which keys they are known, and writes them as text. A target is made in every process,
+`schedule/tuned_text.py` says by which keys they are known, and writes them as text. A target is made in every process,
 so this file imports nothing of the compiler.
 """
 

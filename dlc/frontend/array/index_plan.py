@@ -38,7 +38,7 @@ class _Literal(np.ndarray):
 
 
 @dataclass
-class Plan:
+class IndexPlan:
     """What an index means for a tensor of `shape`."""
 
     shape: tuple[int, ...]
@@ -126,11 +126,11 @@ def out_of_range(text: str) -> IndexOutOfRange:
     return IndexOutOfRange(f"index: {text}")
 
 
-def plan_index(shape: tuple[int, ...], index: Any) -> Plan:
+def plan_index(shape: tuple[int, ...], index: Any) -> IndexPlan:
     """The plan of an index. Raises IndexOutOfRange for a concrete index outside its axis, TraceError for a mask without
     values."""
     parts = without_ellipsis(shape, components(index))
-    plan = Plan(shape)
+    plan = IndexPlan(shape)
     has_arrays = builtins.any(isinstance(i, (np.ndarray, Tensor)) for i in parts)
     if not has_arrays and state.trace is None:
         # Outside a trace a number is an input of the program, so that x[0], x[1], ... are one program. In a trace it
@@ -184,7 +184,7 @@ def _from_front(k: int, axis: int, shape: tuple[int, ...]) -> int:
     return k % extent
 
 
-def _add_axis(plan: Plan, start: int, stop: int, step: int) -> int:
+def _add_axis(plan: IndexPlan, start: int, stop: int, step: int) -> int:
     count = builtins.max(0, -(-(stop - start) // step))
     plan.start.append(start)
     plan.stop.append(stop)
@@ -193,7 +193,7 @@ def _add_axis(plan: Plan, start: int, stop: int, step: int) -> int:
     return count
 
 
-def _add_slice(plan: Plan, part: builtins.slice) -> None:
+def _add_slice(plan: IndexPlan, part: builtins.slice) -> None:
     extent = plan.shape[len(plan.start)]
     try:
         start, stop, step = part.indices(extent)
@@ -208,19 +208,19 @@ def _add_slice(plan: Plan, part: builtins.slice) -> None:
     plan.view_shape.append(_add_axis(plan, start, stop, step))
 
 
-def _add_integer(plan: Plan, k: int) -> None:
+def _add_integer(plan: IndexPlan, k: int) -> None:
     k = _from_front(k, len(plan.start), plan.shape)
     _add_axis(plan, k, k + 1, 1)
 
 
-def _add_array(plan: Plan, array: Index) -> None:
+def _add_array(plan: IndexPlan, array: Index) -> None:
     extent = plan.shape[len(plan.start)]
     plan.array_axes.append(len(plan.view_shape))
     plan.view_shape.append(_add_axis(plan, 0, extent, 1))
     plan.arrays.append(array)
 
 
-def _add_mask(plan: Plan, mask: np.ndarray | Tensor) -> None:
+def _add_mask(plan: IndexPlan, mask: np.ndarray | Tensor) -> None:
     """A mask is the positions of its true elements, one array for each of its axes."""
     axis = len(plan.start)
     if tuple(mask.shape) != plan.shape[axis : axis + mask.ndim]:
@@ -306,7 +306,7 @@ def clamped(index: Node, extent: int) -> Node:
     return b.op("min", index, b.like(index, builtins.max(extent - 1, 0)))
 
 
-def linear_index(plan: Plan) -> Node:
+def linear_index(plan: IndexPlan) -> Node:
     """One index into the merged axis."""
     extents = [plan.view_shape[a] for a in plan.array_axes]
     shapes = [tuple(a.shape) for a in plan.arrays]

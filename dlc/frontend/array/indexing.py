@@ -16,7 +16,7 @@ import numpy as np
 from dlc.base.errors import ShapeError
 from dlc.frontend.array.axes import spread
 from dlc.frontend.array.index_plan import (
-    Plan,
+    IndexPlan,
     components,
     is_mask,
     linear_index,
@@ -33,17 +33,17 @@ from dlc.ir.graph import nodes as b
 from dlc.ir.graph.graph import Node
 
 
-def _view(x: Node, plan: Plan) -> Node:
+def _view(x: Node, plan: IndexPlan) -> Node:
     """The slicing part."""
     y = b.flip(b.slice_(x, plan.start, plan.stop, plan.step), plan.flips)
     return b.reshape(y, plan.view_shape)
 
 
-def _merged(view: Node, plan: Plan) -> Node:
+def _merged(view: Node, plan: IndexPlan) -> Node:
     return b.reshape(b.permute(view, plan.order), plan.merged_shape)
 
 
-def read(x: Node, plan: Plan) -> Node:
+def read(x: Node, plan: IndexPlan) -> Node:
     """x[plan]."""
     view = _view(x, plan)
     if not plan.array_axes:
@@ -51,7 +51,7 @@ def read(x: Node, plan: Plan) -> Node:
     return b.make("gather", (_merged(view, plan), linear_index(plan)), axis=plan.position)
 
 
-def write(x: Node, plan: Plan, value: Node, combine: str) -> Node:
+def write(x: Node, plan: IndexPlan, value: Node, combine: str) -> Node:
     """x with `value` put (or added, ...) at the plan's positions; value broadcasts."""
     view = _view(x, plan)
     if plan.array_axes:
@@ -83,7 +83,7 @@ def _fitted(value: Node, shape: tuple[int, ...]) -> Node:
     return spread(value, shape)
 
 
-def _put(x: Node, plan: Plan, new: Node) -> Node:
+def _put(x: Node, plan: IndexPlan, new: Node) -> Node:
     """`new` in the sliced part of x, x elsewhere."""
     if new.shape == x.shape:
         return new

@@ -17,6 +17,7 @@ from dlc.base.errors import TraceError
 from dlc.frontend.core import places
 from dlc.frontend.core import trace as tracing
 from dlc.frontend.core.location import here
+from dlc.frontend.core.numbers import changing_as_inputs
 from dlc.frontend.core.precision import setting
 from dlc.frontend.core.trace import Cell, execution, leaf_cell, leaked, register_leaf, state
 from dlc.ir import dtypes
@@ -188,6 +189,11 @@ def compute(roots: list[Node]) -> None:
     device = places.resolve(roots)
     outputs = expanded(roots)
     graph, buffers = cut(outputs, device)
+    if state.checked is None and _found(_key(graph, (), device)) is None:
+        changed = changing_as_inputs(graph, device)
+        if changed is not None:
+            graph, values = changed
+            buffers += map(array_buffer, values)
     executable = compiled(graph, (), device)
     if places.several:
         buffers = places.on(buffers, device)
@@ -201,7 +207,7 @@ def expanded(roots: list[Node]) -> list[Node]:
     at leaves, so the history of a parameter that was computed (the last update) is not walked again."""
     if not any(n.op == "vjp" for n in topological(roots, stop=_known)):
         return roots
-    from dlc.passes.autodiff.vjp import expand
+    from dlc.passes.autodiff.vjp import expand  # `import dlc` need not pay for it
 
     def ends(node: Node) -> bool:
         return node.data is not None and node.op != "param" and leaf_cell(node) is not None
@@ -239,6 +245,18 @@ _executables: OrderedDict[tuple, Executable] = OrderedDict()
 _cache_lock = forks.lock()
 
 
+def _key(graph: Graph, donate: tuple[tuple[int, int], ...], device: str, tune: bool = False) -> tuple:
+    return structure(graph), donate, device, tune, setting.tf32
+
+
+def _found(key: tuple) -> Executable | None:
+    with _cache_lock:
+        found = _executables.get(key)
+        if found is not None:
+            _executables.move_to_end(key)
+        return found
+
+
 def compiled(
     graph: Graph, donate: tuple[tuple[int, int], ...] = (), device: str = "cpu", tune: bool = False
 ) -> Executable:
@@ -247,14 +265,11 @@ def compiled(
         from dlc.runtime.interpreted import Interpreted  # few programs need it
 
         return Interpreted(graph, donate, device, state.checked)
-    tf32 = setting.tf32
-    key = (structure(graph), donate, device, tune, tf32)
-    with _cache_lock:
-        found = _executables.get(key)
-        if found is not None:
-            _executables.move_to_end(key)
-            return found
-    found = programs.compile_graph(graph, donate, graph.name, device=device, tune=tune, tf32=tf32)
+    key = _key(graph, donate, device, tune)
+    found = _found(key)
+    if found is not None:
+        return found
+    found = programs.compile_graph(graph, donate, graph.name, device=device, tune=tune, tf32=setting.tf32)
     with _cache_lock:
         found = _executables.setdefault(key, found)
         while len(_executables) > CACHED_EXECUTABLES:

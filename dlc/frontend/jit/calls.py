@@ -27,7 +27,7 @@ class Static(NamedTuple):
     value: Any
 
 
-class Identity:
+class ByIdentity:
     """In a key: one object and no other. It is not kept alive."""
 
     __slots__ = ("ref", "number")
@@ -39,7 +39,7 @@ class Identity:
         return self.number
 
     def __eq__(self, other: Any) -> bool:
-        return self is other or type(other) is Identity and self.ref() is not None and self.ref() is other.ref()
+        return self is other or type(other) is ByIdentity and self.ref() is not None and self.ref() is other.ref()
 
 
 def static(value: Any) -> Any:
@@ -47,7 +47,7 @@ def static(value: Any) -> Any:
     if type(value) is types.MethodType:
         return static(value.__func__), static(value.__self__)
     if type(value).__hash__ is object.__hash__ and type(value).__weakrefoffset__:
-        return Identity(value)
+        return ByIdentity(value)
     return Static(type(value), value)
 
 

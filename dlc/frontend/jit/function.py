@@ -41,6 +41,7 @@ from dlc.frontend.jit.calls import (
     of_array,
     static,
 )
+from dlc.frontend.jit.compiled import Compiled
 from dlc.frontend.jit.entry import Entry, NeedsHistory
 from dlc.frontend.jit.recorder import Recorder
 from dlc.ir.graph.graph import Graph
@@ -79,7 +80,7 @@ class JitFunction:
         self.static_argnums |= {k for k, n in enumerate(self._names) if n in self.static_argnames}
         self.static_argnames |= {self._names[k] for k in self.static_argnums if 0 <= k < len(self._names)}
         self._simple = not self.static_argnums
-        self._entries: dict[Any, list[Entry]] = {}
+        self._entries: dict[Any, list[Compiled]] = {}
         self._lock = forks.lock()
         self._traces = 0
         self._last: retraces.Description | None = None
@@ -115,10 +116,10 @@ class JitFunction:
         if call is None:  # an argument with a history that gradients are still wanted through
             return self.fn(*args, **kwargs)
         try:
-            entry = self._find(call)
-            if entry is None:
-                entry = self._compile(call, args, kwargs)
-            return entry.run(call.tensors, call.numbers)
+            compiled = self._find(call)
+            if compiled is None:
+                compiled = self._compile(call, args, kwargs)
+            return compiled.run(call.tensors, call.numbers)
         except NeedsHistory:  # so has a Tensor that the function closes over
             return self.fn(*args, **kwargs)
 
@@ -126,7 +127,7 @@ class JitFunction:
         """What the function becomes for these arguments: `.text("fused")` and the other stages of `dlc dump`,
         `.kernels()`, `.profile()`. The function is traced, and nothing changes.
         """
-        from dlc.frontend.jit.lowered import Lowered
+        from dlc.frontend.jit.lowered import Lowered  # with the compiler, which a program from the cache does without
 
         return Lowered(self.name, self.fn, self.tuned, self._trace(args, kwargs), (args, kwargs))
 
@@ -135,12 +136,12 @@ class JitFunction:
         return self._trace(args, kwargs)[0].graph
 
     def _trace(self, args: tuple, kwargs: dict[str, Any]) -> tuple[Entry, Call]:
-        """An entry that is neither compiled nor kept, and the arguments as its `run` takes them."""
+        """An entry that is neither compiled nor kept, and the arguments as `Compiled.run` takes them."""
         call = self._call(args, kwargs)
         if call is None:
             raise TraceError(f"{self.name}: the arguments carry gradient history; detach() them\n  at {here()}")
         try:
-            return Recorder(self._signature(args, kwargs), call).record(), call
+            return Recorder(self._signature(args, kwargs), call).record()[0], call
         except NeedsHistory:
             raise TraceError(
                 f"{self.name}: a Tensor that it closes over carries gradient history; detach() it\n  at {here()}"
@@ -278,47 +279,46 @@ class JitFunction:
 
     # --- entries ---
 
-    def _find(self, call: Call) -> Entry | None:
-        entries = self._entries.get(call.key)
-        if entries is None:
+    def _find(self, call: Call) -> Compiled | None:
+        found = self._entries.get(call.key)
+        if found is None:
             return None
-        for entry in entries:
-            if entry.valid(call.tensors):
-                entry.used = time.monotonic()
-                return entry
+        for compiled in found:
+            if compiled.entry.valid(call.tensors):
+                compiled.used = time.monotonic()
+                return compiled
         return None
 
-    def _compile(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Entry:
+    def _compile(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Compiled:
         with self._lock:
-            entry = self._find(call)  # another thread may have been quicker
-            if entry is not None:
-                return entry
+            compiled = self._find(call)  # another thread may have been quicker
+            if compiled is not None:
+                return compiled
             reason = self._reason(call)
-            entry = Recorder(self._signature(args, kwargs), call).record()
+            entry, self._unkept = Recorder(self._signature(args, kwargs), call).record()
             self._warn_of_retraces(call, args, kwargs, reason)
-            entry.executable = eager.compiled(entry.graph, entry.donate, entry.device, self.tuned)
-            self._unkept = entry.unkept
-            if not entry.unkept:
-                self._keep(call.key, entry)
-            return entry
+            compiled = Compiled(entry, eager.compiled(entry.graph, entry.donate, entry.device, self.tuned))
+            if not self._unkept:
+                self._keep(call.key, compiled)
+            return compiled
 
-    def _keep(self, key: Any, entry: Entry) -> None:
-        """Find `entry` under `key` from now on, until something is gone that it depends on."""
-        life = entry.guards.life
-        life.ended = functools.partial(_forget, weakref.ref(self), key, weakref.ref(entry))
-        entry.used = time.monotonic()
+    def _keep(self, key: Any, compiled: Compiled) -> None:
+        """Find `compiled` under `key` from now on, until something is gone that it depends on."""
+        life = compiled.entry.guards.life
+        life.ended = functools.partial(_forget, weakref.ref(self), key, weakref.ref(compiled))
+        compiled.used = time.monotonic()
         # a new list: a thread that walks the old one is not disturbed
-        kept = sorted(self._entries.get(key, []), key=lambda e: e.used, reverse=True)
-        self._entries[key] = [entry, *kept][:MAX_ENTRIES]
+        kept = sorted(self._entries.get(key, []), key=lambda c: c.used, reverse=True)
+        self._entries[key] = [compiled, *kept][:MAX_ENTRIES]
         if len(self._entries) > MAX_KEYS:
-            last = {key: max(e.used for e in entries) for key, entries in [*self._entries.items()]}
+            last = {key: max(c.used for c in found) for key, found in [*self._entries.items()]}
             self._entries.pop(min(last, key=last.__getitem__), None)
         if life.over:
             life.ended()
 
     def _reason(self, call: Call) -> str:
         """Why no entry serves a call whose signature was traced before."""
-        found = (entry.explain(call.tensors) for entry in self._entries.get(call.key, []))
+        found = (c.entry.explain(call.tensors) for c in self._entries.get(call.key, []))
         return next(filter(None, found), "") or self._unkept
 
     def _warn_of_retraces(self, call: Call, args: tuple, kwargs: dict[str, Any], reason: str) -> None:
@@ -338,11 +338,11 @@ class JitFunction:
         )
 
 
-def _forget(function: weakref.ref[JitFunction], key: Any, entry: weakref.ref[Entry]) -> None:
+def _forget(function: weakref.ref[JitFunction], key: Any, compiled: weakref.ref[Compiled]) -> None:
     """An object is gone that an entry depends on: nothing will match it again. Called by the garbage collector."""
-    owner, gone = function(), entry()
+    owner, gone = function(), compiled()
     if owner is not None:
-        kept = [e for e in owner._entries.get(key, []) if e is not gone]
+        kept = [c for c in owner._entries.get(key, []) if c is not gone]
         if kept:
             owner._entries[key] = kept
         else:

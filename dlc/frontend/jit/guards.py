@@ -26,7 +26,7 @@ from dlc.frontend.jit.objects import (
     MAX_ELEMENTS,
     MISSING,
     SCALARS,
-    Cell,
+    ClosureCell,
     bases_of,
     by_content,
     dict_of,
@@ -103,7 +103,7 @@ class _SpacePlace(_Place):
             names[f"get{j}_{k}"] = get
             if isinstance(get, operator.attrgetter):
                 read.append(f"o.{get.__reduce__()[1][0]}")
-            elif isinstance(get, Cell):
+            elif isinstance(get, ClosureCell):
                 read.append(f"o.__closure__[{get.k}].cell_contents")
             else:
                 read.append(f"get{j}_{k}(o)")
@@ -173,7 +173,7 @@ class _Places:
         lines = "".join(f"    if {c}:\n        return True\n" for c in self._conditions())
         self._names = {**self._names, "differ": _differ, "same": operator.is_}
         exec(f"def changed():\n{lines}    return False\n", self._names)
-        self._changed = self._names["changed"]
+        self._changed = self._names.pop("changed")  # which would hold itself
 
     def change(self) -> str:
         """What has changed, in the user's names, or ''. Equal numbers and strings are taken for what was there."""

@@ -12,6 +12,7 @@ from dlc.base.errors import TraceError
 from dlc.frontend.core import eager
 from dlc.frontend.core.precision import setting
 from dlc.frontend.jit.calls import Call
+from dlc.frontend.jit.compiled import Compiled
 from dlc.frontend.jit.entry import Entry
 from dlc.frontend.jit.names import name_parameters
 from dlc.inspect.launches import lines, threads, work
@@ -101,23 +102,23 @@ class Lowered:
                                           tune=self._tuned, tf32=self._tf32)
         if isinstance(executable, Interpreted) or executable.times is None:
             raise TraceError("there is nothing to profile under DLC_INTERPRET=1")
+        profiled = Compiled(entry, executable)
         on_gpu = entry.device != "cpu"
-        entry.executable = eager.compiled(entry.graph, entry.donate, entry.device) if on_gpu else executable
+        usual = Compiled(entry, eager.compiled(entry.graph, entry.donate, entry.device)) if on_gpu else profiled
         for _ in range(3):
-            entry.run(call.tensors, call.numbers)
+            usual.run(call.tensors, call.numbers)
         whole = np.zeros(repeat)
         for k in range(repeat):
             start = time.perf_counter()
-            entry.run(call.tensors, call.numbers)
+            usual.run(call.tensors, call.numbers)
             devices.synchronize(entry.device)
             whole[k] = time.perf_counter() - start
-        entry.executable = executable
-        entry.run(call.tensors, call.numbers)
+        profiled.run(call.tensors, call.numbers)
         counters = np.frombuffer(executable.times, np.int64)  # nanoseconds of each launch, added up
         launches = np.zeros((repeat, len(counters)))
         for k in range(repeat):
             counters[:] = 0
-            entry.run(call.tensors, call.numbers)
+            profiled.run(call.tensors, call.numbers)
             launches[k] = counters
         spent = np.median(launches, 0) / 1e9
         spent[:] /= [*threads(executable.program.steps)] or 1  # of loops whose iterations run at the same time

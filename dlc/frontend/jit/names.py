@@ -32,7 +32,7 @@ def name_parameters(entry: Entry, function: Callable, args: tuple, kwargs: dict[
         if id(cell) in names.of and not node.attrs.get("name"):
             rename(node, names.of[id(cell)])
     start += len(entry.cells)
-    for node, ref in zip(params[start:], (*entry.held_grads, *entry.grad_targets), strict=False):
+    for node, ref in zip(params[start:], (*entry.grads.held, *entry.grads.targets), strict=False):
         owner = ref if isinstance(ref, int) else ref()
         if id(owner) in names.of:
             rename(node, f"{names.of[id(owner)]}.grad")

@@ -174,7 +174,7 @@ def flat(container: Any) -> list[Any]:
 def held_by(value: Any) -> list[Any]:
     """What an object holds, and the elements of containers that it holds."""
     if isinstance(value, types.FunctionType):
-        found = [Cell(k)(value) for k in range(len(value.__closure__ or ()))] + list(vars(value).values())
+        found = [ClosureCell(k)(value) for k in range(len(value.__closure__ or ()))] + list(vars(value).values())
     else:
         found = gc.get_referents(value)
     for part in [*found]:
@@ -213,7 +213,7 @@ def same(value: Any) -> Any:
     return value
 
 
-class Cell:
+class ClosureCell:
     """What variable `k` of those that a function closes over holds."""
 
     def __init__(self, k: int):

@@ -35,7 +35,7 @@ from dlc.frontend.jit.objects import (
     MAX_ELEMENTS,
     MISSING,
     SCALARS,
-    Cell,
+    ClosureCell,
     bases_of,
     dict_of,
     held_by,
@@ -283,7 +283,7 @@ class Reach:
         for name in ("defaults", "kwdefaults"):
             self._fix(space, f"the {name} of {fn.__name__}", operator.attrgetter(f"__{name}__"))
         for k, name in enumerate(code.co_freevars):
-            get = Cell(k)
+            get = ClosureCell(k)
             if name == "__class__":  # of super(): objects of the class are there, nobody makes one
                 space.fixed[name] = get
             elif variables[name] == READ or variables[name] == CALLED and not is_data(get(fn)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from sys import getrefcount
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from dlc.frontend.core.tensor import Tensor, bare
 from dlc.frontend.core.trace import UNSET, Trace, stand_in, state
 from dlc.frontend.core.tree import TreeDef, tree_flatten, tree_unflatten
 from dlc.frontend.jit.calls import COROUTINES, Call, Signature, Static, is_number
-from dlc.frontend.jit.entry import Entry, NeedsHistory, computed
+from dlc.frontend.jit.entry import Entry, Gradients, NeedsHistory, Owner, Ref, computed
 from dlc.frontend.jit.guards import Guards
 from dlc.ir import dtypes
 from dlc.ir.graph.graph import Graph, Node, TensorType, param, substitute, topological
@@ -42,14 +42,23 @@ class _Conflict(Exception):
         self.pinned, self.pin_grads = pinned, pin_grads
 
 
+class _FinalGrads(NamedTuple):
+    """What a trace did to `.grad`s, by their owners."""
+
+    reads: list[tuple[Owner, bool, Ref | None]]
+    clears: list[Owner]
+    sets: list[tuple[Owner, Ref]]
+    values: list[tuple[Owner, Node]]  # made in the trace
+
+
 class Recorder:
     """Traces a JitFunction for one call."""
 
     def __init__(self, function: Signature, call: Call):
         self.function, self.call = function, call
 
-    def record(self) -> Entry:
-        """Trace, and make the entry (not yet compiled)."""
+    def record(self) -> tuple[Entry, str]:
+        """Trace, and make the entry (not yet compiled); why it serves the call that it was traced for only, or ''."""
         pinned, pin_grads = frozenset[int](), False
         for _ in range(4):
             try:
@@ -58,8 +67,8 @@ class Recorder:
                 pinned, pin_grads = pinned | conflict.pinned, pin_grads or conflict.pin_grads
         raise AssertionError("a Tensor is still seen in two ways after pinning")
 
-    def _record(self, pinned: frozenset[int], pin_grads: bool) -> Entry:
-        function, call = self.function, self.call
+    def _record(self, pinned: frozenset[int], pin_grads: bool) -> tuple[Entry, str]:
+        function = self.function
         self.pinned = pinned
         trace = self.trace = Trace("jit", function.name, pin_grads=pin_grads)
         with trace:
@@ -70,14 +79,10 @@ class Recorder:
             for record in trace.cells.values():
                 if record.source is None and (record.assigned or not state.no_grad) and computed(record.cell):
                     raise NeedsHistory
-            entry = Entry(function.name, guards)
             self._check_conflicts()
-            self._build(entry, leaves, treedef)
-        homes = [(k, t._home) for k, t in enumerate(call.tensors) if k in pinned or t._home is not t]
-        entry.pinned = [(k, self._ref(home)) for k, home in homes]
+            entry = self._entry(leaves, treedef)
         read = [r.cell for r in trace.cells.values() if r.source is None]
-        entry.unkept = guards.finish(read, [a for a, _ in trace.arrays])
-        return entry
+        return entry, guards.finish(read, [a for a, _ in trace.arrays])
 
     def _arguments(self) -> tuple[tuple, dict[str, Any]]:
         """The arguments with a stand-in for each Tensor and number, and their placeholders."""
@@ -153,22 +158,13 @@ class Recorder:
         if pins or grads:
             raise _Conflict(frozenset(pins), grads)
 
-    def _build(self, entry: Entry, leaves: list[Any], treedef: TreeDef) -> None:
+    def _entry(self, leaves: list[Any], treedef: TreeDef) -> Entry:
         trace = self.trace
         records = list(trace.cells.values())
         direct = [r for r in records if r.source is None]
         by_grad = [r for r in records if r.source is not None and r.source[0] == "grad"]
-        results = self._results(entry, leaves)
-
-        # what each touched .grad is after the call
-        grad_values: list[tuple[Tensor, Node]] = []
-        for record in trace.grads.values():
-            owner = self._place(record.cell)
-            if record.read:
-                grad = record.cell._grad
-                pin = self._ref(grad) if trace.pin_grads and grad is not None else None
-                entry.grad_reads.append((owner, record.was_none, pin))
-            self._final_grad(entry, record, owner, grad_values)
+        made, results = self._results(leaves)
+        finals = self._final_grads()
 
         assigned = [r for r in direct if r.assigned]
         assigned_grads = [r for r in by_grad if r.assigned]
@@ -177,76 +173,94 @@ class Recorder:
             *results,
             *(r.current for r in assigned),
             *(r.current for r in assigned_grads),
-            *(node for _, node in grad_values),
+            *(node for _, node in finals.values),
             *(r.current for r in assigned_args),
         ]
         used = set(topological(outputs))
         read = [r for r in direct if not r.assigned and r.placeholder in used]
         read_grads = [r for r in by_grad if not r.assigned and r.placeholder in used]
-        arrays = [(a, n) for a, n in trace.arrays if n in used]
+        outputs, arrays = self._arrays(outputs, used)
+
+        arg_slots = [k for k, p in enumerate(self.tensor_params) if p is not None and (p in used)]
+        number_slots = [k for k, p in enumerate(self.number_params) if p in used]
+        params: list[Node] = [self.tensor_params[k] for k in arg_slots]  # type: ignore[misc]
+        params += [self.number_params[k] for k in number_slots]
+        first_cell = len(params)
+        params += [r.placeholder for r in (*assigned, *read)]
+        first_grad = len(params)
+        params += [r.placeholder for r in (*assigned_grads, *read_grads)]
+        first_target = len(params)
+        params += [param(node.type, "grad") for _, node in finals.values]
+        params += [n for _, n in arrays]
+        captured = self._captured(params, outputs)
+        # constants made in the trace: same values at every call
+        constants = [param(n.type, "constant") for n in captured]
+        params += constants
+        if captured:
+            outputs = substitute(outputs, dict(zip(captured, constants, strict=True)))
+        device = self._device([*params, *captured, *outputs]) if places.several else "cpu"
+
+        in_place = [first_cell + k for k in range(len(assigned))]
+        in_place += [first_grad + k for k in range(len(assigned_grads))]
+        in_place += [first_target + k for k in range(len(finals.values))]
+        homes = [(k, t._home) for k, t in enumerate(self.call.tensors) if k in self.pinned or t._home is not t]
+        everything = bool(assigned_args) or any(t._requires_grad for t in self.call.tensors)
+        seen_as_one = {id(self.call.tensors[k]) for k in self.pinned}
+        return Entry(
+            name=self.function.name,
+            guards=self.guards,
+            graph=Graph(params, outputs, self.function.name),
+            device=device,
+            donate=tuple((place, len(results) + k) for k, place in enumerate(in_place)),
+            arg_slots=arg_slots,
+            number_slots=number_slots,
+            number_dtypes=[self.number_params[k].dtype.np for k in number_slots],
+            cells=[self._ref(r.cell) for r in (*assigned, *read)],
+            n_assigned=len(assigned),
+            arg_writes=[r.source[1] for r in assigned_args],
+            grads=Gradients(
+                held=[self._place(trace.grads[r.source[1]].cell) for r in (*assigned_grads, *read_grads)],
+                n_assigned=len(assigned_grads),
+                targets=[place for place, _ in finals.values],
+                types=[node.type for _, node in finals.values],
+                reads=finals.reads,
+                clears=finals.clears,
+                sets=finals.sets,
+            ),
+            arrays=[self._ref(a) for a, _ in arrays],
+            captured=[n.data if n.data.device == device else devices.copied(n.data, device) for n in captured],
+            treedef=treedef,
+            results=made,
+            result_types=[n.type for n in results],
+            differentiable=[k for k, n in enumerate(results) if tracing.differentiable(n, trace.consumed)],
+            pinned=[(k, self._ref(home)) for k, home in homes],
+            conflicts=frozenset(id(r.cell) for r in direct if r.assigned or everything) - seen_as_one,
+        )
+
+    def _arrays(self, outputs: list[Node], used: set[Node]) -> tuple[list[Node], list[tuple[np.ndarray, Node]]]:
+        """The NumPy arrays that are read again at each call, and the outputs with the others as constants."""
+        arrays = [(a, n) for a, n in self.trace.arrays if n in used]
         made: dict[Node, Node] = {}
         for array, node in [*arrays]:
             # nobody but the trace holds it (list, tuples, loop): it was made in the function, and cannot change
             if array.base is None and getrefcount(array) <= _ARRAY_FREE:
                 made[node] = eager.leaf(eager.array_buffer(array), node.type, follows=True)
-        if made:
-            outputs = substitute(outputs, made)
-            arrays = [(a, n) for a, n in arrays if n not in made]
-        targets = [param(node.type, "grad") for _, node in grad_values]
+        if not made:
+            return outputs, arrays
+        return substitute(outputs, made), [(a, n) for a, n in arrays if n not in made]
 
-        entry.arg_slots = [k for k, p in enumerate(self.tensor_params) if p is not None and (p in used)]
-        entry.number_slots = [k for k, p in enumerate(self.number_params) if p in used]
-        entry.number_dtypes = [self.number_params[k].dtype.np for k in entry.number_slots]
-        params: list[Node] = [self.tensor_params[k] for k in entry.arg_slots]  # type: ignore[misc]
-        params += [self.number_params[k] for k in entry.number_slots]
-        entry.cells = [self._ref(r.cell) for r in (*assigned, *read)]
-        first_cell = len(params)
-        params += [r.placeholder for r in (*assigned, *read)]
-        entry.held_grads = [self._place(trace.grads[r.source[1]].cell) for r in (*assigned_grads, *read_grads)]
-        first_grad = len(params)
-        params += [r.placeholder for r in (*assigned_grads, *read_grads)]
-        first_target = len(params)
-        params += targets
-        params += [n for _, n in arrays]
+    def _captured(self, params: list[Node], outputs: list[Node]) -> list[Node]:
+        """Leaves of the outputs that are no parameters."""
         known = set(params)
-        captured = []
-        for node in topological(outputs):
-            if node.op == "param" and node not in known:
-                if node.data is None:
-                    raise TraceError(f"jit: a value of another trace was used in {self.function.name}\n  at {here()}")
-                captured.append(node)
-        # constants made in the trace: same values at every call
-        params += [param(n.type, "constant") for n in captured]
-        replace = dict(zip(captured, params[len(params) - len(captured) :], strict=True))
-        if replace:
-            outputs = substitute(outputs, replace)
-        if places.several:
-            self._place_entry(entry, [*params, *captured, *outputs])
-        entry.graph = Graph(params, outputs, self.function.name)
+        captured = [node for node in topological(outputs) if node.op == "param" and node not in known]
+        if any(node.data is None for node in captured):
+            raise TraceError(f"jit: a value of another trace was used in {self.function.name}\n  at {here()}")
+        return captured
 
-        entry.n_assigned, entry.n_assigned_grads = len(assigned), len(assigned_grads)
-        entry.donate = (
-            *((first_cell + k, len(results) + k) for k in range(len(assigned))),
-            *((first_grad + k, len(results) + len(assigned) + k) for k in range(len(assigned_grads))),
-            *((first_target + k, len(results) + len(assigned) + len(assigned_grads) + k) for k in range(len(targets))),
-        )
-        entry.grad_targets = [place for place, _ in grad_values]
-        entry.grad_types = [node.type for _, node in grad_values]
-        entry.arg_writes = [r.source[1] for r in assigned_args]
-        entry.arrays = [self._ref(a) for a, _ in arrays]
-        entry.captured = [n.data if n.data.device == entry.device else devices.copied(n.data, entry.device)
-                          for n in captured]
-        entry.treedef = treedef
-        everything = bool(assigned_args) or any(t._requires_grad for t in self.call.tensors)
-        seen_as_one = {id(self.call.tensors[k]) for k in self.pinned}
-        entry.conflicts = frozenset(id(r.cell) for r in direct if r.assigned or everything) - seen_as_one
-        entry.finish()
-        self._keep_history(entry, results)
-
-    def _place_entry(self, entry: Entry, nodes: list[Node]) -> None:
-        """Say where the entry runs."""
+    def _device(self, nodes: list[Node]) -> str:
+        """Where the entry runs."""
         try:
-            entry.device = places.resolve(nodes)
+            return places.resolve(nodes)
         except DeviceError:
             found = sorted({places.place(n) for n in nodes} - {places.ANYWHERE, places.FOLLOWS})
             raise DeviceError(
@@ -254,9 +268,10 @@ class Recorder:
                 f"device: move them with to(), or modules with Module.to\n  at {here()}"
             ) from None
 
-    def _results(self, entry: Entry, leaves: list[Any]) -> list[Node]:
-        """Say how each leaf of the result is made at a call; the nodes that must be computed for them."""
+    def _results(self, leaves: list[Any]) -> tuple[list[tuple[str, Any]], list[Node]]:
+        """How each leaf of the result is made at a call; the nodes that must be computed for them."""
         trace = self.trace
+        results: list[tuple[str, Any]] = []
         nodes: dict[Node, int] = {}
         for leaf in leaves:
             if isinstance(leaf, COROUTINES) or inspect.isawaitable(leaf):
@@ -264,22 +279,21 @@ class Recorder:
                     f"jit: {self.function.name} returned a {type(leaf).__name__}; return Tensors\n  at {here()}"
                 )
             if not isinstance(leaf, Tensor):
-                entry.results.append(("static", self._ref(leaf)))
+                results.append(("static", self._ref(leaf)))
                 continue
             record = trace.cells.get(id(leaf))
             if record is None and leaf._owner is not trace:
                 record = trace.lift(leaf)
             if record is not None:  # a Tensor from outside, returned as it is
                 if record.source is None:
-                    entry.results.append(("object", self._ref(leaf)))
+                    results.append(("object", self._ref(leaf)))
                     continue
                 if record.source[0] == "arg":
-                    entry.results.append(("arg", record.source[1]))
+                    results.append(("arg", record.source[1]))
                     continue
             node = leaf.node
-            entry.results.append(("output", nodes.setdefault(node, len(nodes))))
-        entry.result_types = [n.type for n in nodes]
-        return list(nodes)
+            results.append(("output", nodes.setdefault(node, len(nodes))))
+        return results, list(nodes)
 
     def _place(self, cell: Tensor) -> Any:
         """How the entry finds, at a call, what the trace knows as `cell`: weakly, or as the number of an argument."""
@@ -288,27 +302,33 @@ class Recorder:
                 return k
         return self._ref(cell)
 
-    def _final_grad(self, entry: Entry, record: Any, owner: Any, values: list) -> None:
+    def _final_grads(self) -> _FinalGrads:
+        """What each touched `.grad` is after the call."""
+        finals = _FinalGrads([], [], [], [])
+        for record in self.trace.grads.values():
+            owner = self._place(record.cell)
+            if record.read:
+                grad = record.cell._grad
+                pin = self._ref(grad) if self.trace.pin_grads and grad is not None else None
+                finals.reads.append((owner, record.was_none, pin))
+            self._final_grad(record, owner, finals)
+        return finals
+
+    def _final_grad(self, record: Any, owner: Owner, finals: _FinalGrads) -> None:
         current = record.current
         if current is UNSET:
             return
         if current is None:
             if not (record.read and record.was_none):
-                entry.grad_clears.append(owner)
+                finals.clears.append(owner)
             return
         seen = self.trace.cells.get(id(current))
         if seen is not None and seen.source == ("grad", id(record.cell)):
             return  # the gradient that was there, perhaps with a new value
         if current._owner is not self.trace:
-            entry.grad_sets.append((owner, self._ref(current)))
-            return
-        values.append((owner, current.node))
-
-    def _keep_history(self, entry: Entry, results: list[Node]) -> None:
-        """Note which results a later `backward()` may still go through."""
-        entry.differentiable = [
-            k for k, node in enumerate(results) if tracing.differentiable(node, self.trace.consumed)
-        ]
+            finals.sets.append((owner, self._ref(current)))
+        else:
+            finals.values.append((owner, current.node))
 
 
 def _unflatten_call(treedef: TreeDef, leaves: list[Any]) -> tuple[tuple, dict[str, Any]]:

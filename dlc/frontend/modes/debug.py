@@ -13,7 +13,8 @@ import numpy as np
 from dlc.base.errors import DlcError, IndexOutOfRange
 from dlc.frontend.core import labels, positions
 from dlc.frontend.core.trace import state
-from dlc.ir.graph.graph import Graph, Node, TensorType, param
+from dlc.ir.graph.graph import Graph, Node, TensorType, make, param
+from dlc.ir.graph.nodes import item
 
 
 class NaNFound(DlcError, FloatingPointError):
@@ -52,9 +53,7 @@ def run_checked(graph: Graph, args: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _one(node: Node, ins: list) -> object:
-    from dlc.ir.graph.graph import make
-    from dlc.ir.graph.interp import evaluate
-    from dlc.ir.graph.nodes import item
+    from dlc.ir.graph.interp import evaluate  # `import dlc` need not pay for it
 
     params = [param(i.type) for i in node.inputs]
     alone = make(node.op, params, node.loc, **node.attrs)

@@ -17,7 +17,7 @@ from dlc.ir.graph.graph import Graph, Node, TensorType, param, substitute, topol
 from dlc.passes.autodiff.vjp import expand_nodes
 
 
-class Body:
+class TracedBody:
     """A function traced on placeholders, for vmap, scan and checkpoint."""
 
     def __init__(self, kind: str, fn: Callable):

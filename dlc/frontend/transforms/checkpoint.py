@@ -13,7 +13,7 @@ from dlc.frontend.core.operands import as_node, is_weak
 from dlc.frontend.core.tensor import Tensor, wrap
 from dlc.frontend.core.tree import paths, tree_flatten, tree_unflatten
 from dlc.frontend.jit.calls import name_of
-from dlc.frontend.transforms.body import Body, closed, with_nodes
+from dlc.frontend.transforms.body import TracedBody, closed, with_nodes
 from dlc.frontend.transforms.gradients import check_callable
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import make
@@ -34,7 +34,7 @@ def checkpoint(fn: Callable) -> Callable:
         places = [k for k, x in enumerate(leaves) if isinstance(x, (Tensor, np.ndarray)) and not is_weak(x)]
         nodes_in = [as_node(leaves[k]) for k in places]
         names = paths(treedef.children[0], "arguments") + paths(treedef.children[1], "keywords")
-        body = Body("checkpoint", fn)
+        body = TracedBody("checkpoint", fn)
 
         types = [(n.type, names[k]) for k, n in zip(places, nodes_in, strict=True)]
         nodes, out_tree = body.run(types, with_nodes(fn, treedef, leaves, places), nodes_in)

@@ -13,7 +13,7 @@ from dlc.frontend.core.location import here, user_errors
 from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import Tensor, wrap
 from dlc.frontend.core.trace import state
-from dlc.frontend.transforms.body import Body, closed
+from dlc.frontend.transforms.body import TracedBody, closed
 from dlc.frontend.transforms.gradients import check_callable, pending
 from dlc.ir.dtypes import DType
 from dlc.ir.graph import nodes as build
@@ -179,7 +179,7 @@ class CustomKernel:
     def _traced(self, rule: str, fn: Any, ins: Sequence[TensorType], outs: Sequence[TensorType],
                 moving: Sequence[TensorType], call: Callable) -> Graph:
         name = f"{self.__name__}_{rule}"
-        body = Body(f"the {rule} of a custom kernel", fn)
+        body = TracedBody(f"the {rule} of a custom kernel", fn)
         n, m = len(ins), len(ins) + len(outs)
         types = [*((t, f"input{k}") for k, t in enumerate(ins)), *((t, f"output{k}") for k, t in enumerate(outs)),
                  *((t, f"derivative{k}") for k, t in enumerate(moving))]

@@ -12,7 +12,7 @@ from dlc.frontend.core.operands import as_node, is_weak
 from dlc.frontend.core.tensor import Tensor
 from dlc.frontend.core.tree import LEAF, paths, tree_flatten, tree_structure, tree_unflatten
 from dlc.frontend.jit.calls import name_of
-from dlc.frontend.transforms.body import Body, closed
+from dlc.frontend.transforms.body import TracedBody, closed
 from dlc.frontend.transforms.gradients import pending, show
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import TensorType, make
@@ -45,7 +45,7 @@ def scan(fn: Callable, init: Any, xs: Any = None, length: int | None = None, rev
         raise ShapeError(f"scan: {length} steps")
     types = [(n.type, p) for n, p in zip(start, paths(init_tree, "carry"), strict=True)]
     types += [(TensorType(r.dtype, r.shape[1:]), p) for r, p in zip(rows, paths(xs_tree, "x"), strict=True)]
-    body = Body("scan", fn)
+    body = TracedBody("scan", fn)
     ys_tree = LEAF
 
     def call(tensors: list[Tensor]) -> Any:

@@ -13,7 +13,7 @@ from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import wrap
 from dlc.frontend.core.tree import LEAF, TreeDef, paths, tree_flatten, tree_unflatten
 from dlc.frontend.jit.calls import name_of
-from dlc.frontend.transforms.body import Body, with_nodes
+from dlc.frontend.transforms.body import TracedBody, with_nodes
 from dlc.frontend.transforms.gradients import Axes, check_callable, show
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as build
@@ -63,7 +63,7 @@ def vmap(fn: Callable, in_axes: Axes = 0, out_axes: Axes = 0) -> Callable:
             places.append(k)
         if size is None:
             raise ShapeError(f"vmap: no argument of {name_of(fn)} is mapped")
-        body = Body("vmap", fn)
+        body = TracedBody("vmap", fn)
         number, numbers = param(TensorType(dtypes.uint64, ()), "example"), build.iota((size,), 0, dtypes.uint64)
         body.scope.example = number, size
         if placement.several:

@@ -241,19 +241,23 @@ def rewrite(graph: Graph, rule: Callable[[Node, tuple[Node, ...]], Node | None])
     return graph.with_outputs([done[o] for o in graph.outputs])
 
 
-def structure(graph: Graph) -> tuple:
-    """A hashable description of the graph up to the identity of its nodes: equal for equal programs."""
-    if graph._structure is not None:
+def structure(graph: Graph, numbers: bool = True) -> tuple:
+    """A hashable description of the graph up to the identity of its nodes: equal for equal programs; without `numbers`
+    also for those that differ in the values of constants only."""
+    if numbers and graph._structure is not None:
         return graph._structure
     number: dict[Node, int] = {p: i for i, p in enumerate(graph.params)}
     rows: list[tuple] = [(p.type, p.attrs.get("strides")) for p in graph.params]
     for node in graph.nodes():
         if node in number:
             continue
-        rows.append((node.op, tuple([number[i] for i in node.inputs]), settings(node), node.type))
+        own = settings(node) if numbers or node.op != "const" else ()
+        rows.append((node.op, tuple([number[i] for i in node.inputs]), own, node.type))
         number[node] = len(number)
-    graph._structure = (len(graph.params), tuple(rows), tuple(number[o] for o in graph.outputs))
-    return graph._structure
+    found = (len(graph.params), tuple(rows), tuple(number[o] for o in graph.outputs))
+    if numbers:
+        graph._structure = found
+    return found
 
 
 def settings(node: Node) -> tuple:

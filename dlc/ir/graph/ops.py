@@ -1,7 +1,7 @@
 """The operations of the Graph IR, one row each: name and the rule that gives the result's type.
 
 The other columns of the table live on their own floors, keyed by the same name: the NumPy meaning in
-`ir/graph_interp.py`, derivatives in `passes/vjp.py` and `passes/jvp.py`, batching in `passes/vmap.py`.
+`interp.py`, derivatives in `passes/autodiff/vjp.py` and `jvp.py`, batching in `vmap.py` beside them.
 
 Elementwise operations (every row of `ir/scalar.py`) need operands of equal shape: broadcasting is an explicit node.
 
@@ -32,7 +32,7 @@ Elementwise operations (every row of `ir/scalar.py`) need operands of equal shap
     item    index                        one result of an operation with several
     stop_gradient / tag uid / barrier uid            identity; no derivative / a name to differentiate at /
                                          not merged with equal computations (dlc.checkpoint)
-    vjp     outputs                      (outputs..., cotangents..., wrt...) -> gradients for wrt; see `passes/vjp.py`
+    vjp     outputs                      (outputs..., cotangents..., wrt...) -> gradients for wrt; see `autodiff/vjp.py`
     checkpoint body                      inlined going forward, recomputed going backward
 
 Files of their own add rows for what is an operation only somewhere: `call` (a kernel of the user's), `attention`.

@@ -18,10 +18,24 @@ from dlc.base.errors import VerifyError
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
-from dlc.ir.loops.instructions import Arrive, Async, Await, Bulk, Drain, Mma, Registers, TileMma, Wait
+from dlc.ir.loops.instructions import Arrive, Async, Await, Mma, SetMaxNReg, StoreTile, TileMma, TmaCopy, Wait
 from dlc.ir.loops.interp.values import operation
 from dlc.ir.loops.interval import Interval, interval_given
-from dlc.ir.loops.ir import Alloc, Buffer, Expr, Fold, For, If, Kernel, Prefetch, Seq, Stmt, Store, Sync, load_parts
+from dlc.ir.loops.ir import (
+    Alloc,
+    AllReduce,
+    Buffer,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Prefetch,
+    Seq,
+    Stmt,
+    Store,
+    Sync,
+    load_parts,
+)
 from dlc.ir.loops.traverse import inside_out
 
 MOST_POINTS = 1 << 24  # that are looked at for one access
@@ -115,7 +129,7 @@ class _Lister:
             self.found.scopes[stmt.buffer] = around
         elif isinstance(stmt, Sync):
             self.found.syncs.append((around, time))
-        elif not isinstance(stmt, (Prefetch, Wait, Arrive, Await, Registers)):
+        elif not isinstance(stmt, (Prefetch, Wait, Arrive, Await, SetMaxNReg)):
             self.leaf(stmt, around, conditions, time)
 
     def leaf(self, stmt: Stmt, around: tuple[For, ...], conditions: tuple[Expr, ...], time: Form) -> None:
@@ -140,7 +154,7 @@ class _Lister:
             for e in (*stmt.index, stmt.value):
                 self.values(stmt, e, around, under, time)
             add("write" if stmt.combine is None else "combine", stmt.buffer, stmt.index, under=under)
-        elif isinstance(stmt, Fold):
+        elif isinstance(stmt, AllReduce):
             for e in (*stmt.index, stmt.value):
                 self.values(stmt, e, around, conditions, time)
             add("write", stmt.buffer, stmt.index)
@@ -160,11 +174,11 @@ class _Lister:
             halves = 1 if stmt.a.dtype is dtypes.uint32 else 2
             box("read", stmt.a.attr, load_parts(stmt.a)[1], (m, stmt.a_stride), (stmt.k * halves, 1))
             box("read", stmt.b.attr, load_parts(stmt.b)[1], (stmt.k, stmt.b_stride), (n, 1))
-        elif isinstance(stmt, Drain):
+        elif isinstance(stmt, StoreTile):
             m, n = stmt.source.shape[-2:]
             add("read", stmt.source, stmt.at)
             box("write", stmt.buffer, stmt.index, (m, stmt.buffer.shape[-1]), (n, 1))
-        elif isinstance(stmt, Bulk):
+        elif isinstance(stmt, TmaCopy):
             box("write", stmt.buffer, stmt.index, (math.prod(stmt.view.box), 1))
         else:
             raise VerifyError(f"kernel {self.kernel.name}: what a {type(stmt).__name__} touches is not known")

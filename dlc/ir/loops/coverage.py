@@ -29,7 +29,7 @@ from dlc.base.errors import VerifyError
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
 from dlc.ir.loops.accesses import MOST_POINTS, Access, Form, Points, TooMany, World, accesses, extent_of, form_of
-from dlc.ir.loops.instructions import Bulk
+from dlc.ir.loops.instructions import TmaCopy
 from dlc.ir.loops.ir import RUNTIME, Buffer, Expr, Kernel, Stmt
 from dlc.ir.loops.schedule import GpuOrdered, Plain
 from dlc.ir.loops.text import print_stmt
@@ -93,7 +93,7 @@ class _Check:
         self.world = World(kernel)
         self.found = accesses(kernel)
         self.all = [self._at(a) for a in self.found.accesses]
-        self.bulk = {a.buffer for a in self.found.accesses if isinstance(a.stmt, Bulk)}
+        self.bulk = {a.buffer for a in self.found.accesses if isinstance(a.stmt, TmaCopy)}
 
     def fail(self, stmt: Stmt | None, message: str) -> VerifyError:
         text = "" if stmt is None else "\n    " + print_stmt(stmt).split("\n", 1)[0].strip()
@@ -294,7 +294,7 @@ class _Check:
 
     def _inner_time(self, at: _At, outer: set[Expr]) -> Form:
         """When, since the buffer was allocated. What is copied in bulk is there when its gate says so."""
-        if isinstance(at.access.stmt, Bulk):
+        if isinstance(at.access.stmt, TmaCopy):
             return {None: -1}
         return {a: k for a, k in at.access.time.items() if a not in outer}
 

@@ -20,7 +20,23 @@ from dlc.base.errors import VerifyError
 from dlc.ir import dtypes
 from dlc.ir.loops.index import linear_interval, whole_linear
 from dlc.ir.loops.interval import interval
-from dlc.ir.loops.ir import RUNTIME, Alloc, Buffer, Expr, Fold, For, If, Kernel, Seq, Stmt, Store, Sync, const, load, op
+from dlc.ir.loops.ir import (
+    RUNTIME,
+    Alloc,
+    AllReduce,
+    Buffer,
+    Expr,
+    For,
+    If,
+    Kernel,
+    Seq,
+    Stmt,
+    Store,
+    Sync,
+    const,
+    load,
+    op,
+)
 from dlc.ir.loops.text import print_expr, print_stmt
 from dlc.ir.loops.traverse import exprs, map_expr, subexpressions, walk
 from dlc.ir.loops.verify import verify
@@ -31,7 +47,7 @@ COPIES = 4096  # statements after unrolling
 LANES = 64
 THREADS = 1024  # of a block
 
-_ALLOWED = (Seq, For, If, Alloc, Store, Sync, Fold)
+_ALLOWED = (Seq, For, If, Alloc, Store, Sync, AllReduce)
 
 Form = dict[Expr | None, int]  # a sum of coefficient * expression, the constant under None
 
@@ -76,7 +92,7 @@ def _shape(kernel: Kernel) -> None:
             registers += s.buffer.size if s.buffer.space == "reg" else 0
             if RUNTIME in s.buffer.shape:
                 raise _fail(kernel, s, f"the size of {s.buffer.name} must be a number")
-        if isinstance(s, (Sync, Fold)) and lane is not None:
+        if isinstance(s, (Sync, AllReduce)) and lane is not None:
             for f in around[lane + 1 :]:
                 if isinstance(f, If) or f.extent.op != "const":
                     raise _fail(kernel, s, "all threads of a block must come here: not inside an `if`, or a loop "
@@ -212,7 +228,7 @@ class _Guard:
             # what is stored may be computed where the predicate is false
             return replace(s, index=index, value=self.expr(s.value, _Facts(facts.known, inner.conditional)),
                            predicate=predicate)
-        if isinstance(s, Fold):
+        if isinstance(s, AllReduce):
             index = tuple(
                 self.inside(s.buffer, i, self.expr(i, facts), n, facts)
                 for i, n in zip(s.index, s.buffer.shape, strict=True)

@@ -34,7 +34,7 @@ class TileMma(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
-class Drain(Stmt):
+class StoreTile(Stmt):
     buffer: Buffer
     index: tuple[Expr, ...]
     source: Buffer
@@ -47,7 +47,7 @@ class Async(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
-class Registers(Stmt):
+class SetMaxNReg(Stmt):
     count: int
 
 
@@ -82,7 +82,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Bulk(Stmt):
+class TmaCopy(Stmt):
     buffer: Buffer
     index: tuple[Expr, ...]
     source: Buffer

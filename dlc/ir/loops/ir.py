@@ -31,7 +31,7 @@ Statements:
     Prefetch(buffer, index) the element will be needed soon: bring it near. No meaning; the index may lie outside
     Sync(threads)           all threads of a block (GPU), or its first `threads`: what any of them wrote before is seen
                             by all of them afterwards
-    Fold(buffer, index, value, combine, lanes)
+    AllReduce(buffer, index, value, combine, lanes)
                             in every lane: buffer[index] = the values of its group combined, where groups are `lanes`
                             consecutive threads of the block; every thread comes here; the buffer is in registers
     Mma(buffer, index, a, b, m, n, k, a_order, b_order, lanes, fresh)
@@ -52,25 +52,25 @@ Statements:
                             two axes of the buffer are m and n. `a` and `b` load their first words; rows lie `a_stride`
                             and `b_stride` elements apart, the words of a row side by side. Of `a` a word may be two
                             neighbouring bfloat16
-    Drain(buffer, index, source, at)
+    StoreTile(buffer, index, source, at)
                             copies the sums source[at] to the rows of a shared buffer, from its element `index` on
     Async(body)             copies from global to shared memory that may take place later, at the latest at a Wait
     Wait(what, pending)     until all of this thread's Asyncs ("copy") or Mmas ("mma") but the last `pending` are done
     Arrive(gate, slot, of)  this thread arrives at a gate; the last of `of` arrivals completes a phase of it, when all
-                            of the phase's Bulks are done too
+                            of the phase's TmaCopies are done too
     Await(gate, slot, phases)
                             until the gate has completed `phases` phases; it is not to be one further already
-    Bulk(buffer, index, source, view, at, gate, slot)
+    TmaCopy(buffer, index, source, view, at, gate, slot)
                             this one thread starts a copy of a box of global memory to shared memory, row after row from
                             `index` on: `view.box` elements of a tensor in `source` from position `at`, zeros outside of
                             it. It may take place any time until the gate's phase completes
-    Registers(count)        from here on each thread may use `count` registers: groups of 128 threads with little to do
+    SetMaxNReg(count)       from here on each thread may use `count` registers: groups of 128 threads with little to do
                             leave theirs to the others. All threads of a group come here, once
 
 Buffers: `global` ones are the kernel's parameters, addressed by one flat element offset. `shared` (scratch of one
 parallel iteration: a CPU thread's stack, a GPU block's shared memory) and `reg` have a shape and as many indices as
-axes, row-major. `tile` ones are sums of a matrix unit, 0 at first, which only TileMma and Drain touch; their last two
-axes are those of one tile, at most 16 x 16, and all of a kernel are alike. `gate` ones (of the block, beside shared
+axes, row-major. `tile` ones are sums of a matrix unit, 0 at first, which only TileMma and StoreTile touch; their last
+two axes are those of one tile, at most 16 x 16, and all of a kernel are alike. `gate` ones (of the block, beside shared
 ones) have slots that count phases, from 0 on. A global buffer of extent RUNTIME has as many elements as the launch
 gives it: such a kernel reads its size from a parameter and serves tensors of every size. Every index of a `reg` buffer
 is a constant, an unrolled axis, or a vector axis that walks one whole dimension of extent `lanes` by itself: so a
@@ -133,7 +133,7 @@ class Expr:
     attr: Any  # const: value; axis: (name, extent, uid); load: Buffer
     dtype: DType
     axes: frozenset[Expr]  # the axes it depends on
-    bounds: tuple[int, int] | None  # remembered by `loops_index.py`, as is `simple`
+    bounds: tuple[int, int] | None  # remembered by `ir/loops/index.py`, as is `simple`
     simple: Expr | str | None
     chain: int  # the longest chain of operations in it
 
@@ -241,7 +241,7 @@ def load_parts(expr: Expr) -> tuple[Buffer, tuple[Expr, ...], Expr | None]:
 
 
 def op(name: str, *args: Expr, dtype: DType | None = None) -> Expr:
-    """A scalar operation; `dtype` only for cast and bitcast. No simplification: see `loops_index.py`."""
+    """A scalar operation; `dtype` only for cast and bitcast. No simplification: see `ir/loops/index.py`."""
     row = SCALAR_OPS.get(name)
     if row is not None:
         result = args[0].dtype if row.result == "same" else dtypes.by_name(row.result)
@@ -330,7 +330,7 @@ class Sync(Stmt):
 
 
 @dataclass(frozen=True, eq=False)
-class Fold(Stmt):
+class AllReduce(Stmt):
     buffer: Buffer
     index: tuple[Expr, ...]
     value: Expr

@@ -1,4 +1,4 @@
-"""Loop IR read from text: `parse_kernel`, kernels and statements. The syntax is in `loops_syntax.py`."""
+"""Loop IR read from text: `parse_kernel`, kernels and statements. The syntax is in `ir/loops/syntax.py`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dlc.base.errors import ParseError
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.loc import Loc
-from dlc.ir.loops.instructions import Arrive, Async, Await, Bulk, Drain, Mma, Registers, TileMma, View, Wait
+from dlc.ir.loops.instructions import Arrive, Async, Await, Mma, SetMaxNReg, StoreTile, TileMma, TmaCopy, View, Wait
 from dlc.ir.loops.ir import (
     KINDS,
     RUNTIME,
     Alloc,
+    AllReduce,
     Buffer,
     Expr,
-    Fold,
     For,
     If,
     Kernel,
@@ -38,10 +38,10 @@ _MARKS = "((?: writes| streams| aliased| swizzled)*)"
 _BUFFER = re.compile(rf"(\w+)\s*:\s*(?:(\w+) )?(\w+)\[([^\]]*)\]{_MARKS}(?:\s+# ?(.*))?$")
 _MMA = re.compile(r"mma\((\d+)x(\d+)x(\d+) of (\d+), (mk|km|sums), (nk|kn)\) (.*)$")
 _TILEMMA = re.compile(r"tilemma\((\d+), (\d+), (\d+)\) (.*\]) \+= (.*)$")
-_DRAIN = re.compile(r"drain (.*\]) = (.*)$")
+_DRAIN = re.compile(r"store_tile (.*\]) = (.*)$")
 _ARRIVE = re.compile(r"arrive\((\d+)\) (\w+\[.*\])$")
 _AWAIT = re.compile(r"await (\w+\[.*)$")
-_BULK = re.compile(r"bulk (.*\]) = (\w+)\((\d+); ([^)]*)\) at (.*)$")
+_BULK = re.compile(r"tma_copy (.*\]) = (\w+)\((\d+); ([^)]*)\) at (.*)$")
 _FOR = re.compile(r"for (\w+) in (?:(.+) of )?(\d+)(?: (\w+))?(?:\((\d+)\))?:$")
 _STORE = re.compile(r"(?<=\])\s*(=(?!=)|[+*&|]=|max=|min=)\s*")
 _LARGEST = 1 << 40  # extent of an axis or a dimension
@@ -205,8 +205,8 @@ class _Parser:
             (buffer, index), rest = self.places(text[9:], scope, depth + 9)
             rest.done()
             made = [Prefetch(buffer, index)]
-        elif text.startswith("registers ") and text[10:].isdecimal():
-            made = [Registers(int(text[10:]))]
+        elif text.startswith("setmaxnreg ") and text[11:].isdecimal():
+            made = [SetMaxNReg(int(text[11:]))]
         elif match := _ARRIVE.match(text):
             (gate, (slot,)), _ = self.places(match[2], scope, depth + match.start(2))
             made = [Arrive(gate, slot, int(match[1]))]
@@ -220,14 +220,14 @@ class _Parser:
             source = scope.get(match[2])
             axes = re.findall(r"(\d+) of (\d+):(\d+)(?:, |$)", match[4])
             if not isinstance(source, Buffer) or not axes:
-                raise self.fail("expected 'bulk gate[] buffer[] = source(start; box of size:stride, ...) at ...'")
+                raise self.fail("expected 'tma_copy gate[] buffer[] = source(start; box of size:stride, ...) at ...'")
             box, sizes, strides = (tuple(map(int, x)) for x in zip(*axes, strict=True))
             tokens = Tokens(self.fail, match[5], scope, depth + match.start(5))
             at = [tokens.build(tokens.infix(0), dtypes.int64)]
             while tokens.take(","):
                 at.append(tokens.build(tokens.infix(0), dtypes.int64))
             tokens.done()
-            made = [Bulk(buffer, index, source, View(int(match[3]), sizes, strides, box), tuple(at), gate, slot)]
+            made = [TmaCopy(buffer, index, source, View(int(match[3]), sizes, strides, box), tuple(at), gate, slot)]
         elif text == "async:":
             self.at += 1
             return [Async(self.block(scope, depth + 1))]
@@ -255,13 +255,13 @@ class _Parser:
         elif match := _DRAIN.match(text):
             (buffer, index), _ = self.places(match[1], scope, depth + match.start(1))
             (source, at), _ = self.places(match[2], scope, depth + match.start(2))
-            made = [Drain(buffer, index, source, at)]
+            made = [StoreTile(buffer, index, source, at)]
         elif text.startswith("fold("):
             lanes, _, rest = text.removeprefix("fold(").partition(") ")
             stored = self.store(rest, scope, depth + len(text) - len(rest))
             if stored.combine is None or not lanes.isdecimal():
                 raise self.fail("expected 'fold(lanes) buffer[index] combine= value'")
-            made = [Fold(stored.buffer, stored.index, stored.value, stored.combine, int(lanes))]
+            made = [AllReduce(stored.buffer, stored.index, stored.value, stored.combine, int(lanes))]
         elif text != "pass":
             made = [self.store(text, scope, depth)]
         self.at += 1

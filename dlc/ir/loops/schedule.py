@@ -1,4 +1,4 @@
-"""Schedules: how a kernel's loops are tiled, vectorised and shared out. Data only; chosen in `codegen/schedule.py`.
+"""Schedules: how a kernel's loops are tiled, vectorised and shared out. Data only; chosen in `codegen/schedule/cpu.py`.
 
 `lanes` is the vector width in elements; 0 asks for the plain serial loops that the `loops` dump shows and the
 interpreter takes as the meaning of the scheduled kernel.
@@ -39,13 +39,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Contract:
-    """A register tile of mr x nr results; a task is mb x nb tiles. """
+    """A register tile of mr x nr results; a task is block_m x block_n tiles. """
 
     lanes: int = 0
     mr: int = 1
     nr: int = 1
-    mb: int = 1
-    nb: int = 1
+    block_m: int = 1
+    block_n: int = 1
     swap: bool = False  # the second operand gives the rows, the first the vectors
     along: bool = False  # vectors run along the inner range, of which both operands are contiguous; nr counts columns
     run: int = 0  # extent of the last row labels that lie at one stride; a tile stays inside a run (0: any rows)

@@ -1,4 +1,4 @@
-"""The syntax of Loop IR as text, which `loops_text.py` prints and `loops_parse.py` reads: what is printed parses back.
+"""The syntax of Loop IR as text, which `text.py` prints and `parse.py` reads: what is printed parses back.
 
     kernel softmax_0(x: f32[64], out: f32[64] writes)  # schedule: RowReduce(lanes=16); flops: 320; at train.py:12
       # x: %x f32[4,16]
@@ -14,13 +14,13 @@
 
 A parameter that `streams` is written, past the cache; those that are `aliased` may be one memory.
 
-`fold(32) m[0] max= x` is a Fold over groups of 32 threads,
+`fold(32) m[0] max= x` is an AllReduce over groups of 32 threads,
 `mma(64x8x16 of 128, mk, nk) acc[0, 0] += a[0, 0] * b[0, 0]` an Mma by groups of 128 (with `=` a fresh one),
 `tilemma(16, 512, 32) acc[0, 0] += x[i*512] * w[j]` a TileMma over 16 pairs with rows 512 and 32 elements apart,
-`drain sums[0, 0] = acc[0, 0]` a Drain, `prefetch x[i]` a Prefetch, `async:` an Async, `wait copy 2` a Wait,
+`store_tile sums[0, 0] = acc[0, 0]` a StoreTile, `prefetch x[i]` a Prefetch, `async:` an Async, `wait copy 2` a Wait,
 `arrive(8) free[s]` an Arrive, `await free[s] 2` an Await,
-`bulk full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a Bulk: box, size and stride of each axis,
-`registers 40` a Registers.
+`tma_copy full[s] tile[s, 0, 0] = x(0; 8 of 20:64, 64 of 64:1) at r, 0` a TmaCopy: box, size and stride of each axis,
+`setmaxnreg 40` a SetMaxNReg.
 
 Rows of `ir/scalar.py` with a symbol are infix, with Python's precedences; the others are calls, `f32(x)` is a cast and
 `bitcast(x, f32)` a bitcast. A constant carries its type (`1.5:f64`) only where its surroundings do not tell it; alone,
@@ -48,7 +48,7 @@ ATOM = len(LEVELS)
 TYPES = {d.short: d for d in dtypes.ALL}
 RESERVED = {*TYPES, *SCALAR_OPS, *KINDS, *PAIRS, *ALIKE, "cast", "bitcast", "select", "inf", "nan", "true",
              "false", "if", "else", "for", "in", "of", "alloc", "let", "scope", "pass", "sync", "fold", "mma",
-             "tilemma", "drain", "async", "wait", "kernel"}
+             "tilemma", "store_tile", "async", "wait", "kernel"}
 COMBINE_SIGN = {name: (SCALAR_OPS[name].symbol or name) + "=" for name in COMBINES}
 
 

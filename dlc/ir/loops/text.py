@@ -1,5 +1,5 @@
-"""Loop IR as text: `print_kernel`, `print_stmt`, `print_expr`. The syntax is in `loops_syntax.py`, the reader in
-`loops_parse.py`.
+"""Loop IR as text: `print_kernel`, `print_stmt`, `print_expr`. The syntax is in `ir/loops/syntax.py`, the reader in
+`ir/loops/parse.py`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.loops.instructions import Arrive, Async, Await, Bulk, Drain, Mma, Registers, TileMma, Wait
+from dlc.ir.loops.instructions import Arrive, Async, Await, Mma, SetMaxNReg, StoreTile, TileMma, TmaCopy, Wait
 from dlc.ir.loops.ir import (
     ALIKE,
     RUNTIME,
     Alloc,
+    AllReduce,
     Buffer,
     Expr,
-    Fold,
     For,
     If,
     Kernel,
@@ -128,8 +128,8 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         return [f"{pad}sync {stmt.threads}" if stmt.threads else pad + "sync"]
     if isinstance(stmt, Wait):
         return [f"{pad}wait {stmt.what} {stmt.pending}"]
-    if isinstance(stmt, Registers):
-        return [f"{pad}registers {stmt.count}"]
+    if isinstance(stmt, SetMaxNReg):
+        return [f"{pad}setmaxnreg {stmt.count}"]
     if isinstance(stmt, Async):
         return [f"{pad}async:", *_block(stmt.body, names, pad + "  ")]
     lets, scope = _lets(exprs(stmt), names, pad)
@@ -147,7 +147,7 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         return lines if stmt.other is None else [*lines, f"{pad}else:", *_block(stmt.other, names, pad + "  ")]
     if isinstance(stmt, Prefetch):
         return [*lets, f"{pad}prefetch {printer.place(stmt.buffer, stmt.index)}"]
-    if isinstance(stmt, Fold):
+    if isinstance(stmt, AllReduce):
         place = printer.place(stmt.buffer, stmt.index)
         sign = COMBINE_SIGN[stmt.combine]
         return [*lets, f"{pad}fold({stmt.lanes}) {place} {sign} {printer.text(stmt.value, stmt.buffer.dtype, 0)}"]
@@ -160,20 +160,20 @@ def _statement(stmt: Stmt, names: _Names, pad: str) -> list[str]:
         place = printer.place(stmt.buffer, stmt.index)
         operands = " * ".join(printer.text(e, None, 0) for e in (stmt.a, stmt.b))
         return [*lets, f"{pad}tilemma({stmt.k}, {stmt.a_stride}, {stmt.b_stride}) {place} += {operands}"]
-    if isinstance(stmt, Drain):
+    if isinstance(stmt, StoreTile):
         to, source = printer.place(stmt.buffer, stmt.index), printer.place(stmt.source, stmt.at)
-        return [*lets, f"{pad}drain {to} = {source}"]
+        return [*lets, f"{pad}store_tile {to} = {source}"]
     if isinstance(stmt, (Arrive, Await)):
         gate = printer.place(stmt.gate, (stmt.slot,))
         text = f"arrive({stmt.of}) {gate}" if isinstance(stmt, Arrive) else f"await {gate} {printer.index(stmt.phases)}"
         return [*lets, pad + text]
-    if isinstance(stmt, Bulk):
+    if isinstance(stmt, TmaCopy):
         view = stmt.view
         axes = ", ".join(f"{b} of {n}:{k}" for b, n, k in zip(view.box, view.sizes, view.strides, strict=False))
         gate = printer.place(stmt.gate, (stmt.slot,))
         place = printer.place(stmt.buffer, stmt.index)
         at = ", ".join(map(printer.index, stmt.at))
-        return [*lets, f"{pad}bulk {gate} {place} = {printer.name(stmt.source)}({view.start}; {axes}) at {at}"]
+        return [*lets, f"{pad}tma_copy {gate} {place} = {printer.name(stmt.source)}({view.start}; {axes}) at {at}"]
     assert isinstance(stmt, Store), stmt
     sign = "=" if stmt.combine is None else COMBINE_SIGN.get(stmt.combine, f"{stmt.combine}=")
     value = printer.text(stmt.value, stmt.buffer.dtype, 0)

@@ -5,9 +5,9 @@
 - at most one parallel loop, outermost; no vector loop in another; unroll extents constant
 - every index of a `reg` buffer is known after unrolling, or is a vector axis that walks one whole dimension by itself
 - global buffers are parameters, and those stored to are in `writes`
-- grid and lane loops do not nest in their own kind; shared buffers are allocated outside the lane loop; a Fold is
+- grid and lane loops do not nest in their own kind; shared buffers are allocated outside the lane loop; a AllReduce is
   inside one, into registers, over a group that divides the block
-- sums in tiles are touched by TileMma and Drain alone, outside vector loops; what these read and write of other buffers
+- sums in tiles are touched by TileMma and StoreTile alone, outside vector loops; what these do to other buffers
   is inside them
 - in a vector loop, a place that does not depend on the axis is only combined into, and not read
 - indices are inside their dimension, as far as intervals decide it: an index that is never inside is an error
@@ -20,7 +20,7 @@ from dlc.base.errors import VerifyError
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops.index import linear_interval, whole_linear
-from dlc.ir.loops.instructions import Arrive, Async, Await, Bulk, Drain, Mma, Registers, TileMma, Wait
+from dlc.ir.loops.instructions import Arrive, Async, Await, Mma, SetMaxNReg, StoreTile, TileMma, TmaCopy, Wait
 from dlc.ir.loops.interval import interval
 from dlc.ir.loops.ir import (
     COMBINES,
@@ -29,9 +29,9 @@ from dlc.ir.loops.ir import (
     SPACES,
     TILE,
     Alloc,
+    AllReduce,
     Buffer,
     Expr,
-    Fold,
     For,
     If,
     Kernel,
@@ -47,7 +47,8 @@ from dlc.ir.loops.traverse import exprs, subexpressions, walk
 from dlc.ir.quadrants import PARTS
 from dlc.ir.scalar import SCALAR_OPS
 
-KNOWN = (For, If, Store, Prefetch, Sync, Fold, Mma, TileMma, Drain, Async, Wait, Arrive, Await, Bulk, Registers)
+KNOWN = (For, If, Store, Prefetch, Sync, AllReduce, Mma, TileMma, StoreTile, Async, Wait, Arrive, Await, TmaCopy,
+         SetMaxNReg)
 
 
 def verify(kernel: Kernel, where: str = "") -> None:
@@ -114,15 +115,15 @@ class _Verifier:
             self.store(stmt, axes, buffers, live)
         if isinstance(stmt, Prefetch) and (stmt.buffer not in buffers or stmt.buffer.space != "global"):
             raise self.fail(f"a prefetch of {stmt.buffer.name}, which is no parameter")
-        if isinstance(stmt, Fold):
+        if isinstance(stmt, AllReduce):
             self.fold(stmt, axes, buffers)
         if isinstance(stmt, Mma):
             self.mma(stmt, axes, buffers)
-        if isinstance(stmt, (TileMma, Drain)):
+        if isinstance(stmt, (TileMma, StoreTile)):
             self.tiles(stmt, axes, buffers, guarded)
-        if isinstance(stmt, (Arrive, Await, Bulk)):
+        if isinstance(stmt, (Arrive, Await, TmaCopy)):
             self.gate(stmt, axes, buffers)
-        if isinstance(stmt, Registers) and (stmt.count % 8 or not 24 <= stmt.count <= 256
+        if isinstance(stmt, SetMaxNReg) and (stmt.count % 8 or not 24 <= stmt.count <= 256
                                             or not any(f.kind == "lane" for f in axes.values())):
             raise self.fail(f"{stmt.count} registers: a thread has 24 to 256, in steps of 8")
         for e in exprs(stmt):
@@ -227,12 +228,12 @@ class _Verifier:
             raise self.fail(f"the predicate is {stmt.predicate.dtype.name}, not bool")
         self.place(b, stmt.index, axes, guarded)
 
-    def fold(self, stmt: Fold, axes: dict[Expr, For], buffers: set[Buffer]) -> None:
+    def fold(self, stmt: AllReduce, axes: dict[Expr, For], buffers: set[Buffer]) -> None:
         threads = next((f.extent for f in axes.values() if f.kind == "lane"), None)
         if threads is None or threads.op != "const":
-            raise self.fail("a Fold outside a lane loop of constant extent")
+            raise self.fail("a AllReduce outside a lane loop of constant extent")
         if stmt.buffer.space != "reg":
-            raise self.fail(f"a Fold into {stmt.buffer.space} buffer {stmt.buffer.name}")
+            raise self.fail(f"a AllReduce into {stmt.buffer.space} buffer {stmt.buffer.name}")
         if stmt.lanes < 1 or threads.attr % stmt.lanes or (stmt.lanes < 32 and stmt.lanes & (stmt.lanes - 1)):
             raise self.fail(f"groups of {stmt.lanes} in a block of {threads.attr} threads")
         self.store(Store(stmt.buffer, stmt.index, stmt.value, stmt.combine), axes, buffers, False)
@@ -266,19 +267,19 @@ class _Verifier:
             raise self.fail(f"an Mma of {stmt.a.dtype.name} and {stmt.b.dtype.name}")
         self.store(Store(stmt.buffer, stmt.index, loops.const(0, stmt.buffer.dtype), "add"), axes, buffers, False)
 
-    def tiles(self, stmt: TileMma | Drain, axes: dict[Expr, For], buffers: set[Buffer], guarded: bool) -> None:
-        sums, at = (stmt.source, stmt.at) if isinstance(stmt, Drain) else (stmt.buffer, stmt.index)
+    def tiles(self, stmt: TileMma | StoreTile, axes: dict[Expr, For], buffers: set[Buffer], guarded: bool) -> None:
+        sums, at = (stmt.source, stmt.at) if isinstance(stmt, StoreTile) else (stmt.buffer, stmt.index)
         if sums not in buffers or sums.space != "tile" or any(f.kind == "vector" for f in axes.values()):
             raise self.fail(f"{sums.name} is no tile in scope, or in a vector loop")
         self.place(sums, at, axes, guarded)
         if any(e.op != "const" or e.attr for e in at[-2:]):
             raise self.fail("the last two indices of a tile are 0")
         m, n = sums.shape[-2:]
-        if isinstance(stmt, Drain):
+        if isinstance(stmt, StoreTile):
             if stmt.buffer not in buffers or stmt.buffer.space != "shared" or stmt.buffer.dtype is not sums.dtype:
-                raise self.fail(f"a Drain of {sums.name} to {stmt.buffer.space} {stmt.buffer.name}")
+                raise self.fail(f"a StoreTile of {sums.name} to {stmt.buffer.space} {stmt.buffer.name}")
             if len(stmt.index) < 2:
-                raise self.fail(f"a Drain to {stmt.buffer.name}, which has no rows")
+                raise self.fail(f"a StoreTile to {stmt.buffer.name}, which has no rows")
             for r, c in ((0, 0), (m - 1, n - 1)):
                 *lead, row, column = stmt.index
                 self.place(stmt.buffer, (*lead, row + r, column + c), axes, guarded)
@@ -296,7 +297,7 @@ class _Verifier:
             reach = (rows - 1) * stride + (last if e.dtype is dtypes.uint32 else 2 * last + 1)
             self.place(buffer, (index[0] + reach,), axes, guarded)
 
-    def gate(self, stmt: Arrive | Await | Bulk, axes: dict[Expr, For], buffers: set[Buffer]) -> None:
+    def gate(self, stmt: Arrive | Await | TmaCopy, axes: dict[Expr, For], buffers: set[Buffer]) -> None:
         name = type(stmt).__name__
         if not any(f.kind == "lane" for f in axes.values()):
             raise self.fail(f"{name} outside a lane loop")
@@ -305,13 +306,13 @@ class _Verifier:
         self.place(stmt.gate, (stmt.slot,), axes, True)
         if isinstance(stmt, Arrive) and not 0 < stmt.of < 1 << 20:
             raise self.fail(f"a phase of {stmt.of} arrivals")
-        if isinstance(stmt, Bulk):
+        if isinstance(stmt, TmaCopy):
             v, b = stmt.view, stmt.buffer
             rank = len(v.sizes)
             if b not in buffers or b.space != "shared" or stmt.source not in self.kernel.params:
-                raise self.fail("a Bulk goes from a parameter to shared memory")
+                raise self.fail("a TmaCopy goes from a parameter to shared memory")
             if b.dtype is not stmt.source.dtype or not rank == len(v.strides) == len(v.box) == len(stmt.at) <= 5:
-                raise self.fail("a Bulk of another type or with an unequal number of axes")
+                raise self.fail("a TmaCopy of another type or with an unequal number of axes")
             last = v.start + sum((n - 1) * k for n, k in zip(v.sizes, v.strides, strict=True))
             if min(v.sizes) < 1 or min(v.strides) < 0 or v.strides[-1] != 1 or v.start < 0 or last >= stmt.source.size:
                 raise self.fail(f"the view is not inside {stmt.source.name}")

@@ -1,10 +1,10 @@
-"""The description of a tensor in memory that a GPU's bulk copies read by (see `codegen/cuda_gates.py`)."""
+"""The description of a tensor in memory that a GPU's bulk copies read by (see `codegen/cuda/mbarrier.py`)."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from dlc.ir.loops.instructions import Arrive, Bulk, View
+from dlc.ir.loops.instructions import Arrive, TmaCopy, View
 from dlc.ir.loops.ir import Buffer, Kernel
 from dlc.ir.loops.traverse import walk
 
@@ -25,7 +25,7 @@ def tensor_maps(kernel: Kernel) -> dict[tuple[Buffer, View, bool], TensorMap]:
     """The tensor maps of a kernel's Bulks, in the order of its parameters."""
     out: dict[tuple[Buffer, View, bool], TensorMap] = {}
     for s in walk(kernel.body):
-        if isinstance(s, Bulk):
+        if isinstance(s, TmaCopy):
             v = s.view
             out[s.source, v, s.buffer.swizzled] = TensorMap(
                 kernel.params.index(s.source), s.source.dtype.name, v.start, v.sizes, v.strides, v.box,

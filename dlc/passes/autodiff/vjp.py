@@ -129,7 +129,7 @@ def rule_of(node: Node, name: str) -> Graph:
     """The graph of a call's derivative."""
     rule = node.attrs.get(name)
     if rule is None:
-        from dlc.ir.graph.custom import kernel_of
+        from dlc.ir.graph.custom import kernel_of  # graphs without a call need no Loop IR here
 
         kernel = kernel_of(node.attrs["kernel"]).name
         at = f"\n  at {node.loc}" + (f", in {node.loc.function}" if node.loc.function else "") if node.loc else ""

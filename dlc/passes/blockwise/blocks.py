@@ -1,9 +1,9 @@
 """Blocks: attention, and whatever is built like it, runs block by block, so that its large tensors stay in the cache.
 
-A region (`blocks_region.py`) becomes a parallel `each` over its independent loops (batch, heads). Where the rows of its
-wide tensors can be cut, the body is an `each` in order over blocks of them; results that are sums over the rows are
-added up. What the body computes are ordinary nodes (`blocks_body.py`), which the schedules see as they see all others;
-its wide tensors are as large as one block, and stay in the second-level cache of the thread that computes them.
+A region (`region.py`) becomes a parallel `each` over its independent loops (batch, heads). Where the rows of its wide
+tensors can be cut, the body is an `each` in order over blocks of them; results that are sums over the rows are
+added up. What the body computes are ordinary nodes (`body.py`), which the schedules see as they see all others; its
+wide tensors are as large as one block, and stay in the second-level cache of the thread that computes them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from dlc.ir.graph import nodes as build
 from dlc.ir.graph.graph import Graph, Node, TensorType, make, map_bodies, remade, structure
-from dlc.passes.blockwise.body import Around, Body, Entry, Window, strided
+from dlc.passes.blockwise.body import Around, BlockBody, BlockEntry, Window, strided
 from dlc.passes.blockwise.masked_columns import columns_needed, fills
-from dlc.passes.blockwise.region import Labels, Region, find_regions
+from dlc.passes.blockwise.region import BlockRegion, Labels, find_regions
 from dlc.passes.views.views import contiguous
 
 MOST_ROWS, LEAST_ROWS = 64, 16  # of a block
@@ -37,10 +37,10 @@ def cut_blocks(graph: Graph, cache: int, threads: int) -> Graph:
 class _Rebuild:
     """One walk that replaces what leaves the regions by the results of their loops."""
 
-    def __init__(self, regions: Sequence[Region], cache: int):
+    def __init__(self, regions: Sequence[BlockRegion], cache: int):
         self.home = {n: r for r in regions for n in r.members}
         around = Around(self.home)
-        self.blocks: dict[Region, _Blocks] = {}
+        self.blocks: dict[BlockRegion, _Blocks] = {}
         known: dict[Hashable, tuple[_Blocks, list[Node]]] = {}
         for r in regions:
             key, nodes = around.region_key(r)
@@ -51,7 +51,7 @@ class _Rebuild:
         bodies: dict[tuple, Graph] = {}
         for blocks in self.blocks.values():  # the layers of a model share one body
             blocks.body = bodies.setdefault(structure(blocks.body), blocks.body)
-        self.loops: dict[Region, Node] = {}
+        self.loops: dict[BlockRegion, Node] = {}
         self.done: dict[Node, Node] = {}
 
     def graph(self, graph: Graph) -> Graph:
@@ -80,7 +80,7 @@ class _Part(NamedTuple):
     """Blocks of rows with the same body: the first row, the number of blocks, and what the exits have in the columns
     that are left out."""
 
-    body: Body
+    body: BlockBody
     first: int
     count: int
     fill: dict[Node, float]
@@ -89,7 +89,7 @@ class _Part(NamedTuple):
 class _Blocks:
     """A region as loops."""
 
-    def __init__(self, region: Region, around: Around, cache: int):
+    def __init__(self, region: BlockRegion, around: Around, cache: int):
         self.region = region
         total = region.sizes.get(region.rows, 1)
         rows = block_rows(total, math.prod(region.sizes[c] for c in region.wide), cache)
@@ -105,7 +105,7 @@ class _Blocks:
         loops = [self._over_rows(part, outs, outer) for part, outs in zip(self.parts, outputs, strict=True)]
         self.body = Graph(outer, [self._joined(e, k, loops) for k, e in enumerate(region.exits)], "blocks")
 
-    def elsewhere(self, region: Region, there: Mapping[Node, Node], around: Around) -> _Blocks | None:
+    def elsewhere(self, region: BlockRegion, there: Mapping[Node, Node], around: Around) -> _Blocks | None:
         """The same loops for an equal region (`Around.region_key`), where `there` stands for the nodes here; None if
         what it reads lies in memory in another way."""
         if not all(e.node in there or around.is_fixed(e.node) for e in self.entries):  # made for this body
@@ -122,11 +122,11 @@ class _Blocks:
         columns than the last ones, there are a few more."""
         region = self.region
         count, rest = divmod(total, rows)
-        tail = [_Part(Body(region, rest, around), count * rows, 1, {})] if rest else []
-        whole = [_Part(Body(region, rows, around), 0, count, {})]
+        tail = [_Part(BlockBody(region, rest, around), count * rows, 1, {})] if rest else []
+        whole = [_Part(BlockBody(region, rows, around), 0, count, {})]
         for columns in sorted(region.wide) if count > 1 else ():
             width = region.sizes[columns]
-            probe = Body(region, rows, around, columns, width - 1)
+            probe = BlockBody(region, rows, around, columns, width - 1)
             self._outputs(probe)
             parts, first = [], 0
             most = min(PARTS if total * width < LARGE else 2 * PARTS, count)
@@ -135,13 +135,13 @@ class _Blocks:
                 at, height = first * rows, blocks * rows
                 needed = columns_needed(probe, at, height, columns, width, LEAST_ROWS)
                 rest_of = fills(probe, at, height, columns, needed, width) or {}
-                parts.append(_Part(Body(region, rows, around, columns, needed), at, blocks, rest_of))
+                parts.append(_Part(BlockBody(region, rows, around, columns, needed), at, blocks, rest_of))
                 first += blocks
             if any(p.body.width < width for p in parts):
                 return [*parts, *tail]
         return whole + tail
 
-    def _whole(self, entry: Entry, window: Window) -> Node:
+    def _whole(self, entry: BlockEntry, window: Window) -> Node:
         """An entry for all rows, as a parameter of the body of the region's loops."""
         shape = tuple(1 if c in self.region.loops else d for c, d in zip(entry.labels, entry.node.shape, strict=True))
         return strided(TensorType(entry.node.dtype, shape), window.strides, entry.param.attrs["name"])
@@ -158,7 +158,7 @@ class _Blocks:
             return functools.reduce(lambda a, b: build.op("add", a, b, loc=node.loc), pieces)
         return pieces[0] if len(pieces) == 1 else make("concat", pieces, node.loc, axis=labels.index(self.region.rows))
 
-    def _outputs(self, body: Body) -> list[Node]:
+    def _outputs(self, body: BlockBody) -> list[Node]:
         """What leaves the region, on the current block; sums over the rows in a type that can be added up."""
         outs = []
         for e in self.region.exits:
@@ -187,7 +187,7 @@ class _Blocks:
                     extents=(count,), starts=tuple(first * s for s in steps),
                     steps=tuple((body.block * s,) for s in steps), gives=gives, parallel=False)
 
-    def _stride(self, entry: Entry, memory: Node) -> int:
+    def _stride(self, entry: BlockEntry, memory: Node) -> int:
         """How far apart neighbouring rows of an entry lie."""
         if self.region.rows not in entry.labels or self.region.rows < 0:
             return 0

@@ -1,6 +1,6 @@
 """The body of a region's loops: its members once more, on one position of the loops and one block of the rows.
 
-`Body.at(node, labels)` is `node` cut to the current block, where `labels` says which class each of its axes belongs to.
+`BlockBody.at(node, labels)` is `node` cut to the current block; `labels` says to which class each of its axes belongs.
 Wide tensors have their rows last there: their contractions then read every operand where it lies, the statistics of
 rows are vectors, and nothing needs to be packed but the block of rows itself.
 """
@@ -16,7 +16,7 @@ from dlc.ir.graph.graph import Node, TensorType, make, param, settings, topologi
 from dlc.ir.graph.ops import split_spec
 from dlc.ir.loops.index import linear, simplify
 from dlc.ir.loops.ir import Buffer, under_casts
-from dlc.passes.blockwise.region import Labels, Region, is_elementwise, reshaped_axes
+from dlc.passes.blockwise.region import BlockRegion, Labels, is_elementwise, reshaped_axes
 from dlc.passes.views.elements import Elements
 from dlc.passes.views.views import base_of, contiguous, fresh_index
 
@@ -46,7 +46,7 @@ def window_of(node: Node) -> Window:
     return Window(base, start, tuple(terms.get(i, 0) if i.op == "axis" else 0 for i in index))
 
 
-class Entry(NamedTuple):
+class BlockEntry(NamedTuple):
     """Something that the region reads: a node, the classes of its axes, and the body's parameter for its block."""
 
     node: Node
@@ -57,7 +57,7 @@ class Entry(NamedTuple):
 class Around:
     """The graph that the regions are in: which region each node belongs to, and what is known of the nodes outside."""
 
-    def __init__(self, home: dict[Node, Region]):
+    def __init__(self, home: dict[Node, BlockRegion]):
         self.home = home
         self._fixed: dict[Node, bool] = {}
         self._windows: dict[Node, Window] = {}
@@ -68,7 +68,7 @@ class Around:
             self._windows[node] = window_of(node)
         return self._windows[node]
 
-    def region_key(self, region: Region) -> tuple[Hashable, list[Node]]:
+    def region_key(self, region: BlockRegion) -> tuple[Hashable, list[Node]]:
         """A key that is equal for regions whose bodies differ only in what they read, and the nodes that a body may be
         made of or read, in an order that equal regions share."""
         inside = {*region.members, *region.again}
@@ -99,15 +99,15 @@ class Around:
         return self._fixed[root]
 
 
-class Body:
+class BlockBody:
     """The region's nodes on blocks of `block` rows, and on the first `width` positions of class `columns`."""
 
-    def __init__(self, region: Region, block: int, around: Around, columns: int = -1, width: int = 0):
+    def __init__(self, region: BlockRegion, block: int, around: Around, columns: int = -1, width: int = 0):
         self.region, self.block, self.around = region, block, around
         self.columns, self.width = columns, width
         self.inside = {*region.members, *region.again}
         self.needs: dict[tuple[Node, Labels], list[tuple[Node, Labels]] | None] = {}
-        self.entries: dict[tuple[Node, Labels], Entry] = {}
+        self.entries: dict[tuple[Node, Labels], BlockEntry] = {}
         self.done: dict[tuple[Node, Labels], Node] = {}
 
     def _is_wide(self, labels: Labels) -> bool:
@@ -272,7 +272,7 @@ class Body:
             shape = tuple(self.extent(c, d) for c, d in zip(cut, node.shape, strict=True))
             strides = self.around.window(node).strides
             p = strided(TensorType(node.dtype, shape), strides, node.attrs.get("name") or node.op)
-            found = self.entries[node, cut] = Entry(node, cut, p)
+            found = self.entries[node, cut] = BlockEntry(node, cut, p)
         order = self.order(labels)
         return build.permute(found.param, order, node.loc)
 

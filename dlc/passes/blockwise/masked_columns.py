@@ -16,7 +16,7 @@ from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import Node
 from dlc.ir.graph.ops import split_spec
-from dlc.passes.blockwise.body import Body
+from dlc.passes.blockwise.body import BlockBody
 from dlc.passes.blockwise.region import Labels
 
 
@@ -35,7 +35,7 @@ ANY, FLAG, ZERO = Bounds(-math.inf, math.inf), Bounds(0, 1), Bounds(0, 0)
 _NEUTRAL = {"sum": 0, "max": -math.inf, "min": math.inf, "prod": 1, "any": 0, "all": 1}
 
 
-def columns_needed(body: Body, first: int, rows: int, column: int, total: int, step: int) -> int:
+def columns_needed(body: BlockBody, first: int, rows: int, column: int, total: int, step: int) -> int:
     """How many of the `total` columns (positions of class `column`) the rows from `first` on need, in steps of `step`.
     `body` has the region's exits on any block."""
     low, high = 1, -(-total // step)
@@ -50,7 +50,7 @@ def columns_needed(body: Body, first: int, rows: int, column: int, total: int, s
     return min(high * step, total)
 
 
-def fills(body: Body, first: int, rows: int, column: int, start: int, total: int) -> dict[Node, float] | None:
+def fills(body: BlockBody, first: int, rows: int, column: int, start: int, total: int) -> dict[Node, float] | None:
     """What the exits that have the columns have in them from `start` on, or None if these columns count."""
     if start >= total:
         return {}
@@ -74,7 +74,7 @@ def fills(body: Body, first: int, rows: int, column: int, start: int, total: int
     return out
 
 
-def _bounds(body: Body, node: Node, labels: Labels, operands: list[tuple[Node, Labels]], ins: list[Bounds],
+def _bounds(body: BlockBody, node: Node, labels: Labels, operands: list[tuple[Node, Labels]], ins: list[Bounds],
             where: tuple[int, int, int, int, int]) -> Bounds | None:
     first, rows, column, start, total = where
     if node.op == "const":

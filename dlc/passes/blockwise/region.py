@@ -27,7 +27,7 @@ _MOVES = frozenset({"permute", "reshape", "broadcast"})
 
 
 @dataclass(eq=False)
-class Region:
+class BlockRegion:
     """Members with the classes of their axes. `again` are wide tensors of earlier regions that are computed anew."""
 
     members: list[Node]
@@ -49,7 +49,7 @@ def _transparent(n: Node) -> bool:
     return is_elementwise(n) or n.op in _MOVES
 
 
-def find_regions(graph: Graph, least: int, enough: int) -> list[Region]:
+def find_regions(graph: Graph, least: int, enough: int) -> list[BlockRegion]:
     """The regions of a graph that keep wide tensors from memory, operands before users. `least` is the size in bytes
     from which a result is wide, `enough` how many independent iterations a region needs."""
     nodes = [n for n in graph.nodes() if isinstance(n.type, TensorType)]
@@ -57,13 +57,13 @@ def find_regions(graph: Graph, least: int, enough: int) -> list[Region]:
     if not wide:
         return []
     level = _levels(graph.nodes(), members)
-    found = [Region(part) for part in _components(nodes, members, wide, level)]
+    found = [BlockRegion(part) for part in _components(nodes, members, wide, level)]
     home = {n: r for r in found for n in r.members}
     users: dict[Node, list[Node]] = defaultdict(list)
     for n in graph.nodes():
         for i in n.inputs:
             users[i].append(n)
-    good: list[Region] = []
+    good: list[BlockRegion] = []
     for region in sorted(found, key=lambda r: level[r.members[0]]):
         floor = min(wide[i] for n in region.members for i in (n, *n.inputs) if i in wide)
         region.again = _needed_again(region, home, good, floor)
@@ -147,7 +147,8 @@ def _components(nodes: Sequence[Node], members: set[Node], wide: dict[Node, int]
     return [part for part in parts.values() if any(i in wide for n in part for i in (n, *n.inputs))]
 
 
-def _needed_again(region: Region, home: dict[Node, Region], good: Sequence[Region], floor: int) -> list[Node]:
+def _needed_again(region: BlockRegion, home: dict[Node, BlockRegion], good: Sequence[BlockRegion],
+                  floor: int) -> list[Node]:
     """The wide tensors of earlier regions that the members are computed from, operands first."""
     seen: set[Node] = set()
     stack = list(region.members)
@@ -160,7 +161,7 @@ def _needed_again(region: Region, home: dict[Node, Region], good: Sequence[Regio
     return [n for r in good for n in (*r.again, *r.members) if n in seen and not seen.discard(n)]
 
 
-def _entries(member: Node, region: Region, home: dict[Node, Region]) -> Iterable[Node]:
+def _entries(member: Node, region: BlockRegion, home: dict[Node, BlockRegion]) -> Iterable[Node]:
     """The members of other regions that `region` reads for `member`, beneath views of them."""
     own = {*region.members, *region.again}
     for i in member.inputs:
@@ -213,7 +214,7 @@ def reshaped_axes(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, int
     return pairs
 
 
-def _label(region: Region) -> bool:
+def _label(region: BlockRegion) -> bool:
     """Find the classes of the region's axes, its loops and its rows; False if there are no loops."""
     nodes = [*region.again, *region.members]
     inside = set(nodes)
@@ -256,7 +257,7 @@ def _label(region: Region) -> bool:
     return bool(region.loops)
 
 
-def _can_be_cut(region: Region, nodes: Sequence[Node], rows: int) -> bool:
+def _can_be_cut(region: BlockRegion, nodes: Sequence[Node], rows: int) -> bool:
     """Is every member computed by blocks of the class alone, or a sum over it that no member reads?"""
     read = {i for n in nodes for i in n.inputs}
     for n in nodes:

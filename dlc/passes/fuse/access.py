@@ -12,7 +12,7 @@ from dlc.ir.loops.index import coefficient, simplify, unflatten
 from dlc.ir.loops.ir import Expr
 from dlc.ir.scalar import SCALAR_OPS
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 
 
 class Grouped(Protocol):
@@ -25,7 +25,7 @@ class Grouped(Protocol):
     def group(self) -> Group: ...
 
 
-class Scope(NamedTuple):
+class GroupScope(NamedTuple):
     """A group in its fusion."""
 
     fused: Fused
@@ -53,7 +53,7 @@ def cost_of(e: Expr, inner: frozenset[Expr] = frozenset()) -> int:
     return total
 
 
-def offsets(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
+def offsets(body: Grouped, unit: Realization, mapping: dict[Expr, Expr]) -> list[Expr]:
     """Every global offset and predicate of a unit, its axes replaced."""
     out = []
     memo = dict(mapping)
@@ -63,7 +63,7 @@ def offsets(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
     return out + _writes(body, unit, mapping)
 
 
-def _writes(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[Expr]:
+def _writes(body: Grouped, unit: Realization, mapping: dict[Expr, Expr]) -> list[Expr]:
     """The offset at which a map stores its result, if it does."""
     if unit.kind != "map" or unit.node not in body.fused.stored:
         return []
@@ -85,8 +85,8 @@ def divides(e: Expr, axis: Expr) -> bool:
     return False
 
 
-def merge_axes(body: Grouped, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]], extents: tuple[int, ...],
-               fixed: dict[Unit, dict[Expr, Expr]]) -> tuple[int, ...]:
+def merge_axes(body: Grouped, units: Sequence[Realization], own: dict[Realization, tuple[Expr, ...]],
+               extents: tuple[int, ...], fixed: dict[Realization, dict[Expr, Expr]]) -> tuple[int, ...]:
     """Extents of the loops over axes `own[u]` after merging neighbours wherever no offset then needs a division."""
     parts = list(extents)
     k = len(parts) - 1
@@ -98,8 +98,8 @@ def merge_axes(body: Grouped, units: Sequence[Unit], own: dict[Unit, tuple[Expr,
     return tuple(parts)
 
 
-def _affine(body: Grouped, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ...]], parts: list[int],
-            fixed: dict[Unit, dict[Expr, Expr]]) -> bool:
+def _affine(body: Grouped, units: Sequence[Realization], own: dict[Realization, tuple[Expr, ...]], parts: list[int],
+            fixed: dict[Realization, dict[Expr, Expr]]) -> bool:
     axes = [loops.axis("q", p) for p in parts]
     places = list(zip(axes, parts, strict=True))
     for u in units:
@@ -110,7 +110,8 @@ def _affine(body: Grouped, units: Sequence[Unit], own: dict[Unit, tuple[Expr, ..
     return True
 
 
-def _through_members(body: Grouped, unit: Unit, mapping: dict[Expr, Expr], here: Sequence[Unit]) -> list[Expr]:
+def _through_members(body: Grouped, unit: Realization, mapping: dict[Expr, Expr],
+                     here: Sequence[Realization]) -> list[Expr]:
     """The predicates with which a unit reads members of its group, and the offsets of those that are neither computed
     `here` nor stored: they are computed once more where they are read."""
     out: list[Expr] = []
@@ -150,7 +151,7 @@ def product_of(values: Iterable[int]) -> int:
     return out
 
 
-def contiguous(body: Grouped, units: Sequence[Unit], mappings: dict[Unit, dict[Expr, Expr]], axis: Expr,
+def contiguous(body: Grouped, units: Sequence[Realization], mappings: dict[Realization, dict[Expr, Expr]], axis: Expr,
                once: bool = False) -> int:
     """How many elements are read or written with stride 1 along `axis`, less those with a larger stride. `once`: one
     that is read again and again (for every row) counts once, since it stays in a cache."""
@@ -170,7 +171,7 @@ def map_extents(fused: Fused, group: Group) -> tuple[int, ...]:
     """The loop extents of a map group after merging axes. Schedules and lowering ask for them."""
     if group.merged is None:
         first = group.units[0]
-        group.merged = merge_axes(Scope(fused, group), group.units, {u: u.axes for u in group.units},
+        group.merged = merge_axes(GroupScope(fused, group), group.units, {u: u.axes for u in group.units},
                                   tuple(a.attr[1] for a in first.axes), {u: {} for u in group.units})
     return group.merged
 
@@ -180,7 +181,7 @@ def transposed_axis(fused: Fused, group: Group, extents: tuple[int, ...]) -> int
     strided: the kernel then wants a register transpose."""
     if len(extents) < 2:
         return None
-    body = Scope(fused, group)
+    body = GroupScope(fused, group)
     axes = [loops.axis("q", e) for e in extents]
     places = list(zip(axes, extents, strict=True))
     strided: dict[int, int] = {}
@@ -195,7 +196,7 @@ def transposed_axis(fused: Fused, group: Group, extents: tuple[int, ...]) -> int
     return max(strided, key=lambda k: strided[k]) if strided else None
 
 
-def reads(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Expr, Expr, int]]:
+def reads(body: Grouped, unit: Realization, mapping: dict[Expr, Expr]) -> list[tuple[Expr, Expr, int]]:
     """What a unit reads from memory outside its group: the expression, its offset with the unit's axes replaced, and
     its width in elements: neighbours that are paired are read together."""
     memo = dict(mapping)
@@ -218,7 +219,7 @@ def reads(body: Grouped, unit: Unit, mapping: dict[Expr, Expr]) -> list[tuple[Ex
     return list(found.values())
 
 
-def inner_axes(group: Group, u: Unit) -> tuple[Expr, ...]:
+def inner_axes(group: Group, u: Realization) -> tuple[Expr, ...]:
     """The axes of u's domain inside one row."""
     return tuple(a for a in u.axes if a not in group.row_axes[u])
 
@@ -227,9 +228,9 @@ def extents_of(axes: Sequence[Expr]) -> tuple[int, ...]:
     return tuple(a.attr[1] for a in axes)
 
 
-def levels(group: Group) -> dict[Unit, int]:
+def levels(group: Group) -> dict[Realization, int]:
     """When each unit can be computed: after the reductions of its row that it needs, with its producers otherwise."""
-    out: dict[Unit, int] = {}
+    out: dict[Realization, int] = {}
     for u in group.units:
         level = 0
         inner = inner_axes(group, u)
@@ -243,7 +244,7 @@ def levels(group: Group) -> dict[Unit, int]:
     return out
 
 
-def _same_place(group: Group, inner: tuple[Expr, ...], m: Unit, index: Sequence[Expr]) -> bool:
+def _same_place(group: Group, inner: tuple[Expr, ...], m: Realization, index: Sequence[Expr]) -> bool:
     """Is map m read at the very inner position that its reader is computed at?"""
     at = {a: i for a, i in zip(m.index, index, strict=True) if a.op == "axis"}
     return tuple(at[a] for a in inner_axes(group, m)) == inner
@@ -251,7 +252,7 @@ def _same_place(group: Group, inner: tuple[Expr, ...], m: Unit, index: Sequence[
 
 def best_vector_axis(fused: Fused, group: Group) -> tuple[bool, int]:
     """(True, k): vectors across row axis k read and write contiguously; (False, 0): along the inner axes."""
-    body = Scope(fused, group)
+    body = GroupScope(fused, group)
     probes = {u: dict.fromkeys(()) for u in group.units}
     rows = [loops.axis("q", e) for e in group.rows or ()]
     for u in group.units:
@@ -264,7 +265,7 @@ def best_vector_axis(fused: Fused, group: Group) -> tuple[bool, int]:
     return best
 
 
-def _inner_score(body: Grouped, group: Group, probes: dict[Unit, dict[Expr, Expr]]) -> int:
+def _inner_score(body: Grouped, group: Group, probes: dict[Realization, dict[Expr, Expr]]) -> int:
     score = 0
     for u in group.units:
         inner = inner_axes(group, u)

@@ -10,7 +10,8 @@ from dlc.ir.graph.graph import Graph, Node
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
 from dlc.ir.loops.ir import Buffer, Expr
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.materialize import UNITS
+from dlc.passes.fuse.unit import Realization
 from dlc.passes.views.elements import Elements, Index
 from dlc.passes.views.views import fresh_index
 
@@ -19,7 +20,7 @@ SCORE, WEIGHT, DX, DW = (loops.load(Buffer(n, dtypes.float32, (), "reg")) for n 
 
 
 class Roles(NamedTuple):
-    """`Unit.values` of an attention: one element each; the bodies in terms of SCORE, WEIGHT, DX and DW."""
+    """`Realization.values` of an attention: one element each; the bodies in terms of SCORE, WEIGHT, DX and DW."""
 
     q: Expr
     k: Expr
@@ -33,7 +34,7 @@ class Roles(NamedTuple):
     weights_grad: Expr | None = None
 
 
-def attention_unit(node: Node, elements: Elements) -> Unit:
+def attention_unit(node: Node, elements: Elements) -> Realization:
     """The unit over all labels: batch, query, key, inner, value."""
     labels = labels_of(node.attrs)
     sizes = sizes_of(labels, *(i.type for i in node.inputs[:INPUTS]))
@@ -58,7 +59,7 @@ def attention_unit(node: Node, elements: Elements) -> Unit:
         more = zip(inputs[INPUTS:], (labels.out, labels.row, labels.row), strict=False)
         values += [operand(x, own) for x, own in more]
         values += [body("score_grad", SCORE, DX), body("weights_grad", DW)]
-    return Unit(node, node.op, index, tuple(sizes[x] for x in order), tuple(values), labels=order)
+    return Realization(node, node.op, index, tuple(sizes[x] for x in order), tuple(values), labels=order)
 
 
 class _Body(Elements):
@@ -91,3 +92,4 @@ def unrounded(e: Expr) -> Expr:
     return traverse.map_expr(e, rule, {})
 
 
+UNITS["attention"] = UNITS["attention_grad"] = attention_unit

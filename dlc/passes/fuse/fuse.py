@@ -22,7 +22,7 @@ from dlc.ir.loops import traverse
 from dlc.ir.loops.index import flatten, simplify
 from dlc.ir.loops.ir import Expr
 from dlc.passes.fuse.materialize import UnitTable, cuts_runs
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 from dlc.passes.views.views import memory_of
 
 SERIAL_LIMIT = 1 << 15  # elements below which a kernel may run without parallel rows
@@ -41,21 +41,21 @@ class Group:
     `row_axes[u]` the axes of u's own domain that stand for them."""
 
     kind: str
-    units: list[Unit] = field(default_factory=list)
+    units: list[Realization] = field(default_factory=list)
     rows: tuple[int, ...] | None = None
-    row_axes: dict[Unit, tuple[Expr, ...]] = field(default_factory=dict)
+    row_axes: dict[Realization, tuple[Expr, ...]] = field(default_factory=dict)
     deps: set[Group] = field(default_factory=set)
-    depth: dict[Unit, int] = field(default_factory=dict)  # longest chain of operations that ends in the unit
+    depth: dict[Realization, int] = field(default_factory=dict)  # longest chain of operations that ends in the unit
     merged: tuple[int, ...] | None = None  # extents of the loops over a finished group of maps (`lower.map_extents`)
 
     def __post_init__(self) -> None:
         self._of_node = {u.node: u for u in self.units}
 
-    def add(self, u: Unit) -> None:
+    def add(self, u: Realization) -> None:
         self.units.append(u)
         self._of_node[u.node] = u
 
-    def member(self, node: Node) -> Unit | None:
+    def member(self, node: Node) -> Realization | None:
         return self._of_node.get(node)
 
 
@@ -74,7 +74,7 @@ def extents_of(axes: tuple[Expr, ...]) -> tuple[int, ...]:
     return tuple(a.attr[1] for a in axes)
 
 
-def hits_of(u: Unit, g: Group) -> list[tuple[Unit, tuple[Expr, ...]]]:
+def hits_of(u: Realization, g: Group) -> list[tuple[Realization, tuple[Expr, ...]]]:
     """Members of g that u reads, with the index (axes of extent 1 left out)."""
     found = []
     for node, index in u.loads.values():
@@ -84,7 +84,7 @@ def hits_of(u: Unit, g: Group) -> list[tuple[Unit, tuple[Expr, ...]]]:
     return found
 
 
-def shared_loads(u: Unit, m: Unit) -> bool:
+def shared_loads(u: Realization, m: Realization) -> bool:
     """Do two units over equal domains read some big memory at the same place?"""
     if extents_of(u.axes) != extents_of(m.axes):
         return False
@@ -99,7 +99,7 @@ def shared_loads(u: Unit, m: Unit) -> bool:
     )
 
 
-def _fit_map(u: Unit, g: Group) -> bool:
+def _fit_map(u: Realization, g: Group) -> bool:
     """Can u join a group of plain maps (as a map)?"""
     first = g.units[0]
     if extents_of(u.axes) != extents_of(first.axes):
@@ -111,13 +111,13 @@ def _fit_map(u: Unit, g: Group) -> bool:
     return bool(hits) or any(shared_loads(u, m) for m in g.units) or u.size <= 1
 
 
-def _row_position(m: Unit, g: Group) -> list[int]:
+def _row_position(m: Realization, g: Group) -> list[int]:
     """Where the group's row axes stand among the result axes (extent above 1) of member m."""
     axes = m.kept if m.kind == "reduce" else m.axes
     return [axes.index(a) for a in g.row_axes[m]]
 
 
-def _rows_from_hits(u: Unit, g: Group) -> tuple[Expr, ...] | None:
+def _rows_from_hits(u: Realization, g: Group) -> tuple[Expr, ...] | None:
     """The axes of u that must be the group's rows for everything u reads from g to be row-local."""
     rows: tuple[Expr, ...] | None = None
     for m, index in hits_of(u, g):
@@ -138,12 +138,12 @@ def few_threads(rows: int, size: int, across: bool) -> bool:
     return rows >= MIN_ROWS or size <= SERIAL_LIMIT
 
 
-def _parallel_enough(rows: tuple[Expr, ...], u: Unit, enough: Enough) -> bool:
+def _parallel_enough(rows: tuple[Expr, ...], u: Realization, enough: Enough) -> bool:
     wide = [a for a in u.axes if a.attr[1] != 1]
     return enough(math.prod(extents_of(rows)), u.size, bool(wide) and wide[-1] in rows)
 
 
-def _fit_rows(u: Unit, g: Group, enough: Enough) -> tuple[Expr, ...] | None:
+def _fit_rows(u: Realization, g: Group, enough: Enough) -> tuple[Expr, ...] | None:
     """The row axes with which u joins a rows group, or None."""
     hits = hits_of(u, g)
     if hits:
@@ -158,7 +158,7 @@ def _fit_rows(u: Unit, g: Group, enough: Enough) -> tuple[Expr, ...] | None:
     return None
 
 
-def _turn_to_rows(u: Unit, g: Group, enough: Enough) -> dict[Unit, tuple[Expr, ...]] | None:
+def _turn_to_rows(u: Realization, g: Group, enough: Enough) -> dict[Realization, tuple[Expr, ...]] | None:
     """The row axes of each member when reduction u joins a group of maps, or None."""
     if u.node.attrs["monoid"].startswith("arg") and not u.kept:
         return None
@@ -177,7 +177,7 @@ def _turn_to_rows(u: Unit, g: Group, enough: Enough) -> dict[Unit, tuple[Expr, .
     return out
 
 
-def _scattered(u: Unit, rows: tuple[Expr, ...], short: int) -> bool:
+def _scattered(u: Realization, rows: tuple[Expr, ...], short: int) -> bool:
     """Would a large map that joins a group be written in pieces, since its neighbours in memory, fewer than `short`,
     stand apart in the group's order (its axes for the group's, in `rows`)?"""
     wide = [a for a in u.axes if a.attr[1] != 1]
@@ -186,7 +186,7 @@ def _scattered(u: Unit, rows: tuple[Expr, ...], short: int) -> bool:
             and others[-1] is not wide[-1])
 
 
-def _fit_epilogue(u: Unit, g: Group, in_order: int, short: int) -> bool:
+def _fit_epilogue(u: Realization, g: Group, in_order: int, short: int) -> bool:
     """u maps the contraction's result element by element, and in its order if it is large?"""
     anchor = g.units[0]
     out_rank = len(anchor.node.shape)
@@ -230,7 +230,7 @@ def reached_of(start: Group) -> set[Group]:
     return seen
 
 
-def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
+def _join(u: Realization, g: Group, enough: Enough, in_order: int, short: int) -> bool:
     """Add u to g if it fits."""
     depth = u.chain + max([g.depth[m] for m, _ in hits_of(u, g)], default=0)
     if depth > LONGEST:
@@ -263,7 +263,7 @@ def _join(u: Unit, g: Group, enough: Enough, in_order: int, short: int) -> bool:
     return True
 
 
-def _new_group(u: Unit) -> Group:
+def _new_group(u: Realization) -> Group:
     depth = {u: u.chain}
     if u.kind == "reduce":
         return Group("rows", [u], extents_of(u.kept), {u: u.kept}, depth=depth)
@@ -321,7 +321,7 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
     return Fused(graph, table, in_order_of(groups), stored_nodes(graph, groups))
 
 
-def _take_in_numbers(groups: list[Group], table: UnitTable, join: Callable[[Unit, Group], bool]) -> None:
+def _take_in_numbers(groups: list[Group], table: UnitTable, join: Callable[[Realization, Group], bool]) -> None:
     """A number that turns out to be used by one group alone is computed there: nobody else waits for it."""
     order = {u: k for k, u in enumerate(table.units)}
     for g in [g for g in groups if g.kind in ("map", "rows") and all(u.node.type.size <= 1 for u in g.units)]:

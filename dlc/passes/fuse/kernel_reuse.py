@@ -14,7 +14,7 @@ from dlc.ir.graph.graph import Graph, Node
 from dlc.ir.loops.ir import Buffer, Expr
 from dlc.ir.loops.key import Numbering
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 
 
 def group_key(fused: Fused, group: Group) -> tuple[Hashable, list[Node]]:
@@ -52,7 +52,7 @@ class _Walk(Numbering):
         table = self.fused.table
         return n.type, n in table.buffers, n in self.fused.stored, table.layout.get(n), n.op == "param"
 
-    def unit(self, u: Unit, group: Group) -> Hashable:
+    def unit(self, u: Realization, group: Group) -> Hashable:
         self.node(u.node)
         for node, _ in u.loads.values():
             self.node(node)

@@ -1,23 +1,25 @@
 """Which tensors get a place in memory, and the scalar expression each of them is computed by.
 
-A `Unit` is a node that is computed into memory (or into registers, when fusion keeps it inside one kernel): every
-reduction, contraction and other heavy operation, every output, and those elementwise nodes whose repeated computation
-would cost more than a round trip through memory. Everything else is computed on the spot where it is used.
+A `Realization` is a node that is computed into memory (or into registers, when fusion keeps it inside one kernel):
+every reduction, contraction and other heavy operation, every output, and those elementwise nodes whose repeated
+computation would cost more than a round trip through memory. Everything else is computed on the spot where it is used.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dlc.ir.graph.graph import Graph, Node, TensorType, make, unique
 from dlc.ir.graph.ops import split_spec
 from dlc.ir.loops.ir import Buffer, Expr
 from dlc.ir.scalar import SCALAR_OPS
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 from dlc.passes.views.elements import INLINE, Elements, Index, reach
 from dlc.passes.views.views import VIEWS, base_of, fresh_index, memory_of
 
+# Operations whose units are made elsewhere: their files add themselves.
+UNITS: dict[str, Callable[[Node, Elements], Realization]] = {}
 HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan", "call", "each", "attention",
                    "attention_grad"})
 EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
@@ -188,13 +190,13 @@ class UnitTable:
         strides = self.layout.get(n)
         return n.type.size if strides is None else reach(n.shape, strides)
 
-    def _unit(self, n: Node) -> Unit:
+    def _unit(self, n: Node) -> Realization:
         els = self.elements
         if n.op == "reduce":
             src = n.inputs[0]
             index = fresh_index(src.shape)
             value = els.exact if n.attrs["monoid"].startswith("arg") else els.value  # these compare, the others round
-            return self._with_loads(Unit(n, "reduce", index, src.shape, (value(src, index, None),)))
+            return self._with_loads(Realization(n, "reduce", index, src.shape, (value(src, index, None),)))
         if n.op == "contract":
             a, b, out = split_spec(n.attrs["spec"])
             sizes = dict(zip(a + b, n.inputs[0].shape + n.inputs[1].shape, strict=True))
@@ -205,39 +207,37 @@ class UnitTable:
                 els.value(n.inputs[0], tuple(at[x] for x in a)),
                 els.value(n.inputs[1], tuple(at[x] for x in b)),
             )
-            unit = Unit(n, "contract", index, tuple(sizes[x] for x in labels), values, labels=labels)
+            unit = Realization(n, "contract", index, tuple(sizes[x] for x in labels), values, labels=labels)
             return self._with_loads(unit)
         if n.op == "scatter":
             base, idx, updates = n.inputs
             index = fresh_index(updates.shape)
             axis = n.attrs["axis"]
             values = (els.value(idx, index[axis : axis + idx.ndim]), els.value(updates, index))
-            unit = Unit(n, "scatter", index, updates.shape, values)
+            unit = Realization(n, "scatter", index, updates.shape, values)
             base_index = fresh_index(base.shape)
             unit.base = (base_index, els.value(base, base_index))
             unit = self._with_loads(unit)
             unit.loads.update(self._loads(unit.base[1]))
             return unit
-        if n.op in ("attention", "attention_grad"):
-            from dlc.passes.fuse.attention_unit import attention_unit
-
-            return self._with_loads(attention_unit(n, els))
+        if n.op in UNITS:
+            return self._with_loads(UNITS[n.op](n, els))
         if n.op in ("sort", "cumulative"):
             src = n.inputs[0]
             index = fresh_index(src.shape)
             value = els.exact if n.op == "sort" else els.value
-            return self._with_loads(Unit(n, n.op, index, src.shape, (value(src, index, None),)))
+            return self._with_loads(Realization(n, n.op, index, src.shape, (value(src, index, None),)))
         if n.op in ("scan", "call", "each"):
             index = fresh_index(n.inputs[0].shape) if n.inputs else ()
-            unit = Unit(n, n.op, index, n.inputs[0].shape if n.inputs else (), ())
+            unit = Realization(n, n.op, index, n.inputs[0].shape if n.inputs else (), ())
             for i in n.inputs if n.op == "each" else map(memory_of, n.inputs):
                 at = fresh_index(i.shape)
                 unit.loads[els.value(i, at)] = (i, at)
             return unit
         index = fresh_index(n.shape)
-        return self._with_loads(Unit(n, "map", index, n.shape, (els.compute(n, index),)))
+        return self._with_loads(Realization(n, "map", index, n.shape, (els.compute(n, index),)))
 
-    def _with_loads(self, unit: Unit) -> Unit:
+    def _with_loads(self, unit: Realization) -> Realization:
         for v in unit.values:
             unit.loads.update(self._loads(v))
         return unit

@@ -18,7 +18,7 @@ from dlc.passes.fuse.fuse import (
     shared_loads,
     stored_nodes,
 )
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 
 SMALL = 1 << 17  # elements: a launch costs more than computing so many
 
@@ -54,11 +54,11 @@ def _fits(g: Group, h: Group, in_loop: bool) -> bool:
     return max(_depths(g, h).values()) <= LONGEST
 
 
-def _same_place(u: Unit, m: Unit, index: tuple) -> bool:
+def _same_place(u: Realization, m: Realization, index: tuple) -> bool:
     return flatten(index, tuple(d for d in m.node.shape if d != 1)) is flatten(u.index, u.extents)
 
 
-def _depths(g: Group, h: Group) -> dict[Unit, int]:
+def _depths(g: Group, h: Group) -> dict[Realization, int]:
     """The longest chain of operations that ends in each unit, were h computed with g."""
     depth = dict(g.depth)
     for u in h.units:

@@ -13,11 +13,11 @@ from dlc.ir.loops import ir as loops
 from dlc.ir.loops import traverse
 from dlc.ir.loops.index import coefficient, simplify
 from dlc.ir.loops.ir import Expr
-from dlc.passes.fuse.access import Grouped, Scope, contiguous, inner_axes, offsets, product_of, spread
+from dlc.passes.fuse.access import Grouped, GroupScope, contiguous, inner_axes, offsets, product_of, spread
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 
-Fixed = dict[Unit, dict[Expr, Expr]]  # where the row axes of each unit stand
+Fixed = dict[Realization, dict[Expr, Expr]]  # where the row axes of each unit stand
 
 
 def turn_of(body: Grouped, group: Group, fixed: Fixed, n: int, lanes: int) -> int:
@@ -35,7 +35,7 @@ def walked(at: Expr, n: int, turn: int) -> Expr:
 
 def row_axis(fused: Fused, group: Group) -> tuple[bool, int]:
     """(True, k): neighbouring threads on neighbours of row axis k; (False, 0): on neighbours inside a row."""
-    body = Scope(fused, group)
+    body = GroupScope(fused, group)
     rows = [loops.axis("q", e) for e in group.rows or ()]
     fixed: Fixed = {u: dict(zip(group.row_axes[u], rows, strict=True)) for u in group.units}
     sizes = {product_of(a.attr[1] for a in inner_axes(group, u)) for u in group.units} - {1}

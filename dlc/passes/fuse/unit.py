@@ -1,4 +1,4 @@
-"""`Unit`: a node that gets memory of its own, with the scalar expression of one element."""
+"""`Realization`: a node that gets memory of its own, with the scalar expression of one element."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlc.passes.views.elements import Index
 
 
 @dataclass(eq=False)
-class Unit:
+class Realization:
     """One tensor to compute. `axes` span its iteration domain: the result's axes for a map, the operand's for a
     reduction, one per label for a contraction; an axis of extent 1 is the constant 0 (its place in `index`)."""
 

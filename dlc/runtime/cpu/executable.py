@@ -40,7 +40,7 @@ class Executable:
         self.times: array | None = None
         address = library.address("dlc_entry")
         if profile:
-            from dlc.codegen.llvm.launch.program import launches
+            from dlc.codegen.llvm.launch.program import launches  # a program from the cache needs no compiler
 
             assert program is not None
             self.times = array("q", bytes(8 * max(1, len(launches(program)))))

@@ -25,7 +25,7 @@ from llvmlite.binding import ffi
 
 from dlc.base import forks
 from dlc.base.errors import OutOfMemory
-from dlc.base.workers import Job, Workers
+from dlc.base.workers import Workers, WorkerTask
 from dlc.codegen.target.cpu import CpuTarget
 
 ROOM_BYTES = 64 << 20  # what a module may take to compile or load
@@ -71,7 +71,7 @@ class ObjectPool:
     def __init__(self, target: CpuTarget, workers: int, *, opt_level: int = 3, passes: str = "fast"):
         self._arguments = target, opt_level, passes
         self._workers = Workers(max(1, workers), "dlc-llvm")
-        self._jobs: list[Job[bytes]] = []
+        self._jobs: list[WorkerTask[bytes]] = []
 
     def submit(self, llvm_text: str) -> None:
         self._jobs.append(self._workers.submit(_compile_alone, llvm_text, *self._arguments))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dlc.codegen.llvm import kernel as llvm_kernel
 from dlc.codegen.llvm.launch.program import emit_entry
-from dlc.codegen.llvm.names import symbol
+from dlc.codegen.llvm.types import symbol
 from dlc.codegen.math.expand import expand
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir.loops.ir import Kernel
@@ -24,7 +24,7 @@ class MachineCode:
         self.target = target
         self.pool = llvm.ObjectPool(target, target.threads, opt_level=llvm_kernel.OPT_LEVEL,
                                       passes=llvm_kernel.PASSES)
-        self.module = llvm_kernel.Module(target)
+        self.module = llvm_kernel.LlvmModule(target)
 
     def kernel(self, kernel: Kernel) -> None:
         self.module.add(expand(kernel, self.target))
@@ -34,7 +34,7 @@ class MachineCode:
     def flush(self) -> None:
         if self.module.kernels:
             self.pool.submit(self.module.text())
-            self.module = llvm_kernel.Module(self.target)
+            self.module = llvm_kernel.LlvmModule(self.target)
 
     def finish(self, program: Program, profile: bool) -> list[bytes]:
         self.flush()

@@ -1,4 +1,4 @@
-"""Compiled programs in the disk cache: their key, and how they are written and read (a GPU's: `cuda_stored.py`)."""
+"""Compiled programs in the disk cache: their key, and how they are written and read (a GPU's: `cuda/stored.py`)."""
 
 from __future__ import annotations
 

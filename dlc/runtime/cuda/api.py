@@ -29,7 +29,7 @@ _STATIC_LIMIT = 48 << 10  # bytes of shared memory that a launch may have withou
 _PINNED_FROM = 256 << 10  # bytes: smaller copies are quicker than finding pinned memory for them
 
 
-class Kernel(NamedTuple):
+class LoadedKernel(NamedTuple):
     """A loaded function and how it is launched, except for the grid."""
 
     function: int
@@ -208,7 +208,7 @@ class Gpu:
 
     # -- code
 
-    def load(self, cubin: bytes, index: int) -> Module:
+    def load(self, cubin: bytes, index: int) -> LoadedModule:
         """Machine code for GPU `index`, loaded."""
         with self.on(index):
             while self._dead:
@@ -218,9 +218,10 @@ class Gpu:
                     self._check(self.lib.cuModuleUnload(ctypes.c_void_p(handle)), "unload a module")
             module = ctypes.c_void_p()
             self._check(self.lib.cuModuleLoadData(ctypes.byref(module), cubin), "load a module")
-        return Module(self, index, module.value or 0)
+        return LoadedModule(self, index, module.value or 0)
 
-    def launch(self, index: int, kernels: Sequence[Kernel], grids: Sequence[int], pointers: Sequence[int]) -> None:
+    def launch(self, index: int, kernels: Sequence[LoadedKernel], grids: Sequence[int],
+               pointers: Sequence[int]) -> None:
         """Run kernels one after the other. `pointers` has for each the address of its array of argument addresses."""
         launch = self.lib.cuLaunchKernel
         with self.on(index) as stream:
@@ -234,7 +235,7 @@ class Gpu:
         self._ready()
         return cuda_maps.encode(self.lib, spec, address)
 
-    def graph(self, index: int, kernels: Sequence[Kernel], grids: Sequence[int], pointers: Sequence[int],
+    def graph(self, index: int, kernels: Sequence[LoadedKernel], grids: Sequence[int], pointers: Sequence[int],
               after: Sequence[Sequence[int]]) -> KernelGraph:
         """The same launches as one graph. `after[k]` are the launches that must be done before launch k begins."""
         with self.on(index):
@@ -253,13 +254,13 @@ class Gpu:
             raise DeviceError(f"CUDA could not {what}: error {status} {reason}")
 
 
-class Module:
+class LoadedModule:
     """Loaded machine code."""
 
     def __init__(self, gpu: Gpu, index: int, handle: int):
         self.gpu, self.index, self.handle = gpu, index, handle
 
-    def kernel(self, name: str, block: int, shared_bytes: int) -> Kernel:
+    def kernel(self, name: str, block: int, shared_bytes: int) -> LoadedKernel:
         """A function of the module, ready for launches with so much dynamic shared memory."""
         gpu, function = self.gpu, ctypes.c_void_p()
         with gpu.on(self.index):
@@ -268,7 +269,7 @@ class Module:
             if shared_bytes > _STATIC_LIMIT:
                 status = gpu.lib.cuFuncSetAttribute(function, _MAX_DYNAMIC_SHARED, shared_bytes)
                 gpu._check(status, f"give the kernel {name} {shared_bytes} bytes of shared memory")
-        return Kernel(function.value or 0, block, shared_bytes)
+        return LoadedKernel(function.value or 0, block, shared_bytes)
 
     def __del__(self) -> None:
         # The collector may run this anywhere, and kernels may still be running: the next load unloads it.
@@ -278,8 +279,8 @@ class Module:
 class KernelGraph:
     """Launches instantiated as one CUDA graph."""
 
-    def __init__(self, gpu: Gpu, index: int, kernels: Sequence[Kernel], grids: Sequence[int], pointers: Sequence[int],
-                 after: Sequence[Sequence[int]]):
+    def __init__(self, gpu: Gpu, index: int, kernels: Sequence[LoadedKernel], grids: Sequence[int],
+                 pointers: Sequence[int], after: Sequence[Sequence[int]]):
         self.gpu, self.index = gpu, index
         self.graph, self.exec = ctypes.c_void_p(), ctypes.c_void_p()
         lib = gpu.lib
@@ -344,7 +345,7 @@ class Events:
         self.argument = np.array([self.duration.data.ptr], np.uint64)
         self.pointer = np.array([self.argument.ctypes.data], np.uint64)
 
-    def time(self, kernels: Sequence[Kernel], grids: Sequence[int], pointers: Sequence[int]) -> list[float]:
+    def time(self, kernels: Sequence[LoadedKernel], grids: Sequence[int], pointers: Sequence[int]) -> list[float]:
         """Run the launches in order; the seconds of each."""
         gpu, out = self.gpu, []
         with gpu.on(self.index):

@@ -1,4 +1,4 @@
-"""From a program in a memory plan to the plan that a GPU runs (`cuda_plan.py`)."""
+"""From a program in a memory plan to the plan that a GPU runs (`runtime/cuda/plan.py`)."""
 
 from __future__ import annotations
 

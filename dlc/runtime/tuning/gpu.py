@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.program.gpu_lowering import LOWER
 from dlc.codegen.schedule import gpu as gpu_schedule
 from dlc.codegen.schedule import gpu_candidates
@@ -64,18 +64,18 @@ class GpuSession(Session):
     def choose(self, fused: Fused, group: Group, machine: GpuTarget) -> Schedule:
         return gpu_schedule.choose(fused, group, self.gpu)
 
-    def lower(self, fused: Fused, group: Group, sched: Schedule) -> Lowered:
+    def lower(self, fused: Fused, group: Group, sched: Schedule) -> LoweredKernel:
         return LOWER[group.kind](fused, group, sched)
 
     def candidates(self, fused: Fused, group: Group, machine: GpuTarget) -> Sequence[Schedule]:
         return gpu_candidates.group_schedules(fused, group, self.gpu)
 
-    def work_ns(self, fused: Fused, group: Group, lowered: Lowered) -> float:
+    def work_ns(self, fused: Fused, group: Group, lowered: LoweredKernel) -> float:
         kernel = lowered.kernel
         work = max(kernel.bytes / BYTES_PER_NS, kernel.flops / FLOPS_PER_NS)
         return work + LAUNCH_NS if work >= WORTH * LAUNCH_NS else 0
 
-    def grain(self, lowered: Lowered, work: float, machine: GpuTarget) -> int:
+    def grain(self, lowered: LoweredKernel, work: float, machine: GpuTarget) -> int:
         return 1
 
     def key(self, kind: str, what: str, threads: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dlc.codegen.cost import cpu_contract
 from dlc.codegen.cost.cpu_blocking import turn
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.program.build import build_program, target_layout
 from dlc.codegen.program.lowering import LOWER
 from dlc.codegen.schedule import cpu as schedules
@@ -198,7 +198,7 @@ class Session:
         """The schedule that is not measured."""
         return schedules.choose(fused, group, machine)
 
-    def lower(self, fused: Fused, group: Group, sched: Schedule) -> Lowered:
+    def lower(self, fused: Fused, group: Group, sched: Schedule) -> LoweredKernel:
         """A group's kernel with a schedule."""
         return LOWER[group.kind](fused, group, sched)
 
@@ -206,12 +206,12 @@ class Session:
         """The schedules to try for a group."""
         return candidates.group_schedules(fused, group, machine)
 
-    def work_ns(self, fused: Fused, group: Group, lowered: Lowered) -> float:
+    def work_ns(self, fused: Fused, group: Group, lowered: LoweredKernel) -> float:
         """The estimated time of a kernel; 0 where that is too little to be tuned."""
         work = schedules.work_ns(fused, group, lowered.kernel.bytes)
         return work if work >= WORTH_NS else 0
 
-    def grain(self, lowered: Lowered, work: float, machine: Any) -> int:
+    def grain(self, lowered: LoweredKernel, work: float, machine: Any) -> int:
         """Tasks that a thread takes at a time."""
         cut = isinstance(lowered.kernel.schedule, Contract)
         return turn(lowered.tasks, work, machine.threads, cut)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from dlc.codegen.llvm.launch.program import launches
-from dlc.codegen.lower.body import Lowered
+from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.program.memory import plan_memory
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir import dtypes
@@ -24,7 +24,7 @@ from dlc.ir.loops import ir as loops
 from dlc.ir.loops.schedule import Schedule
 from dlc.ir.loops.text import print_stmt
 from dlc.ir.program.program import Launch, Program, Ref, Repeat, Slot
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 from dlc.runtime import devices
 from dlc.runtime.cpu import llvm, machine_code, threads
 from dlc.runtime.cpu.executable import Executable
@@ -72,7 +72,7 @@ class Trial:
         return out
 
 
-def one_launch(lowered: Lowered, grain: int, number: int) -> tuple[Program, dict[Slot, Node]]:
+def one_launch(lowered: LoweredKernel, grain: int, number: int) -> tuple[Program, dict[Slot, Node]]:
     """The program that runs one kernel: what it writes are the outputs, all else it touches the inputs. Also, which
     tensor each of them is."""
     inputs: list[Slot] = []
@@ -158,7 +158,7 @@ def _values(rng: np.random.Generator, dtype: DType, n: int, high: int) -> np.nda
     return rng.integers(0, 2 if dtype.is_bool else min(high, 1 << (dtype.bits - 1)), n).astype(dtype.np)
 
 
-def index_range(units: Sequence[Unit]) -> int:
+def index_range(units: Sequence[Realization]) -> int:
     """Whole numbers below this are indices of what some units gather from."""
     found = [64]
     stack: list[Node] = [u.node for u in units]

@@ -1,6 +1,6 @@
 """Opt-in tuning: each kernel's schedule is the fastest of a short list, measured once and remembered on disk.
 
-`codegen/candidates.py` ranks at most 16 schedules a kernel, the chosen one first. Each kernel is compiled alone with
+`schedule/cpu_candidates.py` ranks at most 16 schedules a kernel, the chosen one first. Each is compiled alone with
 each of them and timed (`trials.py`), within a fixed time a kernel. A schedule that wins clearly goes into the target's
 table of measured schedules, with which the program is then compiled as always.
 

@@ -21,7 +21,7 @@ from dlc.base import texts
 from dlc.codegen.llvm.expr import EmitError
 from dlc.codegen.llvm.launch import tables as frame
 from dlc.codegen.llvm.launch.tables import Tables
-from dlc.codegen.llvm.names import symbol
+from dlc.codegen.llvm.types import symbol
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.ir.program.program import Launch, Program, Repeat, Slot, Workers, pieces, rows
 

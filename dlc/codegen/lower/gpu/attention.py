@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from dlc.codegen.lower.body import Body, Lowered, guarded, store_value
+from dlc.codegen.lower.body import KernelBody, LoweredKernel, guarded, store_value
 from dlc.codegen.lower.gpu.attention_scores import factored, scores_of
 from dlc.codegen.lower.gpu.attention_tiles import (
     F32,
@@ -30,9 +30,9 @@ from dlc.codegen.lower.gpu.attention_tiles import (
     ROW,
     ZERO,
     Held,
+    SharedTile,
     Side,
     Statistic,
-    Tile,
     each,
     f32,
     op,
@@ -60,7 +60,7 @@ class Streaming:
     """What the three kernels share: where threads and tiles stand, masks, and the ring."""
 
     def __init__(self, fused: Fused, group: Group, sched: schedule.GpuAttention, keys_held: bool):
-        self.body, self.sched, self.group = Body(fused, group), sched, group
+        self.body, self.sched, self.group = KernelBody(fused, group), sched, group
         self.unit = group.units[0]
         self.node: Node = self.unit.node
         self.roles = Roles(*self.unit.values)
@@ -179,15 +179,15 @@ class Streaming:
 
     # the ring
 
-    def hold(self, value: Expr, label: str, name: str) -> Held | Tile:
+    def hold(self, value: Expr, label: str, name: str) -> Held | SharedTile:
         """An operand of the held side."""
-        return Tile(self, self.held, value, label, name) if self.sched.shared else Held(self, value, label, name)
+        return SharedTile(self, self.held, value, label, name) if self.sched.shared else Held(self, value, label, name)
 
-    def stream_of(self, value: Expr, label: str, name: str) -> Tile:
+    def stream_of(self, value: Expr, label: str, name: str) -> SharedTile:
         """An operand of the streamed side."""
-        return Tile(self, self.streamed, value, label, name)
+        return SharedTile(self, self.streamed, value, label, name)
 
-    def products(self, out: Buffer, held: Held | Tile, tile: Tile, stage: Expr) -> Stmt:
+    def products(self, out: Buffer, held: Held | SharedTile, tile: SharedTile, stage: Expr) -> Stmt:
         """out = held * tile^T."""
         parts = []
         for k in range(0, tile.padded, self.tile_row):
@@ -197,7 +197,7 @@ class Streaming:
             parts.append(self.mma(out, (a, order), (b, "nk"), self.sched.columns, wide, k == 0))
         return loops.seq(*parts)
 
-    def adds(self, out: Buffer, weights: Buffer, tile: Tile, stage: Expr) -> Stmt:
+    def adds(self, out: Buffer, weights: Buffer, tile: SharedTile, stage: Expr) -> Stmt:
         """out += weights * tile."""
         a, b = loops.load(weights, ZERO, ZERO), loops.load(tile.shared, stage, ZERO, ZERO, ZERO)
         return self.mma(out, (a, "sums"), (b, "kn"), tile.padded, self.sched.columns, False)
@@ -228,8 +228,8 @@ class Streaming:
         ), extent=count)
         return [*before, main]
 
-    def finish(self, code: list[Stmt], registers: list[Buffer], operands: list[Held | Tile | Statistic],
-               products: int) -> Lowered:
+    def finish(self, code: list[Stmt], registers: list[Buffer], operands: list[Held | SharedTile | Statistic],
+               products: int) -> LoweredKernel:
         """The kernel; `products` counts the contractions over the scores."""
         shared = [x.shared for x in operands if not isinstance(x, Held)]
         registers = [*(x.buffer for x in operands if isinstance(x, Held)), *registers]
@@ -271,7 +271,7 @@ def _no_reader(*_: object) -> Expr:
     raise AssertionError("an attention stands alone")
 
 
-def lower_attention(fused: Fused, group: Group, sched: schedule.GpuAttention) -> Lowered:
+def lower_attention(fused: Fused, group: Group, sched: schedule.GpuAttention) -> LoweredKernel:
     """One `attention` or `attention_grad`."""
     node = group.units[0].node
     if node.op == "attention":
@@ -284,7 +284,7 @@ def _cleared(*buffers: Buffer) -> list[Stmt]:
             for b in buffers]
 
 
-def _forward(x: Streaming) -> Lowered:
+def _forward(x: Streaming) -> LoweredKernel:
     sched, roles, labels = x.sched, x.roles, x.labels
     count = sched.columns // 8
     held = x.hold(roles.q, labels.inner, "q")
@@ -331,7 +331,7 @@ def _forward(x: Streaming) -> Lowered:
             x.masked(column0),
             rows(loops.store(before, (half,), of(top))),
             each(count, largest),
-            rows(loops.Fold(top, (half,), of(top), "max", 4),
+            rows(loops.AllReduce(top, (half,), of(top), "max", 4),
                  loops.store(base, (half,), op("mul", safe, f32(-x.scale))),
                  loops.store(shrink, (half,), op("exp2", op("fma", of(before), f32(x.scale), of(base)))),
                  loops.store(total, (half,), op("mul", of(total), of(shrink)))),
@@ -352,7 +352,7 @@ def _forward(x: Streaming) -> Lowered:
     lse = op("add", op("mul", of(top), f32(x.scores.factor)), op("log", of(total)))
     if empty:
         inverse, lse = (op("select", nothing, f32(0), e) for e in (inverse, lse))
-    end = [rows(loops.Fold(total, (half,), of(total), "add", 4)), rows(loops.store(shrink, (half,), inverse)),
+    end = [rows(loops.AllReduce(total, (half,), of(total), "add", 4)), rows(loops.store(shrink, (half,), inverse)),
            x.write(0, labels.out, out, lambda h: loops.load(shrink, h))]
     node = x.item(1)
     if node is not None:
@@ -366,7 +366,7 @@ def _forward(x: Streaming) -> Lowered:
     return x.finish(code, [x.s, out, weights, top, before, base, total, shrink], [held, keys, values], 2)
 
 
-def _backward(x: Streaming, keys_held: bool) -> Lowered:
+def _backward(x: Streaming, keys_held: bool) -> LoweredKernel:
     sched, roles, labels = x.sched, x.roles, x.labels
     count = sched.columns // 8
     assert roles.dout is not None and roles.lse is not None and roles.delta is not None

@@ -54,7 +54,7 @@ class Streamed(Protocol):
     def put(self, value: Expr, mapping: dict[Expr, Expr], inside: Expr | None) -> Expr: ...
 
 
-class Tile:
+class SharedTile:
     """Rows of an operand of one side, [stage, column / 64, row, column % 64] in shared memory (32 columns of float32),
     filled up with zeros to a multiple of 16 columns. A streamed one has a ring of stages, a held one a single stage."""
 

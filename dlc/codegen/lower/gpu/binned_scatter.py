@@ -6,8 +6,8 @@ thread walks the list and combines its column of each update. So a result has on
 order: every run gives the same bits, `set` keeps the last, and how often a row is hit matters little. Half floats are
 combined in float32, sums of many updates a row in float64, and rounded once.
 
-A list's place for an index: the warp's indices that match are a mask (a Fold with `or` of one bit a lane), and the
-ones before it in the mask, in the warp and in the warps before are counted.
+A list's place for an index: the warp's indices that match are a mask (an AllReduce with `or` of one bit a lane), and
+the ones before it in the mask, in the warp and in the warps before are counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlc.codegen.cost.gpu_scatter import held_dtype, rows_and_columns
-from dlc.codegen.lower.body import Body, guarded
+from dlc.codegen.lower.body import KernelBody, guarded
 from dlc.codegen.lower.gpu.map import block_axis, launch
 from dlc.codegen.lower.scatter_sort_scan import COMBINE, combiner, index_at
 from dlc.ir import dtypes
@@ -24,7 +24,7 @@ from dlc.ir.loops import schedule
 from dlc.ir.loops.index import both, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
 from dlc.passes.fuse.access import product_of
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 from dlc.passes.views.elements import clamped
 
 EACH = 8  # indices that a thread looks at in a chunk
@@ -49,7 +49,7 @@ def popcount(x: Expr) -> Expr:
     return loops.cast(shift(x * word(0x01010101), 24), dtypes.int64)
 
 
-def lower_binned(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
+def lower_binned(body: KernelBody, unit: Realization, sched: schedule.GpuOrdered) -> Stmt:
     return _Binned(body, unit).stmt()
 
 
@@ -58,7 +58,7 @@ def _within(x: Expr, extent: int) -> Expr:
 
 
 class _Binned:
-    def __init__(self, body: Body, unit: Unit):
+    def __init__(self, body: KernelBody, unit: Realization):
         self.body, self.unit, node = body, unit, unit.node
         axis, shape = node.attrs["axis"], node.shape
         self.prefix, self.n, self.suffix = shape[:axis], shape[axis], shape[axis + 1 :]
@@ -132,7 +132,7 @@ class _Binned:
         none = loops.const(0, _U32)
         find = loops.seq(
             loops.store(row, (u,), loops.op("select", fits, own, loops.const(-1))),
-            loops.Fold(mask, (u,), loops.op("select", matches, bit, none), "or", 32),
+            loops.AllReduce(mask, (u,), loops.op("select", matches, bit, none), "or", 32),
         )
         count = loops.store(mine, (_ZERO,), popcount(loops.load(mask, u)), "add")
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dlc.codegen.lower.body import Body, Lowered, guarded
-from dlc.codegen.lower.contraction import Tile
+from dlc.codegen.lower.body import KernelBody, LoweredKernel, guarded
+from dlc.codegen.lower.contraction import ContractionTile
 from dlc.codegen.lower.gpu.map import block_axis, launch
 from dlc.ir.dtypes import DType
 from dlc.ir.loops import ir as loops
@@ -21,7 +21,7 @@ from dlc.ir.loops.index import both, coefficient, simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt, under_casts
 from dlc.passes.fuse.access import product_of
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 from dlc.passes.views.contraction import Parts, label_sizes
 
 VECTOR = 4  # elements that a thread moves at once
@@ -32,10 +32,10 @@ PAD = 4  # elements that a row of a shared tile is longer, so that columns fall 
 _ZERO = loops.const(0)
 
 
-class GpuTile(Tile):
+class GpuTile(ContractionTile):
     """One contraction being lowered for a GPU: positions along rows, columns and the inner range."""
 
-    def __init__(self, body: Body, sched: schedule.GpuContract):
+    def __init__(self, body: KernelBody, sched: schedule.GpuContract):
         super().__init__(body, sched)  # type: ignore[arg-type]
         p = self.parts = self._in_memory_order(self.parts)
         self.m, self.n, self.k = (product_of(self.extents(x)) for x in (p.rows, p.columns, p.inner))
@@ -69,7 +69,7 @@ class GpuTile(Tile):
             out[x] = found.pop() if len(found) == 1 else None
         return out
 
-    def written_at(self, unit: Unit) -> Expr:
+    def written_at(self, unit: Realization) -> Expr:
         """Where in memory an element of `unit`, which follows from the contraction's, is written."""
         return simplify(self.body.fused.table.elements.offset(unit.node, tuple(self.result_index(unit, {}))))
 
@@ -169,8 +169,8 @@ class Panel:
         return self.each(loops.store(self.shared, (half, k, w), loops.load(self.staged, self.c, self.v), None, exists))
 
 
-def lower_contract(fused: Fused, group: Group, sched: schedule.GpuContract) -> Lowered:
-    body = Body(fused, group)
+def lower_contract(fused: Fused, group: Group, sched: schedule.GpuContract) -> LoweredKernel:
+    body = KernelBody(fused, group)
     tile = GpuTile(body, sched)
     flops = 2 * product_of(label_sizes(tile.unit.node).values())
     lowered = body.finish(_tiled(tile, sched), sched, flops)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dlc.codegen.lower.body import Body, Lowered, guarded, split_axis
+from dlc.codegen.lower.body import KernelBody, LoweredKernel, guarded, split_axis
 from dlc.codegen.lower.map import map_stores
 from dlc.ir import dtypes
 from dlc.ir.loops import ir as loops
@@ -32,9 +32,9 @@ def launch(blocks: Expr, threads: Expr, body: Stmt, shared: Sequence[Buffer] = (
     return loops.loop(blocks, block, "grid", extent) if blocks.op == "axis" else block
 
 
-def lower_map(fused: Fused, group: Group, sched: schedule.GpuMap) -> Lowered:
+def lower_map(fused: Fused, group: Group, sched: schedule.GpuMap) -> LoweredKernel:
     """Element by element over the group's whole domain, as one range."""
-    body = Body(fused, group)
+    body = KernelBody(fused, group)
     extents = map_extents(fused, group)
     if sched.tile:
         return _lower_tiles(body, extents, sched)
@@ -73,7 +73,7 @@ def lower_map(fused: Fused, group: Group, sched: schedule.GpuMap) -> Lowered:
         return lowered
     flat = {p: Buffer(p.name, p.dtype, (loops.RUNTIME,), note=p.note) for p in lowered.kernel.params if p.size == total}
     flat = {p: q for p, q in flat.items() if p not in body.sizes}
-    return Lowered(traverse.replace_buffers(lowered.kernel, flat), lowered.nodes, 1)
+    return LoweredKernel(traverse.replace_buffers(lowered.kernel, flat), lowered.nodes, 1)
 
 
 def _registers_first(stores: Stmt, v: Expr) -> tuple[Any, ...]:
@@ -91,7 +91,7 @@ def _registers_first(stores: Stmt, v: Expr) -> tuple[Any, ...]:
     return tuple(allocs), loops.seq(*computed), loops.seq(*written)
 
 
-def _lower_tiles(body: Body, extents: tuple[int, ...], sched: schedule.GpuMap) -> Lowered:
+def _lower_tiles(body: KernelBody, extents: tuple[int, ...], sched: schedule.GpuMap) -> LoweredKernel:
     """Square tiles over the last axis and the axis that transposed reads run along, turned in shared memory.
 
     A tile is read with the threads along the reads' axis and written with them along the last one. Rows of the tile

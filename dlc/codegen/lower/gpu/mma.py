@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dlc.codegen.cost.gpu_waves import STAGED
-from dlc.codegen.lower.body import Body, Lowered, store_value
+from dlc.codegen.lower.body import KernelBody, LoweredKernel, store_value
 from dlc.codegen.lower.gpu.contract import GpuTile, blocks_of, stride_one
 from dlc.codegen.lower.gpu.map import launch
 from dlc.codegen.lower.gpu.tma import lower_bulk, panels
@@ -110,9 +110,9 @@ def _conjuncts(e: Expr) -> set[Expr]:
     return _conjuncts(e.args[0]) | _conjuncts(e.args[1]) if e.op == "and" else {e}
 
 
-def lower_mma(fused: Fused, group: Group, sched: schedule.GpuMma) -> Lowered:
+def lower_mma(fused: Fused, group: Group, sched: schedule.GpuMma) -> LoweredKernel:
     """One contraction and its epilogue."""
-    body = Body(fused, group)
+    body = KernelBody(fused, group)
     tile = GpuTile(body, sched)  # type: ignore[arg-type]
     flops = 2 * product_of(label_sizes(tile.unit.node).values())
     both = panels(tile) if sched.bulk else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dlc.codegen.lower.body import MONOIDS, Body, Lowered, guarded, identity
+from dlc.codegen.lower.body import MONOIDS, KernelBody, LoweredKernel, guarded, identity
 from dlc.codegen.lower.gpu.map import block_axis, launch
 from dlc.codegen.lower.rows import Row, State
 from dlc.ir.loops import ir as loops
@@ -21,7 +21,7 @@ from dlc.passes.fuse.access import Place, cost_of, extents_of, inner_axes, produ
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.materialize import EXPENSIVE
 from dlc.passes.fuse.row_walk import turn_of, walked
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 
 REGISTERS = 96  # 4-byte registers that a thread may fill with parts of its row
 
@@ -63,7 +63,7 @@ class _Shared(Row):
     waits = False  # does the nest being made read what an earlier one wrote?
 
     def stmts(self) -> list[Stmt]:
-        nests: dict[tuple, list[Unit]] = {}
+        nests: dict[tuple, list[Realization]] = {}
         for u in self.group.units:
             nests.setdefault((self.level[u], extents_of(inner_axes(self.group, u))), []).append(u)
         made: list[Stmt] = []
@@ -80,12 +80,12 @@ class _Shared(Row):
         """Loads that several nests make, made once."""
         return nests
 
-    def local_place(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
+    def local_place(self, m: Realization, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
         """Where a member's value stands in its registers, or None if that is another thread's."""
         raise NotImplementedError
 
-    def reader(self, here: dict[Unit, Expr]) -> Callable[[Unit, tuple[Expr, ...]], Expr]:
-        def read(m: Unit, index: tuple[Expr, ...]) -> Expr:
+    def reader(self, here: dict[Realization, Expr]) -> Callable[[Realization, tuple[Expr, ...]], Expr]:
+        def read(m: Realization, index: tuple[Expr, ...]) -> Expr:
             if m in here:
                 return here[m]
             kept = self.local_place(m, index) if m in self.locals else None
@@ -101,10 +101,10 @@ class _Shared(Row):
 
         return read
 
-    def positions(self, units: Sequence[Unit], states: dict[Unit, State], places: Sequence[Place],
+    def positions(self, units: Sequence[Realization], states: dict[Realization, State], places: Sequence[Place],
                   acc: tuple[Expr, ...], inside: Expr | None, writes: Expr | None) -> Stmt:
         """All units of a nest at one position: `inside` guards what is read, `writes` what is written."""
-        here: dict[Unit, Expr] = {}
+        here: dict[Realization, Expr] = {}
         out: list[Stmt] = []
         memory: list[Stmt] = []
         read = self.reader(here)
@@ -137,7 +137,7 @@ class _GpuRow(_Shared):
     """A group of threads along one row. `valid` says whether the row exists; all threads run along, only their stores
     are left out."""
 
-    def __init__(self, body: Body, sched: schedule.GpuRows, rows: Sequence[Expr], lane: Expr, valid: Expr | None):
+    def __init__(self, body: KernelBody, sched: schedule.GpuRows, rows: Sequence[Expr], lane: Expr, valid: Expr | None):
         super().__init__(body, sched, rows)  # type: ignore[arg-type]
         self.lane, self.valid, self.sharing = lane, valid, sched.group
         self.places: dict[int, _Positions] = {}
@@ -150,10 +150,10 @@ class _GpuRow(_Shared):
     def turn(self, n: int, lanes: int) -> int:
         return turn_of(self.body, self.group, {u: self.fixed(u) for u in self.group.units}, n, lanes)
 
-    def state(self, u: Unit, merged: tuple[int, ...]) -> State:
+    def state(self, u: Realization, merged: tuple[int, ...]) -> State:
         return _GpuState(self, u, merged)
 
-    def local_place(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
+    def local_place(self, m: Realization, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
         inner = inner_axes(self.group, m)
         if m.kind == "reduce" or not inner:
             return (_ZERO,)
@@ -164,7 +164,7 @@ class _GpuRow(_Shared):
         place = self.at(product_of(extents_of(inner)))
         return (place.inner, place.v) if simplify(flat) is place.at else None
 
-    def local(self, u: Unit) -> None:
+    def local(self, u: Realization) -> None:
         """Keep u in registers if later nests read it and it is worth it."""
         later = any(self.group.member(n) is u and self.level[v] > self.level[u]
                     for v in self.group.units for n, _ in v.loads.values())
@@ -184,7 +184,7 @@ class _GpuRow(_Shared):
 
     # -- one loop nest ---------------------------------------------------------------------------------------------
 
-    def along(self, units: Sequence[Unit], states: dict[Unit, State], merged: tuple[int, ...]) -> Stmt:
+    def along(self, units: Sequence[Realization], states: dict[Realization, State], merged: tuple[int, ...]) -> Stmt:
         n = product_of(merged)
         if n == 1:
             first = loops.op("eq", self.lane, _ZERO)
@@ -257,7 +257,7 @@ class _GpuState(State):
 
     row: _GpuRow
 
-    def __init__(self, row: _GpuRow, u: Unit, inner: tuple[int, ...]):
+    def __init__(self, row: _GpuRow, u: Realization, inner: tuple[int, ...]):
         n = product_of(inner)
         self.across = n > 1
         super().__init__(row, u, inner if n > 1 else ())
@@ -269,7 +269,7 @@ class _GpuState(State):
                 self.pos = Buffer(self.pos.name, self.pos.dtype, self.shape, "reg")
 
     def group_fold(self, b: Buffer, combine: str) -> Stmt:
-        return loops.Fold(b, (_ZERO,), loops.load(b, _ZERO), combine, self.row.sched.group)  # type: ignore[union-attr]
+        return loops.AllReduce(b, (_ZERO,), loops.load(b, _ZERO), combine, self.row.sched.group)  # type: ignore[union-attr]
 
     def _fold_arg(self) -> list[Stmt]:
         start, gather, *rest = super()._fold_arg()
@@ -293,23 +293,23 @@ class _GpuState(State):
 class _GpuColumns(_Shared):
     """Threads across rows, as the lanes of a vector loop, and `depth` threads along each."""
 
-    def __init__(self, body: Body, sched: schedule.GpuColumns, rows: Sequence[Expr], lanes: tuple[Expr, Expr],
+    def __init__(self, body: KernelBody, sched: schedule.GpuColumns, rows: Sequence[Expr], lanes: tuple[Expr, Expr],
                  inside: Expr | None, x: Expr, lane: Expr):
         super().__init__(body, sched, rows, lanes, inside)  # type: ignore[arg-type]
         self.x, self.lane, self.sharing = x, lane, sched.depth
         self.shared: list[Buffer] = []
 
-    def state(self, u: Unit, merged: tuple[int, ...]) -> State:
+    def state(self, u: Realization, merged: tuple[int, ...]) -> State:
         return _ColumnState(self, u, merged)
 
-    def local(self, u: Unit) -> None:
+    def local(self, u: Realization) -> None:
         if product_of(extents_of(inner_axes(self.group, u))) == 1:
             super().local(u)
 
-    def local_place(self, m: Unit, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
+    def local_place(self, m: Realization, index: Sequence[Expr]) -> tuple[Expr, ...] | None:
         return self.lanes
 
-    def columns(self, units: Sequence[Unit], states: dict[Unit, State], merged: tuple[int, ...]) -> Stmt:
+    def columns(self, units: Sequence[Realization], states: dict[Realization, State], merged: tuple[int, ...]) -> Stmt:
         n, depth, steps = product_of(merged), self.sharing, self.sched.steps  # type: ignore[union-attr]
         if n == 1:
             return self.positions(units, states, [], self.lanes, self.predicate, self.writes())
@@ -333,7 +333,7 @@ class _ColumnState(State):
 
     row: _GpuColumns
 
-    def __init__(self, row: _GpuColumns, u: Unit, inner: tuple[int, ...]):
+    def __init__(self, row: _GpuColumns, u: Realization, inner: tuple[int, ...]):
         super().__init__(row, u, inner)
         self.split = row.sharing > 1 and product_of(inner) > 1
 
@@ -392,8 +392,8 @@ class _ColumnState(State):
         return [row.across(row.body.store(u.node, index, loops.load(self.final, *row.lanes), row.writes()))]
 
 
-def lower_rows(fused: Fused, group: Group, sched: schedule.GpuRows | schedule.GpuColumns) -> Lowered:
-    body = Body(fused, group)
+def lower_rows(fused: Fused, group: Group, sched: schedule.GpuRows | schedule.GpuColumns) -> LoweredKernel:
+    body = KernelBody(fused, group)
     extents = group.rows or ()
     t = loops.axis("t", sched.block)
     if isinstance(sched, schedule.GpuColumns):
@@ -408,7 +408,7 @@ def lower_rows(fused: Fused, group: Group, sched: schedule.GpuRows | schedule.Gp
     return body.finish(launch(b, t, loops.Seq(tuple(code))), sched)
 
 
-def _lower_columns(body: Body, extents: tuple[int, ...], sched: schedule.GpuColumns, t: Expr) -> Lowered:
+def _lower_columns(body: KernelBody, extents: tuple[int, ...], sched: schedule.GpuColumns, t: Expr) -> LoweredKernel:
     n, lanes, threads = extents[sched.axis], sched.lanes, sched.block // sched.depth
     wide = threads * lanes
     blocks = -(-n // wide)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dlc.codegen.cost.gpu_scatter import is_binned
-from dlc.codegen.lower.body import Body, Lowered, nest, split_axis
+from dlc.codegen.lower.body import KernelBody, LoweredKernel, nest, split_axis
 from dlc.codegen.lower.gpu.binned_scatter import lower_binned
 from dlc.codegen.lower.gpu.map import block_axis, launch
 from dlc.codegen.lower.scatter_sort_scan import COMBINE, Running, SortedRow, combined, combiner, index_at, rest
@@ -22,14 +22,14 @@ from dlc.ir.loops.index import simplify, unflatten
 from dlc.ir.loops.ir import Buffer, Expr, Stmt
 from dlc.passes.fuse.access import product_of
 from dlc.passes.fuse.fuse import Fused, Group
-from dlc.passes.fuse.unit import Unit
+from dlc.passes.fuse.unit import Realization
 from dlc.passes.views.elements import clamped
 
 _ZERO = loops.const(0)
 
 
-def lower_ordered(fused: Fused, group: Group, sched: schedule.GpuOrdered) -> Lowered:
-    body = Body(fused, group)
+def lower_ordered(fused: Fused, group: Group, sched: schedule.GpuOrdered) -> LoweredKernel:
+    body = KernelBody(fused, group)
     (unit,) = group.units
     make = lower_binned if unit.kind == "scatter" and is_binned(unit.node) else _FAMILIES[unit.kind]
     return body.finish(make(body, unit, sched), sched)
@@ -49,7 +49,7 @@ def _walk(axes: Sequence[Expr], stmt: Stmt) -> Stmt:
     return nest([a for a in axes if a.op == "axis"], stmt)
 
 
-def _scatter(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
+def _scatter(body: KernelBody, unit: Realization, sched: schedule.GpuOrdered) -> Stmt:
     node = unit.node
     axis, shape = node.attrs["axis"], node.shape
     if node.type.size == 0:
@@ -93,7 +93,7 @@ def _scatter(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
     return _each(product_of(prefix) * ranges * product_of(suffix), sched.block, one)
 
 
-def _cumulative(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
+def _cumulative(body: KernelBody, unit: Realization, sched: schedule.GpuOrdered) -> Stmt:
     node = unit.node
     axis, shape = node.attrs["axis"], node.shape
     if node.type.size == 0:
@@ -108,7 +108,7 @@ def _cumulative(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
     return _each(product_of(others), sched.block, one)
 
 
-def _sort(body: Body, unit: Unit, sched: schedule.GpuOrdered) -> Stmt:
+def _sort(body: KernelBody, unit: Realization, sched: schedule.GpuOrdered) -> Stmt:
     if unit.size == 0:
         return loops.Seq(())
     axis, shape = unit.node.attrs["axis"], unit.extents

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dlc.codegen.lower.body import Body, Lowered
+from dlc.codegen.lower.body import KernelBody, LoweredKernel
 from dlc.codegen.lower.gpu.contract import GpuTile, blocks_of, stride_one
 from dlc.codegen.lower.gpu.map import launch
 from dlc.ir.loops import ir as loops
@@ -102,9 +102,9 @@ class _Chunk:
         return loops.loop(kk, loops.loop(i, copy, "vector", None, i.attr[1]), "unroll")
 
 
-def lower_skinny(fused: Fused, group: Group, sched: schedule.GpuSkinny) -> Lowered:
+def lower_skinny(fused: Fused, group: Group, sched: schedule.GpuSkinny) -> LoweredKernel:
     """All rows and `bn` columns a block."""
-    body = Body(fused, group)
+    body = KernelBody(fused, group)
     tile = GpuTile(body, sched)  # type: ignore[arg-type]
     flops = 2 * product_of(label_sizes(tile.unit.node).values())
     lowered = body.finish(_skinny(tile, sched), sched, flops)

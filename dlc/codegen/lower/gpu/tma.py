@@ -143,7 +143,7 @@ class BulkPanel:
                     e = e + (self.extent(x) - 1) - at[self.tile.at[x]]
                 place.append(simplify(e))
             index = (stage, _ZERO, _ZERO) if self.along_k else (stage, loops.const(j), _ZERO, _ZERO)
-            out.append(instructions.Bulk(self.shared, index, source, self.view(), tuple(place), gate, stage))
+            out.append(instructions.TmaCopy(self.shared, index, source, self.view(), tuple(place), gate, stage))
         return out
 
     def operand(self, stage: Expr, first: Expr) -> Expr:
@@ -164,7 +164,7 @@ def panels(tile: GpuTile) -> tuple[BulkPanel, BulkPanel] | None:
 def shares(groups: int) -> tuple[list[Stmt], list[Stmt]]:
     """Registers of the threads that multiply, `groups` groups of 128, and of the one group that copies."""
     total = REGISTERS // (groups + 1) // 8 * 8 * (groups + 1)  # what a block starts with
-    return [instructions.Registers((total - TO_COPY) // groups // 8 * 8)], [instructions.Registers(TO_COPY)]
+    return [instructions.SetMaxNReg((total - TO_COPY) // groups // 8 * 8)], [instructions.SetMaxNReg(TO_COPY)]
 
 
 def lower_bulk(tile: GpuTile, both: tuple[BulkPanel, BulkPanel], results) -> Stmt:

@@ -1,5 +1,5 @@
-"""The Loop IR's meaning, executed: `run(kernel, arrays)`. Operations are in `loops_values.py`, threads in
-`loops_threads.py`, matrix instructions in `loops_matrix.py`, programs in `program_interp.py`.
+"""The Loop IR's meaning, executed: `run(kernel, arrays)`. Operations are in `ir/loops/interp/values.py`, threads in
+`ir/loops/interp/threads.py`, matrix instructions in `ir/loops/interp/matrix.py`, programs in `ir/program/interp.py`.
 
 `run` is the oracle for schedules and emitters. It turns a kernel once into a Python function, one line an operation,
 and runs that: integers are Python ints wrapped to their type, floats NumPy scalars of their type (so halves round
@@ -26,7 +26,7 @@ import numpy as np
 from dlc.base.errors import InterpError
 from dlc.ir import dtypes
 from dlc.ir.dtypes import DType
-from dlc.ir.loops.instructions import Arrive, Async, Await, Bulk, Drain, Mma, Registers, TileMma, Wait
+from dlc.ir.loops.instructions import Arrive, Async, Await, Mma, SetMaxNReg, StoreTile, TileMma, TmaCopy, Wait
 from dlc.ir.loops.interp.matrix import drain, multiply_tiles
 from dlc.ir.loops.interp.threads import Gate, apart, in_step
 from dlc.ir.loops.interp.values import bits, dot2, exp2, fused, paired, to_int
@@ -35,9 +35,9 @@ from dlc.ir.loops.ir import (
     PAIRS,
     RUNTIME,
     Alloc,
+    AllReduce,
     Buffer,
     Expr,
-    Fold,
     For,
     If,
     Kernel,
@@ -78,8 +78,8 @@ def compile_kernel(kernel: Kernel) -> Callable:
 
 _compiled: weakref.WeakKeyDictionary[Kernel, Callable] = weakref.WeakKeyDictionary()
 
-_TOGETHER = (Sync, Fold, Mma, Await)
-_NO_MEANING = (Prefetch, Wait, Registers)  # copies and products take place where they stand
+_TOGETHER = (Sync, AllReduce, Mma, Await)
+_NO_MEANING = (Prefetch, Wait, SetMaxNReg)  # copies and products take place where they stand
 _LOOPS = ("serial", "unroll", "vector", "parallel", "grid", "lane")
 _INFIX = {"add": "+", "sub": "-", "mul": "*"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "and": "&", "or": "|", "xor": "^"}
@@ -171,13 +171,13 @@ class _Compiler:
         elif isinstance(stmt, Sync):
             if self.inside_threads:  # lane loops that follow each other are in step anyway
                 self.line(f"yield {self.given(stmt)}, None")
-        elif isinstance(stmt, Fold):
+        elif isinstance(stmt, AllReduce):
             memo: dict[Expr, str] = {}
             place = self.place(stmt.buffer, stmt.index, memo, stmt)
             self.line(f"{place} = yield {self.given(stmt)}, {self.value(stmt.value, memo, stmt)}")
         elif isinstance(stmt, Async):
             self.statement(stmt.body)
-        elif isinstance(stmt, (Arrive, Await, Bulk)):
+        elif isinstance(stmt, (Arrive, Await, TmaCopy)):
             memo = {}
             gate = self.place(stmt.gate, (stmt.slot,), memo, stmt)
             if isinstance(stmt, Arrive):
@@ -188,9 +188,9 @@ class _Compiler:
                 to = self.address(stmt.buffer, stmt.index, memo, stmt)
                 at = "".join(f"{self.value(e, memo, stmt)}, " for e in stmt.at)
                 self.line(f"{gate}.bulk({self.given(stmt)}, {to}, {self.names[stmt.source]}, ({at}))")
-        elif isinstance(stmt, (Mma, TileMma, Drain)):
+        elif isinstance(stmt, (Mma, TileMma, StoreTile)):
             memo = {}
-            draining = isinstance(stmt, Drain)
+            draining = isinstance(stmt, StoreTile)
             read = [(stmt.source, stmt.at)] if draining else [load_parts(e)[:2] for e in (stmt.a, stmt.b)]
             places = [self.address(b, i, memo, stmt) for b, i in ((stmt.buffer, stmt.index), *read)]
             if isinstance(stmt, Mma):
@@ -209,13 +209,13 @@ class _Compiler:
         self.indented(stmt.body)
         self.inside_threads = False
         self.line(f"  yield {self.given(None)}, None")
-        combine = {s: self.combiner(s) for s in walk(stmt.body) if isinstance(s, Fold)}
+        combine = {s: self.combiner(s) for s in walk(stmt.body) if isinstance(s, AllReduce)}
         gates = any(isinstance(s, Await) or (isinstance(s, Sync) and s.threads) for s in walk(stmt.body))
         together = self.given(apart if gates else in_step)
         self.line(f"{together}([{body}(i) for i in range({extent})], order, {self.given(combine)})")
 
-    def combiner(self, fold: Fold) -> Callable[[Any, Any], Any]:
-        """A Fold's combination as a function of two values."""
+    def combiner(self, fold: AllReduce) -> Callable[[Any, Any], Any]:
+        """An AllReduce's combination as a function of two values."""
         part = _Compiler(self.kernel)
         result = part.apply(fold.combine, fold.buffer.dtype, ["a", "b"])
         lines = ["def combine(a, b):", *part.lines, f"  return {result}"]

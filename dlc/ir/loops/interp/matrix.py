@@ -1,4 +1,4 @@
-"""The meaning of Mma, TileMma and Drain, on the interpreter's memory: lists of NumPy scalars, None where nothing was
+"""Mma, TileMma and StoreTile on the interpreter's memory: lists of NumPy scalars, None where nothing was
 written.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from dlc.base.errors import InterpError
 from dlc.ir import dtypes
-from dlc.ir.loops.instructions import Drain, Mma, TileMma
+from dlc.ir.loops.instructions import Mma, StoreTile, TileMma
 from dlc.ir.loops.interp.values import dot2, tf32
 from dlc.ir.loops.ir import Expr
 
@@ -47,8 +47,8 @@ def multiply_tiles(stmt: TileMma, sums: list, at: int, a: Sequence, a_at: int, b
         sums[at + i * n : at + (i + 1) * n] = list(row)
 
 
-def drain(stmt: Drain, memory: list, start: int, sums: list, at: int) -> None:
-    """A Drain: a tile of sums to rows of memory."""
+def drain(stmt: StoreTile, memory: list, start: int, sums: list, at: int) -> None:
+    """A StoreTile: a tile of sums to rows of memory."""
     (m, n), stride = stmt.source.shape[-2:], stmt.buffer.shape[-1]
     for i in range(m):
         memory[start + i * stride : start + i * stride + n] = sums[at + i * n : at + (i + 1) * n]

@@ -1,6 +1,6 @@
 """The threads of a block (a lane loop) in the interpreter: Python generators that yield where they wait.
 
-They run, in a shuffled order, from one Sync or Fold to the next; that they do not all meet at the same one raises
+They run, in a shuffled order, from one Sync or AllReduce to the next; that they do not all meet at the same one raises
 InterpError. Where some wait at gates, each goes as far as it can.
 """
 
@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 from dlc.base.errors import InterpError
-from dlc.ir.loops.instructions import Await, Bulk, Mma
+from dlc.ir.loops.instructions import Await, Mma, TmaCopy
 from dlc.ir.loops.interp.matrix import multiply
-from dlc.ir.loops.ir import Fold, Stmt, Sync
+from dlc.ir.loops.ir import AllReduce, Stmt, Sync
 
 
-def in_step(threads: list, order: random.Random, combine: dict[Fold, Callable[[Any, Any], Any]]) -> None:
+def in_step(threads: list, order: random.Random, combine: dict[AllReduce, Callable[[Any, Any], Any]]) -> None:
     """Run generators that yield (statement, value) in step until they yield None."""
     numbers = list(range(len(threads)))
     answers: list[Any] = [None] * len(threads)
@@ -34,7 +34,7 @@ def in_step(threads: list, order: random.Random, combine: dict[Fold, Callable[[A
         if stmt is None:
             return
         answers = [None] * len(threads)
-        if isinstance(stmt, Fold):
+        if isinstance(stmt, AllReduce):
             for start in range(0, len(met), stmt.lanes):
                 total = met[start][1]
                 for _, value in met[start + 1 : start + stmt.lanes]:
@@ -45,7 +45,7 @@ def in_step(threads: list, order: random.Random, combine: dict[Fold, Callable[[A
                 multiply(stmt, [value for _, value in met[start : start + stmt.lanes]])
 
 
-def apart(threads: list, order: random.Random, combine: dict[Fold, Callable[[Any, Any], Any]]) -> None:
+def apart(threads: list, order: random.Random, combine: dict[AllReduce, Callable[[Any, Any], Any]]) -> None:
     """Run generators that yield (statement, value) and may wait at different ones, until all yield None."""
     count = len(threads)
     met: list[Any] = [(None, None)] * count
@@ -72,7 +72,7 @@ def apart(threads: list, order: random.Random, combine: dict[Fold, Callable[[Any
                 answer = None
                 if isinstance(stmt, Mma):
                     multiply(stmt, values)
-                elif isinstance(stmt, Fold):
+                elif isinstance(stmt, AllReduce):
                     answer = functools.reduce(combine[stmt], values)
                 ready.update(dict.fromkeys(group, answer))
     waiting = [i for i, (stmt, _) in enumerate(met) if stmt is not None]
@@ -98,10 +98,10 @@ class Gate:
                     memory[start + k] = source[stmt.view.start + offset] if all(inside) else zero
             self.phases, self.arrived, self.copies = self.phases + 1, 0, []
 
-    def bulk(self, stmt: Bulk, memory: list, start: int, source: Any, at: tuple[int, ...]) -> None:
+    def bulk(self, stmt: TmaCopy, memory: list, start: int, source: Any, at: tuple[int, ...]) -> None:
         """Until the phase completes nothing stands where the copy goes."""
         count = math.prod(stmt.view.box)
         if start + count > len(memory):
-            raise InterpError(f"a Bulk of {count} elements runs over the end of {stmt.buffer.name}")
+            raise InterpError(f"a TmaCopy of {count} elements runs over the end of {stmt.buffer.name}")
         memory[start : start + count] = [None] * count
         self.copies.append((stmt, memory, start, source, at))
