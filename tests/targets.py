@@ -60,6 +60,14 @@ class InterpretedProgram:
     def __init__(self, program, types: Sequence):
         self.program, self.types, self.arena_bytes = program, types, program.arena_bytes
 
+    @classmethod
+    def of(cls, graph: Graph, target: CpuTarget, donate: Sequence[tuple[int, int]] = (), name: str = "main", *watch):
+        """The graph, lowered for a processor as its compiler does, `watch` being told of it."""
+        from dlc.runtime import compile as compiler
+
+        program = compiler.lower(graph, compiler.Job(target, name, tuple(donate)), *watch)
+        return cls(program, [p.type for p in graph.params])
+
     def run(self, buffers: list) -> list:
         from dlc.ir.program.interp import run_program
         from dlc.runtime.cpu.memory import allocate, as_ndarray
@@ -80,10 +88,7 @@ def executable(graph: Graph, target: CpuTarget, donate: Sequence[tuple[int, int]
 
     if runs(target):
         return compile_graph(graph, tuple(donate), target=target)
-    from dlc.runtime import compile as compiler
-
-    program = compiler.lower(graph, compiler.Job(target, "main", tuple(donate)))
-    return InterpretedProgram(program, [p.type for p in graph.params])
+    return InterpretedProgram.of(graph, target, donate)
 
 
 def computed(graph: Graph, arrays: Sequence[np.ndarray], target: CpuTarget) -> list[np.ndarray]:
@@ -123,7 +128,6 @@ def pretend(patch: pytest.MonkeyPatch, name: str) -> None:
         return
 
     def interpreted(graph, donate, name, target, key, profile, observe):
-        program = compiler.lower(graph, compiler.Job(target, name, donate), watch.Watch(observe, True))
-        return InterpretedProgram(program, [p.type for p in graph.params])
+        return InterpretedProgram.of(graph, target, donate, name, watch.Watch(observe, True))
 
     patch.setattr(compiler, "for_cpu", interpreted)

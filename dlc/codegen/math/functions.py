@@ -51,7 +51,7 @@ def _split_pi(m: Math, multiple: float) -> tuple[float, float]:
 # ---------------------------------------------------------------- exponentials
 
 
-def _power_of_two(m: Math, x: Value, per_step: float) -> tuple[Value, Value]:
+def power_of_two(m: Math, x: Value, per_step: float) -> tuple[Value, Value]:
     """(k, 2^k) for k = round(x * per_step). The addition leaves k + bias in the low bits: an exponent, shifted."""
     anchor = m.f.magic + m.f.bias
     t = fma(x, per_step, anchor)
@@ -64,7 +64,7 @@ def exp(m: Math, x: Value) -> Value:
 
 def _exp_clamped(m: Math, x: Value) -> Value:
     """x = 2 k ln 2 + r; 2^k twice, because 2^(2k) may not be a normal number."""
-    k, s = _power_of_two(m, x, LOG2E / 2)
+    k, s = power_of_two(m, x, LOG2E / 2)
     high, low = m.f.ln2
     r = fma(k, -2 * low, fma(k, -2 * high, x))
     return horner(r, (1.0, 1.0, *m.f.table("exp"))) * s * s
@@ -120,19 +120,6 @@ def sinh(m: Math, x: Value) -> Value:
 def cosh(m: Math, x: Value) -> Value:
     half = _half_exp(m, x)
     return half + 0.25 / half
-
-
-def erf(m: Math, x: Value) -> Value:
-    """x + x P(x^2) below 1; above, 1 - 2^P(|x|), where erfc is so small that its own accuracy hardly counts."""
-    a, z = x.abs(), x * x
-    small = fma(x, horner(z, m.f.table("erf")), x)
-    name, limit = ("erfc", 4.0) if m.single else ("erfc_wide", 6.0)
-    h = horner(a.min(limit), m.f.table(name))
-    anchor = m.f.magic + m.f.bias
-    t = h + anchor
-    p = horner(h - (t - anchor), (1.0, *m.f.table("exp2")))
-    big = fma(-p, m.f.floats(m.f.bits(t) << m.f.digits), 1.0)
-    return select(a < 1.0, small, m.f.sign_of(x, big))
 
 
 # ---------------------------------------------------------------- logarithms

@@ -56,5 +56,6 @@ def changing_as_inputs(graph: Graph, device: str) -> tuple[Graph, list[np.ndarra
     places: dict[Node, Node] = {}
     for k, p in zip(changing, params, strict=True):
         places[constants[k]] = b.broadcast_to(p, constants[k].shape) if constants[k].shape else p
-    values = [np.array(constants[k].attrs["value"], constants[k].dtype.np) for k in changing]
+    with np.errstate(over="ignore"):  # what is too large for its type is infinite
+        values = [np.array(constants[k].attrs["value"], constants[k].dtype.np) for k in changing]
     return Graph((*graph.params, *params), substitute(graph.outputs, places), graph.name), values
