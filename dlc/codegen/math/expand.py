@@ -1,8 +1,8 @@
 """Rewrites the transcendental operations of a kernel into primitive arithmetic, which vectorises as all else does.
 
 `expand(kernel, target)` leaves add sub mul div fma max min floor round select comparisons bitcast cast and or xor not
-shl shr sqrt abs neg, and the parts of `ir.quadrants`; the formulas are in `functions` and `error_function`. Half floats
-are computed in float32.
+shl shr sqrt abs neg, and the parts of `ir.quadrants`; the formulas are in `functions` and `error_function`. Half floats are computed in
+float32.
 
 Largest error in units of the last place that the tests allow (they read this table), with fused multiply-add and on
 machines without, beside the operations of the float32 form. NaN, infinities, signed zeros and denormals are as C has
