@@ -51,7 +51,7 @@ def _split_pi(m: Math, multiple: float) -> tuple[float, float]:
 # ---------------------------------------------------------------- exponentials
 
 
-def power_of_two(m: Math, x: Value, per_step: float) -> tuple[Value, Value]:
+def _power_of_two(m: Math, x: Value, per_step: float) -> tuple[Value, Value]:
     """(k, 2^k) for k = round(x * per_step). The addition leaves k + bias in the low bits: an exponent, shifted."""
     anchor = m.f.magic + m.f.bias
     t = fma(x, per_step, anchor)
@@ -64,7 +64,7 @@ def exp(m: Math, x: Value) -> Value:
 
 def _exp_clamped(m: Math, x: Value) -> Value:
     """x = 2 k ln 2 + r; 2^k twice, because 2^(2k) may not be a normal number."""
-    k, s = power_of_two(m, x, LOG2E / 2)
+    k, s = _power_of_two(m, x, LOG2E / 2)
     high, low = m.f.ln2
     r = fma(k, -2 * low, fma(k, -2 * high, x))
     return horner(r, (1.0, 1.0, *m.f.table("exp"))) * s * s
@@ -120,6 +120,42 @@ def sinh(m: Math, x: Value) -> Value:
 def cosh(m: Math, x: Value) -> Value:
     half = _half_exp(m, x)
     return half + 0.25 / half
+
+
+def erf(m: Math, x: Value) -> Value:
+    """x + x P(x^2) below 1; above, 1 - 2^P(|x|), where erfc is so small that its own accuracy hardly counts."""
+    a, z = x.abs(), x * x
+    small = fma(x, horner(z, m.f.table("erf")), x)
+    name, limit = ("erfc", 4.0) if m.single else ("erfc_wide", 6.0)
+    h = horner(a.min(limit), m.f.table(name))
+    anchor = m.f.magic + m.f.bias
+    t = h + anchor
+    p = horner(h - (t - anchor), (1.0, *m.f.table("exp2")))
+    big = fma(-p, m.f.floats(m.f.bits(t) << m.f.digits), 1.0)
+    return select(a < 1.0, small, m.f.sign_of(x, big))
+
+
+def ndtr(m: Math, x: Value) -> Value:
+    """The normal distribution: e^(-x^2 / 2) P(v) / (a + middle) below 0, a = |x|; 1 minus that above.
+
+    x^2 is taken exactly, as a number and a rest, so that the tail keeps its digits. v = (a - middle) / (a + middle).
+    """
+    name, limit = ("ndtr", 14.4375) if m.single else ("ndtr_wide", 38.625)  # from where it is 0
+    middle = 5.0
+    a = x.abs().min(limit)
+    if m.fused:
+        square = a * a
+        rest = fma(a, a, -square)
+    else:
+        head = m.f.floats(m.f.bits(a) & -(1 << (m.f.digits // 2 + 1)))
+        square, rest = head * head, (a - head) * (a + head)
+    y = square * -0.5
+    k, s = _power_of_two(m, y, LOG2E / 2)
+    high, low = m.f.ln2
+    r = fma(rest, -0.5, fma(k, -2 * low, fma(k, -2 * high, y)))
+    w = 1.0 / (a + middle)
+    tail = horner(r, (1.0, 1.0, *m.f.table("exp"))) * (horner(fma(w, -2 * middle, 1.0), m.f.table(name)) * w) * s * s
+    return select(x < 0.0, tail, 1.0 - tail)
 
 
 # ---------------------------------------------------------------- logarithms
