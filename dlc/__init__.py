@@ -109,7 +109,6 @@ from dlc.frontend.array.unary import (
     log1p,
     log2,
     nan_to_num,
-    ndtr,
     negative,
     positive,
     reciprocal,

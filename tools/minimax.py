@@ -1,4 +1,4 @@
-"""Derives the polynomial coefficients of `dlc/codegen/math/tables.py`, and writes that file.
+"""Derives the polynomial coefficients of `dlc/codegen/math_tables.py`, and writes that file.
 
     python tools/minimax.py            # a minute or two: prints each fit's error and writes the table
     python tools/minimax.py exp log    # only shows these
@@ -20,7 +20,7 @@ import numpy as np
 from mpmath import mp, mpf
 
 mp.dps = 80
-OUT = Path(__file__).parent.parent / "dlc" / "codegen" / "math" / "tables.py"
+OUT = Path(__file__).parent.parent / "dlc" / "codegen" / "math_tables.py"
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,6 @@ def _log_s(z):
 def _log2_s(z):
     s = mp.sqrt(z)
     return mp.log((1 + s) / (1 - s), 2) / s
-
-
-def _tail(v):
-    """Phi(-x) e^(x^2 / 2) (x + 5), x = 5 (1 + v) / (1 - v): all of [0, inf) is [-1, 1)."""
-    x = 5 * (1 + v) / (1 - v)
-    return mp.ncdf(-x) * mp.exp(x**2 / 2) * (x + 5)
-
-
-def _tail_fit(limit, degree):
-    return Fit(_tail, mpf(-1), (limit - 5) / (limit + 5), lambda v: 1 / _tail(v), degree,
-               f"Phi(-x) = e^(-x^2 / 2) P((x - 5) / (x + 5)) / (x + 5), x from 0 to {mp.nstr(limit, 8)}")
 
 
 S_MAX = ((1 / ROOT - 1) / (1 / ROOT + 1)) ** 2 * mpf("1.0001")
@@ -98,8 +87,6 @@ FITS: dict[str, Fit] = {
                 lambda x: mp.erfc(x) * LN2 / mp.erf(x), {"f32": 5}, "erf(x) = 1 - 2^P(x), x from 1 to 4"),
     "erfc_wide": Fit(lambda x: mp.log(mp.erfc(x), 2), mpf("0.9999"), mpf(6),
                      lambda x: mp.erfc(x) * LN2 / mp.erf(x), {"f64": 20}, "erf(x) = 1 - 2^P(x), x from 1 to 6"),
-    "ndtr": _tail_fit(mpf("14.4375"), {"f32": 9}),
-    "ndtr_wide": _tail_fit(mpf("38.625"), {"f64": 22}),
 }  # fmt: skip
 
 

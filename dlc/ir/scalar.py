@@ -34,17 +34,6 @@ def _erf(x):
     return np.vectorize(math.erf, otypes=[np.float64])(x.astype(np.float64)).astype(x.dtype)
 
 
-def _ndtr(x):
-    """erfc(t) / 2 for t = -x sqrt(1/2). Where it falls steeply, the rounding of t (but for long doubles) counts."""
-    t = -x.astype(np.longdouble) * np.sqrt(np.longdouble(0.5))
-    near = t.astype(np.float64)
-    falls = (near > 1) & (near < 40)
-    steep = np.where(falls, near, 0)
-    slope, rest = 2 * steep, np.where(falls, t, 0) - steep
-    tail = np.vectorize(math.erfc, otypes=[np.float64])(near)
-    return (0.5 * tail * (1 - slope * rest)).astype(x.dtype)
-
-
 def _sigmoid(x):
     z = np.exp(-np.abs(x))  # never overflows, so that both tails are exact
     return np.where(x < 0, z, np.ones_like(z)) / (1 + z)
@@ -135,7 +124,6 @@ _ROWS = [
     ScalarOp("acosh", 1, "f", "same", np.arccosh, cost=24),
     ScalarOp("atanh", 1, "f", "same", np.arctanh, cost=24),
     ScalarOp("erf", 1, "f", "same", _erf, cost=18),
-    ScalarOp("ndtr", 1, "f", "same", _ndtr, cost=22),
     ScalarOp("not", 1, "biu", "same", _not),
     ScalarOp("add", 2, "iuf", "same", np.add, "+"),
     ScalarOp("sub", 2, "iuf", "same", np.subtract, "-"),

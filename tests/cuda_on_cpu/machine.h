@@ -94,7 +94,5 @@ template <typename T> inline T __shfl_xor_sync(unsigned mask, T x, int d) {
 }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline double rsqrt(double x) { return 1.0 / sqrt(x); }
-inline double normcdf(double x) { return 0.5 * erfc(-x * sqrt(0.5)); }
-inline float normcdff(float x) { return (float)normcdf((double)x); }
 template <typename A, typename B> inline std::common_type_t<A, B> max(A a, B b) { return a > b ? a : b; }
 template <typename A, typename B> inline std::common_type_t<A, B> min(A a, B b) { return a < b ? a : b; }

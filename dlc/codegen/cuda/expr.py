@@ -34,7 +34,7 @@ _FLOAT = {
     "rsqrt": "rsqrt", "exp": "exp", "expm1": "expm1", "log": "log", "log2": "log2", "log1p": "log1p", "sin": "sin",
     "cos": "cos", "tan": "tan", "asin": "asin", "acos": "acos", "atan": "atan", "sinh": "sinh", "cosh": "cosh",
     "tanh": "tanh", "asinh": "asinh", "acosh": "acosh", "atanh": "atanh", "erf": "erf", "pow": "pow",
-    "atan2": "atan2", "ndtr": "normcdf",
+    "atan2": "atan2",
 }  # fmt: skip
 
 

@@ -28,7 +28,6 @@ them. sin, cos and tan are right for every argument (in float32 with fma above 2
     acosh    0.7      0.7     2.0      2.0            47
     atanh    0.7      0.7     1.9      1.9            43
     erf      1.3      1.4     1.1      1.1            30
-    ndtr     8.2      9.2     8.2      8.2            38
     pow      0.6      0.6     1.6      1.8            64
     atan2    1.6      1.6     1.6      1.8            30
     rsqrt    1.5      1.5     1.5      1.5             2
@@ -51,7 +50,7 @@ from dlc.ir.loops.traverse import map_expr, map_stmt
 BUILDERS: dict[str, Callable[..., Value]] = {
     name: getattr(functions, name)
     for name in ("exp", "expm1", "log", "log2", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
-                 "tanh", "sigmoid", "asinh", "acosh", "atanh", "erf", "ndtr", "pow", "atan2", "rsqrt")
+                 "tanh", "sigmoid", "asinh", "acosh", "atanh", "erf", "pow", "atan2", "rsqrt")
 }  # fmt: skip
 _FORMATS = {dtypes.float32: F32, dtypes.float64: F64}
 

@@ -135,29 +135,6 @@ def erf(m: Math, x: Value) -> Value:
     return select(a < 1.0, small, m.f.sign_of(x, big))
 
 
-def ndtr(m: Math, x: Value) -> Value:
-    """The normal distribution: e^(-x^2 / 2) P(v) / (a + middle) below 0, a = |x|; 1 minus that above.
-
-    x^2 is taken exactly, as a number and a rest, so that the tail keeps its digits. v = (a - middle) / (a + middle).
-    """
-    name, limit = ("ndtr", 14.4375) if m.single else ("ndtr_wide", 38.625)  # from where it is 0
-    middle = 5.0
-    a = x.abs().min(limit)
-    if m.fused:
-        square = a * a
-        rest = fma(a, a, -square)
-    else:
-        head = m.f.floats(m.f.bits(a) & -(1 << (m.f.digits // 2 + 1)))
-        square, rest = head * head, (a - head) * (a + head)
-    y = square * -0.5
-    k, s = _power_of_two(m, y, LOG2E / 2)
-    high, low = m.f.ln2
-    r = fma(rest, -0.5, fma(k, -2 * low, fma(k, -2 * high, y)))
-    w = 1.0 / (a + middle)
-    tail = horner(r, (1.0, 1.0, *m.f.table("exp"))) * (horner(fma(w, -2 * middle, 1.0), m.f.table(name)) * w) * s * s
-    return select(x < 0.0, tail, 1.0 - tail)
-
-
 # ---------------------------------------------------------------- logarithms
 
 _ROOT = math.sqrt(0.5)

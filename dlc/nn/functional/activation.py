@@ -71,7 +71,7 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     `approximate='tanh'` uses 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
     """
     if approximate == "none":
-        return input * dlc.ndtr(input)
+        return input * (0.5 * (1.0 + dlc.erf(input * math.sqrt(0.5))))
     if approximate == "tanh":
         # the tangent is 1 long before 100: a larger square would only make the derivative 0 * inf
         square = dlc.minimum(input * input, 1e4)

@@ -263,7 +263,7 @@ def programs(d: Draw) -> Case:
     return Case(**{**case.__dict__, "before": _ADDED})
 
 
-# no gelu: PyTorch's 1 + erf far out on the left is a difference that has few digits
+# no gelu: 1 + erf far out on the left is a difference that has few digits, here and in PyTorch
 _SMOOTH = ("{n}.tanh({x})", "{n}.sin({x})", "{f}.softmax({x}, -1)", "{f}.elu({x})", "{n}.exp({x} * 0.3)",
            "{x} / (1 + {x} * {x})", "{f}.layer_norm({x}, ({c},))", "{f}.silu({x})", "{n}.sqrt(1 + {x} * {x})")
 _JOINED = ("{x} + {y}", "{x} * {y}", "{x} - {y}", "{n}.tanh({x}) * {y}", "{x} / (2 + {n}.cos({y} * {x}))")
