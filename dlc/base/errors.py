@@ -93,3 +93,7 @@ class ParseError(DlcError, ValueError):
 
 class InterpError(DlcError):
     """A kernel that did what no kernel may: an access outside a buffer, or a read of what was never written."""
+
+
+# What tells of a mistake of dlc's own: it reaches the user as it is.
+INTERNAL = (VerifyError, InterpError, AssertionError)

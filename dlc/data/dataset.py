@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dlc.data.collate import numpy_collate
-from dlc.frontend.core.location import Located, located_errors
+from dlc.frontend.core.location import Located, user_errors
 
 
 class Dataset(Located):
@@ -68,7 +69,7 @@ class Subset(Dataset):
         return fetch(self.dataset, self.indices[indices])
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def random_split(
     dataset: Any, lengths: Sequence[int | float], generator: np.random.Generator | int | None = None
 ) -> list[Subset]:

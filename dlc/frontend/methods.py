@@ -33,7 +33,8 @@ from dlc.frontend.array import (
     sorting as sorting,
 )
 from dlc.frontend.core import in_place
-from dlc.frontend.core.location import TORCH_KEYWORDS, here, located_errors, user_errors
+from dlc.frontend.core.arguments import TORCH_KEYWORDS
+from dlc.frontend.core.location import here, user_errors
 from dlc.frontend.core.operands import as_dtype, as_node
 from dlc.frontend.core.tensor import Tensor, moved, wrap
 from dlc.frontend.io import dlpack
@@ -385,7 +386,7 @@ def _rebinding(f: Callable, name: str) -> Callable:
             return _rebound(x, f(x, *args, **kwargs), name)
 
     method.__doc__ = "Rebinds the tensor to the result of the function of the same name without `_`, and returns it."
-    return located_errors(method)
+    return user_errors(method, operation=False)
 
 
 _WITH_POSITIONS = ("cummax", "cummin", "max", "median", "min", "sort")  # where PyTorch's, with `dim`, give a pair

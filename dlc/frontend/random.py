@@ -229,7 +229,8 @@ def _open_unit(x: Node, dtype: DType) -> Node:
 
 @user_errors
 def uniform(
-    shape=(), low=0.0, high=1.0, *, dtype: DType | None = None, generator=None, key=None, device=None
+    shape=(), low=0.0, high=1.0, *, dtype: DType | None = None, generator: Generator | None = None, key=None,
+    device=None,
 ) -> Tensor:
     """Floats evenly distributed in [low, high). `low` and `high` are numbers or tensors that broadcast to the shape."""
     dtype = _float_type("uniform", dtype)
@@ -242,7 +243,10 @@ def uniform(
 
 
 @user_errors
-def normal(shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator=None, key=None, device=None) -> Tensor:
+def normal(
+    shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator: Generator | None = None, key=None,
+    device=None,
+) -> Tensor:
     """Normally distributed floats (Box-Muller). `mean` and `std` are numbers or tensors that broadcast to the shape."""
     dtype = _float_type("normal", dtype)
     work, size = dtype.compute, shape_tuple("normal", shape)
@@ -260,13 +264,13 @@ def normal(shape=(), mean=0.0, std=1.0, *, dtype: DType | None = None, generator
 
 
 @user_errors
-def rand(*shape, dtype: DType | None = None, generator=None, device=None) -> Tensor:
+def rand(*shape, dtype: DType | None = None, generator: Generator | None = None, device=None) -> Tensor:
     """PyTorch's name: uniform in [0, 1), the shape given as integers or as one sequence."""
     return uniform(_shape("rand", shape), dtype=dtype, generator=generator, device=device)
 
 
 @user_errors
-def randn(*shape, dtype: DType | None = None, generator=None, device=None) -> Tensor:
+def randn(*shape, dtype: DType | None = None, generator: Generator | None = None, device=None) -> Tensor:
     """PyTorch's name: standard normal, the shape given as integers or as one sequence."""
     return normal(_shape("randn", shape), dtype=dtype, generator=generator, device=device)
 
@@ -276,7 +280,7 @@ def _shape(name: str, args: tuple) -> tuple[int, ...]:
 
 
 @user_errors
-def exponential(shape=(), *, dtype: DType | None = None, generator=None, key=None) -> Tensor:
+def exponential(shape=(), *, dtype: DType | None = None, generator: Generator | None = None, key=None) -> Tensor:
     """Exponentially distributed floats of mean 1."""
     dtype = _float_type("exponential", dtype)
     x = _draw(shape_tuple("exponential", shape), generator, key, 1)[0]
@@ -284,7 +288,7 @@ def exponential(shape=(), *, dtype: DType | None = None, generator=None, key=Non
 
 
 @user_errors
-def gumbel(shape=(), *, dtype: DType | None = None, generator=None, key=None) -> Tensor:
+def gumbel(shape=(), *, dtype: DType | None = None, generator: Generator | None = None, key=None) -> Tensor:
     """Standard Gumbel floats: -log of exponential ones."""
     dtype = _float_type("gumbel", dtype)
     e = exponential(shape, dtype=dtype.compute, generator=generator, key=key).node
@@ -297,7 +301,8 @@ def gumbel(shape=(), *, dtype: DType | None = None, generator=None, key=None) ->
 
 @user_errors
 def randint(
-    low: int, high: int | None = None, shape=(), *, dtype: DType = dtypes.int64, generator=None, key=None, device=None
+    low: int, high: int | None = None, shape=(), *, dtype: DType = dtypes.int64, generator: Generator | None = None,
+    key=None, device=None,
 ):
     """Integers evenly distributed in [low, high), or in [0, low) if `high` is None."""
     low, high = (0, operator.index(low)) if high is None else (operator.index(low), operator.index(high))
@@ -320,7 +325,7 @@ integers = randint
 
 
 @user_errors
-def bernoulli(p, shape=None, *, dtype: DType = dtypes.bool_, generator=None, key=None) -> Tensor:
+def bernoulli(p, shape=None, *, dtype: DType = dtypes.bool_, generator: Generator | None = None, key=None) -> Tensor:
     """True (or 1 in `dtype`) with probability `p`, a number or a tensor; the shape is p's unless given."""
     if isinstance(p, (int, float)) and not 0 <= p <= 1:
         raise ShapeError(f"bernoulli: the probability {p} is outside [0, 1]")
@@ -330,13 +335,13 @@ def bernoulli(p, shape=None, *, dtype: DType = dtypes.bool_, generator=None, key
 
 
 @user_errors
-def dropout_mask(shape, keep, *, generator=None, key=None) -> Tensor:
+def dropout_mask(shape, keep, *, generator: Generator | None = None, key=None) -> Tensor:
     """bool: True with probability `keep`."""
     return bernoulli(keep, shape, generator=generator, key=key)
 
 
 @user_errors
-def permutation(x, axis: int = 0, *, generator=None, key=None) -> Tensor:
+def permutation(x, axis: int = 0, *, generator: Generator | None = None, key=None) -> Tensor:
     """0 to x - 1 in random order if `x` is an integer, otherwise the slices of `x` along an axis in random order."""
     whole = not isinstance(x, Tensor) and np.ndim(x) == 0
     node = None if whole else as_node(x)
@@ -355,7 +360,7 @@ randperm = permutation
 
 
 @user_errors
-def categorical(logits, axis: int = -1, shape=None, *, generator=None, key=None) -> Tensor:
+def categorical(logits, axis: int = -1, shape=None, *, generator: Generator | None = None, key=None) -> Tensor:
     """int64 positions along `axis`, drawn with probabilities softmax(logits) (by the Gumbel maximum).
 
     The result has the shape of `logits` without `axis`; or `shape`, whose last axes must be that.
@@ -372,7 +377,9 @@ def categorical(logits, axis: int = -1, shape=None, *, generator=None, key=None)
 
 
 @user_errors
-def multinomial(probabilities, num_samples: int, replacement: bool = False, *, generator=None, key=None) -> Tensor:
+def multinomial(
+    probabilities, num_samples: int, replacement: bool = False, *, generator: Generator | None = None, key=None
+) -> Tensor:
     """int64 [..., num_samples]: positions in the last axis drawn by the weights there, which need not add up to 1.
 
     Without replacement all are different (ShapeError if there are too few); weights of 0 come last.

@@ -6,13 +6,14 @@ and nothing has to be compiled to make a model.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.core.location import located_errors
+from dlc.frontend.core.location import user_errors
 
 # -- host arrays to start parameters from -----------------------------------------------------------------------------
 
@@ -67,7 +68,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, zero_row: in
     return _fill(tensor, values)
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0) -> Tensor:
     """Normal, drawn again where it falls outside [a, b]."""
     if not a < b:
@@ -96,7 +97,7 @@ def ones_(tensor: Tensor) -> Tensor:
     return constant_(tensor, 1.0)
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def eye_(tensor: Tensor) -> Tensor:
     """The identity, cut or zero-padded to the shape of the 2-D `tensor`."""
     if tensor.ndim != 2:
@@ -104,7 +105,7 @@ def eye_(tensor: Tensor) -> Tensor:
     return _fill(tensor, np.eye(*tensor.shape))
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """A random matrix with orthonormal rows or columns, times `gain` (Saxe et al. 2013, arXiv:1312.6120)."""
     if tensor.ndim < 2:
@@ -121,7 +122,7 @@ _GAINS = {
 }  # fmt: skip
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor that keeps the variance through a nonlinearity; `param` is leaky_relu's slope (0.01 if None)."""
     if nonlinearity == "leaky_relu":
@@ -131,7 +132,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return _GAINS[nonlinearity]
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def fans(tensor: Tensor) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight (out, in, *taps)."""
     if tensor.ndim < 2:
@@ -151,7 +152,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(fans(tensor))))
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def _kaiming_std(name: str, tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"{name}: mode is 'fan_in' or 'fan_out', not {mode!r}")

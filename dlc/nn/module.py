@@ -14,7 +14,7 @@ import numpy as np
 
 import dlc
 from dlc import DlcError, Tensor
-from dlc.base.errors import kind_of
+from dlc.base.errors import INTERNAL, kind_of
 from dlc.frontend.core import moving, places
 from dlc.frontend.core.location import Located, here
 from dlc.frontend.core.trace import UNSET, attribute_changed
@@ -359,6 +359,8 @@ def _walk(module: Module, prefix: str, seen: set[int] | None) -> Iterator[tuple[
 
 def _name_module(error: DlcError, module: Module) -> None:
     """Say in `error` which module it came from: its path from the outermost module called, and its settings."""
+    if isinstance(error, INTERNAL):
+        return
     chain = getattr(error, "modules", None)
     if chain is None:
         at = "" if getattr(error, "loc", None) is not None else f"\n  at {here()}"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 
 import dlc
 from dlc import Tensor
 from dlc.base.errors import kind_of
-from dlc.frontend.core.location import located_errors
+from dlc.frontend.core.location import user_errors
 from dlc.nn.functional.precision import narrow, widen
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
     """Scale all gradients by one factor so that their common norm is at most `max_norm`; returns the norm before.
 
@@ -37,7 +38,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm
     return total
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
     """Limit every element of every gradient to [-clip_value, clip_value]."""
     for p in _with_grad(parameters):

@@ -1,7 +1,10 @@
 """Errors speak the user's language: the operation, the operands, and the user's own line; no internals."""
 
+import inspect
+import itertools
 import os
 import re
+import typing
 
 import numpy as np
 import pytest
@@ -9,7 +12,11 @@ import pytest
 import dlc
 import dlc.nn.functional as F
 from dlc import nn, optim
-from dlc.data import DataLoader, TensorDataset, random_split
+from dlc.base.errors import PACKAGE, VerifyError
+from dlc.data import DataLoader, TensorDataset, loader, random_split
+from dlc.frontend.array import elementwise, indexing, linalg, reductions
+from dlc.frontend.core import eager, location
+from dlc.frontend.jit.recorder import Recorder
 
 
 def fails(call):
@@ -374,3 +381,191 @@ def test_errors_are_also_the_builtin_ones():
     assert issubclass(dlc.ShapeError, ValueError)
     assert issubclass(dlc.DTypeError, TypeError)
     assert issubclass(dlc.IndexOutOfRange, IndexError)
+
+
+# -- whose error it is ----------------------------------------------------------------------------------------------
+
+NO_OPERANDS = {"None": None, "object": object(), "set": {1}, "str": "a", "torch": OTHER, "list": [1, "a"]}
+OPERANDS = """
+    arrays end index indices input input1 input2 key logits mask query source src start target value weight x x1 x2"""
+GIVEN = {
+    "axis": 0, "axis1": 0, "axis2": 1, "axes": (0, 1), "source": 0, "destination": 1, "shape": (2, 3), "sizes": 3,
+    "shift": 1, "repeats": 2, "repetitions": (1, 2), "pad": (1, 1), "pad_width": 1, "kernel_size": 1, "k": 1, "num": 2,
+    "chunks": 1, "size_or_sizes": 1, "num_groups": 1, "normalized_shape": (3,), "size": 1, "steps": (1, 1),
+    "window_shape": (1, 1), "start": 0, "length": 1, "dtype": dlc.float32, "q": 0.5, "minlength": 1, "index": I,
+    "indices": I, "num_samples": 1, "output_size": 1, "data": 3,
+}  # fmt: skip
+SHAPED = {"conv2d": dlc.ones(1, 1, 1, 1), "conv_transpose2d": dlc.ones(1, 1, 1, 1), "bilinear": dlc.ones(1, 1, 1)}
+
+
+def public_operations():
+    """The public functions behind the boundary, but those that convert operands or take none."""
+    known = {dlc.asarray, dlc.tensor, dlc.from_dlpack}
+    for module in (dlc, F, dlc.random):
+        for name, function in vars(module).items():
+            boundary = hasattr(function, "__wrapped__") and function.__code__.co_filename == location.__file__
+            if name[0] != "_" and boundary and function not in known:
+                known.add(function)
+                yield function
+
+
+def wrong_calls(value):
+    """Each operation with `value` in the place of each of its operands in turn."""
+    for function in public_operations():
+        parameters = inspect.signature(function).parameters.values()
+        given = [p for p in parameters if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
+        if any(p.kind is p.VAR_POSITIONAL for p in given):
+            continue
+        moves = function in (dlc.moveaxis, dlc.narrow)  # their source and start are integers
+        other = SHAPED.get(function.__name__, A)
+        fills = [GIVEN.get(p.name, other) if moves or p.name not in ("source", "start") else A for p in given]
+        for k, p in enumerate(given):
+            if p.name in OPERANDS.split() and not (moves and k):
+                yield function, [value if i == k else fill for i, fill in enumerate(fills)]
+
+
+@pytest.mark.parametrize("value", NO_OPERANDS.values(), ids=NO_OPERANDS)
+def test_what_is_no_operand_of_any_function(value):
+    tried = 0
+    for function, args in wrong_calls(value):
+        with pytest.raises(TypeError) as error:
+            function(*args)
+        tried += 1
+        text, name = str(error.value), function.__name__.strip("_")
+        assert isinstance(error.value, dlc.DTypeError), (name, text)
+        assert error.value.loc.file == __file__ and f"at {__file__}:{error.value.loc.line}, in test_what" in text, text
+        assert text.startswith(f"{name}: ") or text.endswith(f"in {name}"), (name, text)
+        assert value is not OTHER or "Foreign" in text, text
+    assert tried > 150
+
+
+def test_what_no_option_takes():
+    tried = 0
+    for function in public_operations():
+        parameters = inspect.signature(function).parameters.values()
+        given = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        args = [GIVEN.get(p.name, SHAPED.get(function.__name__, A)) for p in given]
+        options = [p.name for p in parameters if p.default is not p.empty and p.kind is not p.POSITIONAL_ONLY]
+        for name, value in itertools.product(options, (object(), "a", {1}, [1, "a"])):
+            try:
+                function(*args, **{name: value})
+            except Exception as error:
+                tried += 1
+                assert error.loc.file == __file__, (function, name, value)
+    assert tried > 500
+
+
+def test_the_annotations_of_operations_can_be_read():
+    # what arguments fit is asked of them
+    for function in public_operations():
+        typing.get_type_hints(function.__wrapped__)
+
+
+BUGS = {
+    "attribute": (AttributeError, "frontend", "None.nothing"),
+    "type": (TypeError, "frontend", "1 + None"),
+    "call": (TypeError, "frontend", "len(1, 2)"),
+    "key": (KeyError, "frontend", "{}['nothing']"),
+    "index": (IndexError, "frontend", "[][0]"),
+    "zero": (ZeroDivisionError, "frontend", "1 // 0"),
+    "value": (ValueError, "frontend", "[].index(0)"),
+    "assert": (AssertionError, "frontend", "exec('assert False, 3')"),
+    "raised": (KeyError, "passes", "raise KeyError('nothing')"),
+    "refused": (TypeError, "codegen", "raise TypeError('nothing')"),
+    "verify": (VerifyError, "passes", "raise VerifyError('nothing')"),
+}
+PLACES = {
+    "function": (elementwise, "operands", lambda: dlc.add(A, A)),
+    "keyword": (elementwise, "operands", lambda: dlc.add(x1=A, x2=1)),
+    "operator": (elementwise, "operands", lambda: 2 * A),
+    "comparison": (elementwise, "operands", lambda: A < A),
+    "method": (reductions, "fold", lambda: A.sum(dim=1)),
+    "index": (indexing, "plan_index", lambda: A[0]),
+    "in place": (elementwise, "operands", lambda: dlc.ones(3).mul_(2)),
+    "functional": (linalg, "factors", lambda: F.linear(A, dlc.ones(2, 3))),
+    "layer": (linalg, "factors", lambda: nn.Linear(3, 2)(A)),
+    "constructor": (nn.init, "kaiming_uniform_", lambda: nn.Linear(3, 2)),
+    "optimizer": (optim.SGD, "update", lambda: stepped()),
+    "schedule": (optim.lr_scheduler.StepLR, "factor", lambda: schedule("StepLR", 1).step()),
+    "gradients": (elementwise, "operands", lambda: dlc.grad(lambda x: (x * x).sum())(A)),
+    "jit": (elementwise, "operands", lambda: dlc.jit(lambda x: x + x)(A)),
+    "recorder": (Recorder, "_entry", lambda: dlc.jit(lambda x: x + x)(A)),
+    "compiler": (eager, "compiled", lambda: dlc.jit(lambda x: x + x)(A)),
+    "loader": (loader, "fetch", lambda: next(iter(DataLoader(TensorDataset(np.ones(3)), batch_size=1)))),
+    "random": (dlc.random, "_draw", lambda: dlc.random.normal((2,))),
+}
+
+
+def stepped():
+    weight = nn.Parameter(A)
+    (weight * 2).sum().backward()
+    optim.SGD([weight], lr=0.1).step()
+
+
+def bug(part, text):
+    """A function of the package with a mistake in it."""
+    file = f"{PACKAGE}{part}{os.sep}broken.py"
+    names = {"VerifyError": VerifyError}
+    exec(compile(f"def broken(*args, **kwargs):\n    {text}\n", file, "exec"), names)
+    return names["broken"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", BUGS)
+def test_an_error_inside_the_package_stays_what_it_is(kind, place, monkeypatch):
+    module, name, call = PLACES[place]
+    expected, part, text = BUGS[kind]
+    broken = bug(part, text)
+    with pytest.raises(expected) as plain:
+        broken()
+    monkeypatch.setattr(module, name, broken)
+    with pytest.raises(expected) as error:
+        call()
+    assert type(error.value) is expected
+    assert error.value.args == plain.value.args
+    assert error.value.__cause__ is None
+    assert error.traceback[-1].name in ("broken", "<module>")  # nothing of the way to it is cut away
+
+
+def test_an_error_inside_the_package_has_a_note_of_the_users_line(monkeypatch):
+    monkeypatch.setattr(elementwise, "operands", bug("frontend", "1 + None"))
+    with pytest.raises(TypeError) as error:
+        A + A
+    (note,) = error.value.__notes__
+    assert f"at {__file__}:{inspect.currentframe().f_lineno - 2}, in test_an_error" in note
+    assert "an error inside dlc" in note
+
+
+def test_wrong_arguments_between_functions_of_the_package_are_its_own(monkeypatch):
+    names = {"dlc": dlc}
+    text = "def broken(name, *args):\n    return inner(*args)\ndef inner(*args): return dlc.exp(args[0], wrong=1)\n"
+    exec(compile(text.replace("def inner(*args)", "def inner(a, b)").replace("args[0]", "a"),
+                 f"{PACKAGE}frontend{os.sep}broken.py", "exec"), names)
+    monkeypatch.setattr(elementwise, "operands", names["broken"])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'wrong'") as error:
+        dlc.add(A, A)
+    assert not isinstance(error.value, dlc.DlcError)
+    assert "here it is" not in fails(lambda: dlc.exp(A, wrong=1))
+    assert fails(lambda: A.sum(wrong=1)).startswith("sum: ")
+
+
+def test_errors_of_users_show_no_frames_below_the_boundary():
+    def loss(x):
+        return F.softmax(x, 5).sum()
+
+    for call in (lambda: A @ B, lambda: nn.Linear(2, 3)(A), lambda: F.softmax(A, 5), lambda: dlc.grad(loss)(A),
+                 lambda: nn.Linear(2.5, 2), lambda: dlc.exp(None)):  # fmt: skip
+        with pytest.raises((dlc.DlcError, ValueError)) as error:
+            call()
+        files = [str(entry.path) for entry in error.traceback]
+        below = files[files.index(location.__file__) :]
+        assert below and not [f for f in below if f.startswith(PACKAGE) and f != location.__file__], files
+
+
+def test_errors_of_users_keep_the_frames_of_users():
+    def loss(x):
+        return F.softmax(x, 5).sum()
+
+    with pytest.raises(dlc.ShapeError) as error:
+        dlc.grad(loss)(A)
+    assert "loss" in [entry.name for entry in error.traceback]

@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Sequence
 
-from dlc.base.errors import ShapeError
+from dlc.base.errors import DTypeError, ShapeError, kind_of
 from dlc.ir.graph import nodes as b
 from dlc.ir.graph.graph import Node
 
@@ -35,6 +35,13 @@ def normalize_axes(name: str, axis, ndim: int) -> tuple[int, ...]:
     return axes
 
 
+def in_order(name: str, arrays) -> list:
+    """The elements of what is given as several tensors. Raises DTypeError, naming the function, for sets and dicts."""
+    if isinstance(arrays, (set, frozenset, dict)):
+        raise DTypeError(f"{name}: takes several tensors in order, not a {kind_of(arrays)}")
+    return list(arrays)
+
+
 def shape_tuple(name: str, shape) -> tuple[int, ...]:
     """A shape given as an integer or a sequence of integers."""
     try:
@@ -42,6 +49,8 @@ def shape_tuple(name: str, shape) -> tuple[int, ...]:
     except TypeError:
         pass
     try:
+        if isinstance(shape, (set, frozenset, dict)):
+            raise TypeError("no order")
         return tuple(operator.index(d) for d in shape)
     except TypeError:
         raise ShapeError(f"{name}: a shape is an integer or a sequence of integers, not {shape!r}") from None

@@ -149,7 +149,10 @@ def full_like(x, fill_value, *, dtype: DType | None = None, device: str | None =
 
 
 @user_errors
-def arange(start, /, stop=None, step=1, *, dtype: DType | None = None, device: str | None = None) -> Tensor:
+def arange(
+    start: float, /, stop: float | None = None, step: float = 1, *, dtype: DType | None = None,
+    device: str | None = None,
+) -> Tensor:
     """Numbers from `start` (0 if it is the only argument) up to, not including, `stop`, `step` apart.
 
     int64 for integers, float32 otherwise. The bounds are Python numbers: they fix the shape.

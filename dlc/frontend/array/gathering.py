@@ -22,7 +22,7 @@ from dlc.frontend.array.index_plan import (
     plan_index,
 )
 from dlc.frontend.array.indexing import read, updated, value_node
-from dlc.frontend.array.operands import host_constant
+from dlc.frontend.array.operands import checked_array, host_constant
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node
 from dlc.frontend.core.tensor import Tensor, wrap
@@ -75,7 +75,7 @@ def take_along_axis(x, indices, /, *, axis: int = -1) -> Tensor:
     """out[..., i, ...] = x[..., indices[..., i, ...], ...]; all axes but `axis` broadcast."""
     n = as_node(x)
     a = normalize_axis("take_along_axis", axis, n.ndim)
-    extents = tuple(np.shape(indices))
+    extents = _extents("take_along_axis", indices)
     if len(extents) != n.ndim:
         raise ShapeError(f"take_along_axis: indices of shape {extents} for a tensor of shape {n.shape}")
     shape = list(broadcast_shape("take_along_axis", _without(n.shape, a), _without(extents, a)))
@@ -89,6 +89,10 @@ def take_along_axis(x, indices, /, *, axis: int = -1) -> Tensor:
         return wrap(b.const(0, n.dtype, shape))
     flat = b.reshape(n, (n.type.size,))
     return wrap(b.make("gather", (flat, _along("take_along_axis", n, a, indices, tuple(shape))), axis=0))
+
+
+def _extents(name: str, index) -> tuple[int, ...]:
+    return index.shape if isinstance(index, Tensor) else checked_array(name, index).shape
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -108,7 +112,7 @@ def gather(x, axis: int, index) -> Tensor:
     """PyTorch's gather: out[i, j] = x[index[i, j], j] for axis 0, and so on; `index` may be smaller on other axes."""
     n = as_node(x)
     a = normalize_axis("gather", axis, n.ndim)
-    shape = tuple(np.shape(index))
+    shape = _extents("gather", index)
     _check_part("gather", n.shape, a, shape)
     if not math.prod(shape):
         return wrap(b.const(0, n.dtype, shape))
@@ -130,7 +134,7 @@ def scatter(x, axis: int, index, src, *, reduce: str | None = None) -> Tensor:
     a = normalize_axis("scatter", axis, n.ndim)
     if reduce not in _REDUCE:
         raise ShapeError(f"scatter: unknown reduction {reduce!r}; choose from {', '.join(str(k) for k in _REDUCE)}")
-    shape = tuple(np.shape(index))
+    shape = _extents("scatter", index)
     _check_part("scatter", n.shape, a, shape)
     if not math.prod(shape):
         return wrap(n)
@@ -195,7 +199,7 @@ def masked_fill(x, mask, value) -> Tensor:
 def masked_select(x, mask) -> Tensor:
     """The elements of x where the mask is true, as a vector. Not under jit: the count depends on the values."""
     n = as_node(x)
-    values = mask if isinstance(mask, Tensor) else np.asarray(mask)
+    values = mask if isinstance(mask, Tensor) else checked_array("masked_select", mask)
     shape = broadcast_shape("masked_select", n.shape, tuple(values.shape))
     chosen = np.broadcast_to(concrete_mask(values), shape)
     return wrap(read(spread(n, shape), plan_index(shape, (chosen,))))

@@ -109,7 +109,7 @@ def bmm(x1, x2) -> Tensor:
 
 
 @user_errors
-def tensordot(x1, x2, axes=2) -> Tensor:
+def tensordot(x1, x2, axes: int | Sequence = 2) -> Tensor:
     """The sum of products over `axes`: the last n of x1 with the first n of x2, or two sequences of axes.
 
     The result has the remaining axes of x1, then those of x2.

@@ -15,6 +15,7 @@ from dlc.frontend.array.axes import (
     concat_nodes,
     cut,
     expand_axes,
+    in_order,
     infer_extent,
     normalize_axes,
     normalize_axis,
@@ -165,7 +166,7 @@ def broadcast_shapes(*shapes) -> tuple[int, ...]:
 @user_errors
 def concat(arrays, axis: int | None = 0) -> Tensor:
     """Tensors joined along an existing axis, which only may differ; flattened first if `axis` is None."""
-    arrays = list(arrays)
+    arrays = in_order("concat", arrays)
     if not arrays:
         raise ShapeError("concat: nothing to join")
     nodes = promote(*arrays)
@@ -183,7 +184,7 @@ cat = concatenate = concat
 @user_errors
 def stack(arrays, axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis."""
-    arrays = list(arrays)
+    arrays = in_order("stack", arrays)
     if not arrays:
         raise ShapeError("stack: nothing to join")
     nodes = promote(*arrays)

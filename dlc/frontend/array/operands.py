@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from dlc.base.errors import DTypeError, TraceError
+from dlc.base.errors import DTypeError, TraceError, is_foreign, no_operand
 from dlc.frontend.array.axes import broadcast_nodes
 from dlc.frontend.core import eager, places
 from dlc.frontend.core.location import here
@@ -64,10 +64,22 @@ def host_constant(array: np.ndarray) -> Node:
     return eager.following(np.asarray(array)) if places.several else eager.array_node(np.asarray(array), False)
 
 
+def checked_array(name: str, x) -> np.ndarray:
+    """`x`, which is no Tensor, as an array of NumPy's. Raises DTypeError where it is no operand."""
+    if is_foreign(x):
+        raise DTypeError(no_operand(x))
+    try:
+        array = np.asarray(x)
+        dtypes.from_numpy(array.dtype)
+    except (TypeError, ValueError) as error:
+        raise DTypeError(f"{name}: {error}") from None
+    return array
+
+
 def host_array(name: str, x, why: str) -> np.ndarray:
     """The values of `x`. Raises TraceError where it is traced, saying `why` values are needed."""
     if not isinstance(x, Tensor):
-        return np.asarray(x)
+        return checked_array(name, x)
     try:
         return x.numpy()
     except TraceError:

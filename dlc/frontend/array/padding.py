@@ -19,7 +19,7 @@ from dlc.ir.graph.graph import Node
 
 
 @user_errors
-def pad(x, pad_width, mode: str = "constant", constant_values=0) -> Tensor:
+def pad(x, pad_width, mode: str = "constant", constant_values: float = 0) -> Tensor:
     """`x` with `pad_width` elements added: an integer for all sides, (before, after), or one such pair for each axis.
 
     Modes: 'constant', 'edge', 'reflect' (the border is not repeated), 'symmetric' (it is), 'wrap'. The last three

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import sys
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from dlc.base.errors import (
+    INTERNAL,
     PACKAGE,
     DeviceError,
     DlcError,
@@ -21,24 +23,21 @@ from dlc.base.errors import (
     no_operand,
     warn,
 )
+from dlc.frontend.core.arguments import misfit, uncallable
 from dlc.ir.graph.graph import located
 from dlc.ir.loc import Loc
 
-__all__ = [
-    "TORCH_KEYWORDS", "Located", "describe", "here", "kind_of", "locate", "located_errors", "user_errors", "warn",
-]  # fmt: skip
+__all__ = ["Located", "describe", "here", "kind_of", "locate", "user_errors", "warn"]
 
-TORCH_KEYWORDS = {"dim": "axis", "keepdim": "keepdims"}  # PyTorch's name and ours
 _CONVERSIONS = ("asarray", "from_dlpack", "tensor")  # they take arrays of other libraries
+# Errors that name the operation and its operands.
+_OF_OPERANDS = (ShapeError, DTypeError, DeviceError, IndexOutOfRange)
+# Parts of the package that users give nothing to: what these refuse is a mistake of the package's own. (An inner
+# boundary refuses nothing either; it passes on.)
+_BELOW = (*(PACKAGE + part for part in ("passes", "codegen", "runtime")), __file__)
+_RAISE = dis.opmap["RAISE_VARARGS"]
+_FORWARDS = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Does an error come from a line of the package, not from one of the user's function that it calls?"""
-    at = error.__traceback__
-    while at is not None and at.tb_next is not None:
-        at = at.tb_next
-    return at is not None and at.tb_frame.f_code.co_filename.startswith(PACKAGE)
 
 
 def here() -> Loc:
@@ -85,25 +84,172 @@ def locate(error: DlcError, name: str, operands: tuple) -> DlcError:
     shown = [describe(v, isinstance(error, DeviceError)) for v in operands if v is not None]
     if shown:
         text += f"\n  operands: {', '.join(shown)}"
-    loc = here()
-    text += f"\n  at {loc}" + (f", in {loc.function}" if loc.function else "")
-    out = type(error)(text)
-    out.loc = loc  # also marks the error as complete: an outer public function passes it on unchanged
+    out = type(error)(text + f"\n{_at(here())}")
+    out.loc = here()  # also marks the error as complete: an outer public function passes it on unchanged
     return out
 
 
-def add_line(error: Exception) -> None:
-    """Say the user's line at the end of an error's message, unless that has it already."""
+def add_line(error: Exception) -> Exception:
+    """Say the user's line at the end of an error's message, unless that has it already. Returns the error."""
     text = error.args[0] if len(error.args) == 1 else None
-    if getattr(error, "loc", None) is not None or not isinstance(text, str) or "\n  at " in text:
-        return
     loc = here()
-    at = f"at {loc}" + (f", in {loc.function}" if loc.function else "")
-    if isinstance(error, KeyError):
-        error.add_note(f"  {at}")  # its message is shown as a quoted string, in one line
-    else:
-        error.args = (f"{text}\n  {at}",)
+    if isinstance(text, str) and "\n  at " not in text:
+        if isinstance(error, KeyError):
+            error.add_note(_at(loc))  # its message is shown as a quoted string, in one line
+        else:
+            error.args = (f"{text}\n{_at(loc)}",)
     error.loc = loc  # type: ignore[attr-defined]
+    return error
+
+
+def _at(loc: Loc) -> str:
+    return f"  at {loc}" + (f", in {loc.function}" if loc.function else "")
+
+
+class _Call(NamedTuple):
+    """A call of a public function that failed."""
+
+    fn: Callable
+    name: str
+    args: tuple
+    kwargs: dict[str, Any]
+    operation: bool
+    caller: types.FrameType | None
+
+    def foreign(self) -> Any:
+        """The first operand that is an array of another library, or None."""
+        if not self.operation or self.fn.__name__ in _CONVERSIONS:
+            return None
+        return next((v for v in (*self.args, *self.kwargs.values()) if is_foreign(v)), None)
+
+    def refused(self, reason: str) -> Exception:
+        """The error for arguments that are none for this function."""
+        return locate(DTypeError(reason), self.name, self.args)
+
+    def forwarded(self) -> bool:
+        """Did the user choose the arguments, or a function of the package that passes on what it was given?"""
+        code = self.caller.f_code if self.caller is not None else None
+        return code is None or not _in_package(code) or bool(code.co_flags & _FORWARDS)
+
+
+def _in_package(code: types.CodeType) -> bool:
+    return code.co_filename.startswith(PACKAGE)
+
+
+def _origin(error: BaseException) -> types.TracebackType | None:
+    """Where an error was raised, innermost, below the boundary's own frame; None if the call did not begin."""
+    at = error.__traceback__ and error.__traceback__.tb_next
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return at
+
+
+def _on_purpose(error: BaseException, at: types.TracebackType) -> bool:
+    """Did the package find something wrong in what it was given, and say so by a `raise` of its own?"""
+    code = at.tb_frame.f_code
+    checks = not code.co_filename.startswith(_BELOW) and code.co_code[at.tb_lasti] == _RAISE
+    return checks or isinstance(error, DlcError)
+
+
+def _users_frames(at: types.TracebackType | None) -> types.TracebackType | None:
+    """A traceback without the package's frames."""
+    kept = []
+    while at is not None:
+        if not _in_package(at.tb_frame.f_code):
+            kept.append(at)
+        at = at.tb_next
+    out = None
+    for each in reversed(kept):
+        out = types.TracebackType(out, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return out
+
+
+def _name_caller(error: Any, name: str) -> None:
+    """Say in the error of an operation which function of the package the user called, where that is another."""
+    if error.loc == here():
+        text = error.operation = getattr(error, "operation", None) or str(error)
+        error.args = (text if text.startswith(f"{name}:") else f"{text}\n  in {name}",)
+
+
+def _for_user(error: Exception, call: _Call) -> Exception | None:
+    """The error that the user is to see where `error` came out of a call: with line, operation and operands.
+
+    None where it is to pass as it is: an error of the user's own code, or of dlc's that no argument explains.
+    """
+    complete = getattr(error, "loc", None) is not None  # it has been through an inner boundary
+    if call.operation and isinstance(error, _OF_OPERANDS):
+        foreign = call.foreign()
+        if foreign is not None and not (complete and no_operand(foreign) in str(error)):
+            return call.refused(no_operand(foreign))
+        if not complete:
+            return locate(error, call.name, call.args)
+        _name_caller(error, call.name)
+    if complete:
+        return error
+    at = _origin(error)
+    if at is None:
+        reason = uncallable(call.fn, call.args, call.kwargs, str(error)) if call.forwarded() else ""
+        if reason and call.operation:
+            return call.refused(reason)
+        return add_line(error) if reason else None
+    if isinstance(error, INTERNAL) or not _in_package(at.tb_frame.f_code):
+        return None
+    foreign = call.foreign()
+    if foreign is not None:
+        return call.refused(no_operand(foreign))
+    if _on_purpose(error, at):
+        refused = call.operation and isinstance(error, TypeError)
+        return call.refused(str(error)) if refused else add_line(error)
+    if call.operation and misfit(call.fn, call.args, call.kwargs):
+        out = call.refused(str(error))
+        out.__cause__ = error
+        return out
+    if not hasattr(error, "__notes__"):
+        error.add_note(f"{_at(here())}\n  an error inside dlc: where no argument explains it, please report it")
+    return None
+
+
+def user_errors(fn: F, name: str | None = None, operation: bool = True) -> F:
+    """Decorator of what users call: the boundary that errors cross on their way to them.
+
+    What the package raises on purpose says the user's line, and shows no frames of the package. An error of shape,
+    dtype, index or device, or of arguments that do not fit, also names the operation and its operands. Any other error
+    passes as it is. Nodes made inside an operation get the user's line.
+
+    `name` is the operation's in messages, by default the function's. Constructors and methods that are no `operation`
+    name things in their own messages.
+    """
+
+    def passed_on(error: Exception, args: tuple, kwargs: dict[str, Any]) -> Exception:
+        # the name at the time of the call: functions made by a factory get theirs after decoration
+        named = (name or call.__name__).strip("_")
+        below = error.__traceback__ and error.__traceback__.tb_next  # raising it adds the boundary's own frame
+        out = _for_user(error, _Call(fn, named, args, kwargs, operation, sys._getframe(2)))
+        if out is None:
+            return error.with_traceback(below)
+        out.__suppress_context__ = True
+        return out.with_traceback(_users_frames(below))
+
+    if operation:
+
+        @functools.wraps(fn)
+        def call(*args, **kwargs):
+            try:
+                with located(here()):
+                    return fn(*args, **kwargs)
+            except Exception as error:
+                raise passed_on(error, args, kwargs)  # noqa: B904 (it says itself what caused it)
+
+    else:
+
+        @functools.wraps(fn)
+        def call(*args, **kwargs):
+            try:
+                return fn(*args, **kwargs)
+            except Exception as error:
+                raise passed_on(error, args, kwargs)  # noqa: B904 (it says itself what caused it)
+
+    return call  # type: ignore[return-value]
 
 
 class Located:
@@ -116,75 +262,4 @@ class Located:
         for name, value in list(vars(cls).items()):
             public = name[0] != "_" or name in ("__init__", "__getitem__", "__setitem__", "__setattr__")
             if isinstance(value, types.FunctionType) and public and name != "forward":
-                setattr(cls, name, located_errors(value))
-
-
-def located_errors(fn: F) -> F:
-    """Decorator: errors that the package raises in `fn` say the user's line, if they do not yet."""
-
-    @functools.wraps(fn)
-    def call(*args, **kwargs):
-        try:
-            return fn(*args, **kwargs)
-        except Exception as error:
-            if _raised_here(error):
-                add_line(error)
-            raise
-
-    return call  # type: ignore[return-value]
-
-
-def _foreign(fn: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """The first operand that is an array of another library, or None."""
-    if fn.__name__ in _CONVERSIONS:
-        return None
-    return next((v for v in (*args, *kwargs.values()) if is_foreign(v)), None)
-
-
-def _name_caller(error: Any, name: str) -> None:
-    """Say in the error of an operation which function of the package the user called, where that is another."""
-    if error.loc == here():
-        text = error.operation = getattr(error, "operation", None) or str(error)
-        error.args = (text if text.startswith(f"{name}:") else f"{text}\n  in {name}",)
-
-
-def _named_otherwise(fn: Callable, reason: str) -> str:
-    """Python's complaint of an unknown keyword, with the name that the keyword has here."""
-    for theirs, ours in (*TORCH_KEYWORDS.items(), *((ours, theirs) for theirs, ours in TORCH_KEYWORDS.items())):
-        if f"unexpected keyword argument '{theirs}'" in reason and ours in inspect.signature(fn).parameters:
-            return f"{reason}; here it is '{ours}'"
-    return reason
-
-
-def user_errors(fn: F, name: str | None = None) -> F:
-    """Decorator for a public operation: its nodes get the user's line, and errors of shape, dtype, index and device
-    that and the operands; so does what Python says of operands that are no tensors. `name` is the operation's in
-    messages, by default the function's.
-    """
-
-    @functools.wraps(fn)
-    def call(*args, **kwargs):
-        try:
-            with located(here()):
-                return fn(*args, **kwargs)
-        except (ShapeError, DTypeError, DeviceError, IndexOutOfRange) as error:
-            foreign = _foreign(fn, args, kwargs)
-            if getattr(error, "loc", None) is not None and (foreign is None or no_operand(foreign) in str(error)):
-                _name_caller(error, (name or call.__name__).strip("_"))
-                raise
-            complete = error
-        except (AttributeError, TypeError) as error:
-            if isinstance(error, DlcError) or not _raised_here(error):
-                raise
-            foreign = _foreign(fn, args, kwargs)
-            complete = DTypeError(_named_otherwise(fn, str(error)))
-            complete.__cause__ = error
-        except (ValueError, NotImplementedError) as error:
-            if _raised_here(error):
-                add_line(error)
-            raise
-        complete = complete if foreign is None else DTypeError(no_operand(foreign))
-        # the name at the time of the call: functions made by a factory get theirs after decoration
-        raise locate(complete, (name or call.__name__).strip("_"), args) from complete.__cause__
-
-    return call  # type: ignore[return-value]
+                setattr(cls, name, user_errors(value, operation=False))

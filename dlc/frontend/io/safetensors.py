@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import uuid
@@ -15,7 +16,7 @@ import safetensors.numpy
 
 from dlc.base.errors import DlcError, OutOfMemory, kind_of
 from dlc.base.files import open_regular
-from dlc.frontend.core.location import here, located_errors
+from dlc.frontend.core.location import here, user_errors
 from dlc.frontend.core.tensor import Tensor
 from dlc.ir import dtypes
 
@@ -54,7 +55,7 @@ def _flat(prefix: str, value: Any, out: dict[str, np.ndarray]) -> None:
         _flat(f"{prefix}.{name}" if prefix else str(name), item, out)
 
 
-@located_errors
+@functools.partial(user_errors, operation=False)
 def save(tensors: Mapping[str, Any], path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors to a safetensors file, with an optional dict of strings.
 

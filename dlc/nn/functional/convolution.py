@@ -20,7 +20,9 @@ _POSITIONS, _TAPS = "xyz", "uvw"
 
 
 @user_errors
-def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
+def conv1d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1, groups: int = 1
+) -> Tensor:
     """input (N, C, L) or (C, L), weight (O, C/groups, K), bias (O,) -> (N, O, L') or (O, L').
 
     `padding` is a number, 'valid' (none) or 'same' (needs stride 1).
@@ -29,7 +31,9 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) 
 
 
 @user_errors
-def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> Tensor:
+def conv2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1, groups: int = 1
+) -> Tensor:
     """input (N, C, H, W) or (C, H, W), weight (O, C/groups, KH, KW), bias (O,) -> (N, O, H', W') or (O, H', W').
 
     `padding` is a number or a pair, 'valid' (none) or 'same' (needs stride 1).
@@ -39,7 +43,8 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) 
 
 @user_errors
 def conv_transpose1d(
-    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, output_padding=0,
+    groups: int = 1, dilation=1,
 ) -> Tensor:
     """input (N, C, L), weight (C, O/groups, K), bias (O,) -> (N, O, L'), L' = (L-1) s - 2 p + d (K-1) + op + 1."""
     return _transposed("conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -47,7 +52,8 @@ def conv_transpose1d(
 
 @user_errors
 def conv_transpose2d(
-    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, output_padding=0,
+    groups: int = 1, dilation=1,
 ) -> Tensor:
     """input (N, C, H, W), weight (C, O/groups, KH, KW), bias (O,) -> (N, O, H', W').
 

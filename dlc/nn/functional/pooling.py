@@ -13,26 +13,26 @@ from dlc.nn.functional.window import pad_axes, window
 
 
 @user_errors
-def max_pool1d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False) -> Tensor:
+def max_pool1d(input: Tensor, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False) -> Tensor:
     """Largest element of each window of the last axis. Padding never wins. `stride` is `kernel_size` if None."""
     return _max_pool("max_pool1d", 1, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 @user_errors
-def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False) -> Tensor:
+def max_pool2d(input: Tensor, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False) -> Tensor:
     """Largest element of each window of the last two axes. Padding never wins. `stride` is `kernel_size` if None."""
     return _max_pool("max_pool2d", 2, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 @user_errors
-def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True) -> Tensor:
+def avg_pool1d(input: Tensor, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True) -> Tensor:
     """Mean of each window of the last axis; zeros of the padding count unless `count_include_pad` is false."""
     return _avg_pool("avg_pool1d", 1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
 
 
 @user_errors
 def avg_pool2d(
-    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
+    input: Tensor, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
 ) -> Tensor:
     """Mean of each window of the last two axes; zeros of the padding count unless `count_include_pad` is false."""
     return _avg_pool(
@@ -41,13 +41,13 @@ def avg_pool2d(
 
 
 @user_errors
-def adaptive_avg_pool1d(input, output_size) -> Tensor:
+def adaptive_avg_pool1d(input: Tensor, output_size) -> Tensor:
     """Means over `output_size` nearly equal, possibly overlapping parts of the last axis."""
     return _adaptive_avg_pool("adaptive_avg_pool1d", 1, input, output_size)
 
 
 @user_errors
-def adaptive_avg_pool2d(input, output_size) -> Tensor:
+def adaptive_avg_pool2d(input: Tensor, output_size) -> Tensor:
     """Means over a grid of nearly equal parts; `output_size` is (h, w) or one number, None keeps an extent."""
     return _adaptive_avg_pool("adaptive_avg_pool2d", 2, input, output_size)
 
