@@ -12,9 +12,9 @@ from dlc.base.errors import DTypeError, ShapeError
 from dlc.frontend.array.axes import broadcast_nodes, shape_tuple
 from dlc.frontend.array.operands import host_array
 from dlc.frontend.core import places
-from dlc.frontend.core.labels import class_numbers
 from dlc.frontend.core.location import Located, user_errors
 from dlc.frontend.core.operands import as_dtype, as_node, promote, result_dtype
+from dlc.frontend.core.ranges import class_numbers
 from dlc.frontend.core.tensor import Tensor, moved, wrap
 from dlc.frontend.io.dlpack import from_dlpack
 from dlc.ir import dtypes

@@ -21,9 +21,10 @@ import numpy as np
 from dlc.base.errors import DTypeError, IndexOutOfRange, ShapeError, TraceError
 from dlc.frontend.array.axes import broadcast_shape, spread
 from dlc.frontend.array.operands import host_constant
-from dlc.frontend.core import eager, positions
+from dlc.frontend.core import eager
 from dlc.frontend.core.location import here
 from dlc.frontend.core.operands import as_node
+from dlc.frontend.core.ranges import check_positions, marked_positions
 from dlc.frontend.core.tensor import Tensor, wrap
 from dlc.frontend.core.trace import state
 from dlc.ir import dtypes
@@ -271,18 +272,18 @@ def checked_index(index: np.ndarray | Tensor, extent: int, axis: int, shape: tup
             raise DTypeError(f"index: an index holds integers or bools, not {index.dtype.name}")
         node = index.node
         if state.trace is None and index.size:
-            positions.check(eager.view(index, "index"), -extent, extent, axis, shape)
+            check_positions(eager.view(index, "index"), -extent, extent, axis, shape)
         elif node.op == "const":
             return checked_index(np.full(node.shape, node.attrs["value"]), extent, axis, shape)
     else:
-        positions.check(index, -extent, extent, axis, shape)
+        check_positions(index, -extent, extent, axis, shape)
         if isinstance(index, _Literal) or not _under_jit():
             whole = np.asarray(index, np.int64)
             return np.where(whole < 0, whole + extent, whole)
         node = as_node(index)
     if not extent and node.type.size:
         raise out_of_range(f"axis {axis} of shape {shape} has no elements")
-    return node if state.trace is None else positions.marked(node, extent, axis, shape)
+    return node if state.trace is None else marked_positions(node, extent, axis, shape)
 
 
 def wrapped(index: Node, extent: int) -> Node:

@@ -11,9 +11,9 @@ from dlc.frontend.array.axes import broadcast_shape, cut, normalize_axis
 from dlc.frontend.array.elementwise import where
 from dlc.frontend.array.operands import host_array
 from dlc.frontend.array.reductions import argmax, argmin
-from dlc.frontend.core import positions
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node, promote
+from dlc.frontend.core.ranges import marked_positions
 from dlc.frontend.core.tensor import Tensor, wrap
 from dlc.ir import dtypes
 from dlc.ir.graph import nodes as b
@@ -70,7 +70,7 @@ def searchsorted(x1, x2, *, side: str = "left", sorter=None) -> Tensor:
     if table.ndim != 1:
         raise ShapeError(f"searchsorted: the sorted tensor has one dimension, got shape {table.shape}")
     if sorter is not None:
-        order = positions.marked(as_node(sorter), table.shape[0], 0, table.shape, low=0)
+        order = marked_positions(as_node(sorter), table.shape[0], 0, table.shape, low=0)
         table = b.make("gather", (table, order), axis=0)
     n, shape = table.shape[0], value.shape
     at = b.const(0, dtypes.int64, shape)

@@ -15,9 +15,9 @@ from dlc.frontend.array.manipulation import broadcast_to, matrix_transpose
 from dlc.frontend.array.operands import wide
 from dlc.frontend.array.reductions import max, mean, min, prod, std, sum, var
 from dlc.frontend.array.unary import sqrt
-from dlc.frontend.core import positions
 from dlc.frontend.core.location import user_errors
 from dlc.frontend.core.operands import as_node
+from dlc.frontend.core.ranges import marked_positions
 from dlc.frontend.core.tensor import Tensor, wrap
 from dlc.frontend.modes.autocast import autocast
 from dlc.ir import dtypes
@@ -125,5 +125,5 @@ def bincount(x, minlength: int) -> Tensor:
         raise ShapeError(f"bincount: needs a vector of integers and a length, got {got}")
     base = b.const(0, dtypes.int64, (minlength,))
     ones = b.const(1, dtypes.int64, n.shape)
-    at = positions.marked(n, minlength, 0, (minlength,), low=0)
+    at = marked_positions(n, minlength, 0, (minlength,), low=0)
     return wrap(b.make("scatter", (base, at, ones), axis=0, combine="add"))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dlc.base.errors import DlcError, IndexOutOfRange
-from dlc.frontend.core import labels, positions
+from dlc.frontend.core.ranges import check_classes, check_positions
 from dlc.frontend.core.trace import state
 from dlc.ir.graph.graph import Graph, Node, TensorType, make, param
 from dlc.ir.graph.nodes import item
@@ -103,9 +103,9 @@ def _check_indices(node: Node, ins: list) -> None:
     try:
         if "axis" in node.attrs:
             low, below, axis, of = (node.attrs[k] for k in ("low", "below", "axis", "of"))
-            positions.check(ins[0], low, below, axis, of, after=_at(node))
+            check_positions(ins[0], low, below, axis, of, after=_at(node))
         else:
-            labels.check(ins[0], node.attrs["below"], node.attrs.get("but"), after=_at(node))
+            check_classes(ins[0], node.attrs["below"], node.attrs.get("but"), after=_at(node))
     except IndexOutOfRange as error:
         error.loc = node.loc  # it says its line: the operation that asked for the value is not at fault
         raise

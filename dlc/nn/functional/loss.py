@@ -9,8 +9,8 @@ import math
 
 import dlc
 from dlc import Tensor
-from dlc.frontend.core.labels import class_numbers
 from dlc.frontend.core.location import user_errors
+from dlc.frontend.core.ranges import class_numbers
 from dlc.nn.functional.precision import narrow, single, widen
 
 

@@ -1,4 +1,6 @@
-"""Class numbers: integers that are positions along an axis of classes, for losses and one-hot coding."""
+"""Integers that must lie in a range: positions along an axis, class numbers. Those that only a run knows are marked
+for `dlc.debug()`, to which they are what the user gave.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def class_numbers(name: str, x: Any, classes: int, but: int | None = None) -> Te
         raise DTypeError(f"{name}: class numbers are integers, not {node.dtype.name} {node.shape}")
     values = _at_hand(x, node)
     if values is not None:
-        check(values, classes, but, f"{name}: ")
+        check_classes(values, classes, but, f"{name}: ")
     else:
         allowed = {"below": classes} if but is None else {"below": classes, "but": but}
         node = make("stop_gradient", (node,), **allowed)
@@ -43,9 +45,24 @@ def _at_hand(x: Any, node: Node) -> np.ndarray | None:
     return x.numpy() if node.data is not None and node.data.device == CPU else None
 
 
-def check(values: np.ndarray, classes: int, but: int | None, before: str = "", after: str = "") -> None:
+def check_classes(values: np.ndarray, classes: int, but: int | None, before: str = "", after: str = "") -> None:
     """Raise IndexOutOfRange, in a message between two texts, for the first value outside [0, classes) but `but`."""
     bad = (values < 0) | (values >= classes)
     bad = bad if but is None else bad & (values != but)
     if bad.any():
         raise IndexOutOfRange(f"{before}class {values[bad][0]} is outside the {classes} classes{after}")
+
+
+def marked_positions(index: Node, extent: int, axis: int, shape: tuple[int, ...], low: int | None = None) -> Node:
+    """`index`, whose elements are to be in [low, extent) (by default [-extent, extent)) on an axis of `shape`."""
+    return make("stop_gradient", (index,), low=-extent if low is None else low, below=extent, axis=axis, of=shape)
+
+
+def check_positions(values: np.ndarray, low: int, extent: int, axis: int, shape: tuple[int, ...],
+                    after: str = "") -> None:
+    """Raise IndexOutOfRange, in a message with `after` at its end, for a position outside [low, extent)."""
+    if not values.size:
+        return
+    for worst in (int(values.min()), int(values.max())):
+        if not low <= worst < extent:
+            raise IndexOutOfRange(f"index: {worst} is outside axis {axis} of extent {extent} (shape {shape}){after}")
