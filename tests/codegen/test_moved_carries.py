@@ -35,19 +35,19 @@ TARGETS = ("avx2", "avx512", "sm_90a")
 # What becomes of some tensors c and an x: the new tensors, and what is kept of each step. How many of the new ones have
 # to be copied in a loop on a CPU and on a GPU, where one launch makes all; and where a call updates them (moves of a
 # queue that are gathered into one launch are done at the same time).
-MOVES: dict[str, tuple[Callable, int, tuple[int, int], tuple[int, int]]] = {
-    "saved": (lambda c, x: ([x * x], c[0]), 1, (0, 0), (0, 0)),
-    "read": (lambda c, x: ([x * x], c[0] * 2), 1, (0, 0), (0, 0)),
-    "previous": (lambda c, x: ([c[0] * 2 + x, c[0]], c[1]), 2, (0, 0), (0, 0)),
-    "previous first": (lambda c, x: ([c[1], c[1] * 2 + x], c[0]), 2, (0, 0), (0, 0)),
-    "queue": (lambda c, x: ([x - 1, c[0], c[1], c[2]], c[3]), 4, (0, 0), (1, 1)),
-    "queue backwards": (lambda c, x: ([c[1], c[2], c[3], x - 1], c[0]), 4, (0, 0), (1, 1)),
-    "one for two": (lambda c, x: ([x * c[1], c[1] + 1, c[0]], c[2]), 3, (0, 0), (0, 0)),
-    "sum of two": (lambda c, x: ([c[1], c[0] + c[1]], x * 1), 2, (1, 0), (1, 0)),
-    "swap": (lambda c, x: ([c[1], c[0]], x * 1), 2, (1, 0), (1, 1)),
-    "swap, computed": (lambda c, x: ([c[1] * 2, c[0] + x], c[0]), 2, (1, 0), (1, 1)),
-    "rotated": (lambda c, x: ([c[1], c[2], c[0]], x * 1), 3, (1, 0), (1, 1)),
-    "two swaps": (lambda c, x: ([c[1], c[0], c[3], c[2]], x * 1), 4, (2, 0), (2, 2)),
+MOVES: dict[str, tuple[Callable, int, tuple[int, int], int]] = {
+    "saved": (lambda c, x: ([x * x], c[0]), 1, (0, 0), 0),
+    "read": (lambda c, x: ([x * x], c[0] * 2), 1, (0, 0), 0),
+    "previous": (lambda c, x: ([c[0] * 2 + x, c[0]], c[1]), 2, (0, 0), 0),
+    "previous first": (lambda c, x: ([c[1], c[1] * 2 + x], c[0]), 2, (0, 0), 0),
+    "queue": (lambda c, x: ([x - 1, c[0], c[1], c[2]], c[3]), 4, (0, 0), 1),
+    "queue backwards": (lambda c, x: ([c[1], c[2], c[3], x - 1], c[0]), 4, (0, 0), 1),
+    "one for two": (lambda c, x: ([x * c[1], c[1] + 1, c[0]], c[2]), 3, (0, 0), 0),
+    "sum of two": (lambda c, x: ([c[1], c[0] + c[1]], x * 1), 2, (1, 0), 0),
+    "swap": (lambda c, x: ([c[1], c[0]], x * 1), 2, (1, 0), 1),
+    "swap, computed": (lambda c, x: ([c[1] * 2, c[0] + x], c[0]), 2, (1, 0), 1),
+    "rotated": (lambda c, x: ([c[1], c[2], c[0]], x * 1), 3, (1, 0), 1),
+    "two swaps": (lambda c, x: ([c[1], c[0], c[3], c[2]], x * 1), 4, (2, 0), 2),
 }
 NETS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -188,11 +188,9 @@ def test_recurrent_layers_as_cuda(kind):
     agree(cuda_on_cpu.run_program(program, arrays, 1), evaluate(expand(graph), arrays), False)
 
 
-@pytest.mark.parametrize("to", TARGETS)
-@pytest.mark.parametrize("name", MOVES)
-def test_cells_that_a_call_moves(name, to):
-    move, count, _, wanted = MOVES[name]
-    cells, x = [dlc.zeros((4, 6)).realize() for _ in range(count)], dlc.zeros((4, 6)).realize()
+def traced_call(name: str, shape: tuple[int, ...]):
+    move, count, _, _ = MOVES[name]
+    cells, x = [dlc.zeros(shape).realize() for _ in range(count)], dlc.zeros(shape).realize()
 
     @dlc.jit
     def step(x):
@@ -201,11 +199,28 @@ def test_cells_that_a_call_moves(name, to):
             cell.assign(value)
         return kept
 
-    entry = step.lower(x)._entry
+    return step.lower(x)._entry
+
+
+@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("name", MOVES)
+def test_cells_that_a_call_moves(name, to):
+    entry = traced_call(name, (4, 6))
     program = lowered(entry.graph, to, entry.donate)
-    assert copies(program, False) == wanted[to.startswith("sm")]
+    assert copies(program, False) == MOVES[name][3]
     arrays = values(entry.graph)
     agree(run_program(program, arrays), evaluate(entry.graph, arrays), True)
+
+
+@pytest.mark.parametrize("to", ["sse2", "avx2", "avx512"])
+@pytest.mark.parametrize("name", MOVES)
+@pytest.mark.parametrize("size", [1, 3, 7, 1003])
+def test_cells_that_a_call_moves_as_machine_code(name, size, to):
+    entry = traced_call(name, (size,))
+    graph, arrays = entry.graph, values(entry.graph, size)
+    out = executable(graph, cpu(to), entry.donate).run([from_array(a.copy()) for a in arrays])
+    agree([as_ndarray(b, o.shape, o.dtype.np) for b, o in zip(out, graph.outputs, strict=True)],
+          evaluate(graph, arrays), True)
 
 
 @pytest.mark.parametrize("to", ["avx2", "sm_90a"])
@@ -235,7 +250,7 @@ def fitted(text: str) -> Kernel:
     kernel = parse_kernel(text)
     slots = {p: Slot(p.name, p.dtype, p.size, "arena") for p in kernel.params}
     of = {p.name: s for p, s in slots.items()}
-    pair = Pair(of["c"], of["new"])
+    pair = Pair(of["c"], of["new"], True)
     out = fit(kernel, tuple(Ref(slots[p]) for p in kernel.params), {pair.goal: pair})
     assert not out.aliased or {p.name for p in out.aliased} == {"c", "new"}
     return out

@@ -77,7 +77,7 @@ def _verify_segment(program: str, kernel: Kernel, args: Sequence[Ref]) -> None:
         places.setdefault((r.slot.memory, r.start, r.steps), []).append(b)
     for (slot, *_), params in places.items():
         reading, writing = [b for b in params if b not in kernel.writes], [b for b in params if b in kernel.writes]
-        if reading and writing and slot.size and not _in_turn(kernel, reading, writing):
+        if reading and writing and slot.size and not _in_turn(kernel, reading, writing, False):
             raise VerifyError(f"program {program}: {kernel.name} writes over {slot.name}, but may read it after that")
 
 
@@ -149,8 +149,9 @@ def _bits(x: int) -> Iterator[int]:
         x ^= 1 << x.bit_length() - 1
 
 
-def may_alias(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot) -> bool:
-    """Is writing `goal` into the memory of `source` unnoticeable?"""
+def may_alias(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
+    """Is writing `goal` into the memory of `source` unnoticeable? `strict`: also to a kernel that runs as written,
+    each load where it stands."""
     writers = [k for k, slots in enumerate(touched) if goal in slots]
     if not writers:
         return False
@@ -160,14 +161,15 @@ def may_alias(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Sl
     step = steps[first]
     if source not in touched[first]:
         return True
-    return isinstance(step, Launch) and _elementwise(step, source, goal)
+    return isinstance(step, Launch) and _elementwise(step, source, goal, strict)
 
 
 class Pair(NamedTuple):
-    """A new value that is to be written over the old one."""
+    """A new value that is to be written over the old one; `strict`: see `may_alias`."""
 
     source: Slot
     goal: Slot
+    strict: bool
 
 
 def fit(kernel: Kernel, args: tuple[Ref, ...], pairs: Mapping[Slot, Pair]) -> Kernel:
@@ -189,7 +191,7 @@ def fit(kernel: Kernel, args: tuple[Ref, ...], pairs: Mapping[Slot, Pair]) -> Ke
 
 
 def _fits(kernel: Kernel, args: tuple[Ref, ...], pair: Pair) -> bool:
-    return _elementwise(Launch(kernel, args), pair.source, pair.goal)
+    return _elementwise(Launch(kernel, args), pair.source, pair.goal, pair.strict)
 
 
 def _read(stmts: Sequence[loops.Stmt]) -> set[Buffer]:
@@ -212,17 +214,19 @@ def _written_last(body: loops.Stmt, goals: frozenset[Buffer]) -> loops.Stmt:
     return traverse.map_stmt(body, lambda e: e, rule)
 
 
-def _elementwise(step: Launch, source: Slot, goal: Slot) -> bool:
+def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     """Does the kernel read `source` only at the very place of `goal` that it writes, and before it writes it? All of it
     on one set of tensors: the segments of a launch run in any order and at the same time, so that what one of them
     writes must be nothing that another reads. Not known of kernels that the user wrote: a loop around the nest may read
     again what it has written.
 
     The text's order is not enough: compilers are told that parameters do not overlap, and may load an element later
-    than it stands there, also a second time where one load would do (LLVM does, for a value that is stored as it is).
-    So every load of it must be one that the written value is computed from, perhaps by way of registers, and nothing
-    else. What a loop reads that is over before the write does not matter either. Of parameters that the kernel knows to
-    be one memory (`aliased`) compilers keep the text's order, in which loads then come first.
+    than it stands there (as an operand from memory). So what is written must be computed from the element, perhaps by
+    way of registers; equal loads of it in that nest are one, which therefore comes first (not if `strict`: there a
+    statement after the write may not load it). If something else is computed from it too, the parameters must be known
+    to be one memory (`aliased`): LLVM loads an element again where that makes a store simpler. A load under another
+    condition is another load. What a loop reads that is over before the write does not matter either. Of `aliased`
+    parameters compilers keep the text's order.
     """
     reading = [s for s in step.segments if any(r.slot is source for r in s.args)]
     writing = [s for s in step.segments if any(r.slot is goal for r in s.args)]
@@ -232,10 +236,10 @@ def _elementwise(step: Launch, source: Slot, goal: Slot) -> bool:
     if len({(r.start, r.steps) for _, r in pairs if r.slot is source or r.slot is goal}) != 1:
         return False
     old, new = ([b for b, r in pairs if r.slot is slot] for slot in (source, goal))
-    return _in_turn(step.kernel, old, new)
+    return _in_turn(step.kernel, old, new, strict)
 
 
-def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer]) -> bool:
+def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer], strict: bool) -> bool:
     """May the parameters `new`, which are written, be the memory of the `old` ones, which are read? See above."""
     if kernel.custom:
         return False
@@ -243,7 +247,7 @@ def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer]) -> bo
     aliased = kernel.aliased.issuperset((*old, *new))
     reads = [x for b in old for x in accesses.reads.get(b, ())]
     writes = [x for b in new for x in accesses.writes.get(b, ())]
-    elsewhere = {id(x) for b, some in accesses.writes.items() if b not in new for w in some for x in w.feeds}
+    elsewhere = [x for b, some in accesses.writes.items() if b not in new for w in some for x in w.feeds]
     # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
     if not writes or any(a.place is not b.place and _together(a, b) for a in writes for b in writes):
         return False
@@ -252,9 +256,9 @@ def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer]) -> bo
         if not along or any(w.place is not r.place for w in along):
             return False
         for w in along:
-            fed = any(x is r for x in w.feeds) and id(r) not in elsewhere
+            fed = any(_same(x, r) for x in w.feeds) and (aliased or not any(_same(x, r) for x in elsewhere))
             over = r.order < w.order and any(s not in w.inside for s in r.inside)
-            if not (fed or over or (aliased and _first(r, w))):
+            if not (fed or over or (aliased and _first(r, w))) or (strict and r.order > w.order):
                 return False
     return True
 
@@ -285,6 +289,11 @@ class _Accesses(NamedTuple):
 def _together(a: _Access, b: _Access) -> bool:
     """Can both happen in one run? Not in two branches of one If."""
     return not any(x is y and i != j for x, i in a.branches for y, j in b.branches)
+
+
+def _same(a: _Access, b: _Access) -> bool:
+    """Are two loads one? What a branch has loaded another does not know."""
+    return a.load is b.load and a.nest is b.nest and a.branches == b.branches
 
 
 def _first(r: _Access, w: _Access) -> bool:

@@ -53,7 +53,7 @@ def lower_program(region: Region, donate: Sequence[tuple[int, int]], name: str,
     roots = {memory_of(o): Ref(s) for o, s in zip(graph.outputs, outputs, strict=True)}
     places = Places()
     places.donated = {outputs[o] for _, o in donate}
-    places.pairs = {outputs[o]: Pair(inputs[p], outputs[o]) for p, o in donate}
+    places.pairs = {outputs[o]: Pair(inputs[p], outputs[o], False) for p, o in donate}
     kernels = GpuKernels(places, on_kernel, target) if isinstance(target, GpuTarget) else Kernels(places, on_kernel)
     work = _Work(places, kernels)
     steps = _gather(work, _launches(work, region, refs, roots), target)
@@ -126,7 +126,7 @@ def _scan(work: _Work, node: Node, refs: dict[Node, Ref], region: Region) -> Ste
         if k < n_carry:
             place = Ref(places.slot("next", o.dtype, o.type.size))
             new.append(place)
-            places.pairs[place.slot] = Pair(carries[k].slot, place.slot)
+            places.pairs[place.slot] = Pair(carries[k].slot, place.slot, True)
         elif k in items:
             place = moving(places.ref(items[k], refs), o.type.size)
         else:
@@ -220,7 +220,7 @@ def _keep_carries(work: _Work, steps: Steps, new: Sequence[Ref], carries: Sequen
     for a, b in zip(new, carries, strict=True):
         if not b.slot.size:
             continue
-        if not b.start and not any(b.steps) and may_alias(steps, touched, b.slot, a.slot):
+        if not b.start and not any(b.steps) and may_alias(steps, touched, b.slot, a.slot, True):
             redirect(steps, touched, a.slot, b.slot)
             work.places.arena.remove(a.slot)
         else:
