@@ -98,6 +98,18 @@ class Launch:
         return tuple(r for s in self.segments for r in s.args)
 
     @cached_property
+    def _users(self) -> dict[Slot, list[Segment]]:
+        found: dict[Slot, list[Segment]] = {}
+        for s in self.segments:
+            for slot in dict.fromkeys(r.slot for r in s.args):
+                found.setdefault(slot, []).append(s)
+        return found
+
+    def users(self, slot: Slot) -> Sequence[Segment]:
+        """The segments that read or write the slot."""
+        return self._users.get(slot, ())
+
+    @cached_property
     def touched(self) -> set[Slot]:
         """The slots that the kernel reads or writes."""
         return {r.slot for s in self.segments for r in s.args}
@@ -141,13 +153,6 @@ class Repeat:
     def written(self) -> set[Slot]:
         """The slots that the body writes."""
         return set().union(*(s.written for s in self.body))
-
-
-def may_wait(step: Launch | Repeat, between: Sequence[Launch | Repeat]) -> bool:
-    """Can the step run after those that follow it? The memory plan must not yet have shared the arena out."""
-    written = {s.memory for s in step.written}
-    read = {s.memory for s in step.touched} - written
-    return not any(written & {o.memory for o in s.touched} or read & {o.memory for o in s.written} for s in between)
 
 
 @dataclass(eq=False)
