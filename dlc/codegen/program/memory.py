@@ -127,10 +127,10 @@ class _Taken:
 
     def take(self, first: int, last: int, size: int) -> int:
         """Take the lowest `size` bytes that are free from time `first` to `last`; their offset."""
-        spans = list(self._spans(first, last))
+        spans = sorted(self._spans(first, last))  # long ones, where most is taken, first
         above = {a for span in spans for a in _ancestors(span)}
         rows = [self._within[n] for n in spans if n in self._within]
-        rows += [self._through[n] for n in above if n in self._through]
+        rows += [self._through[n] for n in sorted(above) if n in self._through]
         begin, k, free = 0, 0, 0
         while free < len(rows):  # until none of them moves it any more
             after = rows[k].behind(begin, size)
@@ -143,7 +143,7 @@ class _Taken:
         return begin
 
     def _spans(self, first: int, last: int) -> Iterator[int]:
-        """The fewest spans that make up the times from `first` to `last`. Span 1 is all; 2 n, 2 n + 1 are halves of n."""
+        """The fewest spans that make up the times from `first` to `last`. Span 1 is all, 2 n and 2 n + 1 halve n."""
         low, high = first + self._leaves, last + self._leaves + 1
         while low < high:
             if low & 1:
