@@ -165,20 +165,25 @@ def fit(kernel: Kernel, args: tuple[Ref, ...], pairs: Mapping[Slot, Pair]) -> Ke
     or both. The same kernel if it needs neither, or if that is not enough."""
     slots = {r.slot for r in args}
     met = [p for r in args if (p := pairs.get(r.slot)) is not None and p.source in slots]
+    launch = Launch(kernel, args)
     for n, pair in enumerate(met):
-        if _fits(kernel, args, pair):
+        if _fits(launch, pair):
             continue
-        both, goals = (frozenset(b for b, r in zip(kernel.params, args, strict=True) if r.slot in wanted)
-                       for wanted in ((pair.source, pair.goal), (pair.goal,)))
+        goals = frozenset(u.param for u in launch.uses(pair.goal))
+        both = goals.union(u.param for u in launch.uses(pair.source))
         body, aliased = _written_last(kernel.body, goals), kernel.aliased | both
-        kept = [p for p in met[:n] if _fits(kernel, args, p)]
+        kept = [p for p in met[:n] if _fits(launch, p)]
         ways = replace(kernel, body=body), replace(kernel, aliased=aliased), replace(kernel, body=body, aliased=aliased)
-        kernel = next((way for way in ways if all(_fits(way, args, p) for p in (pair, *kept))), kernel)
+        for way in ways:
+            fitted = Launch(way, args)
+            if all(_fits(fitted, p) for p in (pair, *kept)):
+                kernel, launch = way, fitted
+                break
     return kernel
 
 
-def _fits(kernel: Kernel, args: tuple[Ref, ...], pair: Pair) -> bool:
-    return _elementwise(Launch(kernel, args), pair.source, pair.goal, pair.strict)
+def _fits(launch: Launch, pair: Pair) -> bool:
+    return _elementwise(launch, pair.source, pair.goal, pair.strict)
 
 
 def _read(stmts: Sequence[loops.Stmt]) -> set[Buffer]:
@@ -214,13 +219,12 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     is over before the write does not matter either. Of parameters that the kernel knows to be one memory (`aliased`)
     compilers keep the text's order.
     """
-    reading, writing = step.users(source), step.users(goal)
-    if len(reading) != 1 or len(writing) != 1 or reading[0] is not writing[0]:
+    reading, writing = step.uses(source), step.uses(goal)
+    if len({u.segment for u in reading}) != 1 or {u.segment for u in reading} != {u.segment for u in writing}:
         return False
-    pairs = list(zip(step.kernel.params, writing[0].args, strict=True))
-    if len({(r.start, r.steps) for _, r in pairs if r.slot is source or r.slot is goal}) != 1:
+    if len({(u.ref.start, u.ref.steps) for u in (*reading, *writing)}) != 1:
         return False
-    old, new = ([b for b, r in pairs if r.slot is slot] for slot in (source, goal))
+    old, new = [u.param for u in reading], [u.param for u in writing]
     return _in_turn(step.kernel, old, new, strict)
 
 

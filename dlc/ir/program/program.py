@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlc.base.lazy import cached_property
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import TensorType
-from dlc.ir.loops.ir import Kernel
+from dlc.ir.loops.ir import Buffer, Kernel
 
 
 @dataclass(eq=False)
@@ -66,6 +66,14 @@ class Segment:
     tasks: int
 
 
+class Use(NamedTuple):
+    """An argument of a launch: its segment, the kernel's parameter, and what that stands for."""
+
+    segment: Segment
+    param: Buffer
+    ref: Ref
+
+
 @dataclass(frozen=True, eq=False)
 class Launch:
     """One kernel on its arguments, and on those of the further segments, in any order.
@@ -98,16 +106,16 @@ class Launch:
         return tuple(r for s in self.segments for r in s.args)
 
     @cached_property
-    def _users(self) -> dict[Slot, list[Segment]]:
-        found: dict[Slot, list[Segment]] = {}
+    def _uses(self) -> dict[Slot, list[Use]]:
+        found: dict[Slot, list[Use]] = {}
         for s in self.segments:
-            for slot in dict.fromkeys(r.slot for r in s.args):
-                found.setdefault(slot, []).append(s)
+            for b, r in zip(self.kernel.params, s.args, strict=True):
+                found.setdefault(r.slot, []).append(Use(s, b, r))
         return found
 
-    def users(self, slot: Slot) -> Sequence[Segment]:
-        """The segments that read or write the slot."""
-        return self._users.get(slot, ())
+    def uses(self, slot: Slot) -> Sequence[Use]:
+        """Where the launch reads or writes the slot."""
+        return self._uses.get(slot, ())
 
     @cached_property
     def touched(self) -> set[Slot]:
