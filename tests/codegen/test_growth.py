@@ -16,10 +16,12 @@ from dlc.codegen.program import memory
 from dlc.codegen.program.build import build_program
 from dlc.codegen.program.donation import Pair
 from dlc.codegen.program.gather import gather
-from dlc.codegen.program.kernels import Kernels
+from dlc.codegen.program.kernels import FEW_SLICES, Kernels
 from dlc.codegen.program.memory import plan_memory
 from dlc.codegen.program.places import Places
 from dlc.ir import dtypes
+from dlc.ir.graph import nodes as B
+from dlc.ir.graph.formulas import add
 from dlc.ir.graph.graph import Graph, TensorType, make, param
 from dlc.ir.graph.interp import evaluate
 from dlc.ir.loops import ir as loops
@@ -222,3 +224,22 @@ def test_concats_of_many_parts(axis, count):
     program = plan_memory(build_program(graph, (), cpu("avx512"), "main"))
     np.testing.assert_array_equal(run_program(program, arrays)[0], np.concatenate(arrays, axis))
     assert len(program.kernels()) <= 4 and all(len(k.params) <= 2 * PARTS for k in program.kernels())
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_equal_steps_of_an_unrolled_loop_share_kernels(backwards):
+    """Though each reads another slice of x, in order or from the end."""
+    def program(n: int) -> tuple[int, int]:
+        x, w = param(TensorType(dtypes.float32, (n, 3, 4)), "x"), param(TensorType(dtypes.float32, (4, 4)), "w")
+        h = B.const(0.0, dtypes.float32, (3, 4))
+        for k in reversed(range(n)) if backwards else range(n):
+            at = B.reshape(B.slice_(x, (k, 0, 0), (k + 1, 3, 4)), (3, 4))
+            h = B.op("tanh", add(at, B.contract(h, w, "mk,kn->mn")))
+        graph = Graph([x, w], [h])
+        program = compiler.lower(graph, compiler.Job(cpu("avx512")), last="memory")
+        arrays = [np.random.default_rng(0).standard_normal(p.shape).astype(np.float32) for p in graph.params]
+        np.testing.assert_allclose(run_program(program, arrays)[0], evaluate(graph, arrays)[0], 1e-4, 1e-4)
+        return len(program.kernels()), len(program.steps)
+
+    (few, short), (many, long) = program(2 * FEW_SLICES), program(4 * FEW_SLICES)
+    assert few == many and long >= short + 2 * FEW_SLICES
