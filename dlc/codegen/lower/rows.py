@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dlc.codegen.cost.cpu_contract import SCRATCH_LIMIT
 from dlc.codegen.lower.body import MONOIDS, KernelBody, LoweredKernel, guarded, identity, nest, rows_of, split_axis
 from dlc.ir import dtypes
+from dlc.ir.graph.graph import Node
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops import schedule, traverse
 from dlc.ir.loops.index import simplify, unflatten
@@ -43,6 +44,10 @@ class Row:
         self.locals: dict[Realization, Buffer] = {}
         self.allocs: list[Stmt] = []
         self.level = levels(body.group)
+        self.last_read: dict[Node, int] = {}  # the level of the last unit that reads it
+        for u in body.group.units:
+            for n, _ in u.loads.values():
+                self.last_read[n] = max(self.last_read.get(n, -1), self.level[u])
 
     def fixed(self, u: Realization) -> dict[Expr, Expr]:
         return dict(zip(self.group.row_axes[u], self.rows, strict=True))
@@ -93,11 +98,7 @@ class Row:
 
     def local(self, u: Realization) -> None:
         """Give u a local buffer if later nests read it and it is better kept than computed again."""
-        later = any(
-            self.group.member(n) is u and self.level[v] > self.level[u]
-            for v in self.group.units
-            for n, _ in v.loads.values()
-        )
+        later = self.last_read.get(u.node, -1) > self.level[u]
         inner = product_of(extents_of(inner_axes(self.group, u)))
         if not later or (inner > 1 and u.node in self.body.fused.stored):
             return

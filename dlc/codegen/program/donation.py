@@ -14,10 +14,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dlc.base.errors import VerifyError
+from dlc.codegen.program.step_order import StepOrder
 from dlc.ir.loops import instructions, traverse
 from dlc.ir.loops import ir as loops
 from dlc.ir.loops.ir import Buffer, Kernel
-from dlc.ir.program.program import Launch, Program, Ref, Repeat, Slot, may_wait
+from dlc.ir.program.program import Launch, Program, Ref, Repeat, Slot
 
 Steps = list[Launch | Repeat]
 
@@ -26,39 +27,35 @@ def donate_inputs(program: Program, aside: Callable[[Slot, Slot], Slot],
                   copy: Callable[[Ref, Ref], Launch]) -> Program:
     """Let donated outputs live in their inputs where nothing reads the input afterwards; elsewhere the output is made
     in a slot of its own, which `aside(input, output)` gives, and copied at the end."""
-    steps = list(program.steps)
-    touched = [s.touched for s in steps]
+    order = StepOrder(program.steps)
     copies: Steps = []
     for p, o in program.donate:
         source, goal = program.inputs[p], program.outputs[o]
-        _after_readers(steps, touched, source, goal)
-        free = may_alias(steps, touched, source, goal)
-        if not free:
-            ordered = readers_first(steps, [(source, goal)])
-            free = may_alias(ordered, [s.touched for s in ordered], source, goal)
+        _after_readers(order, source, goal)
+        free = may_alias(order, source, goal)
+        if not free and _read_later(order, source, goal):
+            ordered = StepOrder(readers_first(order.steps(), [(source, goal)]))
+            free = may_alias(ordered, source, goal)
             if free:
-                steps, touched = ordered, [s.touched for s in ordered]
-        if free:
-            goal.alias = source
-            continue
-        new = aside(source, goal)
-        redirect(steps, touched, goal, new)
-        goal.alias = source
-        copies.append(copy(Ref(new), Ref(goal)))
-    program.steps = (*steps, *copies)
+                order = ordered
+        if not free:
+            new = aside(source, goal)
+            order.rename(goal, new)
+            copies.append(copy(Ref(new), Ref(goal)))
+        order.join(goal, source)
+    program.steps = (*order.steps(), *copies)
     return program
 
 
 def verify_aliases(program: Program) -> None:
     """Raise VerifyError where a launch, in the order in which they now stand, would find a new value in the place of
     the old one that it reads; of a loop's carries, whose two values are one slot by now, within a launch."""
-    steps = list(program.steps)
-    touched = [s.touched for s in steps]
+    order = StepOrder(program.steps)
     for goal in program.outputs:
-        if goal.alias is not None and goal.size and not may_alias(steps, touched, goal.alias, goal):
+        if goal.alias is not None and goal.size and not may_alias(order, goal.alias, goal):
             raise VerifyError(f"program {program.name}: {goal.name} is written over {goal.alias.name}, which is still "
                               "read afterwards, or by another part of the same launch")
-    for step in _launches(steps):
+    for step in _launches(program.steps):
         for segment in step.segments:
             _verify_segment(program.name, step.kernel, segment.args)
 
@@ -81,25 +78,19 @@ def _verify_segment(program: str, kernel: Kernel, args: Sequence[Ref]) -> None:
             raise VerifyError(f"program {program}: {kernel.name} writes over {slot.name}, but may read it after that")
 
 
-def redirect(steps: Steps, touched: list[set[Slot]], old: Slot, new: Slot) -> None:
-    """Let the steps use `new` instead of `old`."""
-    for k, slots in enumerate(touched):
-        if old in slots:
-            steps[k] = _replaced(steps[k], old, new)
-            touched[k] = (slots - {old}) | {new}
-
-
-def _after_readers(steps: Steps, touched: list[set[Slot]], source: Slot, goal: Slot) -> None:
+def _after_readers(order: StepOrder, source: Slot, goal: Slot) -> None:
     """Move the launch that writes `goal` behind the last that reads `source`, where nobody can tell."""
-    writers = [k for k, slots in enumerate(touched) if goal in slots]
-    readers = [k for k, slots in enumerate(touched) if source in slots]
-    if len(writers) != 1 or not readers or readers[-1] < writers[0]:
-        return
-    at, last = writers[0], readers[-1]
-    step, between = steps[at], steps[at + 1 : last + 1]
-    if isinstance(step, Launch) and may_wait(step, between):
-        for row in (steps, touched):
-            row.insert(last, row.pop(at))
+    writers = order.touching(goal)
+    last = max(order.touching(source), key=lambda e: e.place, default=None)
+    if len(writers) == 1 and last is not None and last.place > writers[0].place:
+        if isinstance(writers[0].step, Launch):
+            order.move_behind(writers[0], last)
+
+
+def _read_later(order: StepOrder, source: Slot, goal: Slot) -> bool:
+    """Does another step read the old value after one that writes the new one?"""
+    first = min((e.place for e in order.writing(goal)), default=None)
+    return first is not None and any(e.place > first for e in order.touching(source))
 
 
 def readers_first(steps: Steps, pairs: Sequence[tuple[Slot, Slot]]) -> Steps:
@@ -149,19 +140,15 @@ def _bits(x: int) -> Iterator[int]:
         x ^= 1 << x.bit_length() - 1
 
 
-def may_alias(steps: Steps, touched: Sequence[set[Slot]], source: Slot, goal: Slot, strict: bool = False) -> bool:
+def may_alias(order: StepOrder, source: Slot, goal: Slot, strict: bool = False) -> bool:
     """Is writing `goal` into the memory of `source` unnoticeable? `strict`: also to a kernel that runs as written,
     each load where it stands."""
-    writers = [k for k, slots in enumerate(touched) if goal in slots]
-    if not writers:
+    first = min(order.touching(goal), key=lambda e: e.place, default=None)
+    if first is None or any(e.place > first.place for e in order.touching(source)):
         return False
-    first = writers[0]
-    if any(source in slots for slots in touched[first + 1 :]):
-        return False
-    step = steps[first]
-    if source not in touched[first]:
+    if source not in first.slots:
         return True
-    return isinstance(step, Launch) and _elementwise(step, source, goal, strict)
+    return isinstance(first.step, Launch) and _elementwise(first.step, source, goal, strict)
 
 
 class Pair(NamedTuple):
@@ -178,20 +165,25 @@ def fit(kernel: Kernel, args: tuple[Ref, ...], pairs: Mapping[Slot, Pair]) -> Ke
     or both. The same kernel if it needs neither, or if that is not enough."""
     slots = {r.slot for r in args}
     met = [p for r in args if (p := pairs.get(r.slot)) is not None and p.source in slots]
+    launch = Launch(kernel, args)
     for n, pair in enumerate(met):
-        if _fits(kernel, args, pair):
+        if _fits(launch, pair):
             continue
-        both, goals = (frozenset(b for b, r in zip(kernel.params, args, strict=True) if r.slot in wanted)
-                       for wanted in ((pair.source, pair.goal), (pair.goal,)))
+        goals = frozenset(u.param for u in launch.uses(pair.goal))
+        both = goals.union(u.param for u in launch.uses(pair.source))
         body, aliased = _written_last(kernel.body, goals), kernel.aliased | both
-        kept = [p for p in met[:n] if _fits(kernel, args, p)]
+        kept = [p for p in met[:n] if _fits(launch, p)]
         ways = replace(kernel, body=body), replace(kernel, aliased=aliased), replace(kernel, body=body, aliased=aliased)
-        kernel = next((way for way in ways if all(_fits(way, args, p) for p in (pair, *kept))), kernel)
+        for way in ways:
+            fitted = Launch(way, args)
+            if all(_fits(fitted, p) for p in (pair, *kept)):
+                kernel, launch = way, fitted
+                break
     return kernel
 
 
-def _fits(kernel: Kernel, args: tuple[Ref, ...], pair: Pair) -> bool:
-    return _elementwise(Launch(kernel, args), pair.source, pair.goal, pair.strict)
+def _fits(launch: Launch, pair: Pair) -> bool:
+    return _elementwise(launch, pair.source, pair.goal, pair.strict)
 
 
 def _read(stmts: Sequence[loops.Stmt]) -> set[Buffer]:
@@ -228,14 +220,12 @@ def _elementwise(step: Launch, source: Slot, goal: Slot, strict: bool) -> bool:
     condition is another load. What a loop reads that is over before the write does not matter either. Of `aliased`
     parameters compilers keep the text's order.
     """
-    reading = [s for s in step.segments if any(r.slot is source for r in s.args)]
-    writing = [s for s in step.segments if any(r.slot is goal for r in s.args)]
-    if len(reading) != 1 or len(writing) != 1 or reading[0] is not writing[0]:
+    reading, writing = step.uses(source), step.uses(goal)
+    if len({u.segment for u in reading}) != 1 or {u.segment for u in reading} != {u.segment for u in writing}:
         return False
-    pairs = list(zip(step.kernel.params, writing[0].args, strict=True))
-    if len({(r.start, r.steps) for _, r in pairs if r.slot is source or r.slot is goal}) != 1:
+    if len({(u.ref.start, u.ref.steps) for u in (*reading, *writing)}) != 1:
         return False
-    old, new = ([b for b, r in pairs if r.slot is slot] for slot in (source, goal))
+    old, new = [u.param for u in reading], [u.param for u in writing]
     return _in_turn(step.kernel, old, new, strict)
 
 
@@ -350,14 +340,3 @@ def _accesses(body: loops.Stmt) -> _Accesses:
 
     visit(body, None, (), (), ())
     return _Accesses(reads, writes)
-
-
-def _replaced(step: Launch | Repeat, old: Slot, new: Slot) -> Launch | Repeat:
-    if isinstance(step, Repeat):
-        return replace(step, body=tuple(_replaced(s, old, new) for s in step.body))
-
-    def swap(args: tuple[Ref, ...]) -> tuple[Ref, ...]:
-        return tuple(Ref(new, r.start, r.steps) if r.slot is old else r for r in args)
-
-    more = tuple(replace(s, args=swap(s.args)) for s in step.more)
-    return replace(step, args=swap(step.args), more=more)

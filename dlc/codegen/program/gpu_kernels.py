@@ -6,7 +6,7 @@ of a stacked tensor in a scan): `Kernel.unaligned`. Every slot starts on one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 from dlc.base.errors import DeviceError
@@ -41,13 +41,14 @@ class GpuKernels(Kernels):
     def __init__(self, places: Places, on_kernel: Callable[[Kernel], None], target: GpuTarget):
         super().__init__(places, on_kernel)
         self.target = target
+        self.aligned: dict[Hashable, Kernel] = {}  # by the kernel, and which parameters are not aligned
 
     def launch(self, region: Region, group: Group, refs: dict[Node, Ref]) -> Launch:
         lowered = self.lowered(region, group)
         args = self.places.args(lowered.nodes, refs)
         fitted = fit(lowered.kernel, args, self.places.pairs)
         known = fitted, _off_boundary(fitted, args)
-        kernel = self.shared.get(known)
+        kernel = self.aligned.get(known)
         if kernel is None:
             kernel = _aligned(*known)
             loose = [k for k, p in enumerate(kernel.params) if p in kernel.unaligned]
@@ -57,7 +58,7 @@ class GpuKernels(Kernels):
                 other = replace(lowered.kernel, tuned=kernel.tuned)
                 kernel = self.share(_aligned(other, _off_boundary(other, args)))
             else:
-                kernel = self.shared[known] = self.share(kernel)
+                kernel = self.aligned[known] = self.share(kernel)
         return Launch(kernel, args)
 
     def lower(self, fused: Fused, group: Group, target: CpuTarget | GpuTarget) -> LoweredKernel:

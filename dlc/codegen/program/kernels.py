@@ -12,6 +12,7 @@ from dlc.codegen.lower.body import LoweredKernel
 from dlc.codegen.program.donation import fit
 from dlc.codegen.program.lowering import lowered_group
 from dlc.codegen.program.memory import ALIGN
+from dlc.codegen.program.moved import Moved, at_slices
 from dlc.codegen.program.places import Places
 from dlc.codegen.program.regions import Region
 from dlc.codegen.schedule import cpu as schedules
@@ -27,6 +28,8 @@ from dlc.ir.program.program import Launch, Ref
 from dlc.passes.fuse.fuse import Fused, Group
 from dlc.passes.fuse.kernel_reuse import group_key
 
+FEW_SLICES = 8  # kernels that differ in the slices that they read, and know them, before one is told where they begin
+
 # the kinds whose lowering looks at nothing outside the group
 REPEATED = ("map", "rows", "contract", "attention", "attention_grad")
 
@@ -37,7 +40,8 @@ class Kernels:
     def __init__(self, places: Places, on_kernel: Callable[[Kernel], None]):
         self.places, self.on_kernel = places, on_kernel
         self.kernels: dict[Hashable, Kernel] = {}
-        self.shared: dict[Hashable, Kernel] = {}  # by the kernel, and what it may do with its arguments
+        self.slices: dict[Hashable, int] = {}  # kernels alike but for the slices that they read, by their key
+        self.shared: dict[Hashable, Moved] = {}  # by the kernel, and what it may do with its arguments
         self.known: dict[Hashable, tuple[LoweredKernel, tuple[int, ...]]] = {}  # by `group_key`
         self.names: dict[str, int] = {}
 
@@ -47,13 +51,30 @@ class Kernels:
         args = self.places.args(lowered.nodes, refs)
         fitted = fit(lowered.kernel, args, self.places.pairs)
         known = fitted, streams(fitted, args, region.target.l3_bytes, self.places.donated)  # type: ignore[union-attr]
-        kernel = self.shared.get(known)
-        if kernel is None:
-            kernel = self.shared[known] = self.share(replace(fitted, streams=known[1]))
-        work = schedules.work_ns(region.fused, group, kernel.bytes)
+        moved = self.shared.get(known)
+        if moved is None:
+            moved = self.shared[known] = self.moved(replace(fitted, streams=known[1]), args)
+        kernel = moved.kernel
+        if any(moved.starts):
+            args = tuple(Ref(r.slot, r.start + n, r.steps) for r, n in zip(args, moved.starts, strict=True))
+        work = schedules.work_ns(region.fused, group, lowered.kernel.bytes)
         cut = isinstance(kernel.schedule, schedule.Contract)
         grain = self.grain(lowered.tasks, work, region.target, cut)
         return Launch(kernel, args, lowered.tasks, grain, work=work)
+
+    def moved(self, kernel: Kernel, args: Sequence[Ref]) -> Moved:
+        """The kernel, shared, as it is; or, if several were the same but for the slices that they read, the one that
+        begins at a slice."""
+        none = (0,) * len(args)
+        in_place = not kernel.aliased and not any(r.slot in self.places.pairs for r in args)
+        part = at_slices(kernel, ()) if in_place else None
+        if part is None:
+            return Moved(self.share(kernel), none)
+        key = kernel_key(part.kernel)
+        self.slices[key] = self.slices.get(key, 0) + 1
+        if self.slices[key] <= FEW_SLICES:
+            return Moved(self.share(kernel), none)
+        return Moved(self.share(part.kernel), part.starts)
 
     def lowered(self, region: Region, group: Group) -> LoweredKernel:
         """The group's kernel with the tensors it works on; a group equal to an earlier one takes that one's kernel.

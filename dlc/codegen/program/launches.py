@@ -12,18 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from dlc.codegen.program.donation import Pair, Steps, may_alias, readers_first, redirect
+from dlc.codegen.program.donation import Pair, Steps, may_alias, readers_first
+from dlc.codegen.program.gather import gather
 from dlc.codegen.program.gpu_kernels import GpuKernels
 from dlc.codegen.program.kernels import Kernels
 from dlc.codegen.program.places import Places
 from dlc.codegen.program.regions import EachBody, Region, every_fused
+from dlc.codegen.program.step_order import StepOrder
 from dlc.codegen.target.cpu import CpuTarget
 from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir import dtypes
 from dlc.ir.graph.graph import Node
-from dlc.ir.loops import ir as loops
 from dlc.ir.loops.ir import Kernel
-from dlc.ir.program.program import Launch, Program, Ref, Repeat, Slot, Workers, may_wait
+from dlc.ir.program.program import Launch, Program, Ref, Repeat, Slot, Workers
 from dlc.passes.views.views import memory_of
 
 Target = CpuTarget | GpuTarget
@@ -56,7 +57,7 @@ def lower_program(region: Region, donate: Sequence[tuple[int, int]], name: str,
     places.pairs = {outputs[o]: Pair(inputs[p], outputs[o], False) for p, o in donate}
     kernels = GpuKernels(places, on_kernel, target) if isinstance(target, GpuTarget) else Kernels(places, on_kernel)
     work = _Work(places, kernels)
-    steps = _gather(work, _launches(work, region, refs, roots), target)
+    steps = gather(work.places, work.kernels, _launches(work, region, refs, roots), target)
     program = Program(name, inputs, outputs, tuple(steps), tuple(o.type for o in graph.outputs),
                       (*inputs, *outputs, *places.arena), donate=tuple(donate), fused=tuple(every_fused(region)))
     return Draft(program, places, kernels, target)
@@ -137,7 +138,7 @@ def _scan(work: _Work, node: Node, refs: dict[Node, Ref], region: Region) -> Ste
     inside += _keep_carries(work, inside, new, carries, region.target)
     for a in new:
         del places.pairs[a.slot]
-    inside = _gather(work, inside, region.target)  # only now: what lies in one memory is known
+    inside = gather(places, work.kernels, inside, region.target)  # only now: what lies in one memory is known
     if length:
         steps.append(Repeat(length, tuple(inside)))
     return steps
@@ -204,9 +205,9 @@ def _formal(work: _Work, node: Node, body: EachBody, depth: int) -> _Formal:
         roots[o] = moving(results[k], position * lies[k][axis] if lies[k] else 0,
                           [block[a] * lies[k][a] for a in at["gives"][k]])
     before = [work.kernels.clear(Ref(results[k]), target) for k in body.sums]
-    inside = _gather(work, _launches(work, body.region, inner, roots), target)
+    inside = gather(places, work.kernels, _launches(work, body.region, inner, roots), target)
     kept = _keep_carries(work, inside, new, [Ref(results[k]) for k in body.sums], target)
-    inside += _gather(work, kept, target)
+    inside += gather(places, work.kernels, kept, target)
     own = places.arena[first:]
     del places.arena[first:]
     return _Formal(inputs, results, own, before, inside)
@@ -216,15 +217,19 @@ def _keep_carries(work: _Work, steps: Steps, new: Sequence[Ref], carries: Sequen
     """The copies of the new carries to the places of the old ones. Where nothing in `steps` needs the old one any
     more, the new one is written there at once (`steps` changes) and need not be copied."""
     copies: Steps = []
-    touched = [s.touched for s in steps]
+    gone: set[Slot] = set()
+    order = StepOrder(steps)
     for a, b in zip(new, carries, strict=True):
         if not b.slot.size:
             continue
-        if not b.start and not any(b.steps) and may_alias(steps, touched, b.slot, a.slot, True):
-            redirect(steps, touched, a.slot, b.slot)
-            work.places.arena.remove(a.slot)
+        if not b.start and not any(b.steps) and may_alias(order, b.slot, a.slot, True):
+            order.rename(a.slot, b.slot)
+            gone.add(a.slot)
         else:
             copies.append(work.kernels.copy(a, b, target))
+    steps[:] = order.steps()
+    if gone:
+        work.places.arena = [s for s in work.places.arena if s not in gone]
     return copies
 
 
@@ -253,42 +258,3 @@ def _moved(step: Launch | Repeat, there: dict[Slot, Ref]) -> Launch | Repeat:
 def _relative(ref: Ref, base: Ref) -> Ref:
     steps = tuple(a + b for a, b in itertools.zip_longest(ref.steps, base.steps, fillvalue=0))
     return Ref(base.slot, base.start + ref.start, steps)
-
-
-# --- launches that become one
-
-
-def _gather(work: _Work, steps: Steps, target: Target) -> Steps:
-    """Launches of one size-generic kernel on independent tensors become one launch, at the place of the last."""
-    out = list(steps)
-    at = 0
-    while at < len(out):
-        step = out[at]
-        later = next((k for k in range(at + 1, len(out)) if _mergeable(work.places, step, out, at, k)), None)
-        if later is None:
-            at += 1
-            continue
-        goal = out[later]
-        assert isinstance(step, Launch) and isinstance(goal, Launch)
-        merged = replace(step, more=(*step.more, *goal.segments), work=step.work + goal.work)
-        out[later] = replace(merged, grain=work.kernels.grain(merged.all_tasks, merged.work, target))
-        del out[at]
-    return out
-
-
-def _mergeable(places: Places, step: Launch | Repeat, steps: Steps, at: int, later: int) -> bool:
-    """Can the launch at `at` run as late as the one at `later`, which has the same kernel?"""
-    goal = steps[later]
-    if not (isinstance(step, Launch) and isinstance(goal, Launch) and step.kernel is goal.kernel):
-        return False
-    if loops.RUNTIME not in (b.size for b in step.kernel.params):
-        return False
-    if _writes_over(places, step, goal) or _writes_over(places, goal, step):
-        return False
-    return may_wait(step, steps[at + 1 : later + 1])
-
-
-def _writes_over(places: Places, a: Launch, b: Launch) -> bool:
-    """Is `a` to write a new value over an old one that `b` reads? In one launch it could not, as it might come
-    first."""
-    return any(s in places.pairs and places.pairs[s].source in b.touched for s in a.written)

@@ -14,7 +14,7 @@ that loop touches.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dlc.ir.program.program import Launch, Program, Repeat, Slot
 
@@ -105,21 +105,81 @@ def _lives(body: Sequence[Launch | Repeat], outside: set[Slot]) -> dict[Slot, tu
 
 def _place(life: dict[Slot, tuple[int, int]]) -> int:
     """Give the slots their offsets; the bytes that they take together."""
-    placed: list[Slot] = []  # by their offsets
+    taken = _Taken(max((end for _, end in life.values()), default=0) + 1)
     top = 0
     for slot in sorted(life, key=lambda s: (-s.nbytes, life[s][0])):
         size = _aligned(slot.nbytes)
-        offset = 0
-        for other in placed:
-            if life[other][1] < life[slot][0] or life[slot][1] < life[other][0]:
-                continue
-            if offset + size <= other.offset:
-                break
-            offset = max(offset, other.offset + _aligned(other.nbytes))
-        slot.offset = offset
-        bisect.insort(placed, slot, key=lambda s: s.offset)
-        top = max(top, offset + size)
+        slot.offset = taken.take(*life[slot], size)
+        top = max(top, slot.offset + size)
     return top
+
+
+class _Taken:
+    """Which bytes are taken at which times: a binary tree of spans of time. A span has the bytes that are taken all
+    through it, by slots of whose life it is one of the largest spans (`through`), and those that such slots of it and
+    of its parts take (`within`), both as disjoint ranges in order. Activations that lie side by side are one range, so
+    finding the lowest free place takes few steps, however many slots are alive."""
+
+    def __init__(self, times: int):
+        self._leaves = 1 << max(times - 1, 0).bit_length()
+        self._through: dict[int, _Ranges] = {}
+        self._within: dict[int, _Ranges] = {}
+
+    def take(self, first: int, last: int, size: int) -> int:
+        """Take the lowest `size` bytes that are free from time `first` to `last`; their offset."""
+        spans = sorted(self._spans(first, last))  # long ones, where most is taken, first
+        above = {a for span in spans for a in _ancestors(span)}
+        rows = [self._within[n] for n in spans if n in self._within]
+        rows += [self._through[n] for n in sorted(above) if n in self._through]
+        begin, k, free = 0, 0, 0
+        while free < len(rows):  # until none of them moves it any more
+            after = rows[k].behind(begin, size)
+            free = free + 1 if after == begin else 1
+            begin, k = after, (k + 1) % len(rows)
+        for n in spans:
+            self._through.setdefault(n, _Ranges()).add(begin, begin + size)
+        for n in above.union(spans):
+            self._within.setdefault(n, _Ranges()).add(begin, begin + size)
+        return begin
+
+    def _spans(self, first: int, last: int) -> Iterator[int]:
+        """The fewest spans that make up the times from `first` to `last`. Span 1 is all, 2 n and 2 n + 1 halve n."""
+        low, high = first + self._leaves, last + self._leaves + 1
+        while low < high:
+            if low & 1:
+                yield low
+                low += 1
+            if high & 1:
+                high -= 1
+                yield high
+            low, high = low >> 1, high >> 1
+
+
+def _ancestors(span: int) -> Iterator[int]:
+    while span := span >> 1:
+        yield span
+
+
+class _Ranges:
+    """Numbers as disjoint ranges [begin, end) in order; ranges that touch are one."""
+
+    def __init__(self) -> None:
+        self._begins: list[int] = []
+        self._ends: list[int] = []
+
+    def behind(self, begin: int, size: int) -> int:
+        """The lowest number from `begin` on that has `size` free ones from there."""
+        for k in range(bisect.bisect_right(self._ends, begin), len(self._ends)):
+            if begin + size <= self._begins[k]:
+                break
+            begin = self._ends[k]
+        return begin
+
+    def add(self, begin: int, end: int) -> None:
+        low, high = bisect.bisect_left(self._ends, begin), bisect.bisect_right(self._begins, end)
+        if low < high:
+            begin, end = min(begin, self._begins[low]), max(end, self._ends[high - 1])
+        self._begins[low:high], self._ends[low:high] = [begin], [end]
 
 
 def _aligned(nbytes: int) -> int:

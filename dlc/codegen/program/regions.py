@@ -11,7 +11,7 @@ from dlc.codegen.target.gpu import GpuTarget
 from dlc.ir.graph.formulas import add
 from dlc.ir.graph.graph import Graph, Node, TensorType, make, param, unique
 from dlc.passes.fuse.fuse import Fused, Group, fuse
-from dlc.passes.fuse.materialize import made_in_place, own_outputs
+from dlc.passes.fuse.materialize import few_parts, made_in_place, own_outputs
 from dlc.passes.fuse.merge_maps import merge_maps
 from dlc.passes.views.views import contiguous, memory_of
 
@@ -50,7 +50,7 @@ class EachBody:
 
 def fuse_program(graph: Graph, target: CpuTarget | GpuTarget) -> Region:
     """The graph after `layout` in groups, each of which becomes a kernel."""
-    return _region(own_outputs(graph), target, 0, {}, None, 0)
+    return _region(own_outputs(few_parts(graph)), target, 0, {}, None, 0)
 
 
 def every_fused(region: Region) -> Iterator[Fused]:
@@ -82,7 +82,8 @@ def _region(graph: Graph, target: CpuTarget | GpuTarget, depth: int, known: dict
     for group in region.groups:
         node = group.units[0].node
         if group.kind == "scan":
-            region.scans[node] = _region(own_outputs(node.attrs["body"]), target, depth + 1, known, None, threads)
+            body = own_outputs(few_parts(node.attrs["body"]))
+            region.scans[node] = _region(body, target, depth + 1, known, None, threads)
         elif group.kind == "each":
             region.eaches[node] = _each(node, region, known, threads)
     return region
@@ -135,4 +136,4 @@ def _outputs(body: Graph, gives: Sequence[Sequence[int]]) -> tuple[
             outputs.append(part)
             pieces.append((k, axis, position))
             position += part.shape[axis] if len(parts) > 1 else 0
-    return own_outputs(Graph((*body.params, *sums.values()), outputs, body.name)), sums, pieces
+    return own_outputs(few_parts(Graph((*body.params, *sums.values()), outputs, body.name))), sums, pieces

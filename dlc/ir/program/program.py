@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlc.base.lazy import cached_property
 from dlc.ir.dtypes import DType
 from dlc.ir.graph.graph import TensorType
-from dlc.ir.loops.ir import Kernel
+from dlc.ir.loops.ir import Buffer, Kernel
 
 
 @dataclass(eq=False)
@@ -66,6 +66,14 @@ class Segment:
     tasks: int
 
 
+class Use(NamedTuple):
+    """An argument of a launch: its segment, the kernel's parameter, and what that stands for."""
+
+    segment: Segment
+    param: Buffer
+    ref: Ref
+
+
 @dataclass(frozen=True, eq=False)
 class Launch:
     """One kernel on its arguments, and on those of the further segments, in any order.
@@ -96,6 +104,18 @@ class Launch:
     @cached_property
     def all_args(self) -> tuple[Ref, ...]:
         return tuple(r for s in self.segments for r in s.args)
+
+    @cached_property
+    def _uses(self) -> dict[Slot, list[Use]]:
+        found: dict[Slot, list[Use]] = {}
+        for s in self.segments:
+            for b, r in zip(self.kernel.params, s.args, strict=True):
+                found.setdefault(r.slot, []).append(Use(s, b, r))
+        return found
+
+    def uses(self, slot: Slot) -> Sequence[Use]:
+        """Where the launch reads or writes the slot."""
+        return self._uses.get(slot, ())
 
     @cached_property
     def touched(self) -> set[Slot]:
@@ -141,13 +161,6 @@ class Repeat:
     def written(self) -> set[Slot]:
         """The slots that the body writes."""
         return set().union(*(s.written for s in self.body))
-
-
-def may_wait(step: Launch | Repeat, between: Sequence[Launch | Repeat]) -> bool:
-    """Can the step run after those that follow it? The memory plan must not yet have shared the arena out."""
-    written = {s.memory for s in step.written}
-    read = {s.memory for s in step.touched} - written
-    return not any(written & {o.memory for o in s.touched} or read & {o.memory for o in s.written} for s in between)
 
 
 @dataclass(eq=False)

@@ -13,6 +13,7 @@ Anything else (scatter, sort, cumulative, scan) stands alone. Joining must not c
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -230,6 +231,44 @@ def reached_of(start: Group) -> set[Group]:
     return seen
 
 
+class _Reach:
+    """`reached_of` every group, as bits, kept up to date: a group that comes to depend on others tells those that
+    depend on it, of which there are few while it is young."""
+
+    def __init__(self) -> None:
+        self._own: dict[Group, int] = {}
+        self._bits: dict[Group, int] = {}
+        self._users: dict[Group, list[Group]] = {}
+
+    def add(self, g: Group) -> None:
+        self._own[g] = self._bits[g] = 1 << len(self._own)
+        self._users[g] = []
+
+    def own(self, g: Group) -> int:
+        """The group's own bit."""
+        return self._own[g]
+
+    def of(self, g: Group) -> int:
+        """The groups that `g` depends on, and itself."""
+        return self._bits[g]
+
+    def of_all(self, groups: Sequence[Group]) -> int:
+        return functools.reduce(int.__or__, map(self.of, groups), 0)
+
+    def depend(self, g: Group, others: Sequence[Group]) -> None:
+        """Let `g` depend on `others`."""
+        new = [h for h in others if h not in g.deps]
+        g.deps.update(new)
+        for h in new:
+            self._users[h].append(g)
+        stack, more = [g], self.of_all(others)
+        while stack:
+            top = stack.pop()
+            if more & ~self._bits[top]:
+                self._bits[top] |= more
+                stack += self._users[top]
+
+
 def _join(u: Realization, g: Group, enough: Enough, in_order: int, short: int) -> bool:
     """Add u to g if it fits."""
     depth = u.chain + max([g.depth[m] for m, _ in hits_of(u, g)], default=0)
@@ -283,39 +322,30 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
     groups: list[Group] = []
     place: dict[Group, int] = {}  # in `groups`
     home: dict[Node, Group] = {}
-    known: dict[Group, set[Group]] = {}  # `reached_of`, until the dependencies of a group change
-
-    def reach(g: Group) -> set[Group]:
-        found = known.get(g)
-        if found is None:
-            found = known[g] = reached_of(g)
-        return found
-
+    reach = _Reach()
     for u in table.units:
         needs = [home[p] for p in [_producer(n) for n, _ in u.loads.values()] if p in home]
         needs = sorted(dict.fromkeys(needs), key=place.__getitem__, reverse=True)
         siblings = [g for g in reversed(groups[-24:]) if g not in needs and g.kind in ("map", "rows")]
-        reached = {h: reach(h) for h in needs}
         if u.kind in ("map", "reduce") and u.node.type.size <= 1:
             # who needs this one number is not to wait for more than the number itself does
-            needs.sort(key=lambda g: -len(reached[g]))
-            before = set().union(*reached.values())
-            siblings = [g for g in siblings if reach(g) - {g} <= before]
+            needs.sort(key=lambda g: -reach.of(g).bit_count())
+            before = reach.of_all(needs)
+            siblings = [g for g in siblings if not reach.of(g) & ~reach.own(g) & ~before]
         for g in needs + siblings:
             others = [h for h in needs if h is not g]
-            if any(g in reached[h] for h in others):
+            if any(reach.own(g) & reach.of(h) for h in others):
                 continue
             if _join(u, g, enough, in_order, short):
-                if others:
-                    g.deps.update(others)
-                    known.clear()
+                reach.depend(g, others)
                 home[u.node] = g
                 break
         else:
             g = _new_group(u)
-            g.deps.update(needs)
             place[g] = len(groups)
             groups.append(g)
+            reach.add(g)
+            reach.depend(g, needs)
             home[u.node] = g
     _take_in_numbers(groups, table, lambda u, g: _join(u, g, enough, in_order, short))
     return Fused(graph, table, in_order_of(groups), stored_nodes(graph, groups))
@@ -324,22 +354,33 @@ def fuse(graph: Graph, layout: dict[Node, tuple[int, ...]] | None = None, enough
 def _take_in_numbers(groups: list[Group], table: UnitTable, join: Callable[[Realization, Group], bool]) -> None:
     """A number that turns out to be used by one group alone is computed there: nobody else waits for it."""
     order = {u: k for k, u in enumerate(table.units)}
+    users: dict[Group, dict[Group, None]] = {g: {} for g in groups}
+    for g in groups:
+        for h in g.deps:
+            users[h][g] = None
+    at = {g: k for k, g in enumerate(groups)}
     for g in [g for g in groups if g.kind in ("map", "rows") and all(u.node.type.size <= 1 for u in g.units)]:
-        users = [h for h in groups if g in h.deps]
-        if len(users) != 1 or users[0].kind not in ("map", "rows"):
+        if g not in at or len(users[g]) != 1:
             continue
-        goal = users[0]
+        goal = next(iter(users[g]))
+        if goal.kind not in ("map", "rows"):
+            continue
         first, *rest = sorted((*g.units, *goal.units), key=order.__getitem__)
         both = _new_group(first)
         if not all(join(u, both) for u in rest):
             continue
         both.deps.update((g.deps | goal.deps) - {g})
-        groups.remove(g)
-        groups[groups.index(goal)] = both
-        for h in groups:
-            if goal in h.deps:
-                h.deps.remove(goal)
-                h.deps.add(both)
+        at[both] = at.pop(goal)
+        del at[g]
+        users[both] = users.pop(goal)
+        for h in users[both]:
+            h.deps.remove(goal)
+            h.deps.add(both)
+        for h in both.deps:
+            users[h].pop(g, None)
+            users[h].pop(goal, None)
+            users[h][both] = None
+    groups[:] = sorted(at, key=at.__getitem__)
 
 
 def stored_nodes(graph: Graph, groups: Sequence[Group]) -> set[Node]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from dlc.ir.graph.graph import Graph, Node, TensorType, make, unique
+from dlc.ir.graph.graph import Graph, Node, TensorType, make, rewrite, unique
 from dlc.ir.graph.ops import split_spec
 from dlc.ir.loops.ir import Buffer, Expr
 from dlc.ir.scalar import SCALAR_OPS
@@ -25,7 +25,27 @@ HEAVY = frozenset({"reduce", "contract", "scatter", "sort", "cumulative", "scan"
 EXPENSIVE = 8  # scalar cost from which recomputing is worse than loading
 SHORT_RUN = 8  # elements of the last axis that are no vector
 LARGE = 1 << 12  # elements from which that matters
+PARTS = 32  # of a concat, and of those inside it, among which the expression of one element chooses
 _DEPTH = 120  # longest chain of operations computed on the spot
+
+
+def few_parts(graph: Graph) -> Graph:
+    """The graph with concats of many parts as trees of concats, which have memory of their own: an element chooses
+    among few parts, and equal concats share a kernel. Without it code, and time for each element, would grow with the
+    number of parts."""
+
+    def rule(node: Node, ins: tuple[Node, ...]) -> Node | None:
+        if node.op != "concat" or len(ins) <= PARTS:
+            return None
+        parts = list(ins)
+        while len(parts) > PARTS:
+            rows = [parts[k : k + PARTS] for k in range(0, len(parts), PARTS)]
+            parts = [make("concat", row, node.loc, axis=node.attrs["axis"]) if len(row) > 1 else row[0] for row in rows]
+        return make("concat", parts, node.loc, axis=node.attrs["axis"])
+
+    if all(n.op != "concat" or len(n.inputs) <= PARTS for n in graph.nodes()):
+        return graph
+    return rewrite(graph, rule)
 
 
 def own_outputs(graph: Graph) -> Graph:
@@ -99,12 +119,14 @@ def _choose(graph: Graph, nodes: Sequence[Node], more: set[Node]) -> list[Node]:
     chosen: set[Node] = set()
     cost: dict[Node, int] = {}
     depth: dict[Node, int] = {}
+    parts: dict[Node, int] = {}  # among which the expression of an element chooses
     leaves: dict[Node, frozenset[Node]] = {}
     for n in nodes:
+        parts[n] = (sum if n.op == "concat" else max)([parts[i] for i in n.inputs] or [1])
         if n.op == "param":
             cost[n], depth[n], leaves[n] = 0, 0, frozenset((n,))
             continue
-        in_memory = n.op in HEAVY or n in forced
+        in_memory = n.op in HEAVY or n in forced or (n.op == "concat" and parts[n] >= PARTS)
         if n.op == "item":  # lives in the memory of its producer
             cost[n], depth[n], leaves[n] = 0, 0, frozenset((n,))
             continue
@@ -119,6 +141,7 @@ def _choose(graph: Graph, nodes: Sequence[Node], more: set[Node]) -> list[Node]:
         if in_memory:
             units.append(n)
             chosen.add(n)
+            parts[n] = 1
             cost[n], depth[n], leaves[n] = 0, 0, frozenset((n,))
         else:
             cost[n], depth[n], leaves[n] = min(c, 1 << 20), d, lv

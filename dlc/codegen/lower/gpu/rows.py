@@ -166,9 +166,7 @@ class _GpuRow(_Shared):
 
     def local(self, u: Realization) -> None:
         """Keep u in registers if later nests read it and it is worth it."""
-        later = any(self.group.member(n) is u and self.level[v] > self.level[u]
-                    for v in self.group.units for n, _ in v.loads.values())
-        if not later:
+        if self.last_read.get(u.node, -1) <= self.level[u]:
             return
         dtype = u.node.dtype.compute
         n = product_of(extents_of(inner_axes(self.group, u)))
