@@ -237,7 +237,7 @@ def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer], stric
     aliased = kernel.aliased.issuperset((*old, *new))
     reads = [x for b in old for x in accesses.reads.get(b, ())]
     writes = [x for b in new for x in accesses.writes.get(b, ())]
-    elsewhere = [x for b, some in accesses.writes.items() if b not in new for w in some for x in w.feeds]
+    goals = frozenset(new)
     # branches of an If (whole tiles, and those at an edge) have places of their own: a kernel writes an element once
     if not writes or any(a.place is not b.place and _together(a, b) for a in writes for b in writes):
         return False
@@ -246,7 +246,7 @@ def _in_turn(kernel: Kernel, old: Sequence[Buffer], new: Sequence[Buffer], stric
         if not along or any(w.place is not r.place for w in along):
             return False
         for w in along:
-            fed = any(_same(x, r) for x in w.feeds) and (aliased or not any(_same(x, r) for x in elsewhere))
+            fed = any(_same(x, r) for x in w.feeds) and (aliased or accesses.fed[_which(r)] <= goals)
             over = r.order < w.order and any(s not in w.inside for s in r.inside)
             if not (fed or over or (aliased and _first(r, w))) or (strict and r.order > w.order):
                 return False
@@ -274,6 +274,7 @@ class _Access(NamedTuple):
 class _Accesses(NamedTuple):
     reads: dict[Buffer, list[_Access]]
     writes: dict[Buffer, list[_Access]]
+    fed: dict[tuple[int, ...], set[Buffer]]  # by `_which` of a load: the buffers that it feeds stores to
 
 
 def _together(a: _Access, b: _Access) -> bool:
@@ -281,9 +282,13 @@ def _together(a: _Access, b: _Access) -> bool:
     return not any(x is y and i != j for x, i in a.branches for y, j in b.branches)
 
 
+def _which(r: _Access) -> tuple[int, ...]:
+    """Loads for which this is the same are one. What a branch has loaded another does not know."""
+    return id(r.load), id(r.nest), *(x for s, k in r.branches for x in (id(s), k))
+
+
 def _same(a: _Access, b: _Access) -> bool:
-    """Are two loads one? What a branch has loaded another does not know."""
-    return a.load is b.load and a.nest is b.nest and a.branches == b.branches
+    return a.load is b.load and _which(a) == _which(b)
 
 
 def _first(r: _Access, w: _Access) -> bool:
@@ -339,4 +344,9 @@ def _accesses(body: loops.Stmt) -> _Accesses:
             visit(child, nest, inner, inside, (*around, stmt))
 
     visit(body, None, (), (), ())
-    return _Accesses(reads, writes)
+    fed: dict[tuple[int, ...], set[Buffer]] = {}
+    for buffer, some in writes.items():
+        for write in some:
+            for x in write.feeds:
+                fed.setdefault(_which(x), set()).add(buffer)
+    return _Accesses(reads, writes, fed)
