@@ -70,7 +70,7 @@ def searchsorted(x1, x2, *, side: str = "left", sorter=None) -> Tensor:
     if table.ndim != 1:
         raise ShapeError(f"searchsorted: the sorted tensor has one dimension, got shape {table.shape}")
     if sorter is not None:
-        order = marked_positions(as_node(sorter), table.shape[0], 0, table.shape, low=0)
+        order = marked_positions(as_node(sorter), table.shape[0], 0, table.shape, least=0)
         table = b.make("gather", (table, order), axis=0)
     n, shape = table.shape[0], value.shape
     at = b.const(0, dtypes.int64, shape)

@@ -125,5 +125,5 @@ def bincount(x, minlength: int) -> Tensor:
         raise ShapeError(f"bincount: needs a vector of integers and a length, got {got}")
     base = b.const(0, dtypes.int64, (minlength,))
     ones = b.const(1, dtypes.int64, n.shape)
-    at = marked_positions(n, minlength, 0, (minlength,), low=0)
+    at = marked_positions(n, minlength, 0, (minlength,), least=0)
     return wrap(b.make("scatter", (base, at, ones), axis=0, combine="add"))

@@ -53,16 +53,17 @@ def check_classes(values: np.ndarray, classes: int, but: int | None, before: str
         raise IndexOutOfRange(f"{before}class {values[bad][0]} is outside the {classes} classes{after}")
 
 
-def marked_positions(index: Node, extent: int, axis: int, shape: tuple[int, ...], low: int | None = None) -> Node:
-    """`index`, whose elements are to be in [low, extent) (by default [-extent, extent)) on an axis of `shape`."""
-    return make("stop_gradient", (index,), low=-extent if low is None else low, below=extent, axis=axis, of=shape)
+def marked_positions(index: Node, extent: int, axis: int, shape: tuple[int, ...], least: int | None = None) -> Node:
+    """`index`, whose elements are to be in [least, extent) (by default [-extent, extent)) on an axis of `shape`."""
+    least = -extent if least is None else least
+    return make("stop_gradient", (index,), least=least, below=extent, axis=axis, of=shape)
 
 
-def check_positions(values: np.ndarray, low: int, extent: int, axis: int, shape: tuple[int, ...],
+def check_positions(values: np.ndarray, least: int, extent: int, axis: int, shape: tuple[int, ...],
                     after: str = "") -> None:
-    """Raise IndexOutOfRange, in a message with `after` at its end, for a position outside [low, extent)."""
+    """Raise IndexOutOfRange, in a message with `after` at its end, for a position outside [least, extent)."""
     if not values.size:
         return
     for worst in (int(values.min()), int(values.max())):
-        if not low <= worst < extent:
+        if not least <= worst < extent:
             raise IndexOutOfRange(f"index: {worst} is outside axis {axis} of extent {extent} (shape {shape}){after}")

@@ -102,8 +102,8 @@ def _check_indices(node: Node, ins: list) -> None:
         return
     try:
         if "axis" in node.attrs:
-            low, below, axis, of = (node.attrs[k] for k in ("low", "below", "axis", "of"))
-            check_positions(ins[0], low, below, axis, of, after=_at(node))
+            least, below, axis, of = (node.attrs[k] for k in ("least", "below", "axis", "of"))
+            check_positions(ins[0], least, below, axis, of, after=_at(node))
         else:
             check_classes(ins[0], node.attrs["below"], node.attrs.get("but"), after=_at(node))
     except IndexOutOfRange as error:
