@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dlc.inspect.groups import Origin, origins
+from dlc.codegen.program.kernels import Origin
 from dlc.inspect.launches import Work, lines, work
-from dlc.inspect.machine import Machine
 from dlc.inspect.units import count, nbytes, plural
 from dlc.ir import dtypes
 from dlc.ir.graph.graph import Node
@@ -19,11 +18,10 @@ from dlc.passes.fuse.fuse import Group
 from dlc.passes.fuse.unit import Realization
 
 
-def print_fused(program: Program, machine: Machine) -> str:
+def print_fused(program: Program) -> str:
     """The kernels, what each computes and touches, and how many launches a run of the program makes."""
     found = work(program)
-    pairs = zip(found, origins(program, machine), strict=True)
-    paragraphs = ["\n".join(_paragraph(k, w, origin)) for k, (w, (_, origin)) in enumerate(pairs)]
+    paragraphs = ["\n".join(_paragraph(k, w, program.origins.get(w.kernel))) for k, w in enumerate(found)]
     total = sum(w.launches for w in found)
     return "\n\n".join([*paragraphs, f"{plural(len(found), 'kernel')}, {plural(total, 'launch')}"])
 

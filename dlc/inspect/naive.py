@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dlc.codegen.program.lowering import LOWER
-from dlc.inspect.groups import origins
-from dlc.inspect.machine import Machine
 from dlc.ir.loops import schedule
 from dlc.ir.loops.ir import Kernel
 from dlc.ir.program.program import Program
@@ -18,11 +16,12 @@ _PLAIN: dict[str, schedule.Schedule] = {
 }
 
 
-def naive_kernels(program: Program, machine: Machine) -> list[Kernel]:
+def naive_kernels(program: Program) -> list[Kernel]:
     """For each kernel of the program its group with loops in scalars (lanes=0), under the same name; the kernel itself
     where there is no such form (attention)."""
     out = []
-    for kernel, origin in origins(program, machine):
+    for kernel in program.kernels():
+        origin = program.origins.get(kernel)
         if origin is not None and origin.group.kind in LOWER:
             plain = _PLAIN.get(origin.group.kind, schedule.Plain())
             lowered = LOWER[origin.group.kind](origin.fused, origin.group, plain)

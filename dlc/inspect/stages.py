@@ -81,7 +81,7 @@ class Stages:
     def kernels(self, stage: str) -> list[Kernel]:
         """The kernels at a kernel stage, in the order of their first launch."""
         program = self.program()
-        return program.kernels() if stage == "scheduled" else naive_kernels(program, self.machine)
+        return program.kernels() if stage == "scheduled" else naive_kernels(program)
 
     def llvm(self) -> str:
         """The LLVM module."""
@@ -111,7 +111,7 @@ class Stages:
         if stage in KERNEL_STAGES:
             return "\n".join(map(print_kernel, self.kernels(stage)))
         texts: dict[str, Callable[[], str]] = {
-            "fused": lambda: print_fused(self.program(), self.machine),
+            "fused": lambda: print_fused(self.program()),
             "ordered": lambda: print_program(self._alone("ordered").program),
             **{name: lambda name=name: print_program(self._alone(name)) for name in PROGRAM_STAGES},
             "program": lambda: print_program(self.program()),

@@ -91,6 +91,8 @@ def kernel_count(text: str) -> int:
     paragraphs = re.findall(r"^kernel \d+ \w+: (\d+) launch", text, re.MULTILINE)
     assert len(paragraphs) == int(found[1])
     assert sum(map(int, paragraphs)) == int(found[2])
+    copies = re.findall(r"^kernel \d+ (\w+): .*\n  computes  a copy of a result", text, re.MULTILINE)
+    assert all(name.startswith(("copy", "zero", "clear")) for name in copies), copies  # all others are a group's
     return int(found[1])
 
 

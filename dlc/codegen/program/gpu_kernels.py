@@ -16,7 +16,7 @@ from dlc.codegen.lower.gpu.map import launch
 from dlc.codegen.lower.gpu.mma import lower_mma
 from dlc.codegen.program.donation import fit
 from dlc.codegen.program.gpu_lowering import lowered_group
-from dlc.codegen.program.kernels import Kernels
+from dlc.codegen.program.kernels import Kernels, Origin
 from dlc.codegen.program.places import Places
 from dlc.codegen.program.regions import Region
 from dlc.codegen.target.cpu import CpuTarget
@@ -59,6 +59,7 @@ class GpuKernels(Kernels):
                 kernel = self.share(_aligned(other, _off_boundary(other, args)))
             else:
                 kernel = self.aligned[known] = self.share(kernel)
+        self.origins.setdefault(kernel, Origin(region.fused, group, lowered))
         return Launch(kernel, args)
 
     def lower(self, fused: Fused, group: Group, target: CpuTarget | GpuTarget) -> LoweredKernel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from dlc.base.errors import DeviceError
 from dlc.codegen.cost import cpu_contract
@@ -34,6 +35,14 @@ FEW_SLICES = 8  # kernels that differ in the slices that they read, and know the
 REPEATED = ("map", "rows", "contract", "attention", "attention_grad")
 
 
+class Origin(NamedTuple):
+    """The first group that a kernel computes, and that group as it was lowered."""
+
+    fused: Fused
+    group: Group
+    lowered: LoweredKernel
+
+
 class Kernels:
     """The kernels of one program for a CPU; `gpu_kernels` has the other half. `on_kernel` is told of each at once."""
 
@@ -44,6 +53,7 @@ class Kernels:
         self.shared: dict[Hashable, Moved] = {}  # by the kernel, and what it may do with its arguments
         self.known: dict[Hashable, tuple[LoweredKernel, tuple[int, ...]]] = {}  # by `group_key`
         self.names: dict[str, int] = {}
+        self.origins: dict[Kernel, Origin] = {}
 
     def launch(self, region: Region, group: Group, refs: dict[Node, Ref]) -> Launch:
         """Schedule and lower a group, unless an equal one was, and launch its kernel."""
@@ -55,6 +65,7 @@ class Kernels:
         if moved is None:
             moved = self.shared[known] = self.moved(replace(fitted, streams=known[1]), args)
         kernel = moved.kernel
+        self.origins.setdefault(kernel, Origin(region.fused, group, lowered))
         if any(moved.starts):
             args = tuple(Ref(r.slot, r.start + n, r.steps) for r, n in zip(args, moved.starts, strict=True))
         work = schedules.work_ns(region.fused, group, lowered.kernel.bytes)

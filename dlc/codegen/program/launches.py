@@ -59,7 +59,8 @@ def lower_program(region: Region, donate: Sequence[tuple[int, int]], name: str,
     work = _Work(places, kernels)
     steps = gather(work.places, work.kernels, _launches(work, region, refs, roots), target)
     program = Program(name, inputs, outputs, tuple(steps), tuple(o.type for o in graph.outputs),
-                      (*inputs, *outputs, *places.arena), donate=tuple(donate), fused=tuple(every_fused(region)))
+                      (*inputs, *outputs, *places.arena), donate=tuple(donate), fused=tuple(every_fused(region)),
+                      origins=work.kernels.origins)
     return Draft(program, places, kernels, target)
 
 

@@ -8,7 +8,7 @@ dealt out to the threads, and each thread has its own copy of the slots that onl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -177,6 +177,7 @@ class Program:
     donate: tuple[tuple[int, int], ...] = ()
     notes: list[str] = field(default_factory=list)
     fused: tuple[Any, ...] = ()  # what fusion made of the graph and of the bodies of its loops (passes.fuse.Fused)
+    origins: Mapping[Kernel, Any] = field(default_factory=dict)  # the first group of each (codegen.program.kernels)
 
     def kernels(self) -> list[Kernel]:
         """Distinct kernels in the order of first use."""
